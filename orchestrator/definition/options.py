@@ -1,0 +1,36 @@
+"""The options of a step, the same for decorators, the builder and YAML."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ExceptionName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?$")]
+
+
+class StepOptions(BaseModel):
+    """How a step is run. Times are seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pool: str | None = Field(None, description="Pool of workers that runs the step; the default pool if unset.")
+    priority: int = Field(5, ge=0, le=9, description="0 is taken first, 9 last (as Celery on Redis).")
+    timeout: float | None = Field(None, gt=0, description="Seconds that one attempt may take.")
+    retries: int = Field(0, ge=0, le=1000, description="Attempts after the first one.")
+    retry_delay: float = Field(1.0, ge=0, description="Seconds before the first retry.")
+    retry_backoff: float = Field(2.0, ge=1, description="Factor by which the delay grows at each retry; 1 keeps it.")
+    retry_max_delay: float = Field(600.0, ge=0, description="Seconds that no retry delay exceeds.")
+    retry_jitter: float = Field(
+        0.1, ge=0, le=1, description="Share of the delay that is random: 0.1 gives 90 % to 110 %."
+    )
+    retry_on: tuple[ExceptionName, ...] = Field(
+        (), description="Exception classes that are retried (subclasses too); empty means every exception."
+    )
+    never_retry_on: tuple[ExceptionName, ...] = Field(
+        (), description="Exception classes that fail the step at once; stronger than retry_on."
+    )
+    trigger: Literal["all_success", "all_done", "one_failed", "none_failed", "always"] = Field(
+        "all_success", description="When the step may start, judged from how its upstreams ended."
+    )
+    description: str = Field("", description="What the step does, for people.")
