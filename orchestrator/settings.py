@@ -1,0 +1,370 @@
+"""All settings of the orchestrator and where they come from.
+
+Strongest first: overrides (CLI options) > environment `ORCHESTRATOR_*` > config file > defaults. The config
+file is `ORCHESTRATOR_CONFIG`, else `config/orchestrator.toml` under the working directory; set but empty it
+means no file. `ORCHESTRATOR_POOLS` (JSON) replaces all pools; a nested name such as
+`ORCHESTRATOR_POOLS__GPU__CONCURRENCY=1` amends or adds one. Any other variable that is empty counts as unset.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from orchestrator.definition.faults import SettingsInvalid, did_you_mean
+from orchestrator.redis_url import normalise_redis_url
+
+PREFIX = "ORCHESTRATOR_"
+CONFIG_VARIABLE = "ORCHESTRATOR_CONFIG"
+POOLS_VARIABLE = "ORCHESTRATOR_POOLS"
+DEFAULT_CONFIG_FILE = Path("config") / "orchestrator.toml"
+
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_SECRETS = ("redis_url", "flower_password")
+_FOLDERS = ("data_dir", "artifact_dir")
+
+
+class PoolSettings(BaseModel):
+    """One kind of worker machine and the queue it reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    queue: str | None = Field(
+        None, description="Queue that the pool's workers read; the pool's name if unset."
+    )
+    concurrency: int | None = Field(
+        None, ge=1, description="Steps one worker runs at a time; its CPU cores if unset."
+    )
+    pool_type: Literal["prefork", "threads", "solo"] = Field(
+        "prefork", description="How Celery runs steps: prefork (processes), threads or solo (one, in line)."
+    )
+    description: str = Field("", description="What the pool is for, for people.")
+
+    @property
+    def slots(self) -> int:
+        """Steps that one worker of the pool runs at a time on this machine."""
+        return self.concurrency or available_cores()
+
+
+class Settings(BaseSettings):
+    """The settings, frozen. `Settings(...)` reads neither environment nor file; `load_settings` does."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        validate_default=True,
+    )
+
+    redis_url: str | None = Field(
+        None,
+        repr=False,
+        description="Redis server (redis://, rediss://, valkey://, unix:///path); an embedded one if unset.",
+    )
+    data_dir: Path = Field(Path(".orchestrator"), description="Folder for everything kept on this machine.")
+    artifact_dir: Path | None = Field(None, description="Folder for artifacts; data_dir/artifacts if unset.")
+    default_pool: str = Field("cpu", description="Pool of the steps that name none.")
+    pools: dict[str, PoolSettings] = Field(
+        default_factory=lambda: {"cpu": PoolSettings()},
+        description="The pools by name; each has queue, concurrency, pool_type and description.",
+    )
+    celery_events: bool = Field(True, description="Whether workers send Celery events, which Flower needs.")
+    inline_output_bytes: int = Field(
+        4096, ge=0, description="Largest JSON output kept in the ledger itself, in bytes."
+    )
+    log_lines_per_attempt: int = Field(1000, ge=0, description="Last log lines kept for each attempt.")
+    visibility_timeout_s: int = Field(
+        172_800, ge=86_400, description="Seconds before Celery redelivers an unacked message; a day at least."
+    )
+    poll_interval_s: float = Field(
+        0.5, gt=0, description="Seconds between two looks of the coordinator at the ledger."
+    )
+    timeout_grace_s: float = Field(
+        5.0, ge=0, description="Seconds between asking a step to stop and killing it."
+    )
+    flower_port: int = Field(5555, ge=1, le=65535, description="TCP port of Flower.")
+    flower_address: str = Field("127.0.0.1", min_length=1, description="Address that Flower listens on.")
+    flower_user: str = Field(
+        "admin", min_length=1, description="User name for Flower's basic authentication."
+    )
+    flower_password: SecretStr | None = Field(None, description="Password for Flower; a random one if unset.")
+    flower_max_tasks: int = Field(10_000, ge=1, description="Tasks that Flower keeps in memory.")
+    key_prefix: str = Field(
+        "orc", pattern=r"^[A-Za-z0-9._-]+$", description="First part of every ledger key, to share one Redis."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+        "INFO", description="Least level logged."
+    )
+    parent_pid: int | None = Field(
+        None,
+        ge=1,
+        description="Process whose end also ends a local worker; set by the orchestrator, not by people.",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave the environment to `load_settings`, which can name every fault in it."""
+        return (init_settings,)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _canonical_url(cls, url: str | None) -> str | None:
+        return None if url is None else normalise_redis_url(url)
+
+    @field_validator(*_FOLDERS)
+    @classmethod
+    def _absolute(cls, folder: Path | None) -> Path | None:
+        return None if folder is None else Path(os.path.abspath(folder.expanduser()))
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper_case(cls, level: object) -> object:
+        return level.upper() if isinstance(level, str) else level
+
+    @field_validator("pools")
+    @classmethod
+    def _pools_with_queues(cls, pools: dict[str, PoolSettings]) -> dict[str, PoolSettings]:
+        if not pools:
+            raise ValueError("there must be one pool at least")
+        readers: dict[str, str] = {}
+        for name, pool in pools.items():
+            queue = pool.queue or name
+            for word in (name, queue):
+                if not _NAME.fullmatch(word):
+                    raise ValueError(
+                        f"{word!r} of pool {name!r} may hold only letters, digits, '.', '-' and '_'"
+                    )
+            if queue in readers:
+                raise ValueError(f"pools {readers[queue]!r} and {name!r} have the same queue {queue!r}")
+            readers[queue] = name
+        return {name: pool.model_copy(update={"queue": pool.queue or name}) for name, pool in pools.items()}
+
+    @model_validator(mode="after")
+    def _default_pool_is_known(self) -> Self:
+        if self.default_pool not in self.pools:
+            known = ", ".join(self.pools)
+            raise ValueError(
+                f"default_pool {self.default_pool!r} is none of the pools ({known})."
+                + did_you_mean(self.default_pool, self.pools)
+            )
+        return self
+
+    @property
+    def artifact_root(self) -> Path:
+        """Folder that holds the artifacts."""
+        return self.artifact_dir or self.data_dir / "artifacts"
+
+    def queue_of(self, pool: str | None = None) -> str:
+        """Give the queue of a pool (the default pool if None); KeyError if there is no such pool."""
+        name = pool or self.default_pool
+        return self.pools[name].queue or name
+
+    def as_environment(self) -> dict[str, str]:
+        """Give the variables from which a child reads exactly these settings, secrets included."""
+        # The empty CONFIG_VARIABLE keeps a config file of the child's folder out.
+        environment = {CONFIG_VARIABLE: ""}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if name == "pools":
+                value = json.dumps(
+                    {key: pool.model_dump(exclude_defaults=True) for key, pool in self.pools.items()}
+                )
+            elif isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            elif isinstance(value, bool):
+                value = str(value).lower()
+            environment[PREFIX + name.upper()] = str(value)
+        return environment
+
+    def child_environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Give `env` (`os.environ` if None) with `as_environment` in place of all its `ORCHESTRATOR_*`."""
+        inherited = os.environ if env is None else env
+        return {
+            k: v for k, v in inherited.items() if not k.upper().startswith(PREFIX)
+        } | self.as_environment()
+
+
+@cache
+def settings() -> Settings:
+    """Give the settings of this process, read once. `settings.cache_clear()` forgets them."""
+    return load_settings()
+
+
+def load_settings(
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Read the settings from all sources; relative folders count from `cwd`. Raises SettingsInvalid."""
+    folder = Path.cwd() if cwd is None else Path(os.path.abspath(cwd))
+    variables = _variables(os.environ if env is None else env)
+    config_file = _config_file(folder, variables.pop(CONFIG_VARIABLE, None))
+    variables = {name: value for name, value in variables.items() if value}
+    chosen = {name: value for name, value in (overrides or {}).items() if value is not None}
+
+    faults = _unknown_variables(variables)
+    from_file = _read_file(config_file) if config_file else {}
+    from_env = _read_variables(variables, faults)
+    data = from_file | from_env
+    data["pools"] = _read_pools(variables, faults, otherwise=from_file.get("pools", {"cpu": {}}))
+    if "pools" in from_env:
+        data["pools"] = _merge_pools(data["pools"], from_env["pools"])
+    data |= chosen
+    data.setdefault("data_dir", ".orchestrator")
+    for name in _FOLDERS:
+        if isinstance(data.get(name), str | Path):
+            data[name] = folder / Path(data[name]).expanduser()
+
+    try:
+        loaded = Settings(**data)
+    except ValidationError as invalid:
+        for error in invalid.errors():
+            path = tuple(str(part) for part in error["loc"])
+            faults.append(_fault(error, path, _origin(path, chosen, variables, config_file)))
+    if faults:
+        count = len(faults)
+        raise SettingsInvalid(
+            "\n  ".join([f"settings have {count} fault{'s' if count != 1 else ''}", *faults])
+        )
+    return loaded
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _variables(env: Mapping[str, str]) -> dict[str, str]:
+    return {name.upper(): value for name, value in env.items() if name.upper().startswith(PREFIX)}
+
+
+def _config_file(cwd: Path, named: str | None) -> Path | None:
+    if named == "":
+        return None
+    path = cwd / Path(named or DEFAULT_CONFIG_FILE).expanduser()
+    if named and not path.is_file():
+        raise SettingsInvalid(f"{CONFIG_VARIABLE} names {path}, which is no file")
+    return path if path.is_file() else None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsInvalid(f"{path} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise SettingsInvalid(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _unknown_variables(variables: Iterable[str]) -> list[str]:
+    known = [CONFIG_VARIABLE, *(PREFIX + name.upper() for name in Settings.model_fields)]
+    faults = []
+    for variable in sorted(variables):
+        if variable in known or variable.startswith(PREFIX + "POOLS__"):
+            continue
+        faults.append(f"{variable} is no variable of the orchestrator.{did_you_mean(variable, known)}")
+    return faults
+
+
+def _read_variables(variables: Mapping[str, str], faults: list[str]) -> dict[str, Any]:
+    """Give the variables as nested values by field, all but `ORCHESTRATOR_POOLS`."""
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): text for name, text in variables.items() if name != POOLS_VARIABLE}
+    try:
+        return source()
+    except SettingsError as error:
+        faults.append(str(error))
+        return {}
+
+
+def _read_pools(variables: Mapping[str, str], faults: list[str], *, otherwise: Any) -> Any:
+    """Give the pools of `ORCHESTRATOR_POOLS`; `otherwise` if it is unset or (a fault) no JSON object."""
+    text = variables.get(POOLS_VARIABLE)
+    if text is None:
+        return otherwise
+    try:
+        pools = json.loads(text)
+    except ValueError:
+        pools = None
+    if not isinstance(pools, dict):
+        faults.append(f'{POOLS_VARIABLE} must be a JSON object, as in {{"gpu": {{"concurrency": 1}}}}')
+        return otherwise
+    return pools
+
+
+def _merge_pools(pools: Any, amended: Any) -> Any:
+    """Lay the nested variables over `pools`, name by name whatever the case: variables come in upper case."""
+    if not isinstance(pools, dict) or not isinstance(amended, dict):
+        return amended
+    merged = dict(pools)
+    names = {name.lower(): name for name in pools}
+    for lower, values in amended.items():
+        name = names.get(lower, lower)
+        old = merged.get(name)
+        merged[name] = old | values if isinstance(old, dict) and isinstance(values, dict) else values
+    return merged
+
+
+def _origin(
+    path: tuple[str, ...], overrides: Mapping[str, Any], variables: Mapping[str, str], file: Path | None
+) -> str:
+    """Name where the value at `path` came from, in the words of its source."""
+    if not path:
+        return ""
+    if path[0] in overrides:
+        return ".".join(path)
+    for length in range(len(path), 0, -1):
+        variable = PREFIX + "__".join(path[:length]).upper()
+        if variable in variables:
+            return variable + "".join(f"[{part}]" for part in path[length:])
+    return f"{'.'.join(path)!r} in {file}" if file else ".".join(path)
+
+
+def _fault(error: Any, path: tuple[str, ...], origin: str) -> str:
+    if error["type"] == "extra_forbidden":
+        known = PoolSettings.model_fields if path[0] == "pools" else Settings.model_fields
+        return f"{origin} is no known setting.{did_you_mean(path[-1], known)}"
+    cause = error.get("ctx", {}).get("error")
+    reason = str(cause) if cause is not None else error["msg"][:1].lower() + error["msg"][1:]
+    if not path:
+        return reason
+    if path[0] in _SECRETS or path == ("pools",):
+        return f"{origin}: {reason}"
+    return f"{origin} is {error['input']!r}: {reason}"
