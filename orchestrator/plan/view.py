@@ -1,0 +1,129 @@
+"""A plan as JSON, and as a page of plain text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.definition.model import TriggerRule
+from orchestrator.plan.plan import Plan
+
+_ROWS = 20  # of a list, unless all are asked for
+_WORDS = 8  # of a row
+
+
+def plan_view(plan: Plan, *, largest_message_bytes: int, compile_s: float) -> dict[str, Any]:
+    """Give the plan as a JSON object; a chord's header and body, and the roots, are indexes of chains."""
+    return {
+        "pipeline": plan.pipeline.name,
+        "steps": len(plan.order),
+        "edges": plan.edge_count,
+        "redundant_edges": len(plan.redundant_edges),
+        "chains": [list(chain) for chain in plan.chains],
+        "chords": [{"header": list(chord.header), "body": chord.body} for chord in plan.chords],
+        "roots": list(plan.roots),
+        "largest_message_bytes": largest_message_bytes,
+        "compile_s": compile_s,
+        "critical_path": list(plan.critical_path),
+        "redundant": [list(edge) for edge in plan.redundant_edges],
+    }
+
+
+def plan_text(plan: Plan, view: Mapping[str, Any], *, full: bool = False) -> str:
+    """Give the plan as a page of text, where `view` is its `plan_view`.
+
+    Long lists are cut, with a count of the rest, unless `full`.
+    """
+    page = _Page(plan, full)
+    sections = [
+        _heading(plan, view),
+        page.chains(),
+        page.chords(),
+        page.trigger_rules(),
+        page.critical_path(),
+        page.redundant_edges(),
+        page.canvas(),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _heading(plan: Plan, view: Mapping[str, Any]) -> str:
+    counts = [
+        _count(len(plan.order), "step"),
+        f"{_count(plan.edge_count, 'edge')} ({len(plan.redundant_edges):,} redundant)",
+        _count(len(plan.chains), "chain"),
+        _count(len(plan.chords), "chord"),
+    ]
+    largest, spent_ms = view["largest_message_bytes"], view["compile_s"] * 1000
+    return (
+        f"pipeline {plan.pipeline.name}: {', '.join(counts)}\n"
+        f"compiled in {spent_ms:,.1f} ms; the largest message is {_count(largest, 'byte')}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """The sections of the page; a section with nothing to tell is empty."""
+
+    plan: Plan
+    full: bool
+
+    def chains(self) -> str:
+        title = "Chains: steps in a straight line, sent to the workers together"
+        return self._section(
+            title, self._cut([f"{i}: {self._path(c)}" for i, c in enumerate(self.plan.chains)])
+        )
+
+    def chords(self) -> str:
+        title = "Chords: chains on the right wait for all those on the left, and for nothing else"
+        rows = self._cut([self._chord(header, bodies) for header, bodies in self._bodies_by_header()])
+        if self.plan.roots:
+            rows.insert(0, f"waiting for nothing: {self._list(map(str, self.plan.roots), ' ')}")
+        return self._section(title, rows)
+
+    def trigger_rules(self) -> str:
+        rules = {name: step.options.trigger for name, step in self.plan.pipeline.steps.items()}
+        rows = [f"{name}: {rule}" for name, rule in rules.items() if TriggerRule(rule) is not TriggerRule.ALL_SUCCESS]
+        return self._section(
+            "Trigger rules: all other steps need the success of every upstream", self._cut(rows)
+        )
+
+    def critical_path(self) -> str:
+        path = self.plan.critical_path
+        title = f"Critical path: the longest, {_count(len(path), 'step')}"
+        return self._section(title, [self._path(path)] if path else [])
+
+    def redundant_edges(self) -> str:
+        title = "Redundant edges: dropped, for a longer path says the same"
+        return self._section(title, self._cut([f"{u} → {v}" for u, v in self.plan.redundant_edges]))
+
+    def canvas(self) -> str:
+        """Show the plan in Celery's notation. Chains get names, for one may stand in several headers."""
+        rows = self._cut([f"c{i} = chain({self._list(c, ', ')})" for i, c in enumerate(self.plan.chains)])
+        if self.plan.roots:
+            rows.append(self._group(self.plan.roots))
+        rows += self._cut(
+            [
+                f"chord([{self._fragments(header)}], body={self._group(bodies)})"
+                for header, bodies in self._bodies_by_header()
+            ]
+        )
+        return self._section("Canvas: the same in Celery's notation", rows)
+
+    def _bodies_by_header(self) -> Iterable[tuple[tuple[int, ...], list[int]]]:
+        """Give the chords with those of one header put together, as after a fork."""
+        bodies: dict[tuple[int, ...], list[int]] = {}
+        for chord in self.plan.chords:
+            bodies.setdefault(chord.header, []).append(chord.body)
+        return bodies.items()
+
+    def _chord(self, header: Sequence[int], bodies: Sequence[int]) -> str:
+        chains = self.plan.chains
+        left, right = self._list(map(str, header), " "), self._list(map(str, bodies), " ")
+        last_steps = self._list((chains[i][-1] for i in header), ", ")
+        first_steps = self._list((chains[i][0] for i in bodies), ", ")
+        return f"[{left}] ⇒ {right}   ({last_steps} ⇒ {first_steps})"
+
+    def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
