@@ -83,11 +83,10 @@ class _Page:
         return self._section(title, rows)
 
     def trigger_rules(self) -> str:
-        rules = {name: step.options.trigger for name, step in self.plan.pipeline.steps.items()}
-        rows = [f"{name}: {rule}" for name, rule in rules.items() if TriggerRule(rule) is not TriggerRule.ALL_SUCCESS]
-        return self._section(
-            "Trigger rules: all other steps need the success of every upstream", self._cut(rows)
-        )
+        rules = {name: TriggerRule(step.options.trigger) for name, step in self.plan.pipeline.steps.items()}
+        rows = [f"{name}: {rule}" for name, rule in rules.items() if rule is not TriggerRule.ALL_SUCCESS]
+        title = "Trigger rules: all other steps need the success of every upstream"
+        return self._section(title, self._cut(rows))
 
     def critical_path(self) -> str:
         path = self.plan.critical_path
@@ -102,7 +101,7 @@ class _Page:
         """Show the plan in Celery's notation. Chains get names, for one may stand in several headers."""
         rows = self._cut([f"c{i} = chain({self._list(c, ', ')})" for i, c in enumerate(self.plan.chains)])
         if self.plan.roots:
-            rows.append(self._group(self.plan.roots))
+            rows.append(f"group({self._fragments(self.plan.roots)})")
         rows += self._cut(
             [
                 f"chord([{self._fragments(header)}], body={self._group(bodies)})"
@@ -125,5 +124,33 @@ class _Page:
         first_steps = self._list((chains[i][0] for i in bodies), ", ")
         return f"[{left}] ⇒ {right}   ({last_steps} ⇒ {first_steps})"
 
-    def _count(count: int, noun: str) -> str:
+    def _fragments(self, chains: Iterable[int]) -> str:
+        return self._list((f"c{i}" for i in chains), ", ")
+
+    def _group(self, chains: Sequence[int]) -> str:
+        return f"c{chains[0]}" if len(chains) == 1 else f"group({self._fragments(chains)})"
+
+    def _section(self, title: str, rows: Sequence[str]) -> str:
+        return "\n  ".join([title, *rows]) if rows else ""
+
+    def _cut(self, rows: list[str]) -> list[str]:
+        if self.full or len(rows) <= _ROWS:
+            return rows
+        return [*rows[:_ROWS], f"… and {len(rows) - _ROWS:,} more"]
+
+    def _list(self, words: Iterable[str], separator: str) -> str:
+        words = list(words)
+        if self.full or len(words) <= _WORDS:
+            return separator.join(words)
+        return f"{separator.join(words[:_WORDS])} … and {len(words) - _WORDS:,} more"
+
+    def _path(self, steps: Sequence[str]) -> str:
+        """Join steps by arrows. A cut keeps the last step, for that is the one which others wait for."""
+        if self.full or len(steps) <= _WORDS:
+            return " → ".join(steps)
+        first = _WORDS - 1
+        return " → ".join([*steps[:first], f"… and {len(steps) - _WORDS:,} more …", steps[-1]])
+
+
+def _count(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
