@@ -23,9 +23,7 @@ def compile_pipeline(pipeline: Pipeline) -> Plan:
         loop = " -> ".join(names[v] for v in find_loop(written, order))
         raise PipelineInvalid(pipeline.name, [f"steps form a loop: {loop}. Remove one of these inputs."])
     depth = depths(written, order)
-    needs_success = [
-        TriggerRule(step.options.trigger) is TriggerRule.ALL_SUCCESS for step in pipeline.steps.values()
-    ]
+    needs_success = [TriggerRule(step.options.trigger) is TriggerRule.ALL_SUCCESS for step in pipeline.steps.values()]
     redundant = find_redundant_edges(written, order, depth, needs_success)
     upstream = written
     if redundant:
@@ -116,6 +114,4 @@ def _in_listing_order(
 ) -> tuple[tuple[str, str], ...]:
     if not edges:
         return ()
-    return tuple(
-        [(names[u], names[v]) for v, parents in enumerate(written) for u in parents if (u, v) in edges]
-    )
+    return tuple([(names[u], names[v]) for v, parents in enumerate(written) for u in parents if (u, v) in edges])

@@ -73,7 +73,12 @@ def depths(upstream: Upstream, order: Sequence[int]) -> list[int]:
 
 
 def find_redundant_edges(
-    upstream: Upstream, order: Sequence[int], depth: Sequence[int], needs_success: Sequence[bool]
+    upstream: Upstream,
+    order: Sequence[int],
+    depth: Sequence[int],
+    needs_success: Sequence[bool],
+    *,
+    block_bits: int | None = None,
 ) -> set[tuple[int, int]]:
     """Give the edges (u, v) that say nothing which the other edges into v do not say already.
 
@@ -86,7 +91,8 @@ def find_redundant_edges(
     upstreams.
 
     Proven ancestors are kept as bitsets, for a block of sources at a time, over the part of the order between
-    the block's first source and its last target.
+    the block's first source and its last target. `block_bits` sources go into a block, by default as many as
+    keep a pass within its memory.
     """
     last_target = _last_targets(upstream, order, depth, needs_success)
     if not last_target:
@@ -95,11 +101,9 @@ def find_redundant_edges(
     for r, v in enumerate(order):
         rank[v] = r
     # From here on steps are ranks in the order. The nearest parent comes first: only it can prove the others.
-    parents_of = [
-        sorted([rank[u] for u in upstream[v]], reverse=True) if needs_success[v] else () for v in order
-    ]
+    parents_of = [sorted([rank[u] for u in upstream[v]], reverse=True) if needs_success[v] else () for v in order]
     sources = sorted((rank[u], rank[v]) for u, v in last_target.items())
-    block = max(64, min(_BLOCK_BITS, _LIVE_BITS // len(order)))
+    block = block_bits or max(64, min(_BLOCK_BITS, _LIVE_BITS // len(order)))
     redundant = set()
     own = [0] * len(order)  # the bit of a source of this block
     proven = [0] * len(order)  # sources of this block that a success of this step proves, with itself

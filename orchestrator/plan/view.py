@@ -71,9 +71,7 @@ class _Page:
 
     def chains(self) -> str:
         title = "Chains: steps in a straight line, sent to the workers together"
-        return self._section(
-            title, self._cut([f"{i}: {self._path(c)}" for i, c in enumerate(self.plan.chains)])
-        )
+        return self._section(title, self._cut([f"{i}: {self._path(c)}" for i, c in enumerate(self.plan.chains)]))
 
     def chords(self) -> str:
         title = "Chords: chains on the right wait for all those on the left, and for nothing else"
