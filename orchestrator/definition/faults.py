@@ -2,13 +2,21 @@
 
 OrchestratorError
 ├── PipelineInvalid      the pipeline has faults; holds all of them
-└── SettingsInvalid      a setting is unknown or has a wrong value
+├── SettingsInvalid      a setting is unknown or has a wrong value
+├── FunctionNotFound     a "module:function" leads nowhere, or a function has no such name
+└── PlaceholderMisuse    the output of a step was used as a value while the pipeline was being built
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
+from itertools import islice
+
+from pydantic import ValidationError
+
+GUESSED_AMONG_MAX = 2000  # beyond this many known words only those of like length and first letter are looked at
 
 
 class OrchestratorError(Exception):
@@ -17,6 +25,14 @@ class OrchestratorError(Exception):
 
 class SettingsInvalid(OrchestratorError):
     """A setting is unknown or has a wrong value; the message names each."""
+
+
+class FunctionNotFound(OrchestratorError):
+    """A function cannot be reached by its name; the message says which part of the name fails and why."""
+
+
+class PlaceholderMisuse(OrchestratorError, TypeError):
+    """A placeholder was used as if the output of its step were known already."""
 
 
 class PipelineInvalid(OrchestratorError):
@@ -29,8 +45,48 @@ class PipelineInvalid(OrchestratorError):
         head = f"pipeline {pipeline!r} has {count} fault{'s' if count != 1 else ''}"
         super().__init__("\n".join([head, *("  " + fault.replace("\n", "\n  ") for fault in self.faults)]))
 
+    def __reduce__(self) -> tuple[type[PipelineInvalid], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.pipeline, self.faults)
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Give " Did you mean 'x'?" for the nearest known word, or an empty string."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    words = list(known)
+    if len(words) > GUESSED_AMONG_MAX:
+        alike = (w for w in words if w[:1] == word[:1] and abs(len(w) - len(word)) <= 3)
+        words = list(islice(alike, GUESSED_AMONG_MAX))
+    near = get_close_matches(word, words, n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def validation_faults(owner: str, noun: str, error: ValidationError, known: Collection[str]) -> list[str]:
+    """Give a sentence for each error that pydantic found in the values of `owner`, such as "step 'train'".
+
+    `noun` is what a key of the owner is called ("option", "key"); `known` are the keys that it may have.
+    """
+    faults = []
+    for found in error.errors(include_url=False):
+        key, *way = found["loc"] or ("",)
+        place = repr(key) + "".join(f"[{part!r}]" for part in way)
+        if found["type"] == "extra_forbidden" and not way:
+            faults.append(f"{owner} has an unknown {noun} {key!r}.{did_you_mean(str(key), known)}")
+        elif found["type"] == "missing":
+            faults.append(f"{owner} lacks the {noun} {place}.")
+        elif found["type"] == "string_pattern_mismatch" and str(key).endswith("retry_on"):
+            faults.append(
+                f"{owner}: {noun} {place} is {found['input']!r}, which names no exception class. "
+                "Write 'ValueError' or 'module:Class', and define the class at module level."
+            )
+        else:
+            rule = re.sub(r"^\w+ should", "it must", found["msg"]).replace("valid dictionary", "mapping")
+            rule = rule.replace("valid tuple", "list").replace("valid list", "list").replace("valid string", "text")
+            text = found["input"] if isinstance(found["input"], str) else ""
+            choices = re.findall(r"'([^']+)'", found.get("ctx", {}).get("expected", "") if text else "")
+            guess = did_you_mean(text, choices)
+            faults.append(f"{owner}: {noun} {place} is {_shown(found['input'])}, but {rule}.{guess}")
+    return faults
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,7 +12,7 @@ ExceptionName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*
 class StepOptions(BaseModel):
     """How a step is run. Times are seconds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     pool: str | None = Field(None, description="Pool of workers that runs the step; the default pool if unset.")
     priority: int = Field(5, ge=0, le=9, description="0 is taken first, 9 last (as Celery on Redis).")
@@ -25,12 +25,33 @@ class StepOptions(BaseModel):
         0.1, ge=0, le=1, description="Share of the delay that is random: 0.1 gives 90 % to 110 %."
     )
     retry_on: tuple[ExceptionName, ...] = Field(
-        (), description="Exception classes that are retried (subclasses too); empty means every exception."
+        (),
+        strict=False,
+        description="Exception classes that are retried (subclasses too); empty means every exception.",
     )
     never_retry_on: tuple[ExceptionName, ...] = Field(
-        (), description="Exception classes that fail the step at once; stronger than retry_on."
+        (),
+        strict=False,
+        description="Exception classes that fail the step at once; stronger than retry_on.",
     )
     trigger: Literal["all_success", "all_done", "one_failed", "none_failed", "always"] = Field(
         "all_success", description="When the step may start, judged from how its upstreams ended."
     )
     description: str = Field("", description="What the step does, for people.")
+
+
+class OptionValues(TypedDict, total=False):
+    """The same options as keywords in Python, where exception classes may stand for their names."""
+
+    pool: str | None
+    priority: int
+    timeout: float | None
+    retries: int
+    retry_delay: float
+    retry_backoff: float
+    retry_max_delay: float
+    retry_jitter: float
+    retry_on: type[BaseException] | tuple[type[BaseException] | str, ...] | list[type[BaseException] | str]
+    never_retry_on: type[BaseException] | tuple[type[BaseException] | str, ...] | list[type[BaseException] | str]
+    trigger: Literal["all_success", "all_done", "one_failed", "none_failed", "always"]
+    description: str

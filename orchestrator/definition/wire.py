@@ -35,7 +35,7 @@ def to_wire(value: Any, where: str = "") -> Any:
     if value is None or value is True or value is False:
         return value
     if isinstance(value, str):
-        return str(value)
+        return str.__str__(value)  # str(value) of a str-Enum is its member's name
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"$float": str(float(value))}
     if isinstance(value, int):

@@ -1,0 +1,231 @@
+"""Pipelines written by a program: steps added one by one, in any order, checked together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from enum import Enum
+from typing import Any
+
+from pydantic import ValidationError
+
+from orchestrator.definition.callables import WrappedFunction, class_name, import_path
+from orchestrator.definition.checks import checked_steps
+from orchestrator.definition.draft import Draft, DraftCall, DraftStep, Target, look_at
+from orchestrator.definition.faults import PipelineInvalid, PlaceholderMisuse, validation_faults
+from orchestrator.definition.model import OutputRef, Pipeline, ShellCall, Template
+from orchestrator.definition.names import param_name_fault, pipeline_name_fault
+from orchestrator.definition.options import StepOptions
+from orchestrator.definition.params import Param, bind_params, inferred_param, recorded_params
+from orchestrator.definition.placeholder import Placeholder, needed_step, without_placeholders
+from orchestrator.definition.references import parse_command
+from orchestrator.definition.steps import StepFunction
+from orchestrator.definition.wire import NotWireable, from_wire, references, to_wire
+
+Needs = str | Placeholder | Iterable[str | Placeholder]
+_PLAIN = frozenset((str, int, bool, type(None)))
+
+
+class PipelineBuilder:
+    """A pipeline under construction.
+
+    `params` are plain values, or `Param`s where a type, choices or no default are wanted; steps read them by
+    `ParamRef`, and `build` may be given others. `defaults` are options for every step. Wrong names, options and
+    arguments raise nothing here: `build` tells all of them at once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        description: str = "",
+        params: Mapping[str, Any] | None = None,
+        *,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name, self.description = name, description
+        self.params: Mapping[str, Param] = {
+            key: value if isinstance(value, Param) else inferred_param(key, value)
+            for key, value in (params or {}).items()
+        }
+        self.import_path: str | None = None
+        self._draft = Draft(name)
+        self._commands: dict[str, str] = {}
+        self._twice: dict[str, None] = {}
+        self._auto_counts: dict[str, int] = {}
+        self._targets: dict[Any, Target] = {}
+        self._options: dict[Any, StepOptions] = {}
+        self._defaults = self._named_exceptions(defaults or {})
+
+    def add(
+        self,
+        name: str,
+        function: Callable[..., Any] | WrappedFunction | str | None = None,
+        *,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        run: str | Template | None = None,
+        needs: Needs = (),
+        **options: Any,
+    ) -> Placeholder:
+        """Add a step and give the placeholder of its output.
+
+        It calls `function` (a function, a step or "module:function") or runs the shell command `run`, in which
+        `${{ params.x }}` and `${{ steps.a.output }}` are read as in YAML. `needs` are steps to wait for.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"step name {name!r} is no text")
+        own_needs: list[str | Placeholder] = [needs] if isinstance(needs, str | Placeholder) else list(needs)
+        if isinstance(function, StepFunction):
+            options = {**function.step_options, **options}
+            own_needs = [*function.step_needs, *own_needs]
+        target = self._target(function) if function is not None else None
+        step = DraftStep(name, None, (), [], self._checked_options(name, options))
+        for need in own_needs:
+            try:
+                step.needs.append(needed_step(self, need))
+            except PlaceholderMisuse as error:
+                self.add_fault(f"step {name!r}: {error}")
+        if target is not None:
+            self._set_call(step, target, tuple(args), dict(kwargs or {}))
+        if name in self._draft.steps:
+            self._twice[name] = None
+        else:
+            self._draft.steps[name] = step
+            self._set_command(step, run, bool(args or kwargs))
+        return Placeholder(self, OutputRef(name), target.returns if target else None)
+
+    def add_call(self, step: WrappedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Placeholder:
+        """Add a step for the call of a step function, under its name or the next free one."""
+        name = step.step_name if isinstance(step, StepFunction) else None
+        return self.add(name or self._free_name(step.function.__name__), step, args=args, kwargs=kwargs)
+
+    def add_need(self, step: str, other: str) -> None:
+        """Let a step wait for another one."""
+        self._draft.steps[step].needs.append(other)
+
+    def add_fault(self, fault: str) -> None:
+        """Note a fault that the writer of the pipeline met; `build` tells it with the others."""
+        self._draft.faults.append(fault)
+
+    def build(self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None) -> Pipeline:
+        """Give the checked pipeline with the params bound to it; raises PipelineInvalid with every fault.
+
+        `pools` are the pools that there are; None leaves them unchecked.
+        """
+        faults = [fault for fault in (pipeline_name_fault(self.name), *map(param_name_fault, self.params)) if fault]
+        values, param_faults = bind_params(self.params, params or {})
+        recorded, record_faults = recorded_params(values)
+        faults += param_faults + record_faults
+        faults += [f"step name {name!r} is used twice. Names of steps are unique." for name in self._twice]
+        faults += self._draft.faults
+        for name, text in self._commands.items():
+            run = parse_command(text, self._draft.steps, self.params, faults, f"step {name!r}")
+            self._draft.steps[name].call = ShellCall(run)
+            self._draft.steps[name].reads = tuple(references(run))
+        steps, step_faults = checked_steps(self._draft, self.params, recorded, pools)
+        if faults or step_faults:
+            raise PipelineInvalid(self.name, faults + step_faults)
+        return Pipeline(self.name, steps, recorded, self.description, self.import_path)
+
+    def _set_call(self, step: DraftStep, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        takes = target.takes
+        settled_args = tuple(
+            [
+                value
+                if type(value) in _PLAIN
+                else self._settled(step, value, takes.position_name(at) if takes else f"at position {at + 1}")
+                for at, value in enumerate(args)
+            ]
+        )
+        settled = {
+            key: value if type(value) in _PLAIN else self._settled(step, value, repr(key))
+            for key, value in kwargs.items()
+        }
+        step.call = DraftCall(target, settled_args, settled)
+        step.reads = (*references(settled_args), *references(settled))
+
+    def _set_command(self, step: DraftStep, run: str | Template | None, has_arguments: bool) -> None:
+        if run is not None and step.call is not None:
+            self.add_fault(f"step {step.name!r} has both a function (uses) and a command (run). Keep one.")
+        elif run is None and step.call is None:
+            self.add_fault(f"step {step.name!r} has neither a function (uses) nor a command (run). Give one.")
+        elif run is not None:
+            if has_arguments:
+                self.add_fault(f"step {step.name!r} gives arguments to a command. Write them into 'run'.")
+            if isinstance(run, str):
+                self._commands[step.name] = run
+            else:
+                step.call, step.reads = ShellCall(run), tuple(references(run))
+
+    def _settled(self, step: DraftStep, value: Any, argument: str) -> Any:
+        """Give a copy of the value as a worker will read it, with references for placeholders."""
+        try:
+            return from_wire(to_wire(without_placeholders(self, value)))
+        except NotWireable as error:
+            place = f"{argument} of step {step.name!r}" + (f" holds at {error.where}" if error.where else " is")
+            hint = "Pass str(path)." if error.kind.startswith("pathlib.") else "Return it from a step instead."
+            self.add_fault(f"argument {place} a {error.kind}, which has no JSON form. {hint}")
+        except PlaceholderMisuse as error:
+            self.add_fault(f"argument {argument} of step {step.name!r}: {error}")
+        except RecursionError:
+            self.add_fault(f"argument {argument} of step {step.name!r} is nested too deeply, or contains itself.")
+        return None
+
+    def _target(self, function: Callable[..., Any] | WrappedFunction | str) -> Target:
+        if isinstance(function, WrappedFunction):
+            function = function.function
+        target = self._targets.get(function)
+        if target is None:
+            target = self._targets[function] = look_at(function)
+            if self.import_path is None and not isinstance(function, str):
+                code_globals = getattr(function, "__globals__", {})
+                is_script = code_globals.get("__name__") == "__main__"
+                self.import_path = import_path(code_globals.get("__file__"), is_script)
+        return target
+
+    def _checked_options(self, name: str, own: Mapping[str, Any]) -> StepOptions:
+        """Give the options over the defaults; equal ones share an object. Wrong ones are faults and left out."""
+        options = {**self._defaults, **self._named_exceptions(own)} if own else self._defaults
+        # the type stands in the key because 1, 1.0 and True are equal
+        key = tuple((option, type(value), value) for option, value in options.items())
+        try:
+            shared = self._options.get(key)
+        except TypeError:  # a value cannot be hashed, so it is wrong
+            shared = None
+        if shared is not None:
+            return shared
+        try:
+            checked = self._options[key] = StepOptions.model_validate(options)
+        except ValidationError as error:
+            known = StepOptions.model_fields
+            self._draft.faults += validation_faults(f"step {name!r}", "option", error, known)
+            wrong = {str(found["loc"][0]) for found in error.errors()}
+            return StepOptions.model_validate({k: v for k, v in options.items() if k not in wrong})
+        return checked
+
+    def _named_exceptions(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the options with names for exception classes, and tuples for lists."""
+        named = dict(options)
+        for option, value in options.items():
+            if option in ("retry_on", "never_retry_on"):
+                items = (value,) if isinstance(value, type) else value
+                if isinstance(items, list | tuple):
+                    named[option] = tuple(self._exception(item) for item in items)
+            elif isinstance(value, Enum):
+                named[option] = value.value
+        return named
+
+    def _exception(self, item: Any) -> Any:
+        if not (isinstance(item, type) and issubclass(item, BaseException)):
+            return item
+        name = class_name(item)
+        self._draft.exception_classes.add(name)
+        return name
+
+    def _free_name(self, base: str) -> str:
+        count = self._auto_counts.get(base, 0)
+        while True:
+            count += 1
+            name = base if count == 1 else f"{base}-{count}"
+            if name not in self._draft.steps:
+                self._auto_counts[base] = count
+                return name

@@ -1,0 +1,169 @@
+"""Functions and exception classes by name: from the object to "module:qualname" and back."""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import inspect
+import os
+import pkgutil
+import sys
+import sysconfig
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from orchestrator.definition.faults import FunctionNotFound, did_you_mean
+
+
+class WrappedFunction:
+    """What stands in a module in place of a plain function, which it keeps in `function`."""
+
+    function: Callable[..., Any]
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """Give the "module:qualname" by which a worker reaches the function.
+
+    Raises FunctionNotFound for lambdas, nested functions, methods of an object and other callables without a name.
+    """
+    if isinstance(function, WrappedFunction):
+        function = function.function
+    qualname = getattr(function, "__qualname__", None)
+    module = getattr(function, "__module__", None)
+    if not qualname or not module:
+        raise FunctionNotFound(f"{function!r} has no name in a module; define a function at module level.")
+    if "<" in qualname:
+        what = "a lambda" if "<lambda>" in qualname else f"function {qualname!r}, which is nested"
+        raise FunctionNotFound(f"{what} cannot be reached from a worker; define it at module level.")
+    if inspect.ismethod(function) and not inspect.isclass(function.__self__):
+        raise FunctionNotFound(f"{qualname!r} is a method of an object; define a function at module level.")
+    loaded = sys.modules.get(module)
+    if module != "__main__" and loaded is not None and not _is_being_imported(loaded):
+        _walk(loaded, module, qualname)
+    return f"{_module_name(module)}:{qualname}"
+
+
+def class_name(cls: type) -> str:
+    """Give "ValueError" for a built-in class and "module:Class" for any other."""
+    if cls.__module__ == "builtins":
+        return cls.__qualname__
+    return f"{_module_name(cls.__module__)}:{cls.__qualname__}"
+
+
+def resolve_function(uses: str) -> Callable[..., Any]:
+    """Give the function that "module:function" names ("module:Class.method" too), importing the module.
+
+    A step gives the function that it wraps. Raises FunctionNotFound.
+    """
+    module, colon, qualname = uses.partition(":")
+    if not (module and colon and qualname):
+        raise FunctionNotFound(f"{uses!r} names no function. Write 'module:function'.")
+    found = _walk(_imported(module), module, qualname)
+    if isinstance(found, WrappedFunction):
+        return found.function
+    if not callable(found):
+        raise FunctionNotFound(f"{uses!r} is {type(found).__name__}, which cannot be called.")
+    return found  # type: ignore[no-any-return]
+
+
+def resolve_exception(name: str) -> type[BaseException]:
+    """Give the exception class that "ValueError", "module:Class" or "module.Class" names.
+
+    Raises FunctionNotFound.
+    """
+    if ":" in name:
+        module, _, qualname = name.partition(":")
+        found = _walk(_imported(module), module, qualname)
+    elif "." in name:
+        module, _, qualname = name.rpartition(".")
+        found = _walk(_imported(module), module, qualname)
+    else:
+        found = getattr(builtins, name, None)
+        if found is None:
+            known = [key for key, value in vars(builtins).items() if _is_exception(value)]
+            raise FunctionNotFound(
+                f"{name!r} is no built-in exception.{did_you_mean(name, known)} "
+                "Write 'module:Class' for one of your own."
+            )
+    if not _is_exception(found):
+        raise FunctionNotFound(f"{name!r} is no exception class.")
+    return found  # type: ignore[no-any-return]
+
+
+def import_root(file: str | os.PathLike[str]) -> Path:
+    """Give the folder from which a file is imported: the nearest one without an `__init__.py`."""
+    folder = Path(file).resolve().parent
+    while (folder / "__init__.py").exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def import_path(file: str | os.PathLike[str] | None, is_script: bool = False) -> str | None:
+    """Give the folder that a worker needs on its path for the module in `file`; None when it is installed."""
+    if not file:
+        return None
+    path = Path(file).resolve()
+    installed = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
+    if any(path.is_relative_to(folder) for folder in installed):
+        return None
+    return str(path.parent if is_script else import_root(path))
+
+
+def _module_name(module: str) -> str:
+    """Give the name under which a worker imports the module; for a script that is the name of its file."""
+    if module != "__main__":
+        return module
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name and not spec.name.endswith("__main__"):
+        return str(spec.name)
+    file = getattr(main, "__file__", None)
+    return Path(file).stem if file else module
+
+
+def _imported(module: str) -> ModuleType:
+    if module.startswith("."):
+        raise FunctionNotFound(f"module {module!r} is relative. Write its full name.")
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = error.name or module
+        if not (module == missing or module.startswith(missing + ".")):
+            raise FunctionNotFound(f"module {module!r} cannot be imported: {error}.") from error
+        raise FunctionNotFound(
+            f"there is no module {missing!r}.{did_you_mean(missing, _neighbours(missing))}"
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise FunctionNotFound(f"module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _walk(module: ModuleType, module_name: str, qualname: str) -> Any:
+    found: Any = module
+    so_far = f"module {module_name!r}"
+    for part in qualname.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            known = [name for name in dir(found) if not name.startswith("__")]
+            raise FunctionNotFound(f"{so_far} has no {part!r}.{did_you_mean(part, known)}") from None
+        so_far = repr(part)
+    return found
+
+
+def _neighbours(module: str) -> Iterable[str]:
+    """Give the names of modules that stand beside a missing one."""
+    parent, _, _ = module.rpartition(".")
+    if parent:
+        folders = list(getattr(sys.modules.get(parent), "__path__", ()))
+        return [f"{parent}.{info.name}" for info in pkgutil.iter_modules(folders)]
+    return [info.name for info in pkgutil.iter_modules()] + list(sys.builtin_module_names)
+
+
+def _is_being_imported(module: ModuleType) -> bool:
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
+
+
+def _is_exception(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseException)

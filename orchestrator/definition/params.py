@@ -1,0 +1,157 @@
+"""The params of a pipeline: declared once, validated for each run."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from orchestrator.definition.faults import did_you_mean
+from orchestrator.definition.wire import NotWireable, from_wire, to_wire
+
+REQUIRED: Any = inspect.Parameter.empty
+PLAIN_TYPES: dict[str, type] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "list": list,
+    "dict": dict,
+    "string": str,
+    "integer": int,
+    "number": float,
+    "boolean": bool,
+    "array": list,
+    "object": dict,
+}
+
+
+@dataclass(frozen=True)
+class Param:
+    """A param as declared. `type` is any type that pydantic can check; `choices` is empty when all values are fine."""
+
+    name: str
+    type: Any = Any
+    default: Any = REQUIRED
+    description: str = ""
+    choices: tuple[Any, ...] = ()
+
+    @property
+    def is_required(self) -> bool:
+        """Tell whether every run must give a value."""
+        return self.default is REQUIRED
+
+    @property
+    def type_name(self) -> str:
+        """Give the type as a user would write it."""
+        plain = typing.get_args(self.type)[0] if typing.get_origin(self.type) is typing.Annotated else self.type
+        if isinstance(plain, type) and not typing.get_args(plain):
+            return plain.__qualname__
+        return str(plain).replace("typing.", "")
+
+    def read(self, value: Any) -> Any:
+        """Give the validated value; raises ValueError with a sentence that names the param.
+
+        The plain types are taken strictly (no text for a number, no bool for an int), but an int is a float.
+        """
+        try:
+            checked = _adapter(self).validate_python(value, strict=True if _is_plain(self.type) else None)
+        except ValidationError as error:
+            raise ValueError(self._refusal(value, error)) from None
+        if self.choices and checked not in self.choices:
+            guess = did_you_mean(value, map(str, self.choices)) if isinstance(value, str) else ""
+            choices = ", ".join(map(repr, self.choices))
+            raise ValueError(f"param {self.name!r} is {value!r}, which is none of {choices}.{guess}")
+        return checked
+
+    def _refusal(self, value: Any, error: ValidationError) -> str:
+        if _is_plain(self.type):
+            return f"param {self.name!r} is {value!r}, which is no {self.type_name}."
+        reasons = "; ".join(
+            "".join(f"[{part!r}]" for part in found["loc"]) + " " * bool(found["loc"]) + found["msg"]
+            for found in error.errors(include_url=False)
+        )
+        return f"param {self.name!r} is {value!r}, which is no {self.type_name}: {reasons}."
+
+
+def bind_params(declared: Mapping[str, Param], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Give the validated value of each param, and a sentence for each unknown, missing or wrong one."""
+    faults = [f"there is no param {name!r}.{did_you_mean(name, declared)}" for name in given if name not in declared]
+    values = {}
+    for name, param in declared.items():
+        if name not in given and param.is_required:
+            faults.append(f"param {name!r} is missing; it has no default. Give a {param.type_name}.")
+            continue
+        try:
+            values[name] = param.read(given.get(name, param.default))
+        except ValueError as error:
+            faults.append(str(error))
+    return values, faults
+
+
+def recorded_params(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Give copies of the values as the record keeps them, and a sentence for each that has no JSON form."""
+    recorded, faults = {}, []
+    for name, value in values.items():
+        try:
+            recorded[name] = from_wire(to_wire(value))
+        except NotWireable as error:
+            place = f"param {name!r}" + (f" holds at {error.where}" if error.where else " is")
+            faults.append(f"{place} a {error.kind}, which has no JSON form. Use plain values.")
+        except RecursionError:
+            faults.append(f"param {name!r} is nested too deeply, or contains itself.")
+    return recorded, faults
+
+
+def params_of_function(function: Callable[..., Any]) -> tuple[dict[str, Param], list[str]]:
+    """Give the params that a function's parameters declare, and a sentence for each that cannot be one."""
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except Exception as error:  # annotations are evaluated code
+        return {}, [f"the annotations of {function.__qualname__} cannot be read: {error}."]
+    params, faults = {}, []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            faults.append(f"parameter {name!r} takes any number of values. Name each param.")
+            continue
+        hint = hints.get(name, Any)
+        params[name] = Param(name, hint, parameter.default, _description(hint))
+    return params, faults
+
+
+def inferred_param(name: str, value: Any) -> Param:
+    """Give the param that a plain default value declares: of its type, or of any type when that is not plain."""
+    kind = type(value)
+    return Param(name, kind if kind in PLAIN_TYPES.values() else Any, value)
+
+
+def _description(hint: Any) -> str:
+    notes = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()
+    for note in notes:
+        if isinstance(note, FieldInfo) and note.description:
+            return note.description
+        if isinstance(note, str):
+            return note
+    return ""
+
+
+def _is_plain(kind: Any) -> bool:
+    return isinstance(kind, type) and kind in (str, int, float, bool, list, dict)
+
+
+def _adapter(param: Param) -> TypeAdapter[Any]:
+    try:
+        return _cached_adapter(param.type)
+    except TypeError:  # the type cannot be hashed
+        return TypeAdapter(param.type)
+
+
+@lru_cache(maxsize=1000)
+def _cached_adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)

@@ -1,0 +1,133 @@
+"""`@pipeline`: a function that calls steps, and so describes a pipeline."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import traceback
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, cast, overload
+
+from orchestrator.definition.builder import PipelineBuilder
+from orchestrator.definition.callables import import_path
+from orchestrator.definition.faults import OrchestratorError, PipelineInvalid
+from orchestrator.definition.model import Pipeline
+from orchestrator.definition.params import Param, bind_params, params_of_function
+from orchestrator.definition.placeholder import site_being_built
+
+_PACKAGE = str(Path(__file__).resolve().parent)
+
+
+class PipelineFunction:
+    """A function whose calls of steps make a pipeline, and whose parameters are its params."""
+
+    def __init__(
+        self,
+        function: Callable[..., object],
+        name: str | None = None,
+        description: str | None = None,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        functools.update_wrapper(cast(Any, self), function)
+        self.function = function
+        self.name = name if name is not None else function.__name__
+        first_paragraph = (inspect.getdoc(function) or "").split("\n\n")[0]
+        self.description = description if description is not None else " ".join(first_paragraph.split())
+        self._defaults = dict(defaults or {})
+
+    @property
+    def params(self) -> Mapping[str, Param]:
+        """Give the declared params, by name, in the order of the signature."""
+        return self._declared[0]
+
+    @property
+    def import_path(self) -> str | None:
+        """Give the folder from which workers import the module; None when it is installed."""
+        module_globals = getattr(self.function, "__globals__", {})
+        return import_path(module_globals.get("__file__"), module_globals.get("__name__") == "__main__")
+
+    def build(self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None) -> Pipeline:
+        """Call the function with the validated params and give the pipeline; raises PipelineInvalid.
+
+        The function is called only when all params are right, since it may decide by their values.
+        """
+        declared, faults = self._declared
+        values, value_faults = bind_params(declared, params or {})
+        if faults or value_faults:
+            raise PipelineInvalid(self.name, [*faults, *value_faults])
+        builder = PipelineBuilder(self.name, self.description, _as_bound(declared, values), defaults=self._defaults)
+        builder.import_path = self.import_path
+        token = site_being_built.set(builder)
+        try:
+            self._call(values)
+        except PipelineInvalid:
+            raise
+        except Exception as error:
+            builder.add_fault(_told(error, self.function.__qualname__))
+            builder.build(pools=pools)
+            raise AssertionError("a pipeline with a fault was built") from error
+        finally:
+            site_being_built.reset(token)
+        return builder.build(pools=pools)
+
+    @functools.cached_property
+    def _declared(self) -> tuple[dict[str, Param], list[str]]:
+        return params_of_function(self.function)
+
+    def _call(self, values: Mapping[str, Any]) -> None:
+        positional_only = [
+            name
+            for name, parameter in inspect.signature(self.function).parameters.items()
+            if parameter.kind is parameter.POSITIONAL_ONLY
+        ]
+        named = {name: value for name, value in values.items() if name not in positional_only}
+        self.function(*[values[name] for name in positional_only], **named)
+
+    def __repr__(self) -> str:
+        return f"<pipeline {self.name!r} of {self.function.__module__}:{self.function.__qualname__}>"
+
+
+@overload
+def pipeline(function: Callable[..., object], /) -> PipelineFunction: ...
+
+
+@overload
+def pipeline(
+    *, name: str | None = None, description: str | None = None, defaults: Mapping[str, Any] | None = None
+) -> Callable[[Callable[..., object]], PipelineFunction]: ...
+
+
+def pipeline(
+    function: Callable[..., object] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> PipelineFunction | Callable[[Callable[..., object]], PipelineFunction]:
+    """Let a function describe a pipeline: `@pipeline`, or `@pipeline(name="churn", defaults={"retries": 2})`.
+
+    Its parameters are the params, typed by their annotations; the description is its docstring unless given.
+    `defaults` are options for every step.
+    """
+
+    def wrapped(function: Callable[..., object]) -> PipelineFunction:
+        return PipelineFunction(function, name, description, defaults)
+
+    return wrapped if function is None else wrapped(function)
+
+
+def _as_bound(declared: Mapping[str, Param], values: Mapping[str, Any]) -> dict[str, Param]:
+    """Give params that hold values which have been validated, and are not validated once more."""
+    return {name: Param(name, Any, values[name], param.description) for name, param in declared.items()}
+
+
+def _told(error: Exception, function: str) -> str:
+    """Give a sentence for what the user's function raised, with the last line of theirs that was running."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_PACKAGE)]
+    place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    if isinstance(error, OrchestratorError):
+        return f"{error}{place}"
+    return f"function {function!r} raised {type(error).__name__}: {error}{place}"

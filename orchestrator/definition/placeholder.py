@@ -1,0 +1,148 @@
+"""What a step gives while the pipeline is being built: a stand-in for an output that is known only at run time."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, NoReturn, Protocol
+
+from orchestrator.definition.callables import WrappedFunction
+from orchestrator.definition.faults import PlaceholderMisuse
+from orchestrator.definition.model import OutputRef
+
+
+class Site(Protocol):
+    """The pipeline under construction that a placeholder belongs to."""
+
+    def add_need(self, step: str, other: str) -> None:
+        """Let a step wait for another one."""
+
+    def add_call(self, step: WrappedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Placeholder:
+        """Add a step for a call; gives the placeholder of its output."""
+
+
+site_being_built: ContextVar[Site | None] = ContextVar("site_being_built", default=None)
+
+
+class Placeholder:
+    """Stands for the output of a step, or for a part of it.
+
+    Index it to reach a part, unpack it if the step's function is annotated with a tuple, pass it on to other steps.
+    Everything that needs the value itself raises PlaceholderMisuse.
+    """
+
+    __slots__ = ("_returns", "_site", "ref")
+
+    def __init__(self, site: Site, ref: OutputRef, returns: Any = None) -> None:
+        self._site, self.ref, self._returns = site, ref, returns
+
+    def after(self, *others: Placeholder | str) -> Placeholder:
+        """Let the step wait for others without reading their outputs; give the placeholder itself."""
+        for other in others:
+            self._site.add_need(self.ref.step, needed_step(self._site, other))
+        return self
+
+    def belongs_to(self, site: Site) -> bool:
+        """Tell whether the placeholder was made by this pipeline under construction."""
+        return self._site is site
+
+    def __getitem__(self, key: str | int) -> Placeholder:
+        if isinstance(key, bool) or not isinstance(key, str | int):
+            self._refuse(f"indexed by {type(key).__name__}; only str and int reach a part of it")
+        items = tuple_items(self._returns)
+        returns = None
+        if items is not None:
+            if isinstance(key, str) or not -len(items) <= key < len(items):
+                self._refuse(f"indexed by {key!r}, but the function gives a tuple of {len(items)}")
+            returns = items[key]
+        return Placeholder(self._site, OutputRef(self.ref.step, (*self.ref.path, key)), returns)
+
+    def __iter__(self) -> Iterator[Placeholder]:
+        items = tuple_items(self._returns)
+        if items is None:
+            self._refuse("iterated over; annotate the function with '-> tuple[A, B]' to unpack it")
+        return iter([self[index] for index in range(len(items))])
+
+    def __len__(self) -> int:
+        items = tuple_items(self._returns)
+        if items is None:
+            self._refuse("asked for its length")
+        return len(items)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        # AttributeError, so that hasattr() and copy keep working
+        raise AttributeError(f"{self._who()}; it has no attribute {name!r}. Index it, or read {name!r} in a step.")
+
+    def __repr__(self) -> str:
+        path = "".join(f"[{key!r}]" for key in self.ref.path)
+        return f"<output of step {self.ref.step!r}{path}>"
+
+    def _who(self) -> str:
+        return f"{self!r} is a placeholder for the output of step {self.ref.step!r}, which is known only at run time"
+
+    def _refuse(self, use: str) -> NoReturn:
+        raise PlaceholderMisuse(f"{self._who()}; it cannot be {use}.")
+
+
+def _refusing(use: str) -> Callable[..., NoReturn]:
+    def refuse(self: Placeholder, *_: object) -> NoReturn:
+        self._refuse(use)
+
+    return refuse
+
+
+_REFUSED = {
+    "used as a bool; decide inside a step": "bool",
+    "turned into text; do that inside a step": "str format bytes fspath",
+    "turned into a number": "int float complex index round trunc floor ceil",
+    "computed with; do that inside a step": (
+        "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv floordiv rfloordiv mod rmod pow rpow "
+        "matmul rmatmul divmod rdivmod and rand or ror xor rxor lshift rlshift rshift rrshift neg pos abs invert"
+    ),
+    "compared; do that inside a step": "eq ne lt le gt ge contains",
+    "changed": "setitem delitem",
+    "called": "call",
+    "used as a context manager": "enter exit",
+}
+for _use, _names in _REFUSED.items():
+    for _name in _names.split():
+        setattr(Placeholder, f"__{_name}__", _refusing(_use))
+Placeholder.__hash__ = object.__hash__  # type: ignore[method-assign]
+
+
+def needed_step(site: Site, other: object) -> str:
+    """Give the name of the step that `other` (a placeholder or a name) means."""
+    if isinstance(other, Placeholder):
+        if not other.belongs_to(site):
+            raise PlaceholderMisuse(f"{other!r} belongs to another pipeline.")
+        return other.ref.step
+    if isinstance(other, str):
+        return other
+    raise PlaceholderMisuse(f"{other!r} is no step to wait for. Give the output of a step, or its name.")
+
+
+def without_placeholders(site: Site, value: Any) -> Any:
+    """Give the value with an OutputRef for each placeholder, at any depth of lists, tuples and dicts."""
+    kind = type(value)
+    if kind is Placeholder:
+        needed_step(site, value)
+        return value.ref
+    if kind is list:
+        return [without_placeholders(site, item) for item in value]
+    if kind is tuple:
+        return tuple([without_placeholders(site, item) for item in value])
+    if kind is dict:
+        return {without_placeholders(site, key): without_placeholders(site, item) for key, item in value.items()}
+    return value
+
+
+def tuple_items(returns: Any) -> tuple[Any, ...] | None:
+    """Give the item types of a tuple type of known length (a NamedTuple too), else None."""
+    if typing.get_origin(returns) is tuple:
+        items = typing.get_args(returns)
+        return None if Ellipsis in items else items
+    if isinstance(returns, type) and issubclass(returns, tuple) and hasattr(returns, "_fields"):
+        hints = getattr(returns, "__annotations__", {})
+        return tuple(hints.get(name) for name in returns._fields)
+    return None

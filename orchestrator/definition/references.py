@@ -1,0 +1,134 @@
+"""References in text: `${{ params.x }}` and `${{ steps.a.output.key[0] }}`.
+
+A reference is `params.NAME` or `steps.NAME.output`, then any number of `.key`, `.0`, `[0]` or `["key"]`.
+Names may hold dots and brackets: the longest known name wins. `$${{` stands for the text `${{`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from orchestrator.definition.faults import did_you_mean
+from orchestrator.definition.model import OutputRef, ParamRef, Template
+
+_MARK = re.compile(r"\$\$\{\{|\$\{\{(?P<inside>.*?)\}\}|\$\{\{", re.DOTALL)
+_PATH_PART = re.compile(
+    r"""\.(?P<key>[^.\[\]\s"']+) | \[(?P<index>-?\d+)\] | \["(?P<double>[^"]*)"\] | \['(?P<single>[^']*)'\]""",
+    re.VERBOSE,
+)
+    r"""\.(?P<key>[^.\[\]\s"']+)|\[(?P<index>-?\d+)\]|\["(?P<double>[^"]*)"\]|\['(?P<single>[^']*)'\]"""
+)
+
+
+class ReferenceInvalid(ValueError):
+    """A reference leads nowhere or cannot be read; the message is a sentence that begins with the reference."""
+
+
+def parse_text(text: str, steps: Collection[str], params: Collection[str]) -> str | OutputRef | ParamRef | Template:
+    """Give the reference if the text is exactly one, the text if it holds none, else a Template.
+
+    Raises ReferenceInvalid for the first reference that cannot be read. A well-formed reference to an unknown step
+    or param is given as it stands; that is a fault of the pipeline, found with the others.
+    """
+    if "${{" not in text:
+        return text
+    parts: list[str | OutputRef | ParamRef] = []
+    end = 0
+    for mark in _MARK.finditer(text):
+        _append(parts, text[end : mark.start()])
+        if mark.group() == "$${{":
+            _append(parts, "${{")
+        elif mark["inside"] is None:
+            raise ReferenceInvalid(f"{_shown(text[mark.start() :])} is not closed; end it with '}}}}'.")
+        else:
+            parts.append(_reference(mark["inside"].strip(), steps, params))
+        end = mark.end()
+    _append(parts, text[end:])
+    if len(parts) == 1:
+        return parts[0]
+    return Template(tuple(parts)) if parts else ""
+
+
+def parse_value(value: Any, steps: Collection[str], params: Collection[str], faults: list[str], owner: str) -> Any:
+    """Give the value with every text in it parsed, at any depth; appends a sentence for each bad reference."""
+    if isinstance(value, str):
+        try:
+            return parse_text(value, steps, params)
+        except ReferenceInvalid as error:
+            faults.append(f"{owner}: {error}")
+            return None
+    if isinstance(value, list):
+        return [parse_value(item, steps, params, faults, owner) for item in value]
+    if isinstance(value, dict):
+        for key in value:
+            if isinstance(key, str) and "${{" in key:
+                faults.append(f"{owner}: key {key!r} holds a reference; only values may.")
+        return {key: parse_value(item, steps, params, faults, owner) for key, item in value.items()}
+    return value
+
+
+def parse_command(
+    text: str, steps: Collection[str], params: Collection[str], faults: list[str], owner: str
+) -> str | Template:
+    """Give a shell command with its references parsed; appends a sentence for each bad reference."""
+    parsed = parse_value(text, steps, params, faults, owner)
+    if parsed is None:
+        return text
+    return Template((parsed,)) if isinstance(parsed, OutputRef | ParamRef) else parsed
+
+
+def _reference(inside: str, steps: Collection[str], params: Collection[str]) -> OutputRef | ParamRef:
+    root, dot, rest = inside.partition(".")
+    written = f"'${{{{ {inside} }}}}'"
+    if root == "params" and dot and rest:
+        name = next((n for n in _openings(rest) if n in params), None)
+        if name is None:
+            name = re.split(r"[.\[]", rest, maxsplit=1)[0]
+        return ParamRef(name, _path(rest[len(name) :], written))
+    if root == "steps" and dot and rest:
+        ends = [m.start() for m in re.finditer(r"\.output(?=[.\[]|$)", rest)]
+        names = [rest[:end] for end in ends]
+        name = next((n for n in reversed(names) if n in steps), names[0] if names else None)
+        if name:
+            return OutputRef(name, _path(rest[len(name) + len(".output") :], written))
+        raise ReferenceInvalid(f"{written} names no output. Write '${{{{ steps.NAME.output }}}}'.")
+    raise ReferenceInvalid(
+        f"{written} begins with neither 'params.' nor 'steps.'.{did_you_mean(root, ('params', 'steps'))}"
+    )
+
+
+def _openings(rest: str) -> Iterator[str]:
+    """Give the beginnings of a text that may be a name, longest first."""
+    yield rest
+    for boundary in reversed(list(re.finditer(r"[.\[]", rest))):
+        yield rest[: boundary.start()]
+
+
+def _path(text: str, written: str) -> tuple[str | int, ...]:
+    path: list[str | int] = []
+    at = 0
+    while at < len(text):
+        part = _PATH_PART.match(text, at)
+        if part is None:
+            raise ReferenceInvalid(f"{written} cannot be read at {text[at:]!r}. Write '.key', '[0]' or '[\"key\"]'.")
+        if part["index"] is not None:
+            path.append(int(part["index"]))
+        elif part["key"] is not None:
+            path.append(int(part["key"]) if part["key"].isdecimal() and part["key"].isascii() else part["key"])
+        else:
+            path.append(part["double"] if part["double"] is not None else part["single"])
+        at = part.end()
+    return tuple(path)
+
+
+def _append(parts: list[str | OutputRef | ParamRef], text: str) -> None:
+    if text and parts and isinstance(parts[-1], str):
+        parts[-1] += text
+    elif text:
+        parts.append(text)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")
