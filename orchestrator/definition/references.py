@@ -18,8 +18,6 @@ _PATH_PART = re.compile(
     r"""\.(?P<key>[^.\[\]\s"']+) | \[(?P<index>-?\d+)\] | \["(?P<double>[^"]*)"\] | \['(?P<single>[^']*)'\]""",
     re.VERBOSE,
 )
-    r"""\.(?P<key>[^.\[\]\s"']+)|\[(?P<index>-?\d+)\]|\["(?P<double>[^"]*)"\]|\['(?P<single>[^']*)'\]"""
-)
 
 
 class ReferenceInvalid(ValueError):
