@@ -1,0 +1,56 @@
+"""The coordinator's round: what no worker does, done every half second, by any number of coordinators at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+
+from celery import Celery
+
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.presence import announce_coordinator, withdraw_coordinator
+from orchestrator.messages.dispatch import dispatch
+
+logger = logging.getLogger(__name__)
+
+
+class Coordinator:
+    """Queues retries that are due. Every action is atomic in the ledger, so coordinators need no leader."""
+
+    def __init__(self, ledger: Ledger, app: Celery, poll_interval_s: float) -> None:
+        self._ledger = ledger
+        self._app = app
+        self._poll_interval_s = poll_interval_s
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+    def tend(self, run_id: str) -> None:
+        """Do the round for one run."""
+        promotion = self._ledger.promote_due(run_id)
+        if promotion.state is None or promotion.state.is_ended:
+            self._ledger.forget_active(run_id)
+        if promotion.ready:
+            dispatch(self._app, run_id, self._ledger.run_fields(run_id)["pipeline"], promotion.ready)
+
+    def round(self) -> None:
+        """Do the round for every run that has not ended."""
+        announce_coordinator(self._ledger.client, self._ledger.prefix, self.name)
+        for run_id in self._ledger.active_runs():
+            self.tend(run_id)
+
+    def serve(self, stopped: threading.Event) -> None:
+        """Go round until `stopped` is set. A round that fails (Redis restarts) is logged and tried again."""
+        try:
+            while not stopped.is_set():
+                try:
+                    self.round()
+                except Exception:
+                    logger.exception("a round of the coordinator failed; it is tried again")
+                stopped.wait(self._poll_interval_s)
+        finally:
+            try:
+                withdraw_coordinator(self._ledger.client, self._ledger.prefix, self.name)
+            except Exception as error:
+                logger.warning("the coordinator could not be signed off: %s", error)

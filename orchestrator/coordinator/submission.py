@@ -1,0 +1,127 @@
+"""Putting a compiled pipeline into the ledger and sending off its roots."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from celery import Celery
+
+from orchestrator.definition.model import FunctionCall, ParamRef, Pipeline
+from orchestrator.definition.options import StepOptions
+from orchestrator.definition.wire import references, to_wire
+from orchestrator.ledger.ledger import Chain, Ledger, Link, StagedStep
+from orchestrator.messages.dispatch import dispatch
+from orchestrator.messages.signatures import largest_message_bytes, links_per_message
+from orchestrator.plan.plan import Plan
+from orchestrator.settings import Settings
+
+RUN_ID_SHAPE = "20261123-175235-0123456789"
+
+
+def new_run_id() -> str:
+    """Give an id that sorts by time and that nobody else has: date, time (UTC) and 40 random bits."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(5)}"
+
+
+def submit(plan: Plan, ledger: Ledger, app: Celery, settings: Settings, run_id: str | None = None) -> str:
+    """Start a run of the plan and give its id. The run is in the ledger, whole, before its first message is sent."""
+    run_id = run_id or new_run_id()
+    pipeline = plan.pipeline
+    chains = ledger.start(
+        run_id,
+        staged_steps(plan, settings),
+        [plan.chains[index][0] for index in plan.roots],
+        {
+            "pipeline": pipeline.name,
+            "params": json.dumps(to_wire(dict(pipeline.params))),
+            "import_path": pipeline.import_path or "",
+            "max_links": _max_links(app, plan, settings),
+        },
+    )
+    dispatch(app, run_id, pipeline.name, chains)
+    return run_id
+
+
+def staged_steps(plan: Plan, settings: Settings) -> Iterator[StagedStep]:
+    """Give every step as the ledger keeps it, in the order in which the user listed them."""
+    following = {steps[i]: steps[i + 1] for steps in plan.chains for i in range(len(steps) - 1)}
+    for place, (name, step) in enumerate(plan.pipeline.steps.items()):
+        options = step.options
+        pool = options.pool or settings.default_pool
+        queue = settings.pools[pool].queue or pool
+        graph: dict[str, Any] = {"x": place, "q": queue, "p": options.priority}
+        if plan.upstream[name]:
+            graph["u"] = len(plan.upstream[name])
+        if name in following:
+            graph["n"] = following[name]
+        if options.trigger != "all_success":
+            graph["t"] = options.trigger
+        if options.timeout:
+            graph["l"] = options.timeout
+        spec: dict[str, Any] = {"pool": pool}
+        if isinstance(step.call, FunctionCall):
+            read = list(references([step.call.args, dict(step.call.kwargs)]))
+            spec["uses"] = step.call.uses
+            if step.call.args:
+                spec["args"] = to_wire(list(step.call.args))
+            if step.call.kwargs:
+                spec["with"] = to_wire(dict(step.call.kwargs))
+        else:
+            read = list(references(step.call.run))
+            spec["run"] = to_wire(step.call.run)
+        if any(isinstance(reference, ParamRef) for reference in read):
+            graph["m"] = 1
+        inputs = list(dict.fromkeys(reference.step for reference in read if not isinstance(reference, ParamRef)))
+        if kept := _kept_options(options):
+            spec["options"] = kept
+        if step.upstream:
+            spec["upstream"] = step.upstream
+        yield StagedStep(
+            name,
+            _json(graph),
+            _json(plan.downstream[name]) if plan.downstream[name] else "",
+            _json(inputs) if inputs else "",
+            _json(spec),
+        )
+
+
+def plan_links(plan: Plan, settings: Settings) -> dict[str, Link]:
+    """Give the link of every step as its first attempt is sent."""
+    return {name: _link(plan.pipeline, name, settings) for name in plan.pipeline.steps}
+
+
+def plan_message_bytes(app: Celery, plan: Plan, settings: Settings) -> int:
+    """Give the size of the largest message that a run of the plan can send."""
+    if not plan.chains:
+        return 0
+    links = plan_links(plan, settings)
+    chains: list[Chain] = [tuple(links[step] for step in steps) for steps in plan.chains]
+    return largest_message_bytes(app, RUN_ID_SHAPE, plan.pipeline.name, chains, _max_links(app, plan, settings))
+
+
+def _max_links(app: Celery, plan: Plan, settings: Settings) -> int:
+    if not plan.pipeline.steps:
+        return 1
+    longest = max(plan.pipeline.steps, key=len)
+    return links_per_message(app, plan.pipeline.name, _link(plan.pipeline, longest, settings), RUN_ID_SHAPE)
+
+
+def _link(pipeline: Pipeline, name: str, settings: Settings) -> Link:
+    options = pipeline.steps[name].options
+    pool = options.pool or settings.default_pool
+    return Link(name, 1, settings.pools[pool].queue or pool, options.priority, options.timeout or 0)
+
+
+@cache
+def _kept_options(options: StepOptions) -> dict[str, Any]:
+    """Give the options that differ from the defaults, without those that stand elsewhere."""
+    return options.model_dump(exclude_defaults=True, exclude={"pool", "priority", "trigger"})
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

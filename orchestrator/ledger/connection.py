@@ -1,0 +1,28 @@
+"""The Redis client that every ledger call goes through."""
+
+from __future__ import annotations
+
+from redis import Redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ConnectionError, TimeoutError
+from redis.retry import Retry
+
+from orchestrator.redis_url import redis_client_url
+
+
+def connect(url: str, *, retries: int = 3) -> Redis:
+    """Give a client that repeats a call up to `retries` times, at most 2 s apart, when the server cannot be reached.
+
+    Repeating is safe: every operation of the ledger may be said twice.
+    """
+    client_url = redis_client_url(url)
+    options = {} if client_url.startswith("unix:") else {"socket_keepalive": True}
+    return Redis.from_url(
+        client_url,
+        decode_responses=True,
+        socket_connect_timeout=5,
+        health_check_interval=25,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=2.0), retries),
+        retry_on_error=[ConnectionError, TimeoutError],
+        **options,
+    )

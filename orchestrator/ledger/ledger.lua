@@ -1,0 +1,355 @@
+-- The ledger: the one place where the state of a run, a step or an attempt changes.
+--
+-- Every operation is one atomic call and writes its events in the same call, so the record cannot drift from the
+-- state. KEYS[1] is the run's hash; all other keys of the run share its hash tag and are derived from it:
+--
+--   {prefix}:{RUN}:run      hash    pipeline, target, state, params, import_path, created_at, started_at, ended_at,
+--                                   max_links, token (last one given), open (steps that have not ended),
+--                                   n:<state> (how many steps are in that state), cancel_reason
+--   {prefix}:{RUN}:graph    hash    step -> JSON: x place in the user's order, u upstreams (count, absent = 0), n next
+--                                   step of its chain, t trigger rule (absent = all_success), q queue, p priority,
+--                                   l timeout in seconds, m 1 when it reads params
+--   {prefix}:{RUN}:children hash    step -> JSON list of the steps that wait for it; absent = none
+--   {prefix}:{RUN}:inputs   hash    step -> JSON list of the steps whose outputs it reads; absent = none
+--   {prefix}:{RUN}:spec     hash    step -> JSON of the call and its options; opaque here, for workers and people
+--   {prefix}:{RUN}:state    hash    step -> "state attempt token at worker"; absent = "waiting 0 0 0 -".
+--                                   at is when it got into that state; for a running step that is claimed_at
+--   {prefix}:{RUN}:join     hash    step -> upstreams that have ended; step\0bad, step\0skipped -> how many of them so;
+--                                   only for steps with several upstreams
+--   {prefix}:{RUN}:output   hash    step -> JSON of the output of its committed success; absent = null
+--   {prefix}:{RUN}:due      zset    step -> when its retry is due
+--   {prefix}:{RUN}:events   stream  event, at, step, attempt, detail (JSON): one entry for every change
+--   {prefix}:{RUN}:log:<step>:<attempt>  list  lines of one attempt, oldest dropped beyond the limit
+--
+-- Kept by the client and never touched here, so that no call crosses from a run to another key slot:
+--   {prefix}:runs           zset    run -> created_at, every run on this server
+--   {prefix}:active         set     runs that have not ended, as far as the coordinator has noticed
+--   {prefix}:workers        zset    worker -> until when its last sign of life counts; {prefix}:worker:<name> its card
+--   {prefix}:coordinators   zset    coordinator -> until when its last sign of life counts
+--
+-- Times are microseconds since the epoch by the server's clock. Step states:
+--   waiting -> queued -> running -> succeeded | failed;  running -> retrying -> queued;
+--   waiting -> upstream_failed | skipped;  any that has not ended -> cancelled
+
+local RUN = KEYS[1]
+local BASE = string.sub(RUN, 1, -4)
+local GRAPH, CHILDREN, INPUTS, SPEC = BASE .. 'graph', BASE .. 'children', BASE .. 'inputs', BASE .. 'spec'
+local STATE, JOIN, OUTPUT = BASE .. 'state', BASE .. 'join', BASE .. 'output'
+local DUE, EVENTS = BASE .. 'due', BASE .. 'events'
+
+local call = redis.call
+local clock = call('TIME')
+local now_us = clock[1] * 1000000 + clock[2]
+local now = string.format('%.0f', now_us)
+
+local ENDED = {succeeded = true, failed = true, cancelled = true, skipped = true, upstream_failed = true}
+local graphs = {}  -- decoded graph entries of this call
+local counts = {}  -- state -> change of its count in this call
+local ended = 0    -- steps that ended in this call
+
+local function emit(event, step, attempt, detail)
+  call('XADD', EVENTS, '*', 'event', event, 'at', now, 'step', step, 'attempt', attempt, 'detail', detail)
+end
+
+local function graph_of(step)
+  local entry = graphs[step]
+  if not entry then
+    entry = cjson.decode(call('HGET', GRAPH, step))
+    graphs[step] = entry
+  end
+  return entry
+end
+
+local function children_of(step)
+  local text = call('HGET', CHILDREN, step)
+  return text and cjson.decode(text) or {}
+end
+
+-- state, attempt, token, at, worker
+local function read(step)
+  local text = call('HGET', STATE, step)
+  if not text then return 'waiting', 0, 0, 0, '-' end
+  local state, attempt, token, at, worker = string.match(text, '^(%S+) (%d+) (%d+) (%d+) (.*)$')
+  return state, tonumber(attempt), tonumber(token), at, worker
+end
+
+local function write(step, old, new, attempt, token, worker)
+  call('HSET', STATE, step, new .. ' ' .. attempt .. ' ' .. token .. ' ' .. now .. ' ' .. worker)
+  counts[old] = (counts[old] or 0) - 1
+  counts[new] = (counts[new] or 0) + 1
+  if ENDED[new] then ended = ended + 1 end
+end
+
+local function queue(step, old, attempt)
+  write(step, old, 'queued', attempt, 0, '-')
+  emit('step.queued', step, attempt, '')
+end
+
+-- The message for a queued step: its link and those that follow it in its chain, as JSON [[step, attempt, queue,
+-- priority, timeout], ...]. A later link that a success above it cannot start ends the message.
+local function chain_from(step, attempt, max_links)
+  local links, entry = {}, graph_of(step)
+  while true do
+    links[#links + 1] = {step, attempt, entry.q, entry.p, entry.l or 0}
+    step = entry.n
+    if not step or #links >= max_links then break end
+    entry = graph_of(step)
+    if entry.t == 'one_failed' then break end
+    local state, last = read(step)
+    if state ~= 'waiting' then break end
+    attempt = last + 1
+  end
+  return cjson.encode(links)
+end
+
+-- What a step becomes now that `done` of its upstreams have ended: 'queued', 'skipped', 'upstream_failed' or nil (wait).
+local function decide(rule, upstreams, done, bad, skipped)
+  if rule == 'one_failed' then
+    if bad > 0 then return 'queued' end
+    if done == upstreams then return 'skipped' end
+    return nil
+  end
+  if bad > 0 and (rule == 'all_success' or rule == 'none_failed') then return 'upstream_failed' end
+  if done < upstreams then return nil end
+  if rule == 'all_success' and skipped > 0 then return 'skipped' end
+  return 'queued'
+end
+
+-- Tells the children of every step in `worklist` ({step, kind, cause}; kind is ok, bad or skipped) that it has ended.
+-- Steps that end by this are told on in the same call. Returns the steps that are queued now, in order.
+local function propagate(worklist)
+  local queued, head = {}, 1
+  while worklist[head] do
+    local parent, kind, cause = worklist[head][1], worklist[head][2], worklist[head][3]
+    head = head + 1
+    for _, child in ipairs(children_of(parent)) do
+      local entry = graph_of(child)
+      local upstreams, rule = entry.u or 0, entry.t or 'all_success'
+      local done, bad, skipped = 1, kind == 'bad' and 1 or 0, kind == 'skipped' and 1 or 0
+      if upstreams > 1 then
+        done = call('HINCRBY', JOIN, child, 1)
+        if kind ~= 'ok' then call('HINCRBY', JOIN, child .. '\0' .. kind, 1) end
+        if rule == 'all_success' and kind == 'ok' and done < upstreams then
+          bad = 0  -- waits on; the common case needs no further look
+        else
+          bad = tonumber(call('HGET', JOIN, child .. '\0bad') or 0)
+          skipped = tonumber(call('HGET', JOIN, child .. '\0skipped') or 0)
+        end
+      end
+      local verdict = decide(rule, upstreams, done, bad, skipped)
+      if verdict then
+        local state, attempt = read(child)
+        if state == 'waiting' then
+          if verdict == 'queued' then
+            queue(child, state, attempt + 1)
+            queued[#queued + 1] = {child, attempt + 1}
+          else
+            write(child, state, verdict, attempt, 0, '-')
+            emit('step.' .. verdict, child, attempt, cjson.encode({because = cause}))
+            worklist[#worklist + 1] = {child, verdict == 'skipped' and 'skipped' or 'bad', cause}
+          end
+        end
+      end
+    end
+  end
+  return queued
+end
+
+-- Writes the counts of this call and ends the run when nothing is open. `is_empty`: a run without steps.
+local function settle(is_empty)
+  for state, change in pairs(counts) do
+    if change ~= 0 then call('HINCRBY', RUN, 'n:' .. state, change) end
+  end
+  if ended == 0 and not is_empty then return end
+  local open = call('HINCRBY', RUN, 'open', -ended)
+  if open > 0 then return end
+  local run_state, failed = unpack(call('HMGET', RUN, 'state', 'n:failed'))
+  if ENDED[run_state] then return end
+  local final = tonumber(failed or 0) > 0 and 'failed' or 'succeeded'
+  call('HSET', RUN, 'state', final, 'ended_at', now)
+  emit('run.' .. final, '', 0, '')
+end
+
+local function chains_of(queued)
+  if #queued == 0 then return {} end
+  local max_links, chains = tonumber(call('HGET', RUN, 'max_links')), {}
+  for index, item in ipairs(queued) do chains[index] = chain_from(item[1], item[2], max_links) end
+  return chains
+end
+
+local ops = {}
+
+-- stage step graph children inputs spec ...: writes steps of a run that is not started yet; may be called many times.
+function ops.stage()
+  for index = 2, #ARGV, 5 do
+    local step = ARGV[index]
+    call('HSET', GRAPH, step, ARGV[index + 1])
+    if ARGV[index + 2] ~= '' then call('HSET', CHILDREN, step, ARGV[index + 2]) end
+    if ARGV[index + 3] ~= '' then call('HSET', INPUTS, step, ARGV[index + 3]) end
+    call('HSET', SPEC, step, ARGV[index + 4])
+  end
+  for _, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do call('EXPIRE', key, 3600) end  -- a submit that dies leaves nothing for ever
+  return 1
+end
+
+-- start steps roots(JSON list) field value ...: makes the run exist and queues its roots. Returns their chains.
+function ops.start()
+  if call('EXISTS', RUN) == 1 then return redis.error_reply('EXISTS the run is already started') end
+  local steps = tonumber(ARGV[2])
+  call('HSET', RUN, 'state', 'queued', 'created_at', now, 'token', 0, 'open', steps, 'n:waiting', steps, unpack(ARGV, 4))
+  for _, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do call('PERSIST', key) end
+  emit('run.created', '', 0, '')
+  local queued, worklist = {}, {}
+  for _, step in ipairs(cjson.decode(ARGV[3])) do
+    if graph_of(step).t == 'one_failed' then
+      write(step, 'waiting', 'skipped', 0, 0, '-')
+      emit('step.skipped', step, 0, cjson.encode({because = step}))
+      worklist[#worklist + 1] = {step, 'skipped', step}
+    else
+      queue(step, 'waiting', 1)
+      queued[#queued + 1] = {step, 1}
+    end
+  end
+  for _, item in ipairs(propagate(worklist)) do queued[#queued + 1] = item end
+  settle(steps == 0)
+  return chains_of(queued)
+end
+
+-- claim step attempt claim_id worker: a worker asks to begin an attempt.
+-- Returns {1, token, spec, params or '', import_path, pipeline, step, output, ...} or {0, why not}.
+-- The same claim_id asking again (a reply was lost on the way) gets the same answer.
+function ops.claim()
+  local step, wanted, claim_id, worker = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+  local owner = worker .. ' ' .. claim_id
+  local run_state, import_path, pipeline = unpack(call('HMGET', RUN, 'state', 'import_path', 'pipeline'))
+  local state, attempt, token, _, holder = read(step)
+  if attempt ~= wanted then return {0, 'attempt ' .. wanted .. ' is not current, the step is ' .. state .. ' at attempt ' .. attempt} end
+  if state == 'queued' then
+    token = call('HINCRBY', RUN, 'token', 1)
+    write(step, state, 'running', attempt, token, owner)
+    if run_state == 'queued' then
+      call('HSET', RUN, 'state', 'running', 'started_at', now)
+      emit('run.started', '', 0, '')
+    end
+    emit('step.started', step, attempt, worker)
+    settle()
+  elseif state ~= 'running' or holder ~= owner then
+    return {0, 'the step is ' .. state .. ' at attempt ' .. attempt}
+  end
+  local params = ''
+  if graph_of(step).m then params = call('HGET', RUN, 'params') or '' end
+  local reply = {1, token, call('HGET', SPEC, step), params, import_path or '', pipeline}
+  local inputs = call('HGET', INPUTS, step)
+  if inputs then
+    for _, source in ipairs(cjson.decode(inputs)) do
+      reply[#reply + 1] = source
+      reply[#reply + 1] = call('HGET', OUTPUT, source) or ''
+    end
+  end
+  return reply
+end
+
+-- commit step attempt token worker outcome detail output next next_attempt retry_in_us: an attempt has ended.
+-- token 0 is for who saw the attempt die without having claimed it (Celery's main process): it counts for a queued
+-- attempt and for one that runs on the same worker. retry_in_us is '' when there is no retry.
+-- Returns {1, state, 1 if Celery's own chain goes on with `next` else 0, {chain, ...}} or {0, why refused}.
+function ops.commit()
+  local step, wanted, token, worker = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+  local outcome, detail, output = ARGV[6], ARGV[7], ARGV[8]
+  local follower, follower_attempt, retry_in_us = ARGV[9], tonumber(ARGV[10]), ARGV[11]
+  local state, attempt, holding, _, holder = read(step)
+  local queued, goes_on = {}, 0
+
+  local may = attempt == wanted
+  if token == 0 then
+    may = may and (state == 'queued' or (state == 'running' and string.match(holder, '^%S+') == worker))
+  else
+    may = may and holding == token and state == 'running'
+  end
+
+  if may then
+    if outcome == 'succeeded' then
+      if output ~= '' and output ~= 'null' then call('HSET', OUTPUT, step, output) end
+      write(step, state, 'succeeded', attempt, holding, '-')
+      emit('step.succeeded', step, attempt, detail)
+      queued = propagate({{step, 'ok', step}})
+    elseif retry_in_us ~= '' then
+      local due = string.format('%.0f', now_us + tonumber(retry_in_us))
+      write(step, state, 'retrying', attempt, holding, '-')
+      call('ZADD', DUE, due, step)
+      emit('step.retrying', step, attempt, string.sub(detail, 1, -2) .. ',"due_at":' .. due .. '}')
+    else
+      write(step, state, 'failed', attempt, holding, '-')
+      emit('step.failed', step, attempt, detail)
+      queued = propagate({{step, 'bad', step}})
+    end
+    settle()
+  elseif attempt == wanted and holding == token and token ~= 0 and state == 'succeeded' and outcome == 'succeeded' then
+    -- Said before, and the answer was lost on the way: tell again what still waits for a worker.
+    for _, child in ipairs(children_of(step)) do
+      local child_state, child_attempt = read(child)
+      if child_state == 'queued' then queued[#queued + 1] = {child, child_attempt} end
+    end
+  elseif attempt == wanted and holding == token and token ~= 0 and (state == 'retrying' or state == 'failed') then
+    return {1, state, 0, {}}
+  else
+    if token ~= 0 then emit('commit.refused', step, wanted, cjson.encode({outcome = outcome, state = state, token = token})) end
+    return {0, 'the step is ' .. state .. ' at attempt ' .. attempt}
+  end
+
+  local rest = {}
+  for _, item in ipairs(queued) do
+    if item[1] == follower and item[2] == follower_attempt then goes_on = 1 else rest[#rest + 1] = item end
+  end
+  return {1, (read(step)), goes_on, chains_of(rest)}
+end
+
+-- promote limit: queues the retries that are due. Returns {run state or '', next due time or '', {chain, ...}}.
+function ops.promote()
+  local queued = {}
+  for _, step in ipairs(call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, ARGV[2])) do
+    call('ZREM', DUE, step)
+    local state, attempt = read(step)
+    if state == 'retrying' then
+      queue(step, state, attempt + 1)
+      queued[#queued + 1] = {step, attempt + 1}
+    end
+  end
+  if #queued > 0 then settle() end
+  local nearest = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
+  return {call('HGET', RUN, 'state') or '', nearest[2] or '', chains_of(queued)}
+end
+
+-- cancel reason: every step that has not ended is cancelled and the run ends. Returns how many steps that were,
+-- or -1 when the run had ended before.
+function ops.cancel()
+  local run_state = call('HGET', RUN, 'state')
+  if not run_state or ENDED[run_state] then return -1 end
+  local detail = cjson.encode({reason = ARGV[2]})
+  for _, step in ipairs(call('HKEYS', GRAPH)) do
+    local state, attempt, token = read(step)
+    if not ENDED[state] then
+      write(step, state, 'cancelled', attempt, token, '-')
+      emit('step.cancelled', step, attempt, detail)
+    end
+  end
+  call('DEL', DUE)
+  call('HSET', RUN, 'state', 'cancelled', 'ended_at', now, 'cancel_reason', ARGV[2])
+  emit('run.cancelled', '', 0, detail)
+  local cancelled = ended
+  settle()
+  return cancelled
+end
+
+-- log step attempt token limit line ...: appends lines of a running attempt, keeping the last `limit`.
+-- Returns 1, or 0 when the token is no longer the current one.
+function ops.log()
+  local state, attempt, token = read(ARGV[2])
+  if state ~= 'running' or attempt ~= tonumber(ARGV[3]) or token ~= tonumber(ARGV[4]) then return 0 end
+  local key = BASE .. 'log:' .. ARGV[2] .. ':' .. ARGV[3]
+  for index = 6, #ARGV do call('RPUSH', key, ARGV[index]) end
+  call('LTRIM', key, -tonumber(ARGV[5]), -1)
+  return 1
+end
+
+return ops[ARGV[1]]()

@@ -1,0 +1,76 @@
+"""Who is there: workers and coordinators, by their signs of life in Redis.
+
+`{prefix}:workers` and `{prefix}:coordinators` are sorted sets: name -> until when (seconds since the epoch, by the
+server's clock) the last sign counts. `{prefix}:worker:<name>` is the worker's card as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import cast
+
+import redis
+
+SIGN_OF_LIFE_S = 2.0
+COUNTS_FOR_S = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCard:
+    """A worker process as it announces itself. `slots` are the steps it runs at a time."""
+
+    worker: str
+    queues: tuple[str, ...]
+    slots: int
+    pool_type: str
+    host: str
+    pid: int
+
+
+def announce_worker(client: redis.Redis, prefix: str, card: WorkerCard) -> None:
+    """Count the worker as there for the next COUNTS_FOR_S seconds."""
+    until = _now(client) + COUNTS_FOR_S
+    with client.pipeline(transaction=False) as pipe:
+        pipe.set(f"{prefix}:worker:{card.worker}", json.dumps(asdict(card)), ex=round(COUNTS_FOR_S))
+        pipe.zadd(f"{prefix}:workers", {card.worker: until})
+        pipe.execute()
+
+
+def withdraw_worker(client: redis.Redis, prefix: str, worker: str) -> None:
+    """Count the worker as gone from now on."""
+    client.zrem(f"{prefix}:workers", worker)
+    client.delete(f"{prefix}:worker:{worker}")
+
+
+def present_workers(client: redis.Redis, prefix: str) -> list[WorkerCard]:
+    """Give the cards of the workers that are there, by name."""
+    now = _now(client)
+    client.zremrangebyscore(f"{prefix}:workers", "-inf", f"({now}")
+    names = cast(list[str], client.zrange(f"{prefix}:workers", 0, -1))
+    texts = cast(list[str | None], client.mget([f"{prefix}:worker:{name}" for name in names])) if names else []
+    cards = [json.loads(text) for text in texts if text]
+    return [
+        WorkerCard(**{**card, "queues": tuple(card["queues"])})
+        for card in sorted(cards, key=lambda c: str(c["worker"]))
+    ]
+
+
+def announce_coordinator(client: redis.Redis, prefix: str, name: str) -> None:
+    """Count a coordinator as there for the next COUNTS_FOR_S seconds."""
+    client.zadd(f"{prefix}:coordinators", {name: _now(client) + COUNTS_FOR_S})
+
+
+def withdraw_coordinator(client: redis.Redis, prefix: str, name: str) -> None:
+    client.zrem(f"{prefix}:coordinators", name)
+
+
+def present_coordinators(client: redis.Redis, prefix: str) -> list[str]:
+    """Give the names of the coordinators that are there."""
+    client.zremrangebyscore(f"{prefix}:coordinators", "-inf", f"({_now(client)}")
+    return cast(list[str], client.zrange(f"{prefix}:coordinators", 0, -1))
+
+
+def _now(client: redis.Redis) -> float:
+    seconds, microseconds = client.time()
+    return seconds + microseconds / 1e6

@@ -1,0 +1,63 @@
+"""The closed sets of the ledger. `ledger.lua` knows the same words; a test proves the two equal."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class RunState(StrEnum):
+    QUEUED = "queued"  # submitted, no step has started
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # at least one step failed for good
+    CANCELLED = "cancelled"
+
+    @property
+    def is_ended(self) -> bool:
+        return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
+
+
+class StepState(StrEnum):
+    WAITING = "waiting"  # for its upstreams
+    QUEUED = "queued"  # for a worker
+    RUNNING = "running"
+    RETRYING = "retrying"  # for its due time
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"  # its trigger rule cannot come true, and nothing failed
+    UPSTREAM_FAILED = "upstream_failed"
+
+    @property
+    def is_ended(self) -> bool:
+        return self in ENDED_STEP_STATES
+
+
+ENDED_STEP_STATES = frozenset(
+    {
+        StepState.SUCCEEDED,
+        StepState.FAILED,
+        StepState.CANCELLED,
+        StepState.SKIPPED,
+        StepState.UPSTREAM_FAILED,
+    }
+)
+
+STEP_TRANSITIONS: dict[StepState, frozenset[StepState]] = {
+    StepState.WAITING: frozenset({StepState.QUEUED, StepState.UPSTREAM_FAILED, StepState.SKIPPED, StepState.CANCELLED}),
+    # queued -> failed or retrying: Celery saw the message's process die before the claim
+    StepState.QUEUED: frozenset({StepState.RUNNING, StepState.FAILED, StepState.RETRYING, StepState.CANCELLED}),
+    StepState.RUNNING: frozenset({StepState.SUCCEEDED, StepState.FAILED, StepState.RETRYING, StepState.CANCELLED}),
+    StepState.RETRYING: frozenset({StepState.QUEUED, StepState.CANCELLED}),
+    **{state: frozenset() for state in ENDED_STEP_STATES},
+}
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    LOST = "lost"  # its process died
+    CANCELLED = "cancelled"

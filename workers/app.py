@@ -1,0 +1,22 @@
+"""The Celery app of the workers: `celery -A workers.app worker -Q cpu`."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from orchestrator.messages.app import create_app
+from orchestrator.settings import settings
+from workers.presence import Presence
+from workers.process import broker_url
+from workers.tasks import register_tasks
+
+
+def _make_app() -> Celery:
+    made = create_app(settings(), broker_url())
+    made.set_current()
+    register_tasks(made)
+    made.steps["worker"].add(Presence)
+    return made
+
+
+app = _make_app()

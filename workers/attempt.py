@@ -1,0 +1,166 @@
+"""The life of one attempt: claim, load the inputs, run the step, save the output, commit, dispatch what is ready."""
+
+from __future__ import annotations
+
+import random
+import traceback as tracebacks
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+from uuid import uuid4
+
+from billiard.exceptions import SoftTimeLimitExceeded
+
+from orchestrator.artifacts.outputs import encode_output
+from orchestrator.definition.options import StepOptions
+from orchestrator.definition.retry import exception_names, may_retry, retry_delay_s
+from orchestrator.ledger.ledger import Claim, Commit, Refusal
+from orchestrator.ledger.states import Outcome, StepState
+from orchestrator.messages.dispatch import dispatch
+from workers.calls import call_step
+from workers.process import WorkerProcess
+
+TRACEBACK_CHARS = 16_000
+MESSAGE_CHARS = 4_000
+
+
+class AttemptFailed(Exception):
+    """An attempt failed; the text says with what. Carries text only, so that it passes between any processes."""
+
+
+class AttemptRetrying(AttemptFailed):
+    """An attempt failed and the step is tried again `in_s` seconds from now."""
+
+    def __init__(self, text: str, in_s: float = 0.0) -> None:
+        super().__init__(text)
+        self.in_s = in_s
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an attempt went, for Celery. The ledger has it already when `is_in_ledger`."""
+
+    note: str = ""
+    failure: AttemptFailed | None = None
+    traceback: TracebackType | None = None
+    is_chain_going_on: bool = False
+    is_in_ledger: bool = True
+
+
+def run_attempt(
+    process: WorkerProcess, run_id: str, step: str, attempt: int, worker: str, follower: tuple[str, int]
+) -> End:
+    """Run one attempt of a step, from claim to dispatch. A refused claim is a quiet end: the message was a duplicate."""
+    claim = process.ledger.claim(run_id, step, attempt, uuid4().hex[:12], worker)
+    if isinstance(claim, Refusal):
+        return End(note=f"dropped: {claim.reason}")
+
+    error: BaseException | None = None
+    output = ""
+    with process.capture.attempt(run_id, step, attempt, claim.token):
+        try:
+            value = call_step(claim, process.store)
+            output = encode_output(
+                value,
+                process.settings.inline_output_bytes,
+                lambda value: process.store.save(run_id, step, attempt, claim.token, value),
+            )
+        except (Exception, SystemExit) as raised:
+            error = raised
+
+    if error is None:
+        commit = process.ledger.commit(
+            run_id, step, attempt, claim.token, worker, Outcome.SUCCEEDED, output=output, follower=follower
+        )
+        return _finish(process, run_id, claim, commit, None, 0.0)
+
+    outcome = Outcome.TIMED_OUT if isinstance(error, SoftTimeLimitExceeded) else Outcome.FAILED
+    options = StepOptions.model_validate(claim.spec.get("options", {}))
+    if outcome is Outcome.TIMED_OUT:
+        error = StepTimedOut(f"the attempt took longer than its timeout of {options.timeout:g} s").with_traceback(
+            error.__traceback__
+        )
+    retry_in_s = _retry_in_s(options, attempt, error)
+    commit = process.ledger.commit(
+        run_id,
+        step,
+        attempt,
+        claim.token,
+        worker,
+        outcome,
+        detail={"error": error_card(error)},
+        retry_in_s=retry_in_s,
+    )
+    return _finish(process, run_id, claim, commit, error, retry_in_s or 0.0)
+
+
+def witness_failure(
+    process: WorkerProcess,
+    run_id: str,
+    step: str,
+    attempt: int,
+    worker: str,
+    outcome: Outcome,
+    error: BaseException,
+) -> None:
+    """Take to the ledger a failure that Celery saw before the attempt could: its process died, or was killed."""
+    spec = process.ledger.spec(run_id, step)
+    if spec is None:
+        return
+    options = StepOptions.model_validate(spec.get("options", {}))
+    commit = process.ledger.commit(
+        run_id,
+        step,
+        attempt,
+        0,
+        worker,
+        outcome,
+        detail={"error": error_card(error)},
+        retry_in_s=_retry_in_s(options, attempt, error),
+    )
+    if isinstance(commit, Commit):
+        dispatch(process.app, run_id, process.ledger.run_fields(run_id)["pipeline"], commit.ready)
+
+
+class StepTimedOut(TimeoutError):
+    """An attempt took longer than its step's timeout."""
+
+
+def error_card(error: BaseException) -> dict[str, Any]:
+    """Give an exception as the record keeps it: type, message, and a traceback without our own frames."""
+    frames = error.__traceback__
+    while frames and frames.tb_frame.f_globals.get("__name__", "").split(".")[0] in {
+        "workers",
+        "orchestrator",
+    }:
+        frames = frames.tb_next
+    text = "".join(tracebacks.format_exception(type(error), error, frames))
+    return {
+        "type": type(error).__qualname__ if type(error).__module__ == "builtins" else exception_names(type(error))[0],
+        "message": str(error)[:MESSAGE_CHARS],
+        "traceback": text if len(text) <= TRACEBACK_CHARS else "…" + text[-TRACEBACK_CHARS:],
+    }
+
+
+def _retry_in_s(options: StepOptions, attempt: int, error: BaseException) -> float | None:
+    if not may_retry(options, attempt, exception_names(type(error))):
+        return None
+    return retry_delay_s(options, attempt, random.random())
+
+
+def _finish(
+    process: WorkerProcess,
+    run_id: str,
+    claim: Claim,
+    commit: Commit | Refusal,
+    error: BaseException | None,
+    in_s: float,
+) -> End:
+    if isinstance(commit, Refusal):
+        return End(note=f"refused: {commit.reason}")
+    dispatch(process.app, run_id, claim.pipeline, commit.ready)
+    if error is None:
+        return End(is_chain_going_on=commit.is_chain_going_on)
+    text = f"{type(error).__qualname__}: {error}"[:MESSAGE_CHARS]
+    failure = AttemptRetrying(text, in_s) if commit.state is StepState.RETRYING else AttemptFailed(text)
+    return End(failure=failure, traceback=error.__traceback__)

@@ -1,0 +1,146 @@
+"""Calling what a step names: a Python function with its inputs, or a shell command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+from orchestrator.artifacts.outputs import decode_output
+from orchestrator.artifacts.store import ArtifactStore
+from orchestrator.definition.callables import resolve_function
+from orchestrator.definition.model import OutputRef, ParamRef, Template
+from orchestrator.definition.wire import from_wire
+from orchestrator.ledger.ledger import Claim
+
+SHELL_OUTPUT_BYTES = 1024 * 1024  # of standard output kept as the step's output
+
+
+class CommandFailed(Exception):
+    """A shell command ended with a code other than 0."""
+
+
+def call_step(claim: Claim, store: ArtifactStore) -> Any:
+    """Run what the claim's spec names and give its value. Every exception of the step's own code passes through."""
+    _reach(claim.import_path)
+    values = _Values(claim, store)
+    spec = claim.spec
+    if "run" in spec:
+        return _run_shell(from_wire(spec["run"]), values)
+    function = _function(spec["uses"])
+    if not spec.get("args") and not spec.get("with"):
+        return function()
+    args = from_wire(spec.get("args", []), values.output, values.param)
+    kwargs = from_wire(spec.get("with", {}), values.output, values.param)
+    return function(*args, **kwargs)
+
+
+class _Values:
+    """References looked up in a claim; each output is decoded once."""
+
+    def __init__(self, claim: Claim, store: ArtifactStore) -> None:
+        self._claim = claim
+        self._store = store
+        self._decoded: dict[str, Any] = {}
+
+    def output(self, step: str, path: tuple[str | int, ...]) -> Any:
+        if step not in self._decoded:
+            self._decoded[step] = decode_output(self._claim.outputs.get(step, ""), self._store)
+        return _walk(self._decoded[step], path, f"output of step {step!r}")
+
+    def param(self, name: str, path: tuple[str | int, ...]) -> Any:
+        return _walk(from_wire(self._claim.params[name]), path, f"param {name!r}")
+
+
+def _walk(value: Any, path: tuple[str | int, ...], what: str) -> Any:
+    for key in path:
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            has = (
+                f"its keys are {', '.join(map(repr, value))[:200]}"
+                if isinstance(value, dict)
+                else f"it is a {type(value).__name__}"
+            )
+            raise KeyError(f"the {what} has no {key!r}; {has}") from None
+    return value
+
+
+def _reach(import_path: str) -> None:
+    if import_path and import_path not in sys.path and os.path.isdir(import_path):
+        sys.path.insert(0, import_path)
+
+
+@cache
+def _function(uses: str) -> Callable[..., Any]:
+    return resolve_function(uses)
+
+
+def _run_shell(command: str | Template, values: _Values) -> Any:
+    """Run a command with /bin/sh -e; standard output is the output, parsed when it is a JSON object or list.
+
+    References are handed over as variables, so that no value is ever read as code.
+    """
+    variables: dict[str, str] = {}
+    text = command if isinstance(command, str) else "".join(_shell_parts(command, values, variables))
+    process = subprocess.Popen(
+        ["/bin/sh", "-e", "-c", text],
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    with _ended_with_us(process):
+        assert process.stdout is not None
+        kept = bytearray()
+        while chunk := os.read(process.stdout.fileno(), 65536):
+            with contextlib.suppress(ValueError):  # a closed stdout must not fail the step
+                sys.stdout.write(chunk.decode(errors="replace"))
+                sys.stdout.flush()
+            kept += chunk
+            del kept[:-SHELL_OUTPUT_BYTES]
+        code = process.wait()
+    if code:
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        raise CommandFailed(f"the command {how}: {text.strip().splitlines()[0][:200] if text.strip() else ''}")
+    shown = kept.decode(errors="replace").rstrip("\n")
+    if shown[:1] in ("{", "["):
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(shown)
+    return shown or None
+
+
+def _shell_parts(command: Template, values: _Values, variables: dict[str, str]) -> Iterator[str]:
+    for part in command.parts:
+        if isinstance(part, str):
+            yield part
+            continue
+        value = values.output(part.step, part.path) if isinstance(part, OutputRef) else _param(part, values)
+        name = f"ORC_VALUE_{len(variables) + 1}"
+        variables[name] = value if isinstance(value, str) else json.dumps(value, default=str)
+        yield f"${{{name}}}"
+
+
+def _param(reference: ParamRef, values: _Values) -> Any:
+    return values.param(reference.param, reference.path)
+
+
+@contextlib.contextmanager
+def _ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End the command's whole process group if we leave early, as at a timeout."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    finally:
+        if process.stdout:
+            process.stdout.close()

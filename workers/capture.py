@@ -1,0 +1,210 @@
+"""Standard output, standard error and logging of each attempt, shipped to the ledger while it runs.
+
+In a worker child (prefork, solo) the file descriptors themselves are captured, so that what C libraries and
+subprocesses print is there too. In a pool of threads they are shared, and only what Python prints is captured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import logging
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from typing import Any, Protocol, TextIO
+
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.settings import Settings
+
+SHIP_INTERVAL_S = 0.5
+LINE_CHARS = 8_000
+READ_BYTES = 256 * 1024
+FILE_BYTES = 16 * 1024 * 1024  # of a noisy attempt's output kept on disk before the file is emptied
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class Capture(Protocol):
+    def attempt(self, run_id: str, step: str, attempt: int, token: int) -> AbstractContextManager[None]:
+        """Capture what is printed and logged inside the block; all of it is in the ledger at the block's end."""
+
+
+def capture_for_process(ledger: Ledger, settings: Settings) -> Capture:
+    """Give the capture that fits the pool this is called in, from the thread that runs steps."""
+    if threading.current_thread() is threading.main_thread():
+        return DescriptorCapture(ledger, settings.log_lines_per_attempt)
+    return ThreadCapture(ledger, settings.log_lines_per_attempt)
+
+
+class _Shipment:
+    """The log of one attempt on its way to the ledger."""
+
+    def __init__(self, ledger: Ledger, limit: int, run_id: str, step: str, attempt: int, token: int) -> None:
+        self._send = lambda lines: ledger.append_log(run_id, step, attempt, token, lines, limit)
+        self._limit = limit
+        self._rest = ""
+        self._is_fenced = limit == 0
+
+    def ship(self, text: str, *, is_end: bool = False) -> None:
+        """Send the whole lines of `text`; the unfinished last one waits, unless this is the end."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        if (is_end or len(self._rest) > LINE_CHARS) and self._rest:
+            lines.append(self._rest)
+            self._rest = ""
+        if lines and not self._is_fenced:
+            kept = [line.rstrip("\r")[:LINE_CHARS] for line in lines[-self._limit :]]
+            self._is_fenced = not self._send(kept)
+
+
+class DescriptorCapture:
+    """Captures descriptors 1 and 2 of this process in a file, for one attempt at a time."""
+
+    def __init__(self, ledger: Ledger, limit: int) -> None:
+        self._ledger = ledger
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._shipment: _Shipment | None = None
+        self._shipped = 0
+        self._fd = -1
+
+    def _install(self) -> None:
+        with tempfile.TemporaryFile(prefix="attempt-log-") as file:
+            self._fd = os.dup(file.fileno())
+        fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) | os.O_APPEND)
+        self._stdout, self._stderr = os.dup(1), os.dup(2)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(line_buffering=True)
+        worker_log = open(self._stderr, "w", buffering=1, closefd=False)  # noqa: SIM115 (open as long as the process)
+        for handler in _stream_handlers():
+            handler.setStream(worker_log)
+        captured = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 (open as long as the process)
+        _log_to(captured, lambda: self._shipment is not None)
+        threading.Thread(target=self._ship_for_ever, name="attempt-log", daemon=True).start()
+
+    @contextlib.contextmanager
+    def attempt(self, run_id: str, step: str, attempt: int, token: int) -> Iterator[None]:
+        if self._fd < 0:
+            self._install()
+        with self._lock:
+            self._shipment = _Shipment(self._ledger, self._limit, run_id, step, attempt, token)
+            self._shipped = 0
+        os.dup2(self._fd, 1)
+        os.dup2(self._fd, 2)
+        self._wake.set()
+        try:
+            yield
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(ValueError, OSError):  # the step may have closed it
+                    stream.flush()
+            os.dup2(self._stdout, 1)
+            os.dup2(self._stderr, 2)
+            self._wake.clear()
+            with self._lock:
+                if os.fstat(self._fd).st_size:
+                    self._ship(is_end=True)
+                    os.ftruncate(self._fd, 0)
+                self._shipment = None
+
+    def _ship(self, *, is_end: bool = False) -> None:
+        assert self._shipment is not None
+        while data := os.pread(self._fd, READ_BYTES, self._shipped):
+            self._shipped += len(data)
+            self._shipment.ship(data.decode(errors="replace"))
+        if is_end:
+            self._shipment.ship("", is_end=True)
+        elif self._shipped > FILE_BYTES:
+            os.ftruncate(self._fd, 0)
+            self._shipped = 0
+
+    def _ship_for_ever(self) -> None:
+        pause = threading.Event()
+        while self._wake.wait():
+            pause.wait(SHIP_INTERVAL_S)
+            with self._lock:
+                if self._shipment and os.fstat(self._fd).st_size > self._shipped:
+                    try:
+                        self._ship()
+                    except Exception:
+                        logging.getLogger(__name__).warning("a log could not be shipped", exc_info=True)
+
+
+_thread_log: ContextVar[_Shipment | None] = ContextVar("thread_log", default=None)
+
+
+class ThreadCapture:
+    """Captures what Python prints and logs in the thread of an attempt."""
+
+    def __init__(self, ledger: Ledger, limit: int) -> None:
+        self._ledger = ledger
+        self._limit = limit
+        if not isinstance(sys.stdout, _Router):
+            for handler in _stream_handlers():
+                handler.setStream(sys.stderr)
+            sys.stdout, sys.stderr = _Router(sys.stdout), _Router(sys.stderr)
+            _log_to(sys.stderr, lambda: _thread_log.get() is not None)
+
+    @contextlib.contextmanager
+    def attempt(self, run_id: str, step: str, attempt: int, token: int) -> Iterator[None]:
+        shipment = _Shipment(self._ledger, self._limit, run_id, step, attempt, token)
+        mark = _thread_log.set(shipment)
+        try:
+            yield
+        finally:
+            _thread_log.reset(mark)
+            shipment.ship("", is_end=True)
+
+
+class _Router(io.TextIOBase):
+    """A text stream that sends what an attempt writes to its log, and all else to the stream it stands for."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        shipment = _thread_log.get()
+        if shipment is None:
+            return self._stream.write(text)
+        shipment.ship(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+
+def _stream_handlers() -> Iterator[logging.StreamHandler[Any]]:
+    """Give the handlers by which the worker logs to its own standard streams."""
+    for logger in (logging.getLogger(), logging.getLogger("celery"), logging.getLogger("celery.task")):
+        for handler in logger.handlers:
+            if type(handler) is logging.StreamHandler and handler.stream in (
+                sys.stdout,
+                sys.stderr,
+                sys.__stderr__,
+            ):
+                yield handler
+
+
+class _Active(logging.Filter):
+    def __init__(self, is_active: Any) -> None:
+        super().__init__()
+        self._is_active = is_active
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return bool(self._is_active()) and not record.name.startswith("celery.")
+
+
+def _log_to(stream: Any, is_active: Any) -> None:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    handler.addFilter(_Active(is_active))
+    logging.getLogger().addHandler(handler)

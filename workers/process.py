@@ -1,0 +1,55 @@
+"""What one worker process holds: its ledger client, its artifact store, its capture of output."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from celery import Celery
+
+from orchestrator.artifacts.store import ArtifactStore, FolderStore
+from orchestrator.definition.faults import SettingsInvalid
+from orchestrator.ledger.connection import connect
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.settings import Settings, settings
+from workers.capture import Capture, capture_for_process
+
+RETRIES = 60  # of a ledger call, up to 2 s apart: every call may be said twice, so a worker can wait out a restart
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProcess:
+    app: Celery
+    settings: Settings
+    ledger: Ledger
+    store: ArtifactStore
+    capture: Capture
+
+
+def broker_url() -> str:
+    """Give the server that this worker serves. Raises SettingsInvalid when none is set."""
+    url = settings().redis_url
+    if url is None:
+        raise SettingsInvalid(
+            "ORCHESTRATOR_REDIS_URL is not set, and a worker needs a server, such as redis://localhost:6379/0. "
+            "`orchestrator worker` starts an embedded one when there is none."
+        )
+    return url
+
+
+_held: dict[int, WorkerProcess] = {}
+
+
+def current_process(app: Celery) -> WorkerProcess:
+    """Give the holdings of this process, made anew after a fork."""
+    pid = os.getpid()
+    held = _held.get(pid)
+    if held is None:
+        _held.clear()
+        chosen = settings()
+        ledger = Ledger(connect(broker_url(), retries=RETRIES), chosen.key_prefix)
+        held = WorkerProcess(
+            app, chosen, ledger, FolderStore(chosen.artifact_root), capture_for_process(ledger, chosen)
+        )
+        _held[pid] = held
+    return held

@@ -1,0 +1,52 @@
+"""The two Celery tasks: `pipeline.step` runs an attempt, `pipeline.failure` takes to the ledger what Celery saw first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery, Task
+from celery.exceptions import Retry, TimeLimitExceeded
+
+from orchestrator.ledger.states import Outcome
+from orchestrator.messages.signatures import FAILURE_TASK, STEP_TASK
+from workers.attempt import AttemptFailed, AttemptRetrying, run_attempt, witness_failure
+from workers.process import current_process
+
+
+def register_tasks(app: Celery) -> None:
+    """Put both tasks into the app's registry."""
+
+    @app.task(name=STEP_TASK, bind=True, throws=(AttemptFailed,))  # type: ignore[untyped-decorator]
+    def step(self: Task, run_id: str, step: str, attempt: int) -> str:
+        request = self.request
+        chain = request.chain
+        follower = chain[-1]["kwargs"] if chain else {}
+        request.chain = None  # goes on only when the ledger says so
+        end = run_attempt(
+            current_process(app), run_id, step, attempt, request.hostname or "",
+            (follower.get("step", ""), follower.get("attempt", 0)),
+        )  # fmt: skip
+        if end.is_in_ledger:
+            request.errbacks = None  # the failure callback is for failures that only Celery saw
+        if isinstance(end.failure, AttemptRetrying):
+            raise Retry(str(end.failure), exc=AttemptFailed(str(end.failure)), when=end.failure.in_s)
+        if end.failure:
+            raise end.failure.with_traceback(end.traceback) from None
+        if end.is_chain_going_on:
+            request.chain = chain
+        return end.note
+
+    # Three arguments, so that Celery calls it in line, in the process that saw the failure.
+    @app.task(name=FAILURE_TASK)  # type: ignore[untyped-decorator]
+    def failure(request: Any, exc: BaseException, traceback: Any) -> None:
+        outcome = Outcome.TIMED_OUT if isinstance(exc, TimeLimitExceeded) else Outcome.LOST
+        named = request.kwargs
+        witness_failure(
+            current_process(app),
+            named["run_id"],
+            named["step"],
+            named["attempt"],
+            request.hostname or "",
+            outcome,
+            exc,
+        )
