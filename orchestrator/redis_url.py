@@ -40,9 +40,7 @@ def normalise_redis_url(url: str) -> str:
     db = query.pop("db", db)
     if scheme == "unix":
         if parts.hostname or port or len(parts.path) < 2:
-            raise ValueError(
-                "a socket needs an absolute path after three slashes, as in unix:///run/redis.sock"
-            )
+            raise ValueError("a socket needs an absolute path after three slashes, as in unix:///run/redis.sock")
         path = parts.path
         query["db"] = _database(db)
     else:

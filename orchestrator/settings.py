@@ -52,12 +52,8 @@ class PoolSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    queue: str | None = Field(
-        None, description="Queue that the pool's workers read; the pool's name if unset."
-    )
-    concurrency: int | None = Field(
-        None, ge=1, description="Steps one worker runs at a time; its CPU cores if unset."
-    )
+    queue: str | None = Field(None, description="Queue that the pool's workers read; the pool's name if unset.")
+    concurrency: int | None = Field(None, ge=1, description="Steps one worker runs at a time; its CPU cores if unset.")
     pool_type: Literal["prefork", "threads", "solo"] = Field(
         "prefork", description="How Celery runs steps: prefork (processes), threads or solo (one, in line)."
     )
@@ -94,24 +90,16 @@ class Settings(BaseSettings):
         description="The pools by name; each has queue, concurrency, pool_type and description.",
     )
     celery_events: bool = Field(True, description="Whether workers send Celery events, which Flower needs.")
-    inline_output_bytes: int = Field(
-        4096, ge=0, description="Largest JSON output kept in the ledger itself, in bytes."
-    )
+    inline_output_bytes: int = Field(4096, ge=0, description="Largest JSON output kept in the ledger itself, in bytes.")
     log_lines_per_attempt: int = Field(1000, ge=0, description="Last log lines kept for each attempt.")
     visibility_timeout_s: int = Field(
         172_800, ge=86_400, description="Seconds before Celery redelivers an unacked message; a day at least."
     )
-    poll_interval_s: float = Field(
-        0.5, gt=0, description="Seconds between two looks of the coordinator at the ledger."
-    )
-    timeout_grace_s: float = Field(
-        5.0, ge=0, description="Seconds between asking a step to stop and killing it."
-    )
+    poll_interval_s: float = Field(0.5, gt=0, description="Seconds between two looks of the coordinator at the ledger.")
+    timeout_grace_s: float = Field(5.0, ge=0, description="Seconds between asking a step to stop and killing it.")
     flower_port: int = Field(5555, ge=1, le=65535, description="TCP port of Flower.")
     flower_address: str = Field("127.0.0.1", min_length=1, description="Address that Flower listens on.")
-    flower_user: str = Field(
-        "admin", min_length=1, description="User name for Flower's basic authentication."
-    )
+    flower_user: str = Field("admin", min_length=1, description="User name for Flower's basic authentication.")
     flower_password: SecretStr | None = Field(None, description="Password for Flower; a random one if unset.")
     flower_max_tasks: int = Field(10_000, ge=1, description="Tasks that Flower keeps in memory.")
     key_prefix: str = Field(
@@ -163,9 +151,7 @@ class Settings(BaseSettings):
             queue = pool.queue or name
             for word in (name, queue):
                 if not _NAME.fullmatch(word):
-                    raise ValueError(
-                        f"{word!r} of pool {name!r} may hold only letters, digits, '.', '-' and '_'"
-                    )
+                    raise ValueError(f"{word!r} of pool {name!r} may hold only letters, digits, '.', '-' and '_'")
             if queue in readers:
                 raise ValueError(f"pools {readers[queue]!r} and {name!r} have the same queue {queue!r}")
             readers[queue] = name
@@ -200,9 +186,7 @@ class Settings(BaseSettings):
             if value is None:
                 continue
             if name == "pools":
-                value = json.dumps(
-                    {key: pool.model_dump(exclude_defaults=True) for key, pool in self.pools.items()}
-                )
+                value = json.dumps({key: pool.model_dump(exclude_defaults=True) for key, pool in self.pools.items()})
             elif isinstance(value, SecretStr):
                 value = value.get_secret_value()
             elif isinstance(value, bool):
@@ -213,9 +197,7 @@ class Settings(BaseSettings):
     def child_environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
         """Give `env` (`os.environ` if None) with `as_environment` in place of all its `ORCHESTRATOR_*`."""
         inherited = os.environ if env is None else env
-        return {
-            k: v for k, v in inherited.items() if not k.upper().startswith(PREFIX)
-        } | self.as_environment()
+        return {k: v for k, v in inherited.items() if not k.upper().startswith(PREFIX)} | self.as_environment()
 
 
 @cache
@@ -258,9 +240,7 @@ def load_settings(
             faults.append(_fault(error, path, _origin(path, chosen, variables, config_file)))
     if faults:
         count = len(faults)
-        raise SettingsInvalid(
-            "\n  ".join([f"settings have {count} fault{'s' if count != 1 else ''}", *faults])
-        )
+        raise SettingsInvalid("\n  ".join([f"settings have {count} fault{'s' if count != 1 else ''}", *faults]))
     return loaded
 
 
