@@ -11,7 +11,7 @@ Files of FOLDER; the locks are flocks, which the kernel lets go when the holder 
 |-------------|----------------------------------------|--------------------------------------------------|
 | users.lock  | shared: each user; exclusive: keeper   | granted to the keeper = nobody uses the server   |
 | start.lock  | exclusive: the user that starts one    | one start at a time                              |
-| keeper.lock | exclusive: the keeper                  | a keeper lives; the file holds its pid           |
+| keeper.lock | exclusive: the keeper                  | a keeper lives; holds its pid once none is older |
 | server.lock | exclusive: the keeper and Valkey       | someone may write the append-only file           |
 | address     | not locked                             | the socket's path                                |
 | valkey.log  | not locked                             | what Valkey and the keeper say                   |
@@ -49,9 +49,10 @@ def main(folder: Path, address: str, binary: str) -> NoReturn:
     if not _lock_within(keeper_lock, _PROBE_LIMIT_S):
         os._exit(EXIT_ANOTHER_KEEPER)
     os.ftruncate(keeper_lock, 0)
-    os.write(keeper_lock, str(os.getpid()).encode())
     server_lock = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
     _wait_for_an_orphan_to_end(server_lock, address)
+    # From here on, whatever answers at the address is this keeper's.
+    os.write(keeper_lock, str(os.getpid()).encode())
 
     users_lock = os.open(folder / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
     server = _start_valkey(folder, address, binary, server_lock)

