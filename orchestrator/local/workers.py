@@ -1,0 +1,248 @@
+"""Real Celery workers on this machine, each in a session of its own, with nothing left of them afterwards.
+
+A worker's tree is its main process, the prefork children and whatever a step started. It is told by descent and
+by session, because what a dead process leaves behind has a new parent but the old session.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from orchestrator.definition.faults import OrchestratorError
+from orchestrator.redis_url import normalise_redis_url
+from orchestrator.settings import Settings
+
+WORKER_APP = "workers.app"
+_READY = re.compile(rb"\bready\.\s*$", re.MULTILINE)
+_LOG_TAIL_LINES = 30
+_TERM_GRACE_S = 1.0
+_KILL_LIMIT_S = 10.0
+_PAUSE_S = 0.02
+
+
+class LocalWorkerError(OrchestratorError):
+    """A local worker could not start, or died; the message holds the end of its log."""
+
+
+class LocalWorkers:
+    """One Celery worker with `slots` children that serves several pools. Use `local_workers` to make one."""
+
+    def __init__(self, name: str, log_path: Path, process: subprocess.Popen[bytes]) -> None:
+        self.name = name
+        self.log_path = log_path
+        self._process = process
+        self._tree: set[psutil.Process] = set()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the worker's main process, which is also its session's."""
+        return self._process.pid
+
+    def alive(self) -> bool:
+        """Whether the main process runs."""
+        return self._process.poll() is None
+
+    def check(self) -> None:
+        """Raise LocalWorkerError if the main process has ended."""
+        if not self.alive():
+            raise LocalWorkerError(
+                f"local worker {self.name!r} ended (code {self._process.returncode}). "
+                f"The end of {self.log_path}:\n{self.log_tail()}"
+            )
+
+    def wait_ready(self, limit_s: float = 30.0) -> None:
+        """Return once the worker takes steps; LocalWorkerError if it dies first or the limit passes."""
+        limit = time.monotonic() + limit_s
+        while not _READY.search(self.log_path.read_bytes()):
+            self.check()
+            if time.monotonic() > limit:
+                raise LocalWorkerError(
+                    f"local worker {self.name!r} is not ready after {limit_s:g} s. "
+                    f"The end of {self.log_path}:\n{self.log_tail()}"
+                )
+            time.sleep(_PAUSE_S)
+
+    def log_tail(self, lines: int = _LOG_TAIL_LINES) -> str:
+        """Give the last lines of the worker's log, indented."""
+        try:
+            text = self.log_path.read_text(errors="replace")
+        except OSError as error:
+            return f"  (no log: {error.strerror})"
+        return "\n".join("  " + line for line in text.splitlines()[-lines:])
+
+    def stop(self, grace_s: float) -> None:
+        """Let steps end for up to `grace_s`, then end the whole tree; returns when all of it is gone."""
+        self._look()
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)  # Celery: take no more, finish what runs
+        limit = time.monotonic() + grace_s
+        while self.alive() and time.monotonic() < limit:
+            # What a step starts and hands to init is known by then, even if it made a session of its own.
+            self._look()
+            time.sleep(_PAUSE_S)
+        rest = self._look()
+        for process in rest:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        limit = time.monotonic() + _TERM_GRACE_S
+        while rest and time.monotonic() < limit:
+            time.sleep(_PAUSE_S)
+            rest = self._look()
+        self.kill()
+
+    def kill(self) -> None:
+        """End the whole tree at once; returns when all of it is gone."""
+        self._look()
+        # The main process first: it would replace a killed child.
+        self._process.kill()
+        self._process.wait()
+        limit = time.monotonic() + _KILL_LIMIT_S
+        while rest := self._look():
+            for process in rest:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            if time.monotonic() > limit:
+                left = ", ".join(str(process.pid) for process in rest)
+                raise LocalWorkerError(f"processes {left} of local worker {self.name!r} cannot be killed")
+            time.sleep(_PAUSE_S)
+
+    def _look(self) -> list[psutil.Process]:
+        """Add what is now seen of the tree to what was seen before; give what still runs."""
+        if self.alive():
+            self._tree.update(_process(self.pid))
+        for known in list(self._tree):
+            with suppress(psutil.NoSuchProcess):
+                self._tree.update(known.children(recursive=True))
+        # The kernel gives an id to nobody else while a session bears it: if it has, our session is over.
+        if self.alive() or not psutil.pid_exists(self.pid):
+            for pid in psutil.pids():
+                with suppress(OSError):
+                    if os.getsid(pid) == self.pid:
+                        self._tree.update(_process(pid))
+        return [process for process in self._tree if _runs(process)]
+
+
+@contextmanager
+def local_workers(
+    settings: Settings,
+    redis_url: str,
+    slots: int,
+    queues: Iterable[str] | None = None,
+    import_path: str | Path | None = None,
+    *,
+    parent_watch: bool = True,
+    app: str = WORKER_APP,
+    ready_limit_s: float | None = None,
+) -> Iterator[LocalWorkers]:
+    """Give a started worker with `slots` children for the pools named by `queues` (all if None).
+
+    The worker gets exactly `settings`, with `redis_url`, and with this process's id as `parent_pid` if
+    `parent_watch`. It imports from the working directory and `import_path`. With `ready_limit_s` it is ready,
+    not just started. Leaving lets steps end for `settings.timeout_grace_s`; leaving by an exception kills them.
+    """
+    pools = list(settings.pools) if queues is None else list(queues)
+    unknown = [pool for pool in pools if pool not in settings.pools]
+    if unknown:
+        raise LocalWorkerError(
+            f"no pool is named {', '.join(map(repr, unknown))}; there are {', '.join(settings.pools)}"
+        )
+    handed_down = settings.model_copy(
+        update={
+            "redis_url": normalise_redis_url(redis_url),
+            "parent_pid": os.getpid() if parent_watch else None,
+        }
+    )
+    folder = settings.data_dir / "workers"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        name, name_lock = _free_name(folder)
+        log_path = folder / f"{name}.log"
+        log_path.write_bytes(b"")
+    except OSError as error:
+        raise LocalWorkerError(f"the folder {folder} cannot be written ({error.strerror})") from None
+    command = _command(app, name, [settings.queue_of(pool) for pool in pools], slots, events=settings.celery_events)
+    environment = handed_down.child_environment()
+    environment["PYTHONPATH"] = _python_path(import_path)
+    try:
+        with log_path.open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                # The name stays taken until the last process of the tree is gone, also if this one is killed.
+                pass_fds=[name_lock],
+            )
+    finally:
+        os.close(name_lock)
+    workers = LocalWorkers(name, log_path, process)
+    try:
+        if ready_limit_s is not None:
+            workers.wait_ready(ready_limit_s)
+        yield workers
+    except BaseException:
+        workers.kill()
+        raise
+    workers.stop(settings.timeout_grace_s)
+
+
+def _command(app: str, name: str, queues: Sequence[str], slots: int, *, events: bool) -> list[str]:
+    command = [sys.executable, "-m", "celery", "-A", app, "worker"]
+    command += ["-Q", ",".join(queues), "-c", str(slots), "-n", f"{name}@%h", "--pool", "prefork"]
+    command += ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
+    return [*command, "-E"] if events else command
+
+
+def _python_path(import_path: str | Path | None) -> str:
+    folders = [os.getcwd()]
+    if import_path is not None:
+        folders.append(os.path.abspath(import_path))
+    return os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def _free_name(folder: Path) -> tuple[str, int]:
+    """Give the first name that no living worker of this folder has, and the lock that holds it.
+
+    The same few names come back at each start, so that Flower's list of workers does not grow.
+    """
+    place = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:6]
+    number = 0
+    while True:
+        number += 1
+        name = f"local-{place}-{number}"
+        lock = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        return name, lock
+
+
+def _process(pid: int) -> list[psutil.Process]:
+    try:
+        return [psutil.Process(pid)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it still runs; a zombie does not: it waits for a parent that is not ours to command."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
