@@ -123,7 +123,7 @@ class PipelineBuilder:
             self._draft.steps[name].reads = tuple(references(run))
         steps, step_faults = checked_steps(self._draft, self.params, recorded, pools)
         if faults or step_faults:
-            raise PipelineInvalid(self.name, faults + step_faults)
+            raise PipelineInvalid(self.name, dict.fromkeys(faults + step_faults))
         return Pipeline(self.name, steps, recorded, self.description, self.import_path)
 
     def _set_call(self, step: DraftStep, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -173,7 +173,10 @@ class PipelineBuilder:
     def _target(self, function: Callable[..., Any] | WrappedFunction | str) -> Target:
         if isinstance(function, WrappedFunction):
             function = function.function
-        target = self._targets.get(function)
+        try:
+            target = self._targets.get(function)
+        except TypeError:  # it cannot be hashed, so it is no function
+            return look_at(function)
         if target is None:
             target = self._targets[function] = look_at(function)
             if self.import_path is None and not isinstance(function, str):

@@ -30,6 +30,8 @@ def function_name(function: Callable[..., Any]) -> str:
     """
     if isinstance(function, WrappedFunction):
         function = function.function
+    if not callable(function):
+        raise FunctionNotFound(f"{function!r} is no function.")
     qualname = getattr(function, "__qualname__", None)
     module = getattr(function, "__module__", None)
     if not qualname or not module:

@@ -1,0 +1,277 @@
+"""Pipelines from where users keep them: `FILE[:NAME]`, where FILE is Python, YAML, JSON or a dotted module."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+from orchestrator.definition.builder import PipelineBuilder
+from orchestrator.definition.callables import import_path, import_root
+from orchestrator.definition.document import PipelineFile
+from orchestrator.definition.faults import PipelineInvalid, did_you_mean
+from orchestrator.definition.model import Pipeline
+from orchestrator.definition.params import Param
+from orchestrator.definition.pipelines import PipelineFunction
+from orchestrator.definition.yaml_text import read_json, read_scalar, read_yaml
+
+
+class Definition(Protocol):
+    """A pipeline before its params are bound, however it was written."""
+
+    @property
+    def name(self) -> str:
+        """Name of the pipeline."""
+
+    @property
+    def description(self) -> str:
+        """What the pipeline does, for people."""
+
+    @property
+    def params(self) -> Mapping[str, Param]:
+        """The declared params, by name."""
+
+    def build(self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None) -> Pipeline:
+        """Give the checked pipeline with the params bound to it; raises PipelineInvalid with every fault."""
+
+
+@dataclass(frozen=True)
+class BuiltDefinition:
+    """A pipeline that was built already, with its params bound."""
+
+    pipeline: Pipeline
+
+    @property
+    def name(self) -> str:
+        return self.pipeline.name
+
+    @property
+    def description(self) -> str:
+        return self.pipeline.description
+
+    @property
+    def params(self) -> Mapping[str, Param]:
+        return {}
+
+    def build(self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None) -> Pipeline:
+        faults = [f"param {name!r} cannot be given: the pipeline was built with its params." for name in params or {}]
+        for step in self.pipeline.steps.values():
+            pool = step.options.pool
+            if pools is not None and pool is not None and pool not in pools:
+                faults.append(f"step {step.name!r}: there is no pool {pool!r}.{did_you_mean(pool, pools)}")
+        if faults:
+            raise PipelineInvalid(self.name, faults)
+        return self.pipeline
+
+
+@dataclass(frozen=True)
+class LoadedDefinition:
+    """A definition and the folder from which its functions are imported."""
+
+    definition: Definition
+    import_path: str | None
+
+    @property
+    def name(self) -> str:
+        return self.definition.name
+
+    @property
+    def description(self) -> str:
+        return self.definition.description
+
+    @property
+    def params(self) -> Mapping[str, Param]:
+        return self.definition.params
+
+    def build(self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None) -> Pipeline:
+        return replace(self.definition.build(params, pools=pools), import_path=self.import_path)
+
+
+def load(target: str) -> Definition:
+    """Give the definition at `FILE[:NAME]`, or `MODULE[:NAME]`; raises PipelineInvalid.
+
+    Python code is imported from the nearest folder without `__init__.py`, which is put first on `sys.path`.
+    NAME is a variable or the name of a pipeline, and may be left out when there is only one.
+    """
+    file, name = _split(target)
+    path = Path(file)
+    if path.suffix in (".yaml", ".yml", ".json"):
+        return _load_document(_existing(path, target), name, target)
+    if path.suffix == ".py":
+        return _load_python(_existing(path, target), name, target)
+    if os.sep in file or path.is_file() or path.is_dir():
+        raise PipelineInvalid(
+            target, [f"{file!r} is no pipeline file: its name ends with none of .py .yaml .yml .json."]
+        )
+    if not ({"", os.getcwd()} & set(sys.path)):
+        sys.path.insert(0, os.getcwd())
+    module = _import(file, target, None)
+    return _definition_in(module, name, target, import_path(getattr(module, "__file__", None)))
+
+
+def parse_params(pairs: Iterable[str], definition: Definition) -> dict[str, Any]:
+    """Give the values of `key=value` texts by the types of the params; raises PipelineInvalid with every fault.
+
+    A param of type str takes the text as it stands; all others read it as YAML or JSON.
+    """
+    values: dict[str, Any] = {}
+    faults = []
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            faults.append(f"{pair!r} gives no param a value. Write 'name=value'.")
+        elif name not in definition.params:
+            faults.append(f"there is no param {name!r}.{did_you_mean(name, definition.params)}")
+        elif name in values:
+            faults.append(f"param {name!r} is given twice.")
+        else:
+            try:
+                values[name] = _read_text(definition.params[name], text)
+            except ValueError as error:
+                faults.append(str(error))
+    if faults:
+        raise PipelineInvalid(definition.name, faults)
+    return values
+
+
+def _read_text(param: Param, text: str) -> Any:
+    if param.type is str:
+        return param.read(text)
+    try:
+        return param.read(read_scalar(text))
+    except ValueError:
+        return param.read(text)  # such as a Literal of digits; else the fault shows what was written
+
+
+def _split(target: str) -> tuple[str, str | None]:
+    file, colon, name = target.rpartition(":")
+    if not colon or os.sep in name or Path(target).exists():
+        return target, None
+    return file, name or None
+
+
+def _existing(path: Path, target: str) -> Path:
+    if path.is_file():
+        return path.resolve()
+    if path.is_dir():
+        raise PipelineInvalid(target, [f"{str(path)!r} is a folder, not a file."])
+    if not path.parent.is_dir():
+        raise PipelineInvalid(target, [f"there is no folder {str(path.parent)!r}."])
+    near = did_you_mean(path.name, sorted(file.name for file in path.parent.iterdir() if file.is_file()))
+    raise PipelineInvalid(target, [f"there is no file {str(path)!r}.{near}"])
+
+
+def _load_document(path: Path, name: str | None, target: str) -> Definition:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PipelineInvalid(target, [f"{str(path)!r} cannot be read: {error}."]) from None
+    value, faults = (read_json if path.suffix == ".json" else read_yaml)(text, target)
+    _put_on_path(path.parent)
+    document = PipelineFile(value, path.stem, faults)
+    if name is not None and name != document.name:
+        near = did_you_mean(name, [document.name])
+        raise PipelineInvalid(target, [f"the file holds the pipeline {document.name!r}, not {name!r}.{near}"])
+    return LoadedDefinition(document, str(path.parent))
+
+
+def _load_python(path: Path, name: str | None, target: str) -> Definition:
+    root = import_root(path)
+    parts = path.relative_to(root).with_suffix("").parts
+    if any("." in part for part in parts):
+        raise PipelineInvalid(target, [f"{path.name!r} cannot be imported: the name of a module holds no dot."])
+    module_name = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+    _put_on_path(root)
+    module = _import(module_name, target, root)
+    loaded_from = getattr(module, "__file__", None)
+    if loaded_from is None or Path(loaded_from).resolve() != path:
+        origin = f"from {loaded_from!r}" if loaded_from else "into Python"
+        raise PipelineInvalid(
+            target, [f"module {module_name!r} is loaded {origin} already; give the file {path.name!r} another name."]
+        )
+    return _definition_in(module, name, target, str(root))
+
+
+def _put_on_path(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _import(name: str, target: str, root: Path | None) -> ModuleType:
+    """Import a module of the user's; whatever it raises becomes a fault with the line of theirs."""
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    except PipelineInvalid:
+        raise
+    except SyntaxError as error:
+        place = f"{_shown(error.filename)}:{error.lineno}"
+        raise PipelineInvalid(target, [f"{place}: {type(error).__name__}: {error.msg}."]) from error
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and (name + ".").startswith(error.name + "."):
+            raise PipelineInvalid(target, [_no_module(error.name)]) from None
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
+        theirs = [frame for frame in frames if root is not None and Path(frame.filename).is_relative_to(root)]
+        last = (theirs or frames or [None])[-1]
+        place = f"{_shown(last.filename)}:{last.lineno}: " if last else ""
+        raise PipelineInvalid(target, [f"{place}{type(error).__name__}: {error}"]) from error
+
+
+def _no_module(name: str) -> str:
+    here = Path.cwd()
+    files = [file.name for file in here.iterdir() if file.suffix in (".py", ".yaml", ".yml", ".json")]
+    stems = [Path(file).stem for file in files if file.endswith(".py")]
+    return f"there is no file and no module {name!r}.{did_you_mean(name, sorted(files + stems))}"
+
+
+def _is_machinery(file: str) -> bool:
+    return file.startswith("<frozen") or file == __file__ or file == importlib.__file__
+
+
+def _shown(file: str | None) -> str:
+    """Give a file name relative to the working folder when it lies in it."""
+    if not file:
+        return "?"
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
+
+
+def _definition_in(module: ModuleType, name: str | None, target: str, path: str | None) -> Definition:
+    found: dict[str, Definition] = {}
+    for variable, value in vars(module).items():
+        definition = BuiltDefinition(value) if isinstance(value, Pipeline) else value
+        if isinstance(definition, PipelineFunction | PipelineBuilder | BuiltDefinition):
+            found[variable] = definition
+    by_name = {definition.name: definition for definition in found.values()}
+    if name is not None:
+        chosen = found.get(name) or by_name.get(name)
+        if chosen is None:
+            near = did_you_mean(name, {**found, **by_name})
+            raise PipelineInvalid(target, [f"module {module.__name__!r} holds no pipeline {name!r}.{near}"])
+        return LoadedDefinition(chosen, path)
+    own = {
+        variable: definition
+        for variable, definition in found.items()
+        if not isinstance(definition, PipelineFunction) or definition.function.__module__ == module.__name__
+    }
+    candidates = own or found
+    if not candidates:
+        raise PipelineInvalid(
+            target,
+            [f"module {module.__name__!r} holds no pipeline. Write a function with @pipeline, or a PipelineBuilder."],
+        )
+    different = {id(getattr(value, "pipeline", value)) for value in candidates.values()}
+    if len(different) > 1:
+        names = ", ".join(candidates)
+        raise PipelineInvalid(
+            target,
+            [f"module {module.__name__!r} holds {len(different)} pipelines: {names}. Name one, as in FILE:NAME."],
+        )
+    return LoadedDefinition(next(iter(candidates.values())), path)
