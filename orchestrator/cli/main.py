@@ -1,0 +1,68 @@
+"""The `orchestrator` command. Each subcommand is loaded when it is called, so that none pays for the others."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from orchestrator.definition.faults import OrchestratorError, did_you_mean
+
+USAGE = 2
+
+COMMANDS = {
+    "run": "orchestrator.cli.run:run",
+    "submit": "orchestrator.cli.submit:submit",
+    "plan": "orchestrator.cli.plan:plan",
+    "schema": "orchestrator.cli.plan:schema",
+    "runs": "orchestrator.cli.show:runs",
+    "show": "orchestrator.cli.show:show",
+    "events": "orchestrator.cli.show:events",
+    "logs": "orchestrator.cli.show:logs",
+    "worker": "orchestrator.cli.services:worker",
+    "serve": "orchestrator.cli.services:serve",
+    "flower": "orchestrator.cli.services:flower",
+    "doctor": "orchestrator.cli.doctor:doctor",
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"there is no command {args[0]!r}.{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OrchestratorError as error:
+            click.echo(f"{type(error).__name__}: {error}", err=True)
+            ctx.exit(USAGE)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="celery-pipeline-orchestrator")
+def main() -> None:
+    """Run machine-learning pipelines on Celery and Redis.
+
+    FILE is a Python file, a YAML or JSON file, or a module; FILE:NAME picks one of several pipelines in it.
+    RUN is a run id, the beginning of one, or "last".
+    """
+
+
+if __name__ == "__main__":
+    sys.exit(main())

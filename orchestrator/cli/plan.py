@@ -1,0 +1,38 @@
+"""`orchestrator plan` and `orchestrator schema`: what can be told without a server."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from orchestrator.cli.loading import load_plan
+from orchestrator.settings import settings
+
+
+@click.command()
+@click.argument("target", metavar="FILE[:NAME]")
+@click.option("-p", "--param", "params", multiple=True, metavar="KEY=VALUE", help="A param of the run.")
+@click.option("--full", is_flag=True, help="Shorten no list.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan(target: str, params: tuple[str, ...], full: bool, as_json: bool) -> None:
+    """Show the chains and chords that a pipeline compiles to; nothing is sent."""
+    from orchestrator.coordinator.submission import plan_message_bytes
+    from orchestrator.messages.app import create_app
+    from orchestrator.plan.view import plan_text, plan_view
+
+    chosen = settings()
+    compiled, compile_s = load_plan(target, params, chosen)
+    app = create_app(chosen, "redis://nowhere")  # only builds messages here; never connects
+    view = plan_view(
+        compiled, largest_message_bytes=plan_message_bytes(app, compiled, chosen), compile_s=round(compile_s, 6)
+    )
+    click.echo(json.dumps(view) if as_json else plan_text(compiled, view, full=full), nl=as_json)
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of pipeline files, for editors."""
+    from orchestrator.definition.schema import pipeline_file_schema
+
+    click.echo(json.dumps(pipeline_file_schema(), indent=2))

@@ -1,0 +1,146 @@
+"""Live progress of a run: a panel on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import click
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.cli.summary import clock_text, duration_text, error_line
+from orchestrator.ledger.ledger import Event
+from orchestrator.ledger.record import RunRecord
+from orchestrator.ledger.states import StepState
+
+RUNNING_ROWS = 8
+RECENT_ROWS = 6
+EVERY_STEP = 300  # runs with more steps than this print a count now and then instead of a line for each change
+COUNT_EVERY = 500
+STYLES = {"succeeded": "green", "failed": "bold red", "running": "cyan", "retrying": "yellow", "upstream_failed": "red"}
+
+
+class Progress(Protocol):
+    def show(self, events: Sequence[Event]) -> None:
+        """Show changes that the record has taken in already."""
+
+    def show_unserved(self, pools: dict[str, list[str]]) -> None:
+        """Show for which pools steps wait in vain."""
+
+
+@contextmanager
+def progress_for(record: RunRecord, *, is_quiet: bool) -> Iterator[Progress]:
+    """Give the progress that fits: on stderr only warnings when quiet, a live panel on a terminal, else lines."""
+    if not is_quiet and sys.stdout.isatty():
+        panel = Panel(record)
+        with Live(panel, console=panel.console, refresh_per_second=6, transient=False):
+            yield panel
+    else:
+        yield Lines(record, is_quiet)
+
+
+def unserved_text(pool: str, steps: Sequence[str]) -> str:
+    more = f" and {len(steps) - 1:,} more" if len(steps) > 1 else ""
+    return f"waiting: no worker serves pool {pool} (step {steps[0]}{more})"
+
+
+class Lines:
+    """A line for each change, for logs and pipes."""
+
+    def __init__(self, record: RunRecord, is_quiet: bool) -> None:
+        self._record = record
+        self._is_quiet = is_quiet
+        self._is_short = len(record.steps) > EVERY_STEP
+        self._ended = 0
+        self._warned: set[str] = set()
+        if not is_quiet:
+            click.echo(f"run {record.run_id} of pipeline {record.pipeline}: {len(record.steps):,} steps")
+
+    def show(self, events: Sequence[Event]) -> None:
+        if self._is_quiet:
+            return
+        for event in events:
+            if not event.event.startswith("step.") or event.event == "step.queued":
+                continue
+            word = event.event.removeprefix("step.")
+            if self._is_short and word in ("started", "succeeded"):
+                self._ended += word == "succeeded"
+                if word == "succeeded" and self._ended % COUNT_EVERY == 0:
+                    click.echo(f"{clock_text(event.at_us)} {self._ended:,} of {len(self._record.steps):,} succeeded")
+                continue
+            click.echo(f"{clock_text(event.at_us)} {event.step} {word}{_remark(event)}")
+
+    def show_unserved(self, pools: dict[str, list[str]]) -> None:
+        for pool in set(pools) - self._warned:
+            click.echo(unserved_text(pool, pools[pool]), err=self._is_quiet)
+        self._warned = set(pools)
+
+
+class Panel:
+    """What a person at a terminal wants to see: how far it is, what runs now, what went wrong."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self.console = Console()
+        self._record = record
+        self._recent: list[Text] = []
+        self._unserved: dict[str, list[str]] = {}
+        self._now_us = record.created_at_us
+        self._states: Counter[StepState] = Counter({StepState.WAITING: len(record.steps)})
+        self._state_of: dict[str, StepState] = {}
+
+    def show(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._now_us = event.at_us
+            if not event.event.startswith("step."):
+                continue
+            state = StepState(event.event.removeprefix("step.").replace("started", "running"))
+            self._states[self._state_of.get(event.step, StepState.WAITING)] -= 1
+            self._states[state] += 1
+            self._state_of[event.step] = state
+            if state not in (StepState.QUEUED, StepState.RUNNING):
+                line = Text(f"{clock_text(event.at_us)} ", style="dim")
+                line.append(event.step, style="bold")
+                line.append(f" {state.value}{_remark(event)}", style=STYLES.get(state.value, ""))
+                self._recent = [*self._recent, line][-RECENT_ROWS:]
+
+    def show_unserved(self, pools: dict[str, list[str]]) -> None:
+        self._unserved = pools
+
+    def __rich__(self) -> Group:
+        record, total = self._record, len(self._record.steps)
+        ended = sum(count for state, count in self._states.items() if state.is_ended)
+        head = Table.grid(padding=(0, 2))
+        head.add_row(
+            Text(record.pipeline, style="bold"),
+            ProgressBar(total=max(1, total), completed=ended, width=30),
+            f"{ended}/{total}",
+            duration_text(record.created_at_us, self._now_us),
+            Text(
+                "  ".join(f"{count} {state.value}" for state, count in self._states.items() if count > 0), style="dim"
+            ),
+        )
+        running = [name for name, state in self._state_of.items() if state is StepState.RUNNING]
+        rows = [Text(f"  ▸ {name}", style="cyan") for name in running[:RUNNING_ROWS]]
+        if len(running) > RUNNING_ROWS:
+            rows.append(Text(f"    … and {len(running) - RUNNING_ROWS:,} more", style="cyan"))
+        warnings = [Text(unserved_text(pool, steps), style="yellow") for pool, steps in self._unserved.items()]
+        return Group(Text(f"run {record.run_id}", style="dim"), head, *self._recent, *rows, *warnings)
+
+
+def _remark(event: Event) -> str:
+    detail = event.detail if isinstance(event.detail, dict) else {}
+    attempt = f" (attempt {event.attempt})" if event.attempt > 1 else ""
+    if detail.get("error"):
+        attempt += f": {error_line(detail['error'])}"
+    if detail.get("because"):
+        attempt += f", because of {detail['because']}"
+    if detail.get("due_at"):
+        attempt += f"; retry at {clock_text(detail['due_at'])}"
+    return attempt

@@ -1,0 +1,46 @@
+"""The record of a run as the JSON of `run --json` and `show --json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.artifacts.outputs import shown_output
+from orchestrator.ledger.record import AttemptRecord, RunRecord, rfc3339
+
+
+def record_json(record: RunRecord) -> dict[str, Any]:
+    """Give the record with RFC 3339 UTC times to the microsecond. Params and outputs are plain JSON."""
+    return {
+        "run_id": record.run_id,
+        "pipeline": record.pipeline,
+        "state": record.state.value,
+        "params": record.params,
+        "created_at": rfc3339(record.created_at_us),
+        "started_at": rfc3339(record.started_at_us),
+        "ended_at": rfc3339(record.ended_at_us),
+        **({"cancel_reason": record.cancel_reason} if record.cancel_reason else {}),
+        "steps": {
+            name: {
+                "state": step.state.value,
+                "upstream": list(step.upstream),
+                "pool": step.pool,
+                "output": shown_output(record.outputs.get(name, "")),
+                **({"because": step.because} if step.because else {}),
+                **({"retry_due_at": rfc3339(step.due_at_us)} if step.due_at_us else {}),
+                "attempts": [_attempt_json(attempt) for attempt in step.attempts],
+            }
+            for name, step in record.steps.items()
+        },
+    }
+
+
+def _attempt_json(attempt: AttemptRecord) -> dict[str, Any]:
+    return {
+        "attempt": attempt.attempt,
+        "worker": attempt.worker,
+        "queued_at": rfc3339(attempt.queued_at_us),
+        "started_at": rfc3339(attempt.started_at_us),
+        "ended_at": rfc3339(attempt.ended_at_us),
+        "outcome": attempt.outcome.value if attempt.outcome else None,
+        "error": attempt.error,
+    }

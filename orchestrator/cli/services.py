@@ -1,0 +1,118 @@
+"""`worker`, `serve` and `flower`: the long-running processes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+
+import click
+
+from orchestrator.cli.session import Session, open_session
+from orchestrator.definition.faults import OrchestratorError, did_you_mean
+from orchestrator.ledger.presence import present_workers
+from orchestrator.redis_url import masked_url
+from orchestrator.settings import Settings, settings
+
+WORKER_APP = "workers.app"
+
+
+class PoolUnknown(OrchestratorError):
+    """A pool that no setting names."""
+
+
+@click.command()
+@click.option("--pool", "pools", multiple=True, metavar="NAME", help="Pool to serve (repeatable); the default pool.")
+@click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="Steps at a time; as the pool says.")
+@click.option("--name", metavar="NAME", help="Name of the worker on this host; the pool's name, numbered if taken.")
+def worker(pools: tuple[str, ...], concurrency: int | None, name: str | None) -> None:
+    """Serve a pool: run a Celery worker set up for it, in the foreground."""
+    chosen = settings()
+    served = list(dict.fromkeys(pools)) or [chosen.default_pool]
+    for pool in served:
+        if pool not in chosen.pools:
+            known = ", ".join(chosen.pools)
+            raise PoolUnknown(f"there is no pool {pool!r}, only {known}.{did_you_mean(pool, chosen.pools)}")
+    kinds = {chosen.pools[pool].pool_type for pool in served}
+    if len(kinds) > 1:
+        raise PoolUnknown(f"pools {', '.join(served)} have different pool types; start a worker for each")
+    slots = concurrency or max(chosen.pools[pool].slots for pool in served)
+    with open_session() as session:
+        command = [sys.executable, "-m", "celery", "-A", WORKER_APP, "worker"]
+        command += ["-Q", ",".join(chosen.queue_of(pool) for pool in served), "-c", str(slots)]
+        command += ["-n", f"{name or _free_name(session, served[0])}@%h", "--pool", kinds.pop()]
+        command += ["--without-gossip", "--without-mingle", "--loglevel", chosen.log_level]
+        _run_celery(session, command, {})
+
+
+@click.command()
+def serve() -> None:
+    """Coordinate: send off retries that are due. Any number may run; without one, retries wait."""
+    from orchestrator.coordinator.service import Coordinator
+
+    logging.basicConfig(level=settings().log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stopped = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda signum, frame: stopped.set())
+    with open_session() as session:
+        coordinator = Coordinator(session.ledger, session.app, session.settings.poll_interval_s)
+        click.echo(f"coordinator {coordinator.name} serves {masked_url(session.redis_url)}", err=True)
+        coordinator.serve(stopped)
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), help="TCP port; setting flower_port.")
+@click.option("--address", help="Address to listen on; setting flower_address.")
+def flower(port: int | None, address: str | None) -> None:
+    """Watch queues and steps in Flower: on localhost, with a password, with bounded memory."""
+    chosen = settings()
+    password = chosen.flower_password.get_secret_value() if chosen.flower_password else secrets.token_urlsafe(12)
+    host, number = address or chosen.flower_address, port or chosen.flower_port
+    with open_session() as session:
+        command = [sys.executable, "-m", "celery", "-A", WORKER_APP, "flower", f"--address={host}", f"--port={number}"]
+        command += [f"--max-tasks={chosen.flower_max_tasks}", "--purge-offline-workers=600"]
+        shown = password if not chosen.flower_password else "as set"
+        click.echo(f"Flower on http://{host}:{number} (user {chosen.flower_user}, password {shown})", err=True)
+        # In the environment, not among the arguments, which every user of the machine can read.
+        _run_celery(session, command, {"FLOWER_BASIC_AUTH": f"{chosen.flower_user}:{password}"})
+
+
+def _free_name(session: Session, pool: str) -> str:
+    """Give the pool's name, or the first numbered one that no worker of this host bears now."""
+    taken = {card.worker.partition("@")[0] for card in present_workers(session.ledger.client, session.ledger.prefix)}
+    names = (pool if number == 1 else f"{pool}-{number}" for number in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)
+
+
+def _run_celery(session: Session, command: Sequence[str], extra: Mapping[str, str]) -> None:
+    """Become the command, or run it and hand signals on while we hold the embedded server for it."""
+    environment = _environment(session.settings, session.redis_url) | dict(extra)
+    if not session.is_embedded:
+        os.execvpe(command[0], list(command), environment)
+    with _handing_on(subprocess.Popen(command, env=environment, start_new_session=True)) as process:
+        code = process.wait()
+    sys.exit(code)
+
+
+def _environment(chosen: Settings, redis_url: str) -> dict[str, str]:
+    environment = chosen.model_copy(update={"redis_url": redis_url}).child_environment()
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
+    return environment
+
+
+@contextlib.contextmanager
+def _handing_on(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda signum, frame: process.send_signal(signum))
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()

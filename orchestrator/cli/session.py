@@ -1,0 +1,85 @@
+"""What a command works with: settings, a server (the configured one or the embedded one), the ledger, the app."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from redis.exceptions import ConnectionError, TimeoutError
+
+from orchestrator.definition.faults import OrchestratorError
+from orchestrator.ledger.connection import connect
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.redis_url import masked_url
+from orchestrator.settings import Settings, settings
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+class ServerUnreachable(OrchestratorError):
+    """The Redis server does not answer."""
+
+
+class RunNotFound(OrchestratorError):
+    """No run, or more than one, is meant by what the user wrote."""
+
+
+@dataclass(frozen=True)
+class Session:
+    settings: Settings
+    redis_url: str
+    ledger: Ledger
+    is_embedded: bool
+
+    @cached_property
+    def app(self) -> Celery:
+        from orchestrator.messages.app import create_app  # Celery takes half a second; many commands do without
+
+        return create_app(self.settings, self.redis_url)
+
+
+@contextlib.contextmanager
+def open_session(retries: int = 2) -> Iterator[Session]:
+    """Give a session on the configured server, or on the embedded one of the data folder while the block lasts.
+
+    Once the server has answered, a call is repeated up to `retries` times while it is away.
+    """
+    chosen = settings()
+    with contextlib.ExitStack() as stack:
+        url = chosen.redis_url
+        if url is None:
+            from orchestrator.local.server import embedded_server
+
+            url = stack.enter_context(embedded_server(chosen.data_dir))
+        ledger = Ledger(connect(url, retries=retries), chosen.key_prefix)
+        try:
+            with connect(url, retries=1) as first:
+                first.ping()
+            yield Session(chosen, url, ledger, chosen.redis_url is None)
+        except (ConnectionError, TimeoutError) as error:
+            raise ServerUnreachable(f"the Redis server at {masked_url(url)} does not answer: {error}") from None
+        finally:
+            ledger.client.close()
+
+
+def find_run(ledger: Ledger, text: str) -> str:
+    """Give the run that is meant by an id, the beginning of one, or "last". Raises RunNotFound."""
+    if text == "last":
+        newest = ledger.recent_runs(1)
+        if not newest:
+            raise RunNotFound("there is no run yet")
+        return newest[0]
+    if ledger.client.exists(ledger.key(text, "run")):
+        return text
+    known = ledger.recent_runs(100_000)
+    begun = [run_id for run_id in known if run_id.startswith(text)]
+    if len(begun) == 1:
+        return begun[0]
+    if begun:
+        raise RunNotFound(f"{text!r} is the beginning of {len(begun)} runs: {', '.join(begun[:5])}, …")
+    hint = f"The newest is {known[0]}." if known else "There is no run yet."
+    raise RunNotFound(f"there is no run {text!r}. {hint}")

@@ -1,0 +1,178 @@
+"""`runs`, `show`, `events` and `logs`: the record, for people and as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from orchestrator.cli.record_json import record_json
+from orchestrator.cli.session import RunNotFound, find_run, open_session
+from orchestrator.cli.summary import duration_text, error_line, summary_text
+from orchestrator.coordinator.waiting import unserved_pools
+from orchestrator.definition.faults import did_you_mean
+from orchestrator.ledger.ledger import Event
+from orchestrator.ledger.record import RunRecord, StepRecord, read_record, rfc3339
+from orchestrator.ledger.states import RunState, StepState
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_run_argument = click.argument("run_text", metavar="RUN")
+
+
+@click.command()
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="Show at most so many.")
+@_json_option
+def runs(limit: int, as_json: bool) -> None:
+    """List runs, newest first."""
+    with open_session() as session:
+        listed = [(run_id, session.ledger.run_fields(run_id)) for run_id in session.ledger.recent_runs(limit)]
+    rows: list[dict[str, Any]] = [
+        {
+            "run_id": run_id,
+            "pipeline": fields["pipeline"],
+            "state": fields["state"],
+            "created_at": rfc3339(int(fields["created_at"])),
+            "ended_at": rfc3339(_time(fields, "ended_at")),
+            "duration": duration_text(int(fields["created_at"]), _time(fields, "ended_at")),
+            "steps": {name[2:]: int(count) for name, count in fields.items() if name[:2] == "n:" and int(count)},
+        }
+        for run_id, fields in listed
+    ]
+    if as_json:
+        click.echo(json.dumps([{key: value for key, value in row.items() if key != "duration"} for row in rows]))
+        return
+    for row in rows:
+        counts = ", ".join(f"{count} {state}" for state, count in row["steps"].items())
+        click.echo(f"{row['run_id']}  {row['state']:<9}  {row['duration']:>10}  {row['pipeline']}  ({counts})")
+    if not rows:
+        click.echo("there is no run yet", err=True)
+
+
+@click.command()
+@_run_argument
+@_json_option
+def show(run_text: str, as_json: bool) -> None:
+    """Show a run: every step with its state, attempts, times, output and errors."""
+    with open_session() as session:
+        record = read_record(session.ledger, find_run(session.ledger, run_text))
+        if as_json:
+            click.echo(json.dumps(record_json(record)))
+            return
+        waiting = {step.pool for step in record.steps.values() if step.state is StepState.QUEUED}
+        unserved = unserved_pools(session.ledger, session.settings, waiting)
+        logs = {
+            name: session.ledger.log_lines(record.run_id, name, step.attempts[-1].attempt)
+            for name, step in record.steps.items()
+            if step.state is StepState.FAILED and step.attempts
+        }
+    click.echo(_table(record, unserved))
+    if record.state.is_ended:
+        click.echo(summary_text(record, logs))
+    else:
+        click.echo(f"run {record.run_id} is {record.state.value}")
+
+
+@click.command()
+@_run_argument
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended; with --json one object a line.")
+@_json_option
+def events(run_text: str, follow: bool, as_json: bool) -> None:
+    """Print what happened in a run, oldest first."""
+    with open_session() as session:
+        run_id = find_run(session.ledger, run_text)
+        told = list(session.ledger.events(run_id))
+        if as_json and not follow:
+            click.echo(json.dumps([_event_json(event) for event in told]))
+            return
+        after = "0"
+        while True:
+            for event in told:
+                click.echo(json.dumps(_event_json(event)) if as_json else _event_line(event))
+            if not follow or any(event.event in _RUN_ENDS for event in told):
+                return
+            after = told[-1].id if told else after
+            told = session.ledger.wait_for_events(run_id, after, 5.0)
+
+
+@click.command()
+@_run_argument
+@click.argument("step", required=False)
+@click.option("--attempt", type=click.IntRange(min=1), help="Only this attempt.")
+@_json_option
+def logs(run_text: str, step: str | None, attempt: int | None, as_json: bool) -> None:
+    """Print what the steps of a run wrote: standard output, standard error and logging."""
+    with open_session() as session:
+        record = read_record(session.ledger, find_run(session.ledger, run_text))
+        if step is not None and step not in record.steps:
+            guess = did_you_mean(step, record.steps)
+            raise RunNotFound(f"run {record.run_id} has no step {step!r}.{guess}")
+        found: list[dict[str, Any]] = [
+            {"step": name, "attempt": made.attempt, "lines": lines}
+            for name in ([step] if step else record.steps)
+            for made in record.steps[name].attempts
+            if made.started_at_us is not None and attempt in (None, made.attempt)
+            if (lines := session.ledger.log_lines(record.run_id, name, made.attempt))
+        ]
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for entry in found:
+        attempts = len(record.steps[entry["step"]].attempts)
+        number = f" attempt {entry['attempt']}" if attempts > 1 else ""
+        head = f"{entry['step']}{number} | " if step is None or attempts > 1 else ""
+        for line in entry["lines"]:
+            click.echo(f"{head}{line}")
+    if not found:
+        click.echo(f"nothing was written by {'step ' + step if step else 'any step'}", err=True)
+
+
+_RUN_ENDS = {f"run.{state.value}" for state in RunState if state.is_ended}
+
+
+def _time(fields: dict[str, str], name: str) -> int | None:
+    return int(fields[name]) if name in fields else None
+
+
+def _event_json(event: Event) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "event": event.event,
+        "at": rfc3339(event.at_us),
+        **({"step": event.step, "attempt": event.attempt} if event.step else {}),
+        **({"worker": event.detail} if event.event == "step.started" else {"detail": event.detail or None}),
+    }
+
+
+def _event_line(event: Event) -> str:
+    detail = event.detail
+    if isinstance(detail, dict):
+        error = f" {error_line(detail['error'])}" if detail.get("error") else ""
+        detail = " ".join(f"{key}={value}" for key, value in detail.items() if key != "error") + error
+    where = f" {event.step} attempt {event.attempt}" if event.step else ""
+    return f"{rfc3339(event.at_us)} {event.event}{where} {detail}".rstrip()
+
+
+def _table(record: RunRecord, unserved: list[str]) -> str:
+    rows = [("step", "state", "attempts", "took", "")]
+    for name, step in record.steps.items():
+        last = step.attempts[-1] if step.attempts else None
+        took = duration_text(last.started_at_us, last.ended_at_us) if last else ""
+        rows.append((name, step.state.value, str(len(step.attempts)), took, _note(step, unserved)))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)), row[4]]).rstrip()
+        for row in rows
+    )
+
+
+def _note(step: StepRecord, unserved: list[str]) -> str:
+    if step.state is StepState.QUEUED and step.pool in unserved:
+        return f"waiting: no worker serves pool {step.pool}"
+    if step.due_at_us:
+        return f"retry at {rfc3339(step.due_at_us)}"
+    if step.because:
+        return f"because of {step.because}"
+    if step.attempts and step.attempts[-1].error:
+        return error_line(step.attempts[-1].error)
+    return ""

@@ -1,0 +1,83 @@
+"""A run told to a person: how it ended, what failed and why, what did not run because of it, where to look."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from orchestrator.ledger.record import RunRecord, StepRecord
+from orchestrator.ledger.states import RunState, StepState
+
+LOG_LINES = 5
+LINE_CHARS = 300
+FAILURES = 10
+
+
+def summary_text(record: RunRecord, logs: Mapping[str, Sequence[str]]) -> str:
+    """Give the summary; `logs` holds the log lines of the failed steps' last attempts."""
+    counts = Counter(step.state for step in record.steps.values())
+    shown = ", ".join(f"{count:,} {state.value}" for state, count in counts.most_common()) or "no steps"
+    lines = [
+        f"run {record.run_id} {record.state.value}"
+        f" in {duration_text(record.created_at_us, record.ended_at_us)}: {shown}"
+    ]
+    if record.cancel_reason:
+        lines.append(f"  reason: {record.cancel_reason}")
+    failed = [(name, step) for name, step in record.steps.items() if step.state is StepState.FAILED]
+    for name, step in failed[:FAILURES]:
+        lines += _failure(name, step, logs.get(name, ()))
+    if len(failed) > FAILURES:
+        lines.append(f"  … and {len(failed) - FAILURES:,} more failed steps")
+    lines += _not_run(record)
+    if record.state is RunState.FAILED:
+        example = f" {failed[0][0]}" if failed else ""
+        lines.append(f"look closer: orchestrator show {record.run_id}; orchestrator logs {record.run_id}{example}")
+    return "\n".join(lines)
+
+
+def _failure(name: str, step: StepRecord, log: Sequence[str]) -> list[str]:
+    last = step.attempts[-1] if step.attempts else None
+    attempts = f" after {len(step.attempts)} attempts" if len(step.attempts) > 1 else ""
+    outcome = last.outcome.value if last and last.outcome else "failed"
+    lines = [f"  {name} {outcome}{attempts}: {error_line(last.error if last else None)}"]
+    return lines + [f"    | {line[:LINE_CHARS]}" for line in log[-LOG_LINES:]]
+
+
+def _not_run(record: RunRecord) -> list[str]:
+    because: dict[str, list[str]] = {}
+    for name, step in record.steps.items():
+        if step.state is StepState.UPSTREAM_FAILED:
+            because.setdefault(step.because or "?", []).append(name)
+    lines = []
+    for cause, names in because.items():
+        more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+        lines.append(f"  not run, because {cause} failed: {', '.join(names[:5])}{more}")
+    return lines
+
+
+def error_line(error: Mapping[str, Any] | None) -> str:
+    """Give an error in one line: type and the first line of its message."""
+    if not error:
+        return "no error was recorded"
+    message = str(error.get("message") or "").strip().splitlines()
+    kind = str(error.get("type") or "").rpartition(":")[2]
+    return f"{kind}: {message[0][:LINE_CHARS]}" if message else kind
+
+
+def duration_text(began_us: int | None, ended_us: int | None) -> str:
+    """Give the time between two moments; empty while either is unknown."""
+    if began_us is None or ended_us is None:
+        return ""
+    seconds = (ended_us - began_us) / 1e6
+    if seconds < 60:
+        return f"{seconds:.3f} s" if seconds < 1 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def clock_text(at_us: int) -> str:
+    """Give the time of day in UTC, to the millisecond."""
+    return datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%H:%M:%S.%f")[:-3]

@@ -1,0 +1,120 @@
+"""The record of a run, told from its events: every step, every attempt, with times, outcome and error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from orchestrator.ledger.ledger import Event, Ledger
+from orchestrator.ledger.states import Outcome, RunState, StepState
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ENDINGS = {"step.succeeded", "step.failed", "step.retrying", "step.cancelled"}
+
+
+@dataclass(slots=True)
+class AttemptRecord:
+    """One attempt. Times are microseconds since the epoch; `error` has type, message and traceback."""
+
+    attempt: int
+    queued_at_us: int
+    worker: str | None = None
+    started_at_us: int | None = None
+    ended_at_us: int | None = None
+    outcome: Outcome | None = None
+    error: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """One step. `because` names the step whose failure or skip decided this one; `due_at_us` is of its next retry."""
+
+    state: StepState = StepState.WAITING
+    upstream: tuple[str, ...] = ()
+    pool: str = ""
+    attempts: list[AttemptRecord] = field(default_factory=list)
+    because: str | None = None
+    due_at_us: int | None = None
+
+    def tell(self, event: Event) -> None:
+        """Take in one event of this step."""
+        self.state = StepState(event.event.removeprefix("step.").replace("started", "running"))
+        detail = event.detail if isinstance(event.detail, dict) else {}
+        self.due_at_us = detail.get("due_at")
+        self.because = detail.get("because", self.because)
+        if event.event == "step.queued":
+            self.attempts.append(AttemptRecord(event.attempt, event.at_us))
+        elif event.event == "step.started":
+            self.attempts[-1].started_at_us = event.at_us
+            self.attempts[-1].worker = str(event.detail)
+        elif event.event in _ENDINGS and self.attempts and self.attempts[-1].ended_at_us is None:
+            last = self.attempts[-1]
+            last.ended_at_us = event.at_us
+            last.outcome = Outcome(detail.get("outcome", Outcome.CANCELLED))
+            last.error = detail.get("error")
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """One run. Steps stand in the order in which the user listed them."""
+
+    run_id: str
+    pipeline: str
+    state: RunState
+    params: dict[str, Any]
+    created_at_us: int
+    started_at_us: int | None
+    ended_at_us: int | None
+    cancel_reason: str | None
+    steps: dict[str, StepRecord]
+    outputs: dict[str, str]
+
+    def tell(self, events: Iterable[Event]) -> None:
+        """Take in the next events of the run."""
+        for event in events:
+            if event.step:
+                if event.event.startswith("step."):
+                    self.steps[event.step].tell(event)
+            elif event.event == "run.started":
+                self.state, self.started_at_us = RunState.RUNNING, event.at_us
+            elif event.event != "run.created":
+                self.state, self.ended_at_us = RunState(event.event.removeprefix("run.")), event.at_us
+
+
+def read_skeleton(ledger: Ledger, run_id: str) -> RunRecord:
+    """Give the record of a run before its first event: what was submitted. Raises RunUnknown."""
+    fields = ledger.run_fields(run_id)
+    places, specs = ledger.graph(run_id), ledger.specs(run_id)
+    return RunRecord(
+        run_id=run_id,
+        pipeline=fields["pipeline"],
+        state=RunState.QUEUED,
+        params=json.loads(fields["params"]),
+        created_at_us=int(fields["created_at"]),
+        started_at_us=None,
+        ended_at_us=None,
+        cancel_reason=fields.get("cancel_reason"),
+        steps={
+            step: StepRecord(upstream=tuple(specs[step].get("upstream", ())), pool=specs[step]["pool"])
+            for step in places
+        },
+        outputs={},
+    )
+
+
+def read_record(ledger: Ledger, run_id: str) -> RunRecord:
+    """Give the record of a run as it stands. Raises RunUnknown."""
+    record = read_skeleton(ledger, run_id)
+    record.tell(ledger.events(run_id))
+    record.outputs = ledger.outputs(run_id)
+    return record
+
+
+def rfc3339(at_us: int | None) -> str | None:
+    """Give a time as RFC 3339 in UTC, to the microsecond."""
+    if at_us is None:
+        return None
+    return (_EPOCH + timedelta(microseconds=at_us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
