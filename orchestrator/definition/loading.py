@@ -107,9 +107,7 @@ def load(target: str) -> Definition:
     if path.suffix == ".py":
         return _load_python(_existing(path, target), name, target)
     if os.sep in file or path.is_file() or path.is_dir():
-        raise PipelineInvalid(
-            target, [f"{file!r} is no pipeline file: its name ends with none of .py .yaml .yml .json."]
-        )
+        raise PipelineInvalid(target, [f"{file!r} is no pipeline file: those end with .py, .yaml, .yml or .json."])
     if not ({"", os.getcwd()} & set(sys.path)):
         sys.path.insert(0, os.getcwd())
     module = _import(file, target, None)
@@ -219,8 +217,7 @@ def _import(name: str, target: str, root: Path | None) -> ModuleType:
             raise PipelineInvalid(target, [_no_module(error.name)]) from None
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
         theirs = [frame for frame in frames if root is not None and Path(frame.filename).is_relative_to(root)]
-        last = (theirs or frames or [None])[-1]
-        place = f"{_shown(last.filename)}:{last.lineno}: " if last else ""
+        place = "".join(f"{_shown(frame.filename)}:{frame.lineno}: " for frame in (theirs or frames)[-1:])
         raise PipelineInvalid(target, [f"{place}{type(error).__name__}: {error}"]) from error
 
 
@@ -263,15 +260,10 @@ def _definition_in(module: ModuleType, name: str | None, target: str, path: str 
     }
     candidates = own or found
     if not candidates:
-        raise PipelineInvalid(
-            target,
-            [f"module {module.__name__!r} holds no pipeline. Write a function with @pipeline, or a PipelineBuilder."],
-        )
+        hint = "Write a function with @pipeline, or a PipelineBuilder."
+        raise PipelineInvalid(target, [f"module {module.__name__!r} holds no pipeline. {hint}"])
     different = {id(getattr(value, "pipeline", value)) for value in candidates.values()}
     if len(different) > 1:
-        names = ", ".join(candidates)
-        raise PipelineInvalid(
-            target,
-            [f"module {module.__name__!r} holds {len(different)} pipelines: {names}. Name one, as in FILE:NAME."],
-        )
+        held = f"{len(different)} pipelines: {', '.join(candidates)}"
+        raise PipelineInvalid(target, [f"module {module.__name__!r} holds {held}. Name one, as in FILE:NAME."])
     return LoadedDefinition(next(iter(candidates.values())), path)
