@@ -79,7 +79,12 @@ def validation_faults(owner: str, noun: str, error: ValidationError, known: Coll
             )
         else:
             rule = re.sub(r"^\w+ should", "it must", found["msg"]).replace("valid dictionary", "mapping")
-            rule = rule.replace("valid tuple", "list").replace("valid list", "list").replace("valid string", "text")
+            for pydantics, ours in (
+                ("a valid tuple", "a list"),
+                ("a valid list", "a list"),
+                ("a valid string", "text"),
+            ):
+                rule = rule.replace(pydantics, ours)
             text = found["input"] if isinstance(found["input"], str) else ""
             choices = re.findall(r"'([^']+)'", found.get("ctx", {}).get("expected", "") if text else "")
             guess = did_you_mean(text, choices)

@@ -54,7 +54,9 @@ def read_yaml(text: str, source: str) -> tuple[Any, list[str]]:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         context = f" ({error.context})" if error.context else ""
-        raise PipelineInvalid(source, [f"this is no YAML: {place}{error.problem}{context}."]) from None
+        line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+        hint = " Inside [ ] and { }, write references in quotes." if "${{" in line else ""
+        raise PipelineInvalid(source, [f"this is no YAML: {place}{error.problem}{context}.{hint}"]) from None
     except (yaml.YAMLError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise PipelineInvalid(source, [f"this is no YAML: {reason}."]) from None
