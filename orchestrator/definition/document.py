@@ -6,7 +6,6 @@ The models below are the one description of the shape: they check files, and edi
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, ValidationError, WithJsonSchema
@@ -187,7 +186,7 @@ class PipelineFile:
     def _param(self, name: str, declared: Any) -> Param:
         if not (isinstance(declared, dict) and any(key in declared for key in _DECLARATION_KEYS)):
             return inferred_param(name, declared)
-        owner = f"param {name!r}"
+        owner, faults_before = f"param {name!r}", len(self._faults)
         body = self._sound(ParamDocument, owner, "key", declared, known=ParamDocument.model_fields)
         default = body.get("default", REQUIRED)
         kind: Any = PLAIN_TYPES.get(body.get("type") or "")
@@ -196,10 +195,11 @@ class PipelineFile:
         elif default is None:  # a default of null makes the param optional
             kind = kind | None
         param = Param(name, kind, default, body.get("description", ""), tuple(body.get("choices", ())))
-        if not param.is_required:
-            try:
+        try:
+            if not param.is_required:
                 param.read(default)
-            except ValueError as error:
-                self._faults.append(f"default: {error}")
-                return replace(param, default=REQUIRED, type=Any, choices=())
+        except ValueError as error:
+            self._faults.append(f"default: {error}")
+        if len(self._faults) > faults_before:  # one that takes every value, so that no other fault follows from this
+            return Param(name, Any, None)
         return param

@@ -72,17 +72,19 @@ class Placeholder:
 
     def __getattr__(self, name: str) -> NoReturn:
         # AttributeError, so that hasattr() and copy keep working
-        raise AttributeError(f"{self._who()}; it has no attribute {name!r}. Index it, or read {name!r} in a step.")
+        raise AttributeError(f"{self._who()} has no attribute {name!r}. Index it, or read {name!r} in a step.")
 
     def __repr__(self) -> str:
         path = "".join(f"[{key!r}]" for key in self.ref.path)
         return f"<output of step {self.ref.step!r}{path}>"
 
     def _who(self) -> str:
-        return f"{self!r} is a placeholder for the output of step {self.ref.step!r}, which is known only at run time"
+        part = "".join(f"[{key!r}]" for key in self.ref.path)
+        where = f" at {part}" if part else ""
+        return f"a placeholder for the output of step {self.ref.step!r}{where}, which is known only at run time,"
 
     def _refuse(self, use: str) -> NoReturn:
-        raise PlaceholderMisuse(f"{self._who()}; it cannot be {use}.")
+        raise PlaceholderMisuse(f"{self._who()} cannot be {use}.")
 
 
 def _refusing(use: str) -> Callable[..., NoReturn]:
@@ -108,7 +110,6 @@ _REFUSED = {
 for _use, _names in _REFUSED.items():
     for _name in _names.split():
         setattr(Placeholder, f"__{_name}__", _refusing(_use))
-Placeholder.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
 def needed_step(site: Site, other: object) -> str:

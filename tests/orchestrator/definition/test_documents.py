@@ -144,6 +144,7 @@ steps:
         "step 'h': key 'needs' is 5, but it must be a list.",
     ):
         assert any(said in fault for fault in faults), (said, faults)
+    assert not any("is missing" in fault for fault in faults), faults
     assert not any("'e' has neither" in fault or "'f' has neither" in fault for fault in faults)
 
 
