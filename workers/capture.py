@@ -45,7 +45,8 @@ class _Shipment:
     """The log of one attempt on its way to the ledger."""
 
     def __init__(self, ledger: Ledger, limit: int, run_id: str, step: str, attempt: int, token: int) -> None:
-        self._send = lambda lines: ledger.append_log(run_id, step, attempt, token, lines, limit)
+        self._ledger = ledger
+        self._attempt = (run_id, step, attempt, token)
         self._limit = limit
         self._rest = ""
         self._is_fenced = limit == 0
@@ -58,7 +59,7 @@ class _Shipment:
             self._rest = ""
         if lines and not self._is_fenced:
             kept = [line.rstrip("\r")[:LINE_CHARS] for line in lines[-self._limit :]]
-            self._is_fenced = not self._send(kept)
+            self._is_fenced = not self._ledger.append_log(*self._attempt, kept, self._limit)
 
 
 class DescriptorCapture:

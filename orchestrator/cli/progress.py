@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.summary import clock_text, duration_text, error_line
+from orchestrator.cli.summary import clock_text, duration_text, error_line, unserved_text
 from orchestrator.ledger.ledger import Event
 from orchestrator.ledger.record import RunRecord
 from orchestrator.ledger.states import StepState
@@ -44,11 +44,6 @@ def progress_for(record: RunRecord, *, is_quiet: bool) -> Iterator[Progress]:
             yield panel
     else:
         yield Lines(record, is_quiet)
-
-
-def unserved_text(pool: str, steps: Sequence[str]) -> str:
-    more = f" and {len(steps) - 1:,} more" if len(steps) > 1 else ""
-    return f"waiting: no worker serves pool {pool} (step {steps[0]}{more})"
 
 
 class Lines:

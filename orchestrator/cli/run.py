@@ -26,7 +26,8 @@ from orchestrator.settings import available_cores, settings
 EXIT_CODES = {RunState.SUCCEEDED: 0, RunState.FAILED: 1, RunState.CANCELLED: 130}
 POOLS_LOOK_S = 2.0
 RETRIES = 30  # of a call while the server is away, up to 2 s apart
-FIRST_WORKERS_S = 10.0  # a worker that is just starting needs no warning
+FIRST_LOOK_S = 0.5
+LOCAL_START_S = 10.0  # a worker of our own that is just starting needs no warning
 
 
 @click.command()
@@ -71,10 +72,12 @@ def _run_to_end(session: Session, plan: Plan, local: LocalWorkers | None, as_jso
     ledger = session.ledger
     run_id = new_run_id()
     try:
-        submit(plan, ledger, session.app, session.settings, run_id)
+        submit(plan, ledger, session.app, local.settings if local else session.settings, run_id)
         record = read_skeleton(ledger, run_id)
         with progress_for(record, is_quiet=as_json) as progress:
             _watch(session, record, progress, local)
+        if local:
+            local.kill()  # nothing runs any more; Celery's own shutdown would take three seconds
     except KeyboardInterrupt:
         _cancel(session, run_id, local)
         record = read_skeleton(ledger, run_id)
@@ -93,11 +96,12 @@ def _run_to_end(session: Session, plan: Plan, local: LocalWorkers | None, as_jso
 def _watch(session: Session, record: RunRecord, progress: Progress, local: LocalWorkers | None) -> None:
     """Follow the run to its end, doing a coordinator's work for it meanwhile."""
     from orchestrator.coordinator.service import Coordinator
+    from orchestrator.coordinator.waiting import unserved_steps
 
     ledger = session.ledger
     coordinator = Coordinator(ledger, session.app, session.settings.poll_interval_s)
     after, began = "0", time.monotonic()
-    next_round, next_look = began, began + (FIRST_WORKERS_S if local else 0.5)
+    next_round, next_look = began, began + (LOCAL_START_S if local else FIRST_LOOK_S)
     while not record.state.is_ended:
         events = ledger.wait_for_events(record.run_id, after, session.settings.poll_interval_s)
         if events:
@@ -112,19 +116,8 @@ def _watch(session: Session, record: RunRecord, progress: Progress, local: Local
                 local.check()
         if now >= next_look:
             next_look = now + POOLS_LOOK_S
-            progress.show_unserved(_unserved(session, record))
+            progress.show_unserved(unserved_steps(ledger, record.steps))
     ledger.forget_active(record.run_id)
-
-
-def _unserved(session: Session, record: RunRecord) -> dict[str, list[str]]:
-    """Give the pools that nobody serves though steps are queued for them, with those steps."""
-    from orchestrator.coordinator.waiting import unserved_pools
-
-    queued: dict[str, list[str]] = {}
-    for name, step in record.steps.items():
-        if step.state is StepState.QUEUED:
-            queued.setdefault(step.pool, []).append(name)
-    return {pool: queued[pool] for pool in unserved_pools(session.ledger, session.settings, queued)}
 
 
 def _cancel(session: Session, run_id: str, local: LocalWorkers | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ import click
 from orchestrator.cli.record_json import record_json
 from orchestrator.cli.session import RunNotFound, find_run, open_session
 from orchestrator.cli.summary import duration_text, error_line, summary_text
-from orchestrator.coordinator.waiting import unserved_pools
+from orchestrator.coordinator.waiting import unserved_steps
 from orchestrator.definition.faults import did_you_mean
 from orchestrator.ledger.ledger import Event
 from orchestrator.ledger.record import RunRecord, StepRecord, read_record, rfc3339
@@ -59,8 +60,7 @@ def show(run_text: str, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(record_json(record)))
             return
-        waiting = {step.pool for step in record.steps.values() if step.state is StepState.QUEUED}
-        unserved = unserved_pools(session.ledger, session.settings, waiting)
+        unserved = unserved_steps(session.ledger, record.steps)
         logs = {
             name: session.ledger.log_lines(record.run_id, name, step.attempts[-1].attempt)
             for name, step in record.steps.items()
@@ -153,7 +153,7 @@ def _event_line(event: Event) -> str:
     return f"{rfc3339(event.at_us)} {event.event}{where} {detail}".rstrip()
 
 
-def _table(record: RunRecord, unserved: list[str]) -> str:
+def _table(record: RunRecord, unserved: Collection[str]) -> str:
     rows = [("step", "state", "attempts", "took", "")]
     for name, step in record.steps.items():
         last = step.attempts[-1] if step.attempts else None
@@ -166,7 +166,7 @@ def _table(record: RunRecord, unserved: list[str]) -> str:
     )
 
 
-def _note(step: StepRecord, unserved: list[str]) -> str:
+def _note(step: StepRecord, unserved: Collection[str]) -> str:
     if step.state is StepState.QUEUED and step.pool in unserved:
         return f"waiting: no worker serves pool {step.pool}"
     if step.due_at_us:

@@ -8,6 +8,7 @@ import click
 
 from orchestrator.cli.loading import load_plan
 from orchestrator.cli.session import open_session
+from orchestrator.cli.summary import unserved_text
 from orchestrator.settings import settings
 
 
@@ -18,12 +19,12 @@ from orchestrator.settings import settings
 def submit(target: str, params: tuple[str, ...], as_json: bool) -> None:
     """Start a run, print its id, and leave it to the workers of the server."""
     from orchestrator.coordinator.submission import submit as submit_plan
-    from orchestrator.coordinator.waiting import unserved_pools
+    from orchestrator.coordinator.waiting import unserved_steps
+    from orchestrator.ledger.record import read_record
 
     plan, _ = load_plan(target, params, settings())
     with open_session() as session:
         run_id = submit_plan(plan, session.ledger, session.app, session.settings)
-        pools = {step.options.pool or session.settings.default_pool for step in plan.pipeline.steps.values()}
-        for pool in unserved_pools(session.ledger, session.settings, pools):
-            click.echo(f"waiting: no worker serves pool {pool}", err=True)
+        for pool, steps in unserved_steps(session.ledger, read_record(session.ledger, run_id).steps).items():
+            click.echo(unserved_text(pool, steps), err=True)
     click.echo(json.dumps({"run_id": run_id, "pipeline": plan.pipeline.name}) if as_json else run_id)

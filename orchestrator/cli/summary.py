@@ -66,6 +66,12 @@ def error_line(error: Mapping[str, Any] | None) -> str:
     return f"{kind}: {message[0][:LINE_CHARS]}" if message else kind
 
 
+def unserved_text(pool: str, steps: Sequence[str]) -> str:
+    """Say that steps wait for a pool that nobody serves."""
+    more = f" and {len(steps) - 1:,} more" if len(steps) > 1 else ""
+    return f"waiting: no worker serves pool {pool} (step {steps[0]}{more})"
+
+
 def duration_text(began_us: int | None, ended_us: int | None) -> str:
     """Give the time between two moments; empty while either is unknown."""
     if began_us is None or ended_us is None:

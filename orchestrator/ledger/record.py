@@ -35,6 +35,7 @@ class StepRecord:
     state: StepState = StepState.WAITING
     upstream: tuple[str, ...] = ()
     pool: str = ""
+    queue: str = ""
     attempts: list[AttemptRecord] = field(default_factory=list)
     because: str | None = None
     due_at_us: int | None = None
@@ -98,8 +99,10 @@ def read_skeleton(ledger: Ledger, run_id: str) -> RunRecord:
         ended_at_us=None,
         cancel_reason=fields.get("cancel_reason"),
         steps={
-            step: StepRecord(upstream=tuple(specs[step].get("upstream", ())), pool=specs[step]["pool"])
-            for step in places
+            step: StepRecord(
+                upstream=tuple(specs[step].get("upstream", ())), pool=specs[step]["pool"], queue=place["q"]
+            )
+            for step, place in places.items()
         },
         outputs={},
     )

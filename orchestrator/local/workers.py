@@ -21,8 +21,10 @@ from pathlib import Path
 import psutil
 
 from orchestrator.definition.faults import OrchestratorError
+from orchestrator.ledger.connection import connect
+from orchestrator.messages.queues import queue_keys
 from orchestrator.redis_url import normalise_redis_url
-from orchestrator.settings import Settings
+from orchestrator.settings import PoolSettings, Settings
 
 WORKER_APP = "workers.app"
 _READY = re.compile(rb"\bready\.\s*$", re.MULTILINE)
@@ -39,8 +41,9 @@ class LocalWorkerError(OrchestratorError):
 class LocalWorkers:
     """One Celery worker with `slots` children that serves several pools. Use `local_workers` to make one."""
 
-    def __init__(self, name: str, log_path: Path, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, name: str, settings: Settings, log_path: Path, process: subprocess.Popen[bytes]) -> None:
         self.name = name
+        self.settings = settings  # with the queues that this worker reads: submit with these
         self.log_path = log_path
         self._process = process
         self._tree: set[psutil.Process] = set()
@@ -148,6 +151,8 @@ def local_workers(
 ) -> Iterator[LocalWorkers]:
     """Give a started worker with `slots` children for the pools named by `queues` (all if None).
 
+    The worker reads queues of its own (`<queue>.<name of the worker>`), so that two runs in one data folder never
+    take each other's steps, and one that ends takes nothing of the other with it. `LocalWorkers.settings` name them.
     The worker gets exactly `settings`, with `redis_url`, and with this process's id as `parent_pid` if
     `parent_watch`. It imports from the working directory and `import_path`. With `ready_limit_s` it is ready,
     not just started. Leaving lets steps end for `settings.timeout_grace_s`; leaving by an exception kills them.
@@ -172,7 +177,10 @@ def local_workers(
         log_path.write_bytes(b"")
     except OSError as error:
         raise LocalWorkerError(f"the folder {folder} cannot be written ({error.strerror})") from None
-    command = _command(app, name, [settings.queue_of(pool) for pool in pools], slots, events=settings.celery_events)
+    handed_down = handed_down.model_copy(update={"pools": _own_pools(settings, name)})
+    queues_read = [handed_down.queue_of(pool) for pool in pools]
+    _clear(redis_url, queues_read)
+    command = _command(app, name, queues_read, slots, events=settings.celery_events)
     environment = handed_down.child_environment()
     environment["PYTHONPATH"] = _python_path(import_path)
     try:
@@ -189,7 +197,7 @@ def local_workers(
             )
     finally:
         os.close(name_lock)
-    workers = LocalWorkers(name, log_path, process)
+    workers = LocalWorkers(name, handed_down, log_path, process)
     try:
         if ready_limit_s is not None:
             workers.wait_ready(ready_limit_s)
@@ -198,6 +206,19 @@ def local_workers(
         workers.kill()
         raise
     workers.stop(settings.timeout_grace_s)
+
+
+def _own_pools(settings: Settings, worker: str) -> dict[str, PoolSettings]:
+    return {
+        name: pool.model_copy(update={"queue": f"{settings.queue_of(name)}.{worker}"})
+        for name, pool in settings.pools.items()
+    }
+
+
+def _clear(redis_url: str, queues: Sequence[str]) -> None:
+    """Drop what a killed run left in queues of the same name: nobody waits for it any more."""
+    with connect(redis_url) as client:
+        client.delete(*(key for queue in queues for key in queue_keys(queue)))
 
 
 def _command(app: str, name: str, queues: Sequence[str], slots: int, *, events: bool) -> list[str]:

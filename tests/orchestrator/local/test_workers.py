@@ -71,7 +71,7 @@ def import_path(tmp_path: Path) -> Path:
     return folder
 
 
-def send(redis_url: str, task: str, *args: object, queue: str = "cpu") -> None:
+def send(redis_url: str, task: str, *args: object, queue: str) -> None:
     """Send from a process of its own, so that this one keeps no Celery app."""
     code = (
         "import sys; from celery import Celery; from orchestrator.redis_url import celery_broker_url\n"
@@ -102,7 +102,7 @@ def test_a_worker_serves_every_pool_with_the_settings_handed_down(
 ) -> None:
     with local_workers(settings, redis_url, 2, import_path=import_path, app="tiny_app", ready_limit_s=20) as workers:
         assert os.getsid(workers.pid) == workers.pid  # Ctrl-C in the terminal does not reach it
-        for queue in ("cpu", "cuda"):
+        for queue in map(workers.settings.queue_of, ("cpu", "gpu")):
             report = tmp_path / f"report-{queue}"
             send(redis_url, "report", str(report), queue=queue)
             wait_until(report.exists)
@@ -122,7 +122,7 @@ def test_leaving_lets_a_running_step_end_and_ends_what_it_started(
 ) -> None:
     marker = tmp_path / "nap"
     with local_workers(settings, redis_url, 1, ["cpu"], import_path, app="tiny_app") as workers:
-        send(redis_url, "nap", str(marker), 1)
+        send(redis_url, "nap", str(marker), 1, queue=workers.settings.queue_of())
         wait_until(marker.exists, 20)
         assert len(sleepers(marker)) == 3
         workers.stop(10)
@@ -135,7 +135,7 @@ def test_a_step_that_outlasts_the_grace_is_ended_with_all_it_started(
 ) -> None:
     marker = tmp_path / "nap"
     with local_workers(settings, redis_url, 1, ["cpu"], import_path, app="tiny_app") as workers:
-        send(redis_url, "nap", str(marker), 600)
+        send(redis_url, "nap", str(marker), 600, queue=workers.settings.queue_of())
         wait_until(marker.exists, 20)
         tree = tree_of(workers)
 
@@ -152,7 +152,7 @@ def test_an_exception_kills_the_whole_tree_at_once(
     marker = tmp_path / "nap"
     with ExitStack() as stack:
         workers = stack.enter_context(local_workers(settings, redis_url, 1, ["cpu"], import_path, app="tiny_app"))
-        send(redis_url, "nap", str(marker), 600)
+        send(redis_url, "nap", str(marker), 600, queue=workers.settings.queue_of())
         wait_until(marker.exists, 20)
         tree = tree_of(workers)
         leave = stack.pop_all().__exit__
