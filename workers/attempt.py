@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+import signal
+import threading
 import traceback as tracebacks
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
-from billiard.exceptions import SoftTimeLimitExceeded
+from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 
 from orchestrator.artifacts.outputs import encode_output
 from orchestrator.definition.options import StepOptions
@@ -22,6 +26,7 @@ from workers.process import WorkerProcess
 
 TRACEBACK_CHARS = 16_000
 MESSAGE_CHARS = 4_000
+_DEFAULT_OPTIONS = StepOptions()
 
 
 class AttemptFailed(Exception):
@@ -50,7 +55,7 @@ class End:
 def run_attempt(
     process: WorkerProcess, run_id: str, step: str, attempt: int, worker: str, follower: tuple[str, int]
 ) -> End:
-    """Run one attempt of a step, from claim to dispatch. A refused claim is a quiet end: the message was a duplicate."""
+    """Run one attempt, from claim to dispatch. A refused claim is a quiet end: the message was a duplicate."""
     claim = process.ledger.claim(run_id, step, attempt, uuid4().hex[:12], worker)
     if isinstance(claim, Refusal):
         return End(note=f"dropped: {claim.reason}")
@@ -68,58 +73,56 @@ def run_attempt(
         except (Exception, SystemExit) as raised:
             error = raised
 
-    if error is None:
+    options = _options(claim.spec)
+    with _deaf_to_time_limit() if options.timeout else nullcontext():
+        if error is None:
+            commit = process.ledger.commit(
+                run_id, step, attempt, claim.token, worker, Outcome.SUCCEEDED, output=output, follower=follower
+            )
+            return _finish(process, run_id, claim, commit, None, 0.0)
+        failure = _Failure.of(error, options, attempt)
         commit = process.ledger.commit(
-            run_id, step, attempt, claim.token, worker, Outcome.SUCCEEDED, output=output, follower=follower
+            run_id, step, attempt, claim.token, worker, failure.outcome, **failure.for_commit()
         )
-        return _finish(process, run_id, claim, commit, None, 0.0)
-
-    outcome = Outcome.TIMED_OUT if isinstance(error, SoftTimeLimitExceeded) else Outcome.FAILED
-    options = StepOptions.model_validate(claim.spec.get("options", {}))
-    if outcome is Outcome.TIMED_OUT:
-        error = StepTimedOut(f"the attempt took longer than its timeout of {options.timeout:g} s").with_traceback(
-            error.__traceback__
-        )
-    retry_in_s = _retry_in_s(options, attempt, error)
-    commit = process.ledger.commit(
-        run_id,
-        step,
-        attempt,
-        claim.token,
-        worker,
-        outcome,
-        detail={"error": error_card(error)},
-        retry_in_s=retry_in_s,
-    )
-    return _finish(process, run_id, claim, commit, error, retry_in_s or 0.0)
+        return _finish(process, run_id, claim, commit, failure.error, failure.retry_in_s or 0.0)
 
 
 def witness_failure(
-    process: WorkerProcess,
-    run_id: str,
-    step: str,
-    attempt: int,
-    worker: str,
-    outcome: Outcome,
-    error: BaseException,
+    process: WorkerProcess, run_id: str, step: str, attempt: int, worker: str, error: BaseException
 ) -> None:
     """Take to the ledger a failure that Celery saw before the attempt could: its process died, or was killed."""
     spec = process.ledger.spec(run_id, step)
     if spec is None:
         return
-    options = StepOptions.model_validate(spec.get("options", {}))
-    commit = process.ledger.commit(
-        run_id,
-        step,
-        attempt,
-        0,
-        worker,
-        outcome,
-        detail={"error": error_card(error)},
-        retry_in_s=_retry_in_s(options, attempt, error),
-    )
+    failure = _Failure.of(error, _options(spec), attempt, otherwise=Outcome.LOST)
+    commit = process.ledger.commit(run_id, step, attempt, 0, worker, failure.outcome, **failure.for_commit())
     if isinstance(commit, Commit):
         dispatch(process.app, run_id, process.ledger.run_fields(run_id)["pipeline"], commit.ready)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What a failed attempt comes to, by the step's options."""
+
+    error: BaseException
+    outcome: Outcome
+    retry_in_s: float | None
+
+    @classmethod
+    def of(
+        cls, error: BaseException, options: StepOptions, attempt: int, otherwise: Outcome = Outcome.FAILED
+    ) -> _Failure:
+        outcome = otherwise
+        if isinstance(error, SoftTimeLimitExceeded | TimeLimitExceeded):
+            outcome = Outcome.TIMED_OUT
+            told = f"the attempt took longer than its timeout of {options.timeout or 0:g} s"
+            error = StepTimedOut(told).with_traceback(error.__traceback__)
+        if not may_retry(options, attempt, exception_names(type(error))):
+            return cls(error, outcome, None)
+        return cls(error, outcome, retry_delay_s(options, attempt, random.random()))
+
+    def for_commit(self) -> dict[str, Any]:
+        return {"detail": {"error": error_card(self.error)}, "retry_in_s": self.retry_in_s}
 
 
 class StepTimedOut(TimeoutError):
@@ -142,10 +145,22 @@ def error_card(error: BaseException) -> dict[str, Any]:
     }
 
 
-def _retry_in_s(options: StepOptions, attempt: int, error: BaseException) -> float | None:
-    if not may_retry(options, attempt, exception_names(type(error))):
-        return None
-    return retry_delay_s(options, attempt, random.random())
+def _options(spec: Mapping[str, Any]) -> StepOptions:
+    kept = spec.get("options")
+    return StepOptions.model_validate(kept) if kept else _DEFAULT_OPTIONS
+
+
+@contextmanager
+def _deaf_to_time_limit() -> Iterator[None]:
+    """Let the soft time limit no longer strike: the step's own work is over, and the record must be written whole."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # pools of threads have no time limits
+        return
+    handler = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
 
 
 def _finish(

@@ -1,13 +1,12 @@
-"""The two Celery tasks: `pipeline.step` runs an attempt, `pipeline.failure` takes to the ledger what Celery saw first."""
+"""The two Celery tasks: `pipeline.step` runs an attempt, `pipeline.failure` records a failure that Celery saw first."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from celery import Celery, Task
-from celery.exceptions import Retry, TimeLimitExceeded
+from celery.exceptions import Retry
 
-from orchestrator.ledger.states import Outcome
 from orchestrator.messages.signatures import FAILURE_TASK, STEP_TASK
 from workers.attempt import AttemptFailed, AttemptRetrying, run_attempt, witness_failure
 from workers.process import current_process
@@ -39,14 +38,7 @@ def register_tasks(app: Celery) -> None:
     # Three arguments, so that Celery calls it in line, in the process that saw the failure.
     @app.task(name=FAILURE_TASK)  # type: ignore[untyped-decorator]
     def failure(request: Any, exc: BaseException, traceback: Any) -> None:
-        outcome = Outcome.TIMED_OUT if isinstance(exc, TimeLimitExceeded) else Outcome.LOST
         named = request.kwargs
         witness_failure(
-            current_process(app),
-            named["run_id"],
-            named["step"],
-            named["attempt"],
-            request.hostname or "",
-            outcome,
-            exc,
+            current_process(app), named["run_id"], named["step"], named["attempt"], request.hostname or "", exc
         )
