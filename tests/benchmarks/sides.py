@@ -1,0 +1,188 @@
+"""The two sides of the comparison on one embedded server, each with a warm worker of its own."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import plain_celery
+from celery import Celery
+from celery.exceptions import TimeoutError as ResultTimeout
+from redis import Redis
+from shapes import Shape, chain, fan
+
+from orchestrator.coordinator.submission import submit
+from orchestrator.ledger.connection import connect
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.local.server import embedded_server
+from orchestrator.local.workers import LocalWorkers, local_workers
+from orchestrator.messages.app import create_app
+from orchestrator.plan.compile import compile_pipeline
+from orchestrator.plan.plan import Plan
+from orchestrator.redis_url import celery_broker_url
+from orchestrator.settings import Settings
+
+SLOTS = 2
+READY_LIMIT_S = 60.0
+POLL_S = 0.005
+HERE = Path(__file__).parent
+
+
+class MeasureFailed(Exception):
+    """A run did not end well or not in time; the text says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One measured run, in seconds: from the call that submits it to its end, and to the start of its first step."""
+
+    total_s: float
+    first_start_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """The orchestrator. The end of a run and the start of a step are read from the ledger's record."""
+
+    settings: Settings
+    ledger: Ledger
+    app: Celery
+    worker: LocalWorkers
+
+    def plan(self, shape: Shape) -> Plan:
+        return compile_pipeline(shape.pipeline())
+
+    def run(self, plan: Plan, limit_s: float, *, is_forgotten: bool = True) -> Sample:
+        client = self.ledger.client
+        began = time.time()
+        run_id = submit(plan, self.ledger, self.app, self.settings)
+        key = self.ledger.key(run_id, "run")
+        # The run's hash is polled, since reading its events would take time from the workers on the same cores.
+        while not (ended_at := client.hget(key, "ended_at")):
+            self.worker.check()
+            if time.time() - began > limit_s:
+                raise MeasureFailed(
+                    f"our run of {plan.pipeline.name} has not ended after {limit_s:g} s: "
+                    f"{self.ledger.run_fields(run_id)}\nThe end of the worker's log:\n{self.worker.log_tail()}"
+                )
+            time.sleep(POLL_S)
+        fields = self.ledger.run_fields(run_id)
+        if fields["state"] != "succeeded" or fields.get("n:succeeded") != str(len(plan.order)):
+            raise MeasureFailed(f"our run of {plan.pipeline.name} is {fields['state']}: {fields}")
+        if is_forgotten:
+            self.forget(run_id)
+        return Sample(int(str(ended_at)) / 1e6 - began, int(fields["started_at"]) / 1e6 - began)
+
+    def forget(self, run_id: str) -> None:
+        """Take a run's keys out of the server, so that samples do not pile up."""
+        self.ledger.forget_active(run_id)
+        _unlink(self.ledger.client, self.ledger.key(run_id, "*"))
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Plain Celery canvas, results on. The end is when the result is here."""
+
+    app: Celery
+    client: Redis
+    worker: LocalWorkers
+
+    def run(self, shape: Shape, limit_s: float) -> float:
+        """Give the seconds that the shape takes as one canvas."""
+        canvas = plain_celery.canvas_of(self.app, shape)
+        began = time.time()
+        self._get(canvas.apply_async(), shape.name, limit_s)
+        return self._ended(began)
+
+    def run_by_levels(self, shape: Shape, limit_s: float) -> float:
+        """Give the seconds that the shape takes as one group for each level, each sent when the last has ended."""
+        groups = plain_celery.level_groups(self.app, shape)
+        began = time.time()
+        for number, level in enumerate(groups):
+            self._get(level.apply_async(), f"{shape.name} at level {number}", limit_s)
+        return self._ended(began)
+
+    def _ended(self, began: float) -> float:
+        took_s = time.time() - began
+        _unlink(self.client, "celery-task*")
+        return took_s
+
+    def first_start_s(self, limit_s: float) -> float:
+        """Give the seconds from apply_async of one task until it runs."""
+        began = time.time()
+        return float(self._get(self.app.tasks[plain_celery.CLOCK_TASK].apply_async(), "one task", limit_s)) - began
+
+    def _get(self, result: Any, name: str, limit_s: float) -> Any:
+        limit = time.monotonic() + limit_s
+        while True:
+            try:
+                return result.get(timeout=min(5.0, limit_s), interval=POLL_S)
+            except ResultTimeout:
+                self.worker.check()
+                if time.monotonic() > limit:
+                    raise MeasureFailed(f"plain Celery's {name} has not ended after {limit_s:g} s") from None
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[str]:
+    """Give the URL of an embedded server whose append-only file is on, but never rewritten: no fork in a sample."""
+    with embedded_server(folder) as url:
+        client = connect(url)
+        client.config_set("auto-aof-rewrite-percentage", 0)
+        yield url
+
+
+@contextmanager
+def both_sides(url: str, folder: Path, *, events: bool) -> Iterator[tuple[Ours, Plain]]:
+    """Give both sides with warm workers; with `events`, each has a consumer of its Celery events as well."""
+    settings = Settings(data_dir=folder, celery_events=events)
+    with ExitStack() as stack:
+        ours_url, plain_url = url, url.replace("db=0", "db=1")
+        ours_worker = stack.enter_context(
+            local_workers(settings, ours_url, SLOTS, import_path=HERE, ready_limit_s=READY_LIMIT_S)
+        )
+        plain_worker = stack.enter_context(
+            local_workers(settings, plain_url, SLOTS, import_path=HERE, app="plain_worker", ready_limit_s=READY_LIMIT_S)
+        )
+        app = create_app(ours_worker.settings, ours_url)
+        ours = Ours(ours_worker.settings, Ledger(connect(ours_url)), app, ours_worker)
+        app = plain_celery.create_plain_app(celery_broker_url(plain_url), plain_worker.settings.queue_of())
+        plain = Plain(app, connect(plain_url), plain_worker)
+        if events:
+            for watched in (ours_url, plain_url):
+                stack.enter_context(_event_watcher(celery_broker_url(watched)))
+        for shape in (chain(50), fan(100)):
+            ours.run(ours.plan(shape), READY_LIMIT_S)
+            plain.run(shape, READY_LIMIT_S)
+        yield ours, plain
+        gc.collect()  # a Celery result that is dropped later would look for a server that is gone
+
+
+@contextmanager
+def _event_watcher(broker_url: str) -> Iterator[None]:
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "event_watcher.py"), broker_url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        if process.stdout is None or process.stdout.readline().strip() != b"ready":
+            raise MeasureFailed("the consumer of Celery events did not start")
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _unlink(client: Redis, pattern: str) -> None:
+    keys = list(client.scan_iter(pattern, count=1000))
+    for start in range(0, len(keys), 1000):
+        client.unlink(*keys[start : start + 1000])
