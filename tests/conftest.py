@@ -1,0 +1,42 @@
+"""One real Valkey server for each test session, and a part of it for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import hypothesis
+import pytest
+import redis
+
+from orchestrator.ledger.connection import connect
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.local.server import embedded_server
+
+hypothesis.settings.register_profile("orchestrator", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("orchestrator")
+
+
+@pytest.fixture(scope="session")
+def shared_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an embedded server that lives as long as the session. Other tests have keys and queues on it."""
+    with embedded_server(tmp_path_factory.mktemp("server")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis_client(shared_redis_url: str) -> Iterator[redis.Redis]:
+    with connect(shared_redis_url) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def new_ledger(redis_client: redis.Redis) -> Callable[[], Ledger]:
+    """Give ledgers whose keys nobody else has, on the session's server."""
+    numbers = count()
+    return lambda: Ledger(redis_client, f"test{next(numbers)}")
+
+
+@pytest.fixture
+def ledger(new_ledger: Callable[[], Ledger]) -> Ledger:
+    return new_ledger()
