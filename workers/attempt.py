@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import signal
 import threading
@@ -16,6 +17,7 @@ from uuid import uuid4
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 
 from orchestrator.artifacts.outputs import encode_output
+from orchestrator.artifacts.store import Artifact
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.retry import exception_names, may_retry, retry_delay_s
 from orchestrator.ledger.ledger import Claim, Commit, Refusal
@@ -68,9 +70,9 @@ def run_attempt(
             output = encode_output(
                 value,
                 process.settings.inline_output_bytes,
-                lambda value: process.store.save(run_id, step, attempt, claim.token, value),
+                lambda value: _saved(process, run_id, step, attempt, claim.token, value),
             )
-        except (Exception, SystemExit) as raised:
+        except BaseException as raised:  # KeyboardInterrupt too: whatever the step raises is its failure
             error = raised
 
     options = _options(claim.spec)
@@ -129,6 +131,10 @@ class StepTimedOut(TimeoutError):
     """An attempt took longer than its step's timeout."""
 
 
+class OutputNotStored(TypeError):
+    """A step gave a value that no other process can get, such as an open connection."""
+
+
 def error_card(error: BaseException) -> dict[str, Any]:
     """Give an exception as the record keeps it: type, message, and a traceback without our own frames."""
     frames = error.__traceback__
@@ -140,9 +146,25 @@ def error_card(error: BaseException) -> dict[str, Any]:
     text = "".join(tracebacks.format_exception(type(error), error, frames))
     return {
         "type": type(error).__qualname__ if type(error).__module__ == "builtins" else exception_names(type(error))[0],
-        "message": str(error)[:MESSAGE_CHARS],
+        "message": _text(error)[:MESSAGE_CHARS],
         "traceback": text if len(text) <= TRACEBACK_CHARS else "…" + text[-TRACEBACK_CHARS:],
     }
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as raised:  # the user's own __str__
+        return f"(its text cannot be read: {type(raised).__qualname__})"
+
+
+def _saved(process: WorkerProcess, run_id: str, step: str, attempt: int, token: int, value: Any) -> Artifact:
+    try:
+        return process.store.save(run_id, step, attempt, token, value)
+    except (TypeError, AttributeError, ValueError, RecursionError, pickle.PicklingError) as error:
+        raise OutputNotStored(
+            f"the output, a {type(value).__qualname__}, cannot be stored: {error}. Give back plain data."
+        ) from error
 
 
 def _options(spec: Mapping[str, Any]) -> StepOptions:
@@ -176,6 +198,6 @@ def _finish(
     dispatch(process.app, run_id, claim.pipeline, commit.ready)
     if error is None:
         return End(is_chain_going_on=commit.is_chain_going_on)
-    text = f"{type(error).__qualname__}: {error}"[:MESSAGE_CHARS]
+    text = f"{type(error).__qualname__}: {_text(error)}"[:MESSAGE_CHARS]
     failure = AttemptRetrying(text, in_s) if commit.state is StepState.RETRYING else AttemptFailed(text)
     return End(failure=failure, traceback=error.__traceback__)
