@@ -1,0 +1,170 @@
+"""One server and one worker of four children for all tests of the workers, and a way to run pipelines on them."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from orchestrator.artifacts.outputs import decode_output
+from orchestrator.artifacts.store import FolderStore
+from orchestrator.coordinator.service import Coordinator
+from orchestrator.coordinator.submission import submit
+from orchestrator.definition.loading import load
+from orchestrator.definition.model import Pipeline
+from orchestrator.ledger.connection import connect
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.record import RunRecord, read_skeleton
+from orchestrator.local.workers import LocalWorkers, local_workers
+from orchestrator.messages.app import create_app
+from orchestrator.plan.compile import compile_pipeline
+from orchestrator.settings import PoolSettings, Settings
+
+LIMIT_S = 30.0
+_module_numbers = itertools.count(1)
+
+
+class Runs:
+    """Submits pipelines to the queues that `settings` name, and follows them as a coordinator does."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, app: Celery) -> None:
+        self.settings, self.ledger, self.app = settings, ledger, app
+        self._coordinator = Coordinator(ledger, app, settings.poll_interval_s)
+        self._store = FolderStore(settings.artifact_root)
+
+    def submit(self, pipeline: Pipeline) -> str:
+        return submit(compile_pipeline(pipeline), self.ledger, self.app, self.settings)
+
+    def run(self, pipeline: Pipeline, limit_s: float = LIMIT_S) -> RunRecord:
+        """Give the record of a new run at its end."""
+        return self.wait(self.submit(pipeline), limit_s=limit_s)
+
+    def wait(
+        self,
+        run_id: str,
+        until: Callable[[RunRecord], object] = lambda record: record.state.is_ended,
+        limit_s: float = LIMIT_S,
+    ) -> RunRecord:
+        """Give the record of a run once the condition holds; due retries are sent off meanwhile."""
+        record, after = read_skeleton(self.ledger, run_id), "0"
+        limit = time.monotonic() + limit_s
+        while not until(record):
+            assert time.monotonic() < limit, f"not within {limit_s} s: {_states(record)}"
+            if events := self.ledger.wait_for_events(run_id, after, 0.1):
+                after = events[-1].id
+                record.tell(events)
+            self._coordinator.tend(run_id)
+        record.outputs = self.ledger.outputs(run_id)
+        return record
+
+    def value(self, record: RunRecord, step: str) -> Any:
+        """Give a step's output as another step would get it."""
+        return decode_output(record.outputs.get(step, ""), self._store)
+
+    def log(self, record: RunRecord, step: str, attempt: int = 1) -> list[str]:
+        return self.ledger.log_lines(record.run_id, step, attempt)
+
+
+def _states(record: RunRecord) -> dict[str, str]:
+    return {name: step.state.value for name, step in record.steps.items()}
+
+
+def _wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+    limit = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < limit, f"not within {limit_s} s"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """Wait for a condition; fail after a limit."""
+    return _wait_until
+
+
+@pytest.fixture
+def states() -> Callable[[RunRecord], dict[str, str]]:
+    """Give the state of every step of a record."""
+    return _states
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    pools = {"cpu": PoolSettings(), "gpu": PoolSettings()}
+    return Settings(data_dir=tmp_path_factory.mktemp("data"), key_prefix="workers", pools=pools, poll_interval_s=0.1)
+
+
+@pytest.fixture(scope="session")
+def worker(settings: Settings, shared_redis_url: str) -> Iterator[LocalWorkers]:
+    """The worker that most tests share: prefork, four children."""
+    with local_workers(settings, shared_redis_url, 4, ["cpu"], ready_limit_s=LIMIT_S) as started:
+        yield started
+        started.kill()  # nothing runs any more
+
+
+@pytest.fixture(scope="session")
+def runs_by(settings: Settings, shared_redis_url: str) -> Iterator[Callable[[Settings], Runs]]:
+    """Give runs by settings, which name the queues. One app for all: pools of connections belong to the process."""
+    app = create_app(settings, shared_redis_url)
+    with connect(shared_redis_url) as client, app:
+        ledger = Ledger(client, settings.key_prefix)
+        yield lambda chosen: Runs(chosen, ledger, app)
+        app.pool.force_close_all()
+
+
+@pytest.fixture(scope="session")
+def runs(worker: LocalWorkers, runs_by: Callable[[Settings], Runs]) -> Runs:
+    """Runs on the shared worker."""
+    return runs_by(worker.settings)
+
+
+@pytest.fixture
+def one_slot(
+    settings: Settings, shared_redis_url: str, runs_by: Callable[[Settings], Runs]
+) -> Callable[[], AbstractContextManager[Runs]]:
+    """Runs on a worker of their own with one child, for what a step does to the child that runs it."""
+
+    @contextmanager
+    def start() -> Iterator[Runs]:
+        with local_workers(settings, shared_redis_url, 1, ["cpu"], ready_limit_s=LIMIT_S) as started:
+            yield runs_by(started.settings)
+            started.kill()
+
+    return start
+
+
+@pytest.fixture
+def pipeline_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pipeline]:
+    """Give the pipeline that a Python source describes, from a module of its own."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def build(source: str, params: Mapping[str, Any] | None = None) -> Pipeline:
+        path = tmp_path / f"user_code_{next(_module_numbers)}.py"
+        path.write_text("from orchestrator import PipelineBuilder, pipeline, step\n" + textwrap.dedent(source))
+        return load(str(path)).build(params)
+
+    return build
+
+
+@pytest.fixture
+def celery_events(runs: Runs) -> Iterator[list[dict[str, Any]]]:
+    """Collect the Celery events of the server from now on."""
+    seen: list[dict[str, Any]] = []
+    with runs.app.connection_for_read() as connection:
+        receiver = runs.app.events.Receiver(connection, handlers={"*": seen.append})
+        thread = threading.Thread(target=receiver.capture, kwargs={"wakeup": False})
+        thread.start()
+        _wait_until(lambda: runs.ledger.client.pubsub_numpat() > 0)
+        yield seen
+        receiver.should_stop = True
+        thread.join(10)
+        assert not thread.is_alive()

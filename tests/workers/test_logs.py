@@ -1,0 +1,212 @@
+"""What steps write is in the ledger, by attempt and while they run."""
+
+from __future__ import annotations
+
+import re
+
+NOISY = """
+    import logging, os, subprocess, sys, time, pathlib
+
+    @step
+    def noisy():
+        print("printed")
+        print("to stderr", file=sys.stderr)
+        logging.getLogger("my.model").warning("logged %d", 1)
+        logging.getLogger("my.model").info("logged info")
+        os.write(1, b"from descriptor 1\\n")
+        os.write(2, b"from descriptor 2\\n")
+        subprocess.run(["sh", "-c", "echo from a subprocess; echo and its stderr >&2"], check=True)
+        sys.stdout.write("no newline at the end")
+
+    @pipeline
+    def logs():
+        noisy()
+"""
+
+
+def test_every_way_to_write_is_captured_in_order(runs, pipeline_from):
+    record = runs.run(pipeline_from(NOISY))
+
+    lines = [re.sub(r"^\S+ \S+ (?=WARNING|INFO)", "", line) for line in runs.log(record, "noisy")]
+    assert lines == [
+        "printed",
+        "to stderr",
+        "WARNING my.model: logged 1",
+        "INFO my.model: logged info",
+        "from descriptor 1",
+        "from descriptor 2",
+        "from a subprocess",
+        "and its stderr",
+        "no newline at the end",
+    ]
+
+
+LIVE = """
+    import os, pathlib, time
+
+    @step
+    def hold(gate):
+        print("printed early")
+        os.write(1, b"written early\\n")
+        while not pathlib.Path(gate).exists():
+            time.sleep(0.01)
+        print("late")
+
+    @pipeline
+    def live(gate: str):
+        hold(gate)
+"""
+
+
+def assert_live(runs, pipeline, gate, wait_until):
+    run_id = runs.submit(pipeline)
+    wait_until(lambda: runs.ledger.log_lines(run_id, "hold", 1) == ["printed early", "written early"])
+    gate.touch()
+    assert runs.log(runs.wait(run_id), "hold") == ["printed early", "written early", "late"]
+
+
+def test_lines_are_there_while_the_step_runs(runs, pipeline_from, tmp_path, wait_until):
+    gate = tmp_path / "gate"
+
+    assert_live(runs, pipeline_from(LIVE, {"gate": str(gate)}), gate, wait_until)
+
+
+def test_lines_of_a_child_that_replaced_a_dead_one_are_there_while_the_step_runs(
+    one_slot, pipeline_from, tmp_path, wait_until
+):
+    gate = tmp_path / "gate"
+    with one_slot() as runs:
+        runs.run(
+            pipeline_from("""
+                import os, signal
+
+                @step
+                def die():
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+                @pipeline
+                def dying():
+                    die()
+            """)
+        )
+
+        assert_live(runs, pipeline_from(LIVE, {"gate": str(gate)}), gate, wait_until)
+
+
+def test_logs_of_steps_side_by_side_do_not_mix(runs, pipeline_from):
+    source = """
+        import subprocess, sys
+
+        @step
+        def chatter(name):
+            for number in range(200):
+                print(name, number)
+                if number % 50 == 0:
+                    subprocess.run(["echo", name, "child"], check=True)
+            return name
+
+        @pipeline
+        def chatters():
+            for name in "abcdefgh":
+                chatter.options(name=name)(name)
+    """
+    record = runs.run(pipeline_from(source))
+
+    for name in "abcdefgh":
+        lines = runs.log(record, name)
+        assert len(lines) == 204
+        assert {line.split()[0] for line in lines} == {name}
+
+
+def test_each_attempt_has_its_own_log(runs, pipeline_from):
+    record = runs.run(
+        pipeline_from("""
+            import pathlib
+
+            @step(retries=1, retry_delay=0)
+            def unsteady(marker):
+                path = pathlib.Path(marker)
+                print("second" if path.exists() else "first")
+                if not path.exists():
+                    path.touch()
+                    raise OSError("once")
+
+            @pipeline
+            def logs(marker: str):
+                unsteady(marker)
+        """, {"marker": str(runs.settings.data_dir / "unsteady")})
+    )  # fmt: skip
+
+    assert runs.log(record, "unsteady", 1) == ["first"]
+    assert runs.log(record, "unsteady", 2) == ["second"]
+
+
+def test_a_noisy_step_keeps_its_last_lines(runs, pipeline_from):
+    record = runs.run(
+        pipeline_from("""
+            @step
+            def noisy():
+                for number in range(50_000):
+                    print("line", number)
+
+            @pipeline
+            def logs():
+                noisy()
+        """)
+    )
+
+    limit = runs.settings.log_lines_per_attempt
+    assert runs.log(record, "noisy") == [f"line {number}" for number in range(50_000 - limit, 50_000)]
+
+
+def test_a_step_may_close_or_replace_its_stdout_and_the_next_is_captured(one_slot, pipeline_from):
+    with one_slot() as runs:
+        record = runs.run(
+            pipeline_from("""
+                import contextlib, io, os, sys
+
+                @step
+                def redirect():
+                    with contextlib.redirect_stdout(io.StringIO()):
+                        print("kept by the step")
+                    print("after")
+
+                @step
+                def close():
+                    print("before")
+                    os.close(1)
+
+                @step
+                def next_one():
+                    print("captured")
+
+                @pipeline
+                def closing():
+                    first = redirect()
+                    second = close.after(first)()
+                    next_one.after(second)()
+            """)
+        )
+
+        assert record.state == "succeeded"
+        assert runs.log(record, "redirect") == ["after"]
+        assert runs.log(record, "close") == ["before"]
+        assert runs.log(record, "next_one") == ["captured"]
+
+
+def test_bytes_that_are_no_text_are_shown_and_the_rest_is_kept(runs, pipeline_from):
+    record = runs.run(
+        pipeline_from("""
+            import os
+
+            @step
+            def binary():
+                os.write(1, b"a\\xff\\xfe\\nb\\r\\n" + "é\\n".encode())
+
+            @pipeline
+            def logs():
+                binary()
+        """)
+    )
+
+    assert runs.log(record, "binary") == ["a\ufffd\ufffd", "b", "é"]
