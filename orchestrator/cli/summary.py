@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from orchestrator.artifacts.outputs import shown_output
 from orchestrator.ledger.record import RunRecord, StepRecord
 from orchestrator.ledger.states import RunState, StepState
 
 LOG_LINES = 5
 LINE_CHARS = 300
 FAILURES = 10
+RESULTS = 5
 
 
 def summary_text(record: RunRecord, logs: Mapping[str, Sequence[str]]) -> str:
@@ -25,6 +28,7 @@ def summary_text(record: RunRecord, logs: Mapping[str, Sequence[str]]) -> str:
     ]
     if record.cancel_reason:
         lines.append(f"  reason: {record.cancel_reason}")
+    lines += _results(record)
     failed = [(name, step) for name, step in record.steps.items() if step.state is StepState.FAILED]
     for name, step in failed[:FAILURES]:
         lines += _failure(name, step, logs.get(name, ()))
@@ -35,6 +39,18 @@ def summary_text(record: RunRecord, logs: Mapping[str, Sequence[str]]) -> str:
         example = f" {failed[0][0]}" if failed else ""
         lines.append(f"look closer: orchestrator show {record.run_id}; orchestrator logs {record.run_id}{example}")
     return "\n".join(lines)
+
+
+def _results(record: RunRecord) -> list[str]:
+    """Give the outputs of the steps that no other step waits for."""
+    waited_for = {name for step in record.steps.values() for name in step.upstream}
+    shown = [
+        f"  {name} gave {json.dumps(shown_output(record.outputs[name]), ensure_ascii=False)}"
+        for name in record.steps
+        if name in record.outputs and name not in waited_for
+    ]
+    more = [f"  … and {len(shown) - RESULTS:,} more results"] if len(shown) > RESULTS else []
+    return [line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]}…" for line in shown[:RESULTS]] + more
 
 
 def _failure(name: str, step: StepRecord, log: Sequence[str]) -> list[str]:
