@@ -13,7 +13,6 @@ help: ## Show these lines.
 demo: $(STAMP) ## Run the demo pipeline on real data to its end; make demo ARGS='-p gate=0.995' makes its gate fail.
 	@$(BIN)/orchestrator run examples/digits.py $(ARGS)
 	@$(BIN)/orchestrator logs last compare
-	@$(BIN)/orchestrator logs last register
 
 test: $(STAMP) ## Run all tests; make test ARGS='tests/acceptance -x' runs some.
 	@$(BIN)/pytest $(ARGS)
