@@ -155,15 +155,16 @@ def pipeline_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[.
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def celery_events(runs: Runs) -> Iterator[list[dict[str, Any]]]:
-    """Collect the Celery events of the server from now on."""
+    """Collect the Celery events of the server from the first use on."""
     seen: list[dict[str, Any]] = []
     with runs.app.connection_for_read() as connection:
         receiver = runs.app.events.Receiver(connection, handlers={"*": seen.append})
         thread = threading.Thread(target=receiver.capture, kwargs={"wakeup": False})
         thread.start()
-        _wait_until(lambda: runs.ledger.client.pubsub_numpat() > 0)
+        with runs.app.events.default_dispatcher() as dispatcher:
+            _wait_until(lambda: dispatcher.send("receiver-probe") or seen)
         yield seen
         receiver.should_stop = True
         thread.join(10)

@@ -1,0 +1,146 @@
+"""Messages are hints: doubled, early, late and unknown ones are dropped, and every step runs once."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.ledger.ledger import Link
+from orchestrator.messages.dispatch import dispatch
+
+COUNTED = """
+    import pathlib, time
+
+    @step
+    def count(folder, name, *values):
+        with open(pathlib.Path(folder, "ran"), "a") as ran:
+            ran.write(name + "\\n")
+        while name == "a" and not pathlib.Path(folder, "gate").exists():
+            time.sleep(0.01)
+
+    @pipeline(name="p")
+    def counted(folder: str):
+        a = count.options(name="a")(folder, "a")
+        b = count.options(name="b")(folder, "b", a)
+        c = count.options(name="c")(folder, "c", b)
+        d = count.options(name="d")(folder, "d", b)
+        count.options(name="e")(folder, "e", c, d)
+"""
+
+
+class Messages:
+    """Sends messages of a run by hand, and tells from Celery's events which were taken."""
+
+    def __init__(self, runs, celery_events, wait_until):
+        self._runs, self._events, self._wait_until = runs, celery_events, wait_until
+
+    def send(self, run_id, *steps, attempt=1):
+        queue = self._runs.settings.queue_of()
+        dispatch(self._runs.app, run_id, "p", [tuple(Link(step, attempt, queue, 5, 0) for step in steps)])
+
+    def of(self, run_id, kind):
+        named = {event["uuid"]: event["name"] for event in self._events if run_id in event.get("kwargs", "")}
+        return sorted(named[event["uuid"]] for event in self._events if event["type"] == kind and event["uuid"] in named)
+
+    def wait_for_ends(self, run_id, count):
+        """All of them end as successes for Celery: a dropped message is no failure."""
+        self._wait_until(lambda: len(self.of(run_id, "task-succeeded")) >= count)
+        assert self.of(run_id, "task-failed") == []
+        return self.of(run_id, "task-succeeded")
+
+
+@pytest.fixture
+def messages(runs, celery_events, wait_until):
+    return Messages(runs, celery_events, wait_until)
+
+
+@pytest.fixture
+def counted(runs, pipeline_from, tmp_path):
+    """A run a -> b -> (c, d) -> e, whose a is running and waits for the gate."""
+    run_id = runs.submit(pipeline_from(COUNTED, {"folder": str(tmp_path)}))
+    runs.wait(run_id, lambda record: record.steps["a"].state == "running")
+    return run_id
+
+
+@pytest.fixture
+def ran(tmp_path):
+    return lambda: (tmp_path / "ran").read_text().split()
+
+
+def test_a_doubled_message_is_dropped_and_its_chain_goes_on_once(runs, messages, counted, ran, tmp_path):
+    messages.send(counted, "a", "b")
+    messages.send(counted, "a", "b")
+    messages.wait_for_ends(counted, 2)
+
+    (tmp_path / "gate").touch()
+
+    assert runs.wait(counted).state == "succeeded"
+    assert messages.wait_for_ends(counted, 7) == ["p.a", "p.a", "p.a", "p.b", "p.c", "p.d", "p.e"]
+    assert sorted(ran()) == ["a", "b", "c", "d", "e"]
+
+
+def test_two_identical_messages_at_once_are_one_attempt(runs, messages, pipeline_from, tmp_path):
+    """Both wait in the queue behind steps that fill all four children."""
+    (tmp_path / "gate").touch()
+    run_id = runs.submit(pipeline_from(COUNTED, {"folder": str(tmp_path)}))
+    for _ in range(20):
+        messages.send(run_id, "a", "b")
+        messages.send(run_id, "c")
+
+    assert runs.wait(run_id).state == "succeeded"
+    messages.wait_for_ends(run_id, 45)
+    assert sorted((tmp_path / "ran").read_text().split()) == ["a", "b", "c", "d", "e"]
+    started = [event.step for event in runs.ledger.events(run_id) if event.event == "step.started"]
+    assert sorted(started) == ["a", "b", "c", "d", "e"]
+
+
+def test_early_messages_are_dropped_and_the_steps_run_in_their_turn(runs, messages, counted, ran, tmp_path):
+    for step in "edcb":
+        messages.send(counted, step)
+    messages.wait_for_ends(counted, 4)
+    assert ran() == ["a"]
+
+    (tmp_path / "gate").touch()
+
+    record = runs.wait(counted)
+    assert sorted(ran()) == ["a", "b", "c", "d", "e"]
+    assert all(len(step.attempts) == 1 for step in record.steps.values())
+
+
+def test_late_messages_change_nothing(runs, messages, counted, ran, tmp_path):
+    (tmp_path / "gate").touch()
+    runs.wait(counted)
+    messages.wait_for_ends(counted, 5)
+    told = list(runs.ledger.events(counted))
+
+    messages.send(counted, "a", "b", "c")
+    messages.send(counted, "e")
+    messages.send(counted, "e", attempt=2)
+    messages.wait_for_ends(counted, 8)
+
+    assert sorted(ran()) == ["a", "b", "c", "d", "e"]
+    assert list(runs.ledger.events(counted)) == told
+
+
+def test_messages_of_a_cancelled_run_are_dropped(runs, messages, counted, ran, tmp_path):
+    runs.ledger.cancel(counted, "by the test")
+    messages.send(counted, "b")
+    (tmp_path / "gate").touch()
+
+    messages.wait_for_ends(counted, 2)
+
+    assert ran() == ["a"]
+    refused = [event.step for event in runs.ledger.events(counted) if event.event == "commit.refused"]
+    assert refused == ["a"]
+
+
+def test_messages_of_unknown_runs_and_steps_are_dropped_and_leave_no_keys(runs, messages, counted, tmp_path, worker):
+    messages.send("no-such-run", "a", "b")
+    messages.send(counted, "no-such-step")
+
+    messages.wait_for_ends("no-such-run", 1)
+    messages.wait_for_ends(counted, 1)
+
+    assert list(runs.ledger.client.scan_iter("*no-such-run*")) == []
+    assert "Traceback" not in worker.log_tail(5)
+    (tmp_path / "gate").touch()
+    assert runs.wait(counted).state == "succeeded"
