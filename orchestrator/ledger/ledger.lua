@@ -5,7 +5,7 @@
 --
 --   {prefix}:{RUN}:run      hash    pipeline, target, state, params, import_path, created_at, started_at, ended_at,
 --                                   max_links, token (last one given), open (steps that have not ended),
---                                   n:<state> (how many steps are in that state), cancel_reason
+--                                   n:<state> (how many steps are in that state), cancel_reason, start_id
 --   {prefix}:{RUN}:graph    hash    step -> JSON: x place in the user's order, u upstreams (count, absent = 0), n next
 --                                   step of its chain, t trigger rule (absent = all_success), q queue, p priority,
 --                                   l timeout in seconds, m 1 when it reads params
@@ -170,6 +170,26 @@ local function settle(is_empty)
   emit('run.' .. final, '', 0, '')
 end
 
+-- For an answer that is given again: those of `steps` that still wait for a worker and, where a step ended without
+-- having run, those below it.
+local function still_queued(steps)
+  local queued, seen, head = {}, {}, 1
+  while steps[head] do
+    local step = steps[head]
+    head = head + 1
+    if not seen[step] then
+      seen[step] = true
+      local state, attempt = read(step)
+      if state == 'queued' then
+        queued[#queued + 1] = {step, attempt}
+      elseif state == 'skipped' or state == 'upstream_failed' then
+        for _, child in ipairs(children_of(step)) do steps[#steps + 1] = child end
+      end
+    end
+  end
+  return queued
+end
+
 local function chains_of(queued)
   if #queued == 0 then return {} end
   local max_links, chains = tonumber(call('HGET', RUN, 'max_links')), {}
@@ -179,9 +199,12 @@ end
 
 local ops = {}
 
--- stage step graph children inputs spec ...: writes steps of a run that is not started yet; may be called many times.
+-- stage staged(how many steps were staged before) step graph children inputs spec ...: writes steps of a run that is
+-- not started yet; may be called many times. The first call drops what a submit that died has left.
 function ops.stage()
-  for index = 2, #ARGV, 5 do
+  if call('EXISTS', RUN) == 1 then return redis.error_reply('EXISTS the run is already started') end
+  if ARGV[2] == '0' then call('DEL', GRAPH, CHILDREN, INPUTS, SPEC) end
+  for index = 3, #ARGV, 5 do
     local step = ARGV[index]
     call('HSET', GRAPH, step, ARGV[index + 1])
     if ARGV[index + 2] ~= '' then call('HSET', CHILDREN, step, ARGV[index + 2]) end
@@ -192,15 +215,21 @@ function ops.stage()
   return 1
 end
 
--- start steps roots(JSON list) field value ...: makes the run exist and queues its roots. Returns their chains.
+-- start steps start_id roots(JSON list) field value ...: makes the run exist and queues its roots. Returns their
+-- chains. The same start_id asking again (a reply was lost on the way) gets the chains of what is still queued.
 function ops.start()
-  if call('EXISTS', RUN) == 1 then return redis.error_reply('EXISTS the run is already started') end
-  local steps = tonumber(ARGV[2])
-  call('HSET', RUN, 'state', 'queued', 'created_at', now, 'token', 0, 'open', steps, 'n:waiting', steps, unpack(ARGV, 4))
+  local steps, roots = tonumber(ARGV[2]), cjson.decode(ARGV[4])
+  local started_by = call('HGET', RUN, 'start_id')
+  if started_by == ARGV[3] then return chains_of(still_queued(roots)) end
+  if started_by then return redis.error_reply('EXISTS the run is already started') end
+  local staged = call('HLEN', GRAPH)
+  if staged ~= steps then return redis.error_reply('STAGED are ' .. staged .. ' steps of ' .. steps) end
+  call('HSET', RUN, 'state', 'queued', 'created_at', now, 'token', 0, 'open', steps, 'n:waiting', steps,
+    'start_id', ARGV[3], unpack(ARGV, 5))
   for _, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do call('PERSIST', key) end
   emit('run.created', '', 0, '')
   local queued, worklist = {}, {}
-  for _, step in ipairs(cjson.decode(ARGV[3])) do
+  for _, step in ipairs(roots) do
     if graph_of(step).t == 'one_failed' then
       write(step, 'waiting', 'skipped', 0, 0, '-')
       emit('step.skipped', step, 0, cjson.encode({because = step}))
@@ -267,6 +296,9 @@ function ops.commit()
     may = may and holding == token and state == 'running'
   end
 
+  local said_before = outcome == 'succeeded' and state == 'succeeded'
+    or outcome ~= 'succeeded' and (state == 'retrying' or state == 'failed')
+
   if may then
     if outcome == 'succeeded' then
       if output ~= '' and output ~= 'null' then call('HSET', OUTPUT, step, output) end
@@ -284,16 +316,13 @@ function ops.commit()
       queued = propagate({{step, 'bad', step}})
     end
     settle()
-  elseif attempt == wanted and holding == token and token ~= 0 and state == 'succeeded' and outcome == 'succeeded' then
-    -- Said before, and the answer was lost on the way: tell again what still waits for a worker.
-    for _, child in ipairs(children_of(step)) do
-      local child_state, child_attempt = read(child)
-      if child_state == 'queued' then queued[#queued + 1] = {child, child_attempt} end
-    end
-  elseif attempt == wanted and holding == token and token ~= 0 and (state == 'retrying' or state == 'failed') then
-    return {1, state, 0, {}}
+  elseif attempt == wanted and holding == token and token ~= 0 and said_before then
+    -- The answer was lost on the way: tell again what still waits for a worker.
+    queued = still_queued(children_of(step))
   else
-    if token ~= 0 then emit('commit.refused', step, wanted, cjson.encode({outcome = outcome, state = state, token = token})) end
+    if token ~= 0 and call('EXISTS', RUN) == 1 then
+      emit('commit.refused', step, wanted, cjson.encode({outcome = outcome, state = state, token = token}))
+    end
     return {0, 'the step is ' .. state .. ' at attempt ' .. attempt}
   end
 

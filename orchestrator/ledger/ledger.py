@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib.resources import files
+from secrets import token_hex
 from typing import Any, NamedTuple, cast
 
 import redis
@@ -133,26 +134,26 @@ class Ledger:
 
         The run exists from the last call on, at once and whole. Raises RunExists.
         """
-        if self.client.exists(self.key(run_id, "run")):
-            raise RunExists(run_id)
         count = 0
         batch: list[str] = []
-        for staged in steps:
-            batch += (staged.step, staged.graph, staged.children, staged.inputs, staged.spec)
-            count += 1
-            if count % STAGE_STEPS == 0:
-                self._call(run_id, "stage", *batch)
-                batch = []
-        if batch:
-            self._call(run_id, "stage", *batch)
-        pairs = [item for pair in fields.items() for item in pair]
-        self.client.sadd(f"{self.prefix}:active", run_id)
         try:
-            chains = self._call(run_id, "start", count, json.dumps(list(roots)), *pairs)
+            for staged in steps:
+                batch += (staged.step, staged.graph, staged.children, staged.inputs, staged.spec)
+                count += 1
+                if count % STAGE_STEPS == 0:
+                    self._call(run_id, "stage", count - STAGE_STEPS, *batch)
+                    batch = []
+            if batch or not count:
+                self._call(run_id, "stage", count - len(batch) // 5, *batch)
+            pairs = [item for pair in fields.items() for item in pair]
+            self.client.sadd(f"{self.prefix}:active", run_id)
+            start_id = token_hex(6)
+            chains = self._call(run_id, "start", count, start_id, json.dumps(list(roots)), *pairs)
         except ResponseError as error:
-            if "EXISTS" in str(error):
+            if str(error).startswith("EXISTS"):
                 raise RunExists(run_id) from None
             raise
+        self.client.sadd(f"{self.prefix}:active", run_id)  # a coordinator may have struck it before it was started
         created_at = self.client.hget(self.key(run_id, "run"), "created_at")
         self.client.zadd(f"{self.prefix}:runs", {run_id: float(cast(str, created_at))})
         return _chains(chains)
@@ -226,8 +227,11 @@ class Ledger:
         return bool(self._call(run_id, "log", step, attempt, token, limit, *lines))
 
     def forget_active(self, run_id: str) -> None:
-        """Strike a run that has ended from the coordinators' list."""
+        """Strike a run from the coordinators' list that has ended, or was never started."""
         self.client.srem(f"{self.prefix}:active", run_id)
+        state = cast(str | None, self.client.hget(self.key(run_id, "run"), "state"))
+        if state and not RunState(state).is_ended:  # it was started just now
+            self.client.sadd(f"{self.prefix}:active", run_id)
 
     # -- reads -------------------------------------------------------------------------------------------------
 

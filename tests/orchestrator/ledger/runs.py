@@ -1,0 +1,99 @@
+"""Random graphs, and runs of them in a real ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from random import Random
+
+from orchestrator.coordinator.submission import staged_steps
+from orchestrator.definition.model import Pipeline, ShellCall, Step, TriggerRule
+from orchestrator.definition.options import StepOptions
+from orchestrator.ledger.ledger import Chain, Ledger
+from orchestrator.plan.compile import compile_pipeline
+from orchestrator.plan.plan import Plan
+from orchestrator.settings import PoolSettings, Settings
+
+SETTINGS = Settings(pools={"cpu": PoolSettings(), "gpu": PoolSettings(queue="cuda")})
+RULES = tuple(TriggerRule)
+_numbers = count()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Steps as the user listed them, each with upstreams and trigger rule."""
+
+    upstream: Mapping[str, tuple[str, ...]]
+    rules: Mapping[str, str]
+
+    def pipeline(self, name: str = "p") -> Pipeline:
+        call = ShellCall("true")
+        options = {rule: StepOptions(trigger=rule.value) for rule in RULES}
+        steps = {
+            step: Step(step, call, up, options[TriggerRule(self.rules[step])]) for step, up in self.upstream.items()
+        }
+        return Pipeline(name, steps)
+
+    def plan(self) -> Plan:
+        return compile_pipeline(self.pipeline())
+
+
+def graph(upstream: Mapping[str, str | Iterable[str]], rules: Mapping[str, str] | None = None) -> Graph:
+    """Give a graph from upstreams by step, as "a b" or a list, and the rules that are not all_success."""
+    parents = {step: tuple(up.split() if isinstance(up, str) else up) for step, up in upstream.items()}
+    return Graph(parents, {step: (rules or {}).get(step, "all_success") for step in parents})
+
+
+def random_graph(rng: Random, max_steps: int, *, other_rules: float) -> Graph:
+    """Give a graph of any shape in any listing order, redundant edges and several components among them."""
+    names = [f"s{i}" for i in range(rng.randint(1, max_steps))]
+    density = rng.choice([0.1, 0.25, 0.5, 0.9])
+    upstream = {step: [u for u in names[:i] if rng.random() < density] for i, step in enumerate(names)}
+    rules = {step: rng.choice(RULES).value if rng.random() < other_rules else "all_success" for step in names}
+    rng.shuffle(names)
+    return Graph({step: tuple(upstream[step]) for step in names}, rules)
+
+
+def start(
+    ledger: Ledger, plan: Plan, *, max_links: int = 20, run_id: str | None = None, params: str = "{}"
+) -> tuple[str, tuple[Chain, ...]]:
+    """Put a run of the plan into the ledger as a submit does, but send nothing. Gives its id and its root chains."""
+    run_id = run_id or f"run-{next(_numbers)}"
+    fields = {"pipeline": plan.pipeline.name, "params": params, "import_path": "", "max_links": max_links}
+    roots = [plan.chains[index][0] for index in plan.roots]
+    return run_id, ledger.start(run_id, staged_steps(plan, SETTINGS), roots, fields)
+
+
+def start_graph(ledger: Ledger, upstream: Mapping[str, str], rules: Mapping[str, str] | None = None) -> str:
+    return start(ledger, graph(upstream, rules).plan())[0]
+
+
+def begin(ledger: Ledger, run_id: str, step: str, attempt: int = 1, worker: str = "w") -> int:
+    """Claim an attempt, which must be granted, and give its token."""
+    claim = ledger.claim(run_id, step, attempt, f"{step}-{attempt}", worker)
+    assert hasattr(claim, "token"), claim
+    return claim.token
+
+
+def states_of(ledger: Ledger, run_id: str) -> dict[str, str]:
+    """Give the state of every step, listed order."""
+    reached = ledger.states(run_id)
+    return {step: str(reached[step][0]) if step in reached else "waiting" for step in ledger.graph(run_id)}
+
+
+def run_state(ledger: Ledger, run_id: str) -> str:
+    return ledger.run_fields(run_id)["state"]
+
+
+def events_of(ledger: Ledger, run_id: str) -> list[tuple[str, str, int]]:
+    return [(event.event, event.step, event.attempt) for event in ledger.events(run_id)]
+
+
+def heads(chains: Iterable[Chain]) -> list[str]:
+    return [chain[0].step for chain in chains]
+
+
+def counts_in(fields: Mapping[str, str]) -> dict[str, int]:
+    """Give the counts that a run's hash keeps, those at zero left out."""
+    return {name[2:]: int(value) for name, value in fields.items() if name.startswith("n:") and value != "0"}
