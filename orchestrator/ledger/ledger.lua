@@ -3,7 +3,7 @@
 -- Every operation is one atomic call and writes its events in the same call, so the record cannot drift from the
 -- state. KEYS[1] is the run's hash; all other keys of the run share its hash tag and are derived from it:
 --
---   {prefix}:{RUN}:run      hash    pipeline, target, state, params, import_path, created_at, started_at, ended_at,
+--   {prefix}:{RUN}:run      hash    pipeline, state, params, import_path, created_at, started_at, ended_at,
 --                                   max_links, token (last one given), open (steps that have not ended),
 --                                   n:<state> (how many steps are in that state), cancel_reason, start_id
 --   {prefix}:{RUN}:graph    hash    step -> JSON: x place in the user's order, u upstreams (count, absent = 0), n next

@@ -1,0 +1,260 @@
+"""What `ledger.lua` says about itself is true: its keys, its words, and that nothing is too large for it."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import redis
+from redis.crc import key_slot
+from runs import SETTINGS, begin, counts_in, graph, heads, run_state, start, start_graph
+
+from orchestrator.coordinator.submission import staged_steps
+from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, Step, TriggerRule
+from orchestrator.definition.options import StepOptions
+from orchestrator.ledger.ledger import SCRIPT, Claim, Ledger, StagedStep
+from orchestrator.ledger.presence import WorkerCard, announce_coordinator, announce_worker
+from orchestrator.ledger.states import STEP_TRANSITIONS, Outcome, RunState, StepState
+from orchestrator.plan.compile import compile_pipeline
+
+HEAD, _, CODE = SCRIPT.partition("\nlocal ")
+RUN_KEYS = dict(re.findall(r"^-- +\{prefix\}:\{RUN\}:(\S+) +(hash|zset|set|stream|list) ", HEAD, re.M))
+SERVER_KEYS = dict(re.findall(r"^-- +\{prefix\}:(\w+) +(hash|zset|set|stream|list) ", HEAD, re.M))
+
+
+def keys_and_types(ledger: Ledger) -> dict[str, str]:
+    found = sorted(ledger.client.scan_iter(f"{ledger.prefix}:*", count=1000))
+    return {key.removeprefix(f"{ledger.prefix}:"): ledger.client.type(key) for key in found}
+
+
+def full_run(ledger: Ledger) -> str:
+    """Give a run that uses everything a run can use, with one retry still due."""
+    options = StepOptions(retries=1)
+    steps = [
+        Step("a", FunctionCall("m:f", (ParamRef("x"),)), (), options),
+        Step("b", FunctionCall("m:f", (OutputRef("a"),)), ("a",), options),
+        Step("c", FunctionCall("m:f", (OutputRef("a"),)), ("a",), options),
+        Step("d", FunctionCall("m:f", (OutputRef("b"), OutputRef("c"))), ("b", "c"), options),
+    ]
+    plan = compile_pipeline(Pipeline("p", {step.name: step for step in steps}, {"x": 1}))
+    run_id, _ = start(ledger, plan, params='{"x":1}')
+    token = begin(ledger, run_id, "a")
+    ledger.append_log(run_id, "a", 1, token, ["line"], 10)
+    ledger.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED, output="[1]")
+    ledger.commit(run_id, "b", 1, begin(ledger, run_id, "b"), "w", Outcome.SUCCEEDED, output="2")
+    ledger.commit(run_id, "c", 1, begin(ledger, run_id, "c"), "w", Outcome.FAILED, retry_in_s=0.0)
+    return run_id
+
+
+def test_the_keys_of_a_run_are_those_at_the_head_of_the_script(ledger: Ledger) -> None:
+    run_id = full_run(ledger)
+    announce_coordinator(ledger.client, ledger.prefix, "c")
+    announce_worker(ledger.client, ledger.prefix, WorkerCard("w", ("cpu",), 1, "prefork", "host", 1))
+
+    of_run = {f"{{{run_id}}}:{part}": kind for part, kind in RUN_KEYS.items()}
+    of_run[f"{{{run_id}}}:log:a:1"] = of_run.pop(f"{{{run_id}}}:log:<step>:<attempt>")
+    assert keys_and_types(ledger) == of_run | SERVER_KEYS | {"worker:w": "string"}
+
+    # Once the run has ended nothing is due.
+    ledger.promote_due(run_id)
+    for step, attempt in (("c", 2), ("d", 1)):
+        ledger.commit(run_id, step, attempt, begin(ledger, run_id, step, attempt), "w", Outcome.SUCCEEDED)
+    assert run_state(ledger, run_id) == "succeeded"
+    del of_run[f"{{{run_id}}}:due"]
+    assert keys_and_types(ledger) == of_run | SERVER_KEYS | {"worker:w": "string"}
+
+
+def test_the_fields_of_a_run_are_those_at_the_head_of_the_script(ledger: Ledger) -> None:
+    run_id = full_run(ledger)
+    ledger.cancel(run_id, "enough")
+    listed = re.search(r":run +hash +(.*?)\n-- +\{prefix\}", HEAD, re.S)
+    text = re.sub(r"\(.*?\)", "", re.sub(r"\s*\n--\s*", " ", listed.group(1)))
+    named = {word.strip() for word in text.split(",")}
+
+    fields = ledger.run_fields(run_id)
+
+    assert {re.sub(r"^n:.*", "n:<state>", name) for name in fields} == named
+
+
+def test_every_key_of_a_run_carries_its_hash_tag(ledger: Ledger) -> None:
+    run_id = full_run(ledger)
+
+    of_run = [f"{ledger.prefix}:{key}" for key in keys_and_types(ledger) if run_id in key]
+
+    assert len(of_run) == len(RUN_KEYS)
+    assert {key_slot(key.encode()) for key in of_run} == {key_slot(run_id.encode())}
+
+
+def test_a_claim_brings_params_and_outputs_to_those_who_read_them(ledger: Ledger) -> None:
+    run_id = full_run(ledger)
+    ledger.promote_due(run_id)
+
+    claim = ledger.claim(run_id, "c", 2, "c", "w")
+    assert isinstance(claim, Claim)
+    assert (claim.params, claim.outputs) == ({}, {"a": "[1]"})
+    assert claim.spec["args"] == [{"$output": ["a"]}]
+    assert claim.spec["options"] == {"retries": 1}
+    ledger.commit(run_id, "c", 2, claim.token, "w", Outcome.SUCCEEDED, output="null")
+
+    claim = ledger.claim(run_id, "d", 1, "d", "w")
+    assert isinstance(claim, Claim)
+    assert claim.outputs == {"b": "2", "c": ""}
+    assert (claim.pipeline, claim.import_path) == ("p", "")
+
+
+def test_a_claim_brings_the_params_when_they_are_read(ledger: Ledger) -> None:
+    step = Step("a", FunctionCall("m:f", (ParamRef("x"),)))
+    run_id, _ = start(ledger, compile_pipeline(Pipeline("p", {"a": step})), params='{"x":"ü"}')
+
+    claim = ledger.claim(run_id, "a", 1, "c", "w")
+
+    assert isinstance(claim, Claim)
+    assert claim.params == {"x": "ü"}
+
+
+def test_lua_and_python_know_the_same_states() -> None:
+    drawn = re.search(r"Step states:\n((?:--   .*\n?)+)", HEAD).group(1).replace("--   ", "")
+    text = drawn.replace("any that has not ended -> cancelled", "")
+    reached = set(re.findall(r"\w+", text)) | {"cancelled"}
+    assert reached == {state.value for state in StepState}
+    # The drawing's arrows are transitions that Python knows.
+    for line in re.split(r"[;\n]", text):
+        stations = [re.findall(r"\w+", station) for station in line.split("->")]
+        for sources, targets in pairwise(stations):
+            for source in sources:
+                assert set(map(StepState, targets)) <= STEP_TRANSITIONS[StepState(source)]
+
+    ended = re.search(r"local ENDED = \{(.*?)\}", CODE).group(1)
+    assert set(re.findall(r"(\w+) = true", ended)) == {state.value for state in StepState if state.is_ended}
+    assert {state.value for state in RunState if state.is_ended} <= set(re.findall(r"\w+", ended))
+
+
+def test_every_state_rule_and_outcome_in_the_code_is_a_word_that_python_knows() -> None:
+    states = {state.value for state in StepState} | {state.value for state in RunState}
+    for pattern, words in (
+        (r"\b(?:run_|child_)?state [~=]= '(\w+)'", states),
+        (r"\bwrite\(.*?, '(\w+)', (?:attempt|0)", states),
+        (r"\bverdict == '(\w+)'", states),
+        (r"\brule == '(\w+)'", {rule.value for rule in TriggerRule}),
+        (r"\.t == '(\w+)'", {rule.value for rule in TriggerRule}),
+        (r"\boutcome [~=]= '(\w+)'", {outcome.value for outcome in Outcome}),
+        (r"'HSET', RUN, 'state', '(\w+)'", {state.value for state in RunState}),
+        (r"emit\('step\.(\w+)'", states | {"started"}),
+        (r"emit\('run\.(\w+)'", states | {"created", "started"}),
+    ):
+        found = set(re.findall(pattern, CODE))
+        assert found, f"{pattern} finds nothing: it no longer fits the code"
+        assert found <= words, pattern
+
+
+def test_every_state_is_reached_by_name_in_the_code() -> None:
+    quoted = set(re.findall(r"'(?:step\.)?(\w+)'", CODE))
+
+    assert {state.value for state in StepState} <= quoted
+    assert {state.value for state in RunState} <= quoted
+
+
+def test_every_rule_but_the_default_is_judged_as_its_model_judges_it() -> None:
+    # all_done and always are what is left when no other rule applies.
+    assert set(re.findall(r"rule == '(\w+)'", CODE)) == {rule.value for rule in TriggerRule} - {"all_done", "always"}
+
+
+def test_a_commit_may_make_5_000_steps_ready(ledger: Ledger) -> None:
+    names = [f"s{i}" for i in range(5000)]
+    run_id = start_graph(ledger, {"root": "", **dict.fromkeys(names, "root"), "end": names})
+
+    answer = ledger.commit(run_id, "root", 1, begin(ledger, run_id, "root"), "w", Outcome.SUCCEEDED)
+
+    assert heads(answer.ready) == names
+    assert counts_in(ledger.run_fields(run_id)) == {"succeeded": 1, "queued": 5000, "waiting": 1}
+
+
+def test_a_failure_may_end_5_000_steps(ledger: Ledger) -> None:
+    wide = {f"w{i}": "root" for i in range(2500)}
+    deep = {f"d{i}": f"d{i - 1}" if i else "root" for i in range(2500)}
+    run_id = start_graph(ledger, {"root": "", **wide, **deep})
+
+    ledger.commit(run_id, "root", 1, begin(ledger, run_id, "root"), "w", Outcome.FAILED)
+
+    assert counts_in(ledger.run_fields(run_id)) == {"failed": 1, "upstream_failed": 5000}
+    assert run_state(ledger, run_id) == "failed"
+
+
+def test_a_run_may_have_10_000_roots_and_a_step_may_read_them_all(ledger: Ledger, redis_client: redis.Redis) -> None:
+    names = [f"s{i}" for i in range(10_000)]
+    steps = {name: Step(name, FunctionCall("m:f")) for name in names}
+    steps["all"] = Step("all", FunctionCall("m:f", ([OutputRef(name) for name in names],)), tuple(names))
+    run_id, chains = start(ledger, compile_pipeline(Pipeline("p", steps)))
+    assert heads(chains) == names
+
+    # Each with its own message; the commands go in one batch, for speed.
+    script = redis_client.register_script(SCRIPT)
+    key = [ledger.key(run_id, "run")]
+    with redis_client.pipeline(transaction=False) as pipe:
+        for number, name in enumerate(names):
+            script(key, ["claim", name, 1, "c", "w"], pipe)
+            output = f'"{name}"'
+            script(key, ["commit", name, 1, number + 1, "w", "succeeded", "{}", output, "", 0, ""], pipe)
+        answers = pipe.execute()
+    assert [answer[3] for answer in answers[1:-1:2]] == [[]] * 9_999
+
+    assert ledger.claim(run_id, "all", 1, "c", "w").outputs == {name: f'"{name}"' for name in names}
+    assert counts_in(ledger.run_fields(run_id)) == {"succeeded": 10_000, "running": 1}
+
+
+def test_10_000_steps_are_cancelled_at_once(ledger: Ledger) -> None:
+    run_id = start_graph(ledger, {f"s{i}": "" for i in range(10_000)})
+
+    assert ledger.cancel(run_id, "enough") == 10_000
+    assert counts_in(ledger.run_fields(run_id)) == {"cancelled": 10_000}
+
+
+def test_a_chain_is_cut_into_messages_of_max_links(ledger: Ledger) -> None:
+    names = [f"s{i}" for i in range(50)]
+    plan = graph({name: names[i - 1 : i] for i, name in enumerate(names)}).plan()
+    run_id, ready = start(ledger, plan, max_links=20)
+
+    messages = []
+    while ready:
+        (links,) = ready
+        messages.append(len(links))
+        for link, following in zip(links, [*links[1:], None], strict=True):
+            token = begin(ledger, run_id, link.step)
+            follower = following[:2] if following else ("", 0)
+            answer = ledger.commit(run_id, link.step, 1, token, "w", Outcome.SUCCEEDED, follower=follower)
+            assert answer.is_chain_going_on == (following is not None)
+            ready = answer.ready
+            assert not (ready and following)
+
+    assert messages == [20, 20, 10]
+    assert run_state(ledger, run_id) == "succeeded"
+
+
+def test_a_step_takes_little_of_the_servers_memory(ledger: Ledger) -> None:
+    # 2 KB a step is the promise; half of that is kept for events of retries and for outputs.
+    names = [f"s{i}" for i in range(2000)]
+    upstream = {name: [names[i - 1]] if i else [] for i, name in enumerate(names)}
+    run_id, _ = start(ledger, graph(upstream).plan())
+    for name in names:
+        ledger.commit(run_id, name, 1, begin(ledger, run_id, name), "w", Outcome.SUCCEEDED)
+
+    parts = [f"{ledger.prefix}:{key}" for key in keys_and_types(ledger) if run_id in key]
+    used = sum(ledger.client.memory_usage(key, samples=0) for key in parts)
+
+    assert used / len(names) < 1024
+
+
+def test_links_carry_queue_priority_and_timeout(ledger: Ledger) -> None:
+    step = Step("a", FunctionCall("m:f"), (), StepOptions(pool="gpu", priority=9, timeout=0.25))
+    _, chains = start(ledger, compile_pipeline(Pipeline("p", {"a": step})))
+
+    assert chains == ((("a", 1, "cuda", 9, 0.25),),)
+
+
+def test_steps_are_staged_in_the_order_of_the_listing_as_the_script_says(ledger: Ledger) -> None:
+    plan = graph({"z": "a", "a": ""}, {"z": "all_done"}).plan()
+    assert list(staged_steps(plan, SETTINGS)) == [
+        StagedStep("z", '{"x":0,"q":"cpu","p":5,"u":1,"t":"all_done"}', "", "",
+                   '{"pool":"cpu","run":"true","upstream":["a"]}'),
+        StagedStep("a", '{"x":1,"q":"cpu","p":5,"n":"z"}', '["z"]', "", '{"pool":"cpu","run":"true"}'),
+    ]  # fmt: skip
