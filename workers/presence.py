@@ -5,12 +5,14 @@ The solo pool has only one process: while a step runs there, the worker counts a
 
 from __future__ import annotations
 
+import contextlib
 import os
-import signal
 import socket
 import threading
+import time
 from typing import Any
 
+import psutil
 from celery import bootsteps
 from celery.utils.log import get_logger
 
@@ -19,6 +21,9 @@ from orchestrator.settings import settings
 from workers.process import current_process
 
 logger = get_logger(__name__)
+
+
+PARENT_LOOK_S = 0.5
 
 
 class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -34,6 +39,8 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, parent: Any) -> None:
         self._thread = threading.Thread(target=self._announce, args=(parent,), name="presence", daemon=True)
         self._thread.start()
+        if watched := settings().parent_pid:
+            threading.Thread(target=self._end_with, args=(watched,), name="parent-watch", daemon=True).start()
 
     def stop(self, parent: Any) -> None:
         self._stopped.set()
@@ -55,11 +62,6 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
             pid=os.getpid(),
         )
         while True:
-            watched = settings().parent_pid
-            if watched and os.getppid() != watched:
-                logger.warning("the process that started this worker has gone: shutting down")
-                os.kill(os.getpid(), signal.SIGTERM)
-                watched = None
             try:
                 announce_worker(client, prefix, card)
             except Exception as error:
@@ -70,3 +72,18 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
             withdraw_worker(client, prefix, card.worker)
         except Exception as error:
             logger.warning("the worker could not be signed off: %s", error)
+
+    @staticmethod
+    def _end_with(watched: int) -> None:
+        """Kill the whole tree at once when the parent has gone, as the parent would have: nobody waits for its steps.
+
+        A thread of its own, because signs of life wait for a server that went with the parent.
+        """
+        while os.getppid() == watched:  # also while a shutdown waits for a step
+            time.sleep(PARENT_LOOK_S)
+        logger.warning("the process that started this worker has gone: the worker ends with all it started")
+        myself = psutil.Process()
+        for process in myself.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        myself.kill()
