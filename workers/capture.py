@@ -138,6 +138,7 @@ class DescriptorCapture:
 
 
 _thread_log: ContextVar[_Shipment | None] = ContextVar("thread_log", default=None)
+_installing = threading.Lock()  # the first steps of a pool of threads come at once
 
 
 class ThreadCapture:
@@ -146,11 +147,12 @@ class ThreadCapture:
     def __init__(self, ledger: Ledger, limit: int) -> None:
         self._ledger = ledger
         self._limit = limit
-        if not isinstance(sys.stdout, _Router):
-            for handler in _stream_handlers():
-                handler.setStream(sys.stderr)
-            sys.stdout, sys.stderr = _Router(sys.stdout), _Router(sys.stderr)
-            _log_to(sys.stderr, lambda: _thread_log.get() is not None)
+        with _installing:
+            if not isinstance(sys.stdout, _Router):
+                for handler in _stream_handlers():
+                    handler.setStream(sys.stderr)
+                sys.stdout, sys.stderr = _Router(sys.stdout), _Router(sys.stderr)
+                _log_to(sys.stderr, lambda: _thread_log.get() is not None)
 
     @contextlib.contextmanager
     def attempt(self, run_id: str, step: str, attempt: int, token: int) -> Iterator[None]:

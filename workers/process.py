@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 
 from celery import Celery
 
@@ -17,13 +18,17 @@ from workers.capture import Capture, capture_for_process
 RETRIES = 60  # of a ledger call, up to 2 s apart: every call may be said twice, so a worker can wait out a restart
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class WorkerProcess:
     app: Celery
     settings: Settings
     ledger: Ledger
     store: ArtifactStore
-    capture: Capture
+
+    @cached_property
+    def capture(self) -> Capture:
+        """Made at the first step, in the thread that runs it, which tells the kind of pool."""
+        return capture_for_process(self.ledger, self.settings)
 
 
 def broker_url() -> str:
@@ -48,8 +53,6 @@ def current_process(app: Celery) -> WorkerProcess:
         _held.clear()
         chosen = settings()
         ledger = Ledger(connect(broker_url(), retries=RETRIES), chosen.key_prefix)
-        held = WorkerProcess(
-            app, chosen, ledger, FolderStore(chosen.artifact_root), capture_for_process(ledger, chosen)
-        )
+        held = WorkerProcess(app, chosen, ledger, FolderStore(chosen.artifact_root))
         _held[pid] = held
     return held
