@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 from celery import Celery
 
+from orchestrator.definition.faults import SettingsInvalid
 from orchestrator.messages.app import create_app
 from orchestrator.settings import settings
 from workers.presence import Presence
@@ -19,4 +22,8 @@ def _make_app() -> Celery:
     return made
 
 
-app = _make_app()
+try:
+    app = _make_app()
+except SettingsInvalid as fault:
+    print(f"{type(fault).__name__}: {fault}", file=sys.stderr)
+    raise SystemExit(2) from None  # Celery would show any other error with its traceback
