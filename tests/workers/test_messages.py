@@ -39,7 +39,8 @@ class Messages:
 
     def of(self, run_id, kind):
         named = {event["uuid"]: event["name"] for event in self._events if run_id in event.get("kwargs", "")}
-        return sorted(named[event["uuid"]] for event in self._events if event["type"] == kind and event["uuid"] in named)
+        ids = [event["uuid"] for event in self._events if event["type"] == kind]
+        return sorted(named[uuid] for uuid in ids if uuid in named)
 
     def wait_for_ends(self, run_id, count):
         """All of them end as successes for Celery: a dropped message is no failure."""

@@ -82,7 +82,7 @@ NASTY = [
     "; touch x",
     "a && touch x",
     "| touch x",
-    "it's \"quoted\" \\ and $HOME",
+    'it\'s "quoted" \\ and $HOME',
     "two\nlines",
     "* ?",
     "-n",

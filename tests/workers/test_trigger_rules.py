@@ -66,9 +66,7 @@ def test_the_output_of_a_failed_or_skipped_upstream_is_none(runs, pipeline_from)
     assert runs.value(record, "skipped-always") == ["fine", None]
 
 
-def test_one_failed_starts_at_the_first_failure_without_waiting_for_the_rest(
-    runs, pipeline_from, states, tmp_path
-):
+def test_one_failed_starts_at_the_first_failure_without_waiting_for_the_rest(runs, pipeline_from, states, tmp_path):
     gate = tmp_path / "gate"
     run_id = runs.submit(
         pipeline_from("""
