@@ -1,0 +1,136 @@
+"""The `orchestrator` command as a user has it: a process of its own, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+LIMIT_S = 60.0
+COMMAND = str(Path(sys.executable).with_name("orchestrator"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: takes long; run only when asked for, as in `pytest -m long`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("markexpr"):
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Place:
+    """A working folder with pipelines in it, and the commands that are given there."""
+
+    def __init__(self, folder: Path, variables: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        self.variables = dict(variables or {})
+        folder.mkdir(exist_ok=True)
+
+    def write(self, name: str, text: str) -> str:
+        """Write a file and give its name; Python gets the names of the package first."""
+        head = "from orchestrator import PipelineBuilder, pipeline, step\n" if name.endswith(".py") else ""
+        (self.folder / name).write_text(head + textwrap.dedent(text))
+        return name
+
+    def environment(self) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRATOR_")}
+        return inherited | self.variables
+
+    def start(self, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+        """Start a command whose outputs are pipes."""
+        given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, "text": True}
+        command = [COMMAND, *map(str, arguments)]
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment(), **{**given, **options})
+
+    def call(self, *arguments: object, limit_s: float = LIMIT_S) -> Done:
+        """Give a command and wait for its end."""
+        with self.start(*arguments) as process:
+            try:
+                out, err = process.communicate(timeout=limit_s)
+            except BaseException:
+                process.send_signal(signal.SIGINT)
+                out, err = process.communicate(timeout=20)
+                print(out, err, sep="\n")
+                raise
+        return Done(process.returncode, out, err)
+
+    def processes(self) -> list[psutil.Process]:
+        """Give what runs in this folder: servers, workers and steps inherit it from the command that started them."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(self.folder):
+                    found.append(process)
+        return found
+
+
+def _wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+    limit = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < limit, f"not within {limit_s} s"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """Wait for a condition; fail after a limit."""
+    return _wait_until
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A folder without a configured server. At the end nothing runs in it."""
+    made = Place(tmp_path / "place")
+    yield made
+    _wait_until(lambda: not made.processes(), 10)
+
+
+@pytest.fixture
+def other_place(tmp_path: Path) -> Callable[..., Place]:
+    """Give one more folder."""
+    return lambda name, **variables: Place(tmp_path / name, variables)
+
+
+def _assert_exact(record: Mapping[str, Any]) -> None:
+    """Every step ran once and succeeded, and none began before all its upstreams had ended."""
+    steps = record["steps"]
+    for name, step in steps.items():
+        assert [attempt["outcome"] for attempt in step["attempts"]] == ["succeeded"], name
+        began = step["attempts"][0]["started_at"]
+        for upstream in step["upstream"]:
+            assert began >= steps[upstream]["attempts"][-1]["ended_at"], f"{name} began before {upstream} had ended"
+    assert record["state"] == "succeeded"
+
+
+@pytest.fixture(scope="session")
+def assert_exact() -> Callable[[Mapping[str, Any]], None]:
+    """Check a record whose run succeeded as a whole."""
+    return _assert_exact
