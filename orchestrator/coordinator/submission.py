@@ -40,7 +40,7 @@ def submit(plan: Plan, ledger: Ledger, app: Celery, settings: Settings, run_id: 
             "pipeline": pipeline.name,
             "params": json.dumps(to_wire(dict(pipeline.params))),
             "import_path": pipeline.import_path or "",
-            "max_links": _max_links(app, plan, settings),
+            "max_links": _max_links(app, plan, settings, run_id),
         },
     )
     dispatch(app, run_id, pipeline.name, chains)
@@ -101,14 +101,17 @@ def plan_message_bytes(app: Celery, plan: Plan, settings: Settings) -> int:
         return 0
     links = plan_links(plan, settings)
     chains: list[Chain] = [tuple(links[step] for step in steps) for steps in plan.chains]
-    return largest_message_bytes(app, RUN_ID_SHAPE, plan.pipeline.name, chains, _max_links(app, plan, settings))
+    max_links = _max_links(app, plan, settings, RUN_ID_SHAPE)
+    return largest_message_bytes(app, RUN_ID_SHAPE, plan.pipeline.name, chains, max_links)
 
 
-def _max_links(app: Celery, plan: Plan, settings: Settings) -> int:
-    if not plan.pipeline.steps:
-        return 1
-    longest = max(plan.pipeline.steps, key=len)
-    return links_per_message(app, plan.pipeline.name, _link(plan.pipeline, longest, settings), RUN_ID_SHAPE)
+def _max_links(app: Celery, plan: Plan, settings: Settings, run_id: str) -> int:
+    # Attempts as they may become, so that a late retry's message is not larger than a first one's may be.
+    links = [
+        link._replace(attempt=1 + plan.pipeline.steps[name].options.retries)
+        for name, link in plan_links(plan, settings).items()
+    ]
+    return links_per_message(app, plan.pipeline.name, links, run_id)
 
 
 def _link(pipeline: Pipeline, name: str, settings: Settings) -> Link:

@@ -1,0 +1,74 @@
+"""Sending: in batches, in order, to the right queue."""
+
+from __future__ import annotations
+
+import redis
+from celery import Celery
+
+from orchestrator.ledger.ledger import Link
+from orchestrator.messages.dispatch import dispatch
+from orchestrator.messages.queues import queue_keys, queue_length
+from orchestrator.settings import Settings
+
+
+def replies_written(client: redis.Redis) -> int:
+    """Give how often the server has answered: once for all the commands that it read together."""
+    return int(client.info("stats")["total_writes_processed"])
+
+
+def test_2_000_chains_go_out_in_few_round_trips_and_in_order(
+    app: Celery, chosen: Settings, redis_client: redis.Redis, messages_in
+) -> None:
+    queue = chosen.queue_of()
+    chains = [(Link(f"s{i}", 1, queue, 5, 0), Link(f"t{i}", 1, queue, 5, 0)) for i in range(2000)]
+    before = replies_written(redis_client)
+
+    dispatch(app, "run", "p", chains)
+
+    # Four batches. The server reads a socket piece by piece, of 16 KiB at most, and answers after each.
+    assert replies_written(redis_client) - before < 500
+    assert [message.kwargs["step"] for message in messages_in(queue)] == [f"s{i}" for i in range(2000)]
+    assert queue_length(redis_client, queue) == 2000
+
+
+def test_a_message_names_the_step_and_carries_the_rest_of_its_chain(app: Celery, chosen: Settings, messages_in) -> None:
+    queue = chosen.queue_of()
+
+    dispatch(app, "run", "churn", [tuple(Link(step, 1, queue, 5, 0) for step in ("a", "b", "c"))])
+
+    (message,) = messages_in(queue)
+    assert message.headers["task"] == "pipeline.step"
+    assert message.headers["shadow"] == "churn.a"
+    assert (message.args, message.kwargs) == ([], {"run_id": "run", "step": "a", "attempt": 1})
+    # Celery takes the last one next.
+    assert [task["kwargs"]["step"] for task in message.embed["chain"]] == ["c", "b"]
+    assert [callback["task"] for callback in message.embed["errbacks"]] == ["pipeline.failure"]
+
+
+def test_each_chain_goes_to_the_queue_of_its_first_step(app: Celery, chosen: Settings, messages_in) -> None:
+    cpu, gpu = chosen.queue_of("cpu"), chosen.queue_of("gpu")
+
+    dispatch(app, "run", "p", [(Link("a", 1, cpu, 5, 0), Link("b", 1, gpu, 5, 0)), (Link("c", 1, gpu, 5, 0),)])
+
+    assert [message.kwargs["step"] for message in messages_in(cpu)] == ["a"]
+    assert [message.kwargs["step"] for message in messages_in(gpu)] == ["c"]
+
+
+def test_a_lower_number_is_taken_first(app: Celery, chosen: Settings, redis_client: redis.Redis, messages_in) -> None:
+    queue = chosen.queue_of()
+
+    dispatch(app, "run", "p", [(Link(f"p{priority}", 1, queue, priority, 0),) for priority in range(9, -1, -1)])
+
+    taken = [int(message.kwargs["step"][1:]) for message in messages_in(queue)]
+    # Redis has four lists for ten priorities; within a list the first comes first.
+    assert [priority // 3 for priority in taken] == [0] * 3 + [1] * 3 + [2] * 3 + [3]
+    assert [redis_client.llen(key) for key in queue_keys(queue)] == [3, 3, 3, 1]
+    assert queue_length(redis_client, queue) == 10
+
+
+def test_nothing_to_send_sends_nothing(app: Celery, redis_client: redis.Redis) -> None:
+    before = int(redis_client.info("stats")["total_connections_received"])
+
+    dispatch(app, "run", "p", [])
+
+    assert int(redis_client.info("stats")["total_connections_received"]) == before
