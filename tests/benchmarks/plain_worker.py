@@ -25,6 +25,7 @@ def end_with_parent(**_: Any) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)
+        # Not SIGTERM: the server is gone too, and a warm shutdown would wait for it. The session is the worker's own.
+        os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import sys
 import time
@@ -155,6 +154,8 @@ def both_sides(url: str, folder: Path, *, events: bool) -> Iterator[tuple[Ours, 
         ours = Ours(ours_worker.settings, Ledger(connect(ours_url)), app, ours_worker)
         app = plain_celery.create_plain_app(celery_broker_url(plain_url), plain_worker.settings.queue_of())
         plain = Plain(app, connect(plain_url), plain_worker)
+        # Without this a Celery result that is dropped later looks for a server that is gone, and says so.
+        stack.callback(app.backend.result_consumer.subscribed_to.clear)
         if events:
             for watched in (ours_url, plain_url):
                 stack.enter_context(_event_watcher(celery_broker_url(watched)))
@@ -162,7 +163,6 @@ def both_sides(url: str, folder: Path, *, events: bool) -> Iterator[tuple[Ours, 
             ours.run(ours.plan(shape), READY_LIMIT_S)
             plain.run(shape, READY_LIMIT_S)
         yield ours, plain
-        gc.collect()  # a Celery result that is dropped later would look for a server that is gone
 
 
 @contextmanager
