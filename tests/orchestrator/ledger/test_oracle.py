@@ -37,7 +37,7 @@ def check(network: Network) -> None:
 
 
 @given(seed=seeds, other_rules=st.sampled_from([0.0, 0.3, 0.8]), trouble=st.sampled_from([0.0, 0.2, 0.6]))
-@settings(max_examples=150)
+@settings(max_examples=400)
 def test_any_order_of_anything_leaves_the_ledger_as_its_model(new_ledger: NewLedger, seed, other_rules, trouble):
     rng = Random(seed)
     graph = random_graph(rng, 9, other_rules=other_rules)
@@ -59,7 +59,7 @@ def test_any_order_of_anything_leaves_the_ledger_as_its_model(new_ledger: NewLed
 
 
 @given(seed=seeds, other_rules=st.sampled_from([0.0, 0.5]), trouble=st.sampled_from([0.1, 0.5]))
-@settings(max_examples=60)
+@settings(max_examples=150)
 def test_every_order_leads_to_the_same_end(new_ledger: NewLedger, seed, other_rules, trouble):
     rng = Random(seed)
     graph = random_graph(rng, 10, other_rules=other_rules)
@@ -78,7 +78,7 @@ def test_every_order_leads_to_the_same_end(new_ledger: NewLedger, seed, other_ru
 
 
 @given(seed=seeds)
-@settings(max_examples=60)
+@settings(max_examples=150)
 def test_without_failures_every_step_commits_exactly_once(new_ledger: NewLedger, seed):
     rng = Random(seed)
     graph = random_graph(rng, 12, other_rules=0.0)

