@@ -215,6 +215,13 @@ def test_the_first_two_commands_of_the_readme_are_the_demo_and_the_tests() -> No
     assert [line.split("#")[0].strip() for line in text.splitlines()] == ["make demo", "make test"]
 
 
+def test_ci_runs_the_commands_that_people_run() -> None:
+    script = ROOT / ".ci" / "run"
+
+    assert os.access(script, os.X_OK)
+    assert script.read_text().splitlines()[-2:] == ["make check", "make test"]
+
+
 def test_the_tables_name_every_command_setting_option_and_rule() -> None:
     commands = {row.split()[1] for row in table_rows("README.md", "command | what it does")}
     assert commands == set(COMMANDS)
