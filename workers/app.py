@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 from celery import Celery
@@ -9,6 +10,7 @@ from celery import Celery
 from orchestrator.definition.faults import SettingsInvalid
 from orchestrator.messages.app import create_app
 from orchestrator.settings import settings
+from workers.events import EventBatches
 from workers.presence import Presence
 from workers.process import broker_url
 from workers.tasks import register_tasks
@@ -19,6 +21,10 @@ def _make_app() -> Celery:
     made.set_current()
     register_tasks(made)
     made.steps["worker"].add(Presence)
+    made.steps["consumer"].add(EventBatches)
+    if settings().log_level != "DEBUG":
+        for name in ("celery.worker.strategy", "celery.app.trace"):  # two lines a step, which the record tells better
+            logging.getLogger(name).setLevel(logging.WARNING)
     return made
 
 

@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -83,7 +84,15 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
             time.sleep(PARENT_LOOK_S)
         logger.warning("the process that started this worker has gone: the worker ends with all it started")
         myself = psutil.Process()
-        for process in myself.children(recursive=True):
+        for process in {*myself.children(recursive=True), *_session()} - {myself}:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         myself.kill()
+
+
+def _session() -> Iterator[psutil.Process]:
+    """Give the processes of the session that a local worker leads: also what a step handed over to init."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError):
+            if os.getsid(process.pid) == os.getpid():
+                yield process

@@ -6,16 +6,27 @@ from typing import Any
 
 from celery import Celery, Task
 from celery.exceptions import Retry
+from celery.utils.log import get_task_logger
+from celery.worker.request import Request
 
 from orchestrator.messages.signatures import FAILURE_TASK, STEP_TASK
 from workers.attempt import AttemptFailed, AttemptRetrying, run_attempt, witness_failure
 from workers.process import current_process
 
+logger = get_task_logger(__name__)
+
+
+class StepRequest(Request):  # type: ignore[misc]
+    """A message of a queue without acknowledgements: Celery's own would look for it among the unacked in vain."""
+
+    def acknowledge(self) -> None:
+        self.acknowledged = True
+
 
 def register_tasks(app: Celery) -> None:
     """Put both tasks into the app's registry."""
 
-    @app.task(name=STEP_TASK, bind=True, throws=(AttemptFailed,))  # type: ignore[untyped-decorator]
+    @app.task(name=STEP_TASK, bind=True, Request=StepRequest, throws=(AttemptFailed,))  # type: ignore[untyped-decorator]
     def step(self: Task, run_id: str, step: str, attempt: int) -> str:
         request = self.request
         chain = request.chain
@@ -27,6 +38,9 @@ def register_tasks(app: Celery) -> None:
         )  # fmt: skip
         if end.is_in_ledger:
             request.errbacks = None  # the failure callback is for failures that only Celery saw
+        if end.failure:
+            how = "is retried" if isinstance(end.failure, AttemptRetrying) else "failed"
+            logger.warning("run %s: step %s %s at attempt %s: %s", run_id, step, how, attempt, end.failure)
         if isinstance(end.failure, AttemptRetrying):
             raise Retry(str(end.failure), exc=AttemptFailed(str(end.failure)), when=end.failure.in_s)
         if end.failure:

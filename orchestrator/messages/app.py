@@ -25,7 +25,9 @@ def create_app(settings: Settings, redis_url: str) -> Celery:
         # Claim, commit and the ledger own recovery; an early ack leaves nothing to redeliver behind our back.
         task_acks_late=False,
         task_default_queue=settings.pools[settings.default_pool].queue or settings.default_pool,
-        task_queues=[Queue(pool.queue or name) for name, pool in settings.pools.items()],
+        # No acknowledgements: they would cost a worker's main process half its time, and what they could restore,
+        # after visibility_timeout, the ledger knows at once.
+        task_queues=[Queue(pool.queue or name, no_ack=True) for name, pool in settings.pools.items()],
         task_create_missing_queues=True,
         task_default_priority=5,
         task_inherit_parent_priority=False,
