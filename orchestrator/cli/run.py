@@ -19,7 +19,7 @@ from orchestrator.cli.session import Session, open_session
 from orchestrator.cli.summary import summary_text
 from orchestrator.ledger.record import RunRecord, read_skeleton
 from orchestrator.ledger.states import RunState, StepState
-from orchestrator.local.workers import LocalWorkers, local_workers
+from orchestrator.local.workers import LocalWorkerError, LocalWorkers, local_workers
 from orchestrator.plan.plan import Plan
 from orchestrator.settings import available_cores, settings
 
@@ -82,6 +82,10 @@ def _run_to_end(session: Session, plan: Plan, local: LocalWorkers | None, as_jso
         _cancel(session, run_id, local)
         record = read_skeleton(ledger, run_id)
         record.tell(ledger.events(run_id))
+    except LocalWorkerError:
+        ledger.cancel(run_id, "the local worker ended")  # nobody is left who could go on with it
+        ledger.forget_active(run_id)
+        raise
     record.outputs = ledger.outputs(run_id)
     record.cancel_reason = ledger.run_fields(run_id).get("cancel_reason")
     logs = {
