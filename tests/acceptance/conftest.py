@@ -113,10 +113,10 @@ def place(tmp_path: Path) -> Iterator[Place]:
     _wait_until(lambda: not made.processes(), 10)
 
 
-@pytest.fixture
-def other_place(tmp_path: Path) -> Callable[..., Place]:
-    """Give one more folder."""
-    return lambda name, **variables: Place(tmp_path / name, variables)
+@pytest.fixture(scope="session")
+def place_in() -> Callable[..., Place]:
+    """Give a place in a folder, with variables of its own."""
+    return Place
 
 
 def _assert_exact(record: Mapping[str, Any]) -> None:

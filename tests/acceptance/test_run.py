@@ -1,0 +1,269 @@
+"""`orchestrator run`: from a file to the record, with what it starts and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import time
+from datetime import datetime
+
+import psutil
+
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+
+MIXED = """
+    @step
+    def give() -> dict:
+        print("giving")
+        return {"f1": 0.5, "pair": (1, 2)}
+
+    @step
+    def large(value):
+        return bytes(10_000)
+
+    @step
+    def bad(value):
+        raise ValueError("as planned")
+
+    @step
+    def below(value):
+        return value
+
+    @pipeline
+    def mixed(rate: float = 0.5):
+        value = give()
+        large(value["f1"])
+        below(bad(value))
+"""
+
+GOOD = """
+    @step
+    def one() -> int:
+        return 1
+
+    @pipeline
+    def good():
+        one()
+"""
+
+
+def test_the_record_as_json_is_all_of_standard_output(place):
+    done = place.call("run", place.write("mixed.py", MIXED), "--json", "-p", "rate=1")
+
+    assert done.code == 1
+    record = done.json
+    assert list(record) == ["run_id", "pipeline", "state", "params", "created_at", "started_at", "ended_at", "steps"]
+    assert (record["pipeline"], record["state"], record["params"]) == ("mixed", "failed", {"rate": 1.0})
+    assert all(TIME.fullmatch(record[name]) for name in ("created_at", "started_at", "ended_at"))
+    assert list(record["steps"]) == ["give", "large", "bad", "below"]
+    give, large, bad, below = record["steps"].values()
+    assert set(give) == {"state", "upstream", "pool", "output", "attempts"}
+    assert (give["state"], give["upstream"], give["output"]) == ("succeeded", [], {"f1": 0.5, "pair": [1, 2]})
+    (attempt,) = give["attempts"]
+    assert list(attempt) == ["attempt", "worker", "queued_at", "started_at", "ended_at", "outcome", "error"]
+    assert all(TIME.fullmatch(attempt[name]) for name in ("queued_at", "started_at", "ended_at"))
+    assert attempt["queued_at"] <= attempt["started_at"] <= attempt["ended_at"]
+    assert (attempt["attempt"], attempt["outcome"], attempt["error"]) == (1, "succeeded", None)
+    assert set(large["output"]["artifact"]) == {"path", "sha256", "size_bytes", "kind"}
+    assert large["output"]["artifact"]["kind"] == "bytes"
+    assert (bad["state"], bad["output"], bad["upstream"]) == ("failed", None, ["give"])
+    error = bad["attempts"][0]["error"]
+    assert (error["type"], error["message"]) == ("ValueError", "as planned")
+    assert "mixed.py" in error["traceback"]
+    assert (below["state"], below["attempts"], below["because"]) == ("upstream_failed", [], "bad")
+
+
+def test_a_person_sees_each_change_the_failure_its_log_and_what_it_cost(place):
+    done = place.call("run", place.write("mixed.py", MIXED))
+
+    assert done.code == 1
+    assert "Traceback" not in done.out + done.err
+    assert re.search(r"^\d\d:\d\d:\d\d\.\d{3} give succeeded$", done.out, re.MULTILINE)
+    assert "bad failed: ValueError: as planned" in done.out
+    assert "not run, because bad failed: below" in done.out
+    assert re.search(r"run \S+ failed in .*: 2 succeeded, 1 failed, 1 upstream_failed", done.out)
+    assert "look closer: orchestrator show" in done.out
+
+
+def test_the_record_can_be_read_after_the_run_has_ended(place):
+    """The embedded server is started again for each look, and stopped after it."""
+    ran = place.call("run", place.write("mixed.py", MIXED), "--json")
+
+    shown = place.call("show", "last", "--json")
+    assert shown.code == 0
+    assert shown.json == ran.json
+    run_id = ran.json["run_id"]
+    (listed,) = place.call("runs", "--json").json
+    assert (listed["run_id"], listed["pipeline"], listed["state"]) == (run_id, "mixed", "failed")
+    assert listed["steps"] == {"succeeded": 2, "failed": 1, "upstream_failed": 1}
+    assert place.call("logs", run_id, "give").out == "giving\n"
+    events = place.call("events", run_id[:-3], "--json").json
+    assert events[0]["event"] == "run.created"
+    assert events[-1]["event"] == "run.failed"
+    assert not place.processes()
+
+
+def test_nothing_is_left_running(place):
+    assert place.call("run", place.write("good.py", GOOD)).code == 0
+
+    assert place.processes() == []
+
+
+def test_what_a_step_leaves_running_ends_with_the_run(place):
+    """Also what made a session of its own and handed itself to init."""
+    file = place.write("leaving.py", """
+    import subprocess, sys
+
+    @step
+    def leave():
+        sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+        subprocess.Popen(sleep)
+        subprocess.Popen(sleep, start_new_session=True)
+        subprocess.run([sys.executable, "-c", f"import subprocess; subprocess.Popen({sleep!r})"], check=True)
+
+    @pipeline
+    def leaving():
+        leave()
+    """)  # fmt: skip
+
+    assert place.call("run", file).code == 0
+    assert place.processes() == []
+
+
+def test_the_first_step_starts_within_three_seconds_of_the_command(place):
+    file = place.write("good.py", GOOD)
+    took_s = []
+    for _ in range(3):
+        began = time.time()
+        done = place.call("run", file, "--json")
+        first = done.json["steps"]["one"]["attempts"][0]["started_at"]
+        took_s.append(datetime.fromisoformat(first).timestamp() - began)
+
+    print(f"first step after {', '.join(f'{seconds:.2f}' for seconds in took_s)} s")
+    assert statistics.median(took_s) < 3
+
+
+def test_two_runs_at_once_in_one_folder_both_succeed(place):
+    file = place.write("busy.py", """
+    import os, time
+
+    @step
+    def work(number):
+        time.sleep(0.05)
+        return os.getppid()
+
+    @step
+    def parents(*pids):
+        return sorted(set(pids))
+
+    @pipeline
+    def busy():
+        parents(*[work(number) for number in range(20)])
+    """)  # fmt: skip
+
+    started = [place.start("run", file, "--json") for _ in range(2)]
+    outputs = [process.communicate(timeout=60) for process in started]
+
+    assert [process.returncode for process in started] == [0, 0], outputs
+    records = [json.loads(out) for out, _ in outputs]
+    used = [record["steps"]["parents"]["output"] for record in records]
+    assert len(used[0]) == len(used[1]) == 1
+    assert used[0] != used[1]  # each run has a worker of its own
+    assert len(place.call("runs", "--json").json) == 2
+
+
+def test_the_number_of_slots_is_the_number_of_steps_at_a_time(place):
+    file = place.write("meeting.py", """
+    import pathlib, time
+
+    @step
+    def meet(name):
+        pathlib.Path(f"met-{name}").touch()
+        limit = time.monotonic() + 20
+        while len(list(pathlib.Path().glob("met-*"))) < 6:
+            if time.monotonic() > limit:
+                raise TimeoutError("not six at a time")
+            time.sleep(0.01)
+
+    @pipeline
+    def meeting():
+        for name in "abcdef":
+            meet.options(name=name)(name)
+    """)  # fmt: skip
+
+    assert place.call("run", file, "--workers", 6).code == 0
+
+
+def test_params_of_every_type_are_read_from_the_command_line(place):
+    file = place.write("params.py", """
+    from typing import Literal
+
+    @step
+    def take(**values):
+        return values
+
+    @pipeline
+    def typed(text: str, equation: str, count: int, rate: float, whole: float, flag: bool, names: list[str],
+              sizes: dict[str, int], kind: Literal["small", "large"], untouched: int = 5):
+        take(text=text, equation=equation, count=count, rate=rate, whole=whole, flag=flag, names=names, sizes=sizes,
+             kind=kind, untouched=untouched)
+    """)  # fmt: skip
+    given = ["text=12", "equation=a=b", "count=7", "rate=1e-3", "whole=2", "flag=true", "names=[a, b]"]
+    given += ['sizes={"a": 1}', "kind=large"]
+
+    done = place.call("run", file, "--json", *[word for pair in given for word in ("-p", pair)])
+
+    assert done.code == 0, done.err
+    assert done.json["params"] == done.json["steps"]["take"]["output"]
+    assert done.json["params"] == {
+        "text": "12",
+        "equation": "a=b",
+        "count": 7,
+        "rate": 0.001,
+        "whole": 2.0,
+        "flag": True,
+        "names": ["a", "b"],
+        "sizes": {"a": 1},
+        "kind": "large",
+        "untouched": 5,
+    }
+
+
+def test_yaml_and_python_run_alike(place):
+    place.write("functions.py", "def double(value: int) -> int:\n    return 2 * value\n")
+    file = place.write("double.yaml", """
+    name: double
+    params: {value: 3}
+    steps:
+      last:
+        run: echo "got ${{ steps.twice.output }}"
+      once: {uses: "functions:double", args: ["${{ params.value }}"]}
+      twice:
+        uses: "functions:double"
+        with: {value: "${{ steps.once.output }}"}
+        retries: 2
+    """)  # fmt: skip
+
+    done = place.call("run", f"{file}:double", "-p", "value=4", "--json")
+
+    assert done.code == 0
+    outputs = {name: step["output"] for name, step in done.json["steps"].items()}
+    assert outputs == {"last": "got 16", "once": 8, "twice": 16}
+
+
+def test_a_worker_that_dies_is_told_with_the_end_of_its_log(place, wait_until):
+    file = place.write("long.yaml", "steps: {long: {uses: 'time:sleep', args: [600]}}")
+    with place.start("run", file) as process:
+        wait_until(lambda: place.call("show", "last", "--json").code == 0)
+        worker = next(
+            member for member in psutil.Process(process.pid).children() if "celery" in " ".join(member.cmdline())
+        )
+        worker.kill()
+        out, err = process.communicate(timeout=30)
+
+    assert process.returncode == 2
+    assert "LocalWorkerError: local worker" in err
+    assert "Traceback" not in out + err
+    shown = place.call("show", "last", "--json").json
+    assert (shown["state"], shown["steps"]["long"]["state"]) == ("cancelled", "cancelled")
