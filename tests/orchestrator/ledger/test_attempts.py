@@ -119,7 +119,7 @@ def test_the_same_commit_said_twice_gets_the_same_answer_and_one_event(
 
 
 def test_a_commit_said_again_tells_also_of_what_is_ready_behind_steps_that_never_run(ledger: Ledger) -> None:
-    run_id = start_graph(ledger, {"a": "", "b": "a", "c": "b", "tidy": "c"}, {"tidy": "all_done"})
+    run_id = start_graph(ledger, {"a": "", "b": "a", "c": "a", "d": "c", "tidy": "b d"}, {"tidy": "all_done"})
     token = begin(ledger, run_id, "a")
 
     answers = [commit(ledger, run_id, "a", token, FAILED) for _ in range(2)]

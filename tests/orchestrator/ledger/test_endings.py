@@ -6,9 +6,9 @@ import pytest
 from invariants import check_record
 from runs import begin, events_of, graph, heads, run_state, start, start_graph, states_of
 
-from orchestrator.ledger.ledger import Claim, Commit, Ledger, Refusal
+from orchestrator.ledger.ledger import Claim, Commit, Ledger, Promotion, Refusal
 from orchestrator.ledger.record import read_record
-from orchestrator.ledger.states import Outcome
+from orchestrator.ledger.states import Outcome, RunState
 
 RULES = ("all_success", "all_done", "one_failed", "none_failed", "always")
 
@@ -151,7 +151,7 @@ def test_cancel_ends_every_open_step_and_the_run(ledger: Ledger) -> None:
     }  # fmt: skip
 
     # Nothing moves any more, and the one that ran is told so.
-    assert ledger.promote_due(run_id).ready == ()
+    assert ledger.promote_due(run_id) == Promotion(RunState.CANCELLED, None, ())
     assert ledger.cancel(run_id, "again") is None
     assert isinstance(ledger.claim(run_id, "queued", 1, "c", "w"), Refusal)
     assert isinstance(ledger.commit(run_id, "runs", 1, token, "w", Outcome.SUCCEEDED, output="1"), Refusal)
