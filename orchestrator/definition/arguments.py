@@ -17,13 +17,15 @@ class ArgumentList:
     """What a function takes; made once for each function, for many calls.
 
     `positional` are the names that a position fills, of which the first `positional_only_count` have no keyword;
-    `required` are the names without a default, in the order of the signature.
+    `required` are the names without a default, in the order of the signature; `requires_keywords` when one of them
+    has no position.
     """
 
     positional: tuple[str, ...]
     positional_only_count: int
     keywords: frozenset[str]
     required: tuple[str, ...]
+    requires_keywords: bool
     takes_more_positions: bool
     takes_more_keywords: bool
 
@@ -33,7 +35,7 @@ class ArgumentList:
 
     def faults(self, step: str, uses: str, position_count: int, kwargs: Mapping[str, Any]) -> list[str]:
         """Give a sentence for each argument that is missing, unknown, given twice or one too many."""
-        if position_count == len(self.positional) and not kwargs:
+        if position_count == len(self.positional) and not kwargs and not self.requires_keywords:
             return []
         by_position = self.positional[:position_count]
         faults = []
@@ -72,6 +74,7 @@ def argument_list(function: Callable[..., Any]) -> ArgumentList | None:
         positional_only_count=sum(p.kind is Parameter.POSITIONAL_ONLY for p in by_position),
         keywords=frozenset(p.name for p in by_name),
         required=tuple(p.name for p in named if p.default is Parameter.empty),
+        requires_keywords=any(p.kind is Parameter.KEYWORD_ONLY and p.default is Parameter.empty for p in named),
         takes_more_positions=any(p.kind is Parameter.VAR_POSITIONAL for p in parameters),
         takes_more_keywords=any(p.kind is Parameter.VAR_KEYWORD for p in parameters),
     )
