@@ -1,0 +1,212 @@
+"""Mistakes of the user: every fault at once, exit code 2, no traceback, and nothing sent."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.ledger.connection import connect
+
+BAD_PYTHON = """
+    @step(retires=3, pool="gpuu", timeout=-1)
+    def train(features):
+        return features
+
+    @step(retry_on=["ValueEror"])
+    def evaluate(model, *, metric):
+        return model
+
+    @pipeline
+    def bad(rate: float = 0.5):
+        first = train.options(name="first")(1).after("lats")
+        evaluate.options(name="no-metric")(first)
+        train.options(name="too-many")(1, 2)
+        train.options(name="unknown")(1, featurs=2)
+        train.options(name="loop-a")(1).after("loop-b")
+        train.options(name="loop-b")(1).after("loop-a")
+        train.options(name="twice")(1)
+        train.options(name="twice")(2)
+"""
+
+FAULTS = [
+    "unknown option 'retires'. Did you mean 'retries'?",
+    "no pool 'gpuu'",
+    "'timeout' is -1",
+    "'ValueEror' is no built-in exception. Did you mean 'ValueError'?",
+    "'lats'",
+    "step 'no-metric'",
+    "'metric'",
+    "too-many",
+    "'featurs'",
+    "loop: loop-a -> loop-b -> loop-a",
+    "'twice' is used twice",
+]
+
+BAD_YAML = """
+    name: bad
+    stepz: {}
+    params:
+      rate: {type: float, default: many}
+    steps:
+      one: {uses: "maths:sqrt", args: [1]}
+      two: {uses: "math:sqrtt", args: [1]}
+      three: {uses: "math:sqrt", args: ["${{ steps.tow.output }}"]}
+      four: {run: "echo ${{ parms.rate }}"}
+      five: {needs: [one]}
+      six: {uses: "math:sqrt", run: "true"}
+      seven: {run: "true", retrys: 1}
+      eight: {run: "true", trigger: all_sucess}
+"""
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory, place_in, shared_redis_url):
+    """A place with a server, and a way to see all that is written there."""
+    variables = {"ORCHESTRATOR_REDIS_URL": shared_redis_url, "ORCHESTRATOR_KEY_PREFIX": "refusals"}
+    variables["ORCHESTRATOR_POOLS"] = '{"cpu": {"queue": "refusals-cpu"}}'
+    place = place_in(tmp_path_factory.mktemp("refusals"), variables)
+    with connect(shared_redis_url) as client:
+        yield place, lambda: [key for key in client.keys("*") if "refusals" in key]
+
+
+@pytest.fixture
+def refuse(guarded):
+    """Give a command that must be refused; give what it says."""
+    place, written = guarded
+
+    def call(*arguments):
+        done = place.call(*arguments)
+        assert done.code == 2, (done.out, done.err)
+        assert done.out == ""
+        assert "Traceback" not in done.err
+        assert written() == []
+        return done.err
+
+    return call
+
+
+@pytest.mark.parametrize("command", ["run", "submit", "plan"])
+def test_every_fault_of_a_pipeline_is_told_at_once(guarded, refuse, command):
+    file = guarded[0].write("bad.py", BAD_PYTHON)
+
+    told = refuse(command, file)
+
+    assert told.startswith("PipelineInvalid: pipeline 'bad' has ")
+    missing = [fault for fault in FAULTS if fault not in told]
+    assert not missing, told
+
+
+def test_every_fault_of_a_file_is_told_at_once(guarded, refuse):
+    told = refuse("run", guarded[0].write("bad.yaml", BAD_YAML), "--json")
+
+    for fault in (
+        "'stepz'",
+        "'rate' is 'many'",
+        "'maths'",
+        "Did you mean 'sqrt'?",
+        "Did you mean 'two'?",
+        "'params.'",
+        "'five' has neither",
+        "'six' has both",
+        "'retrys'. Did you mean 'retries'?",
+        "Did you mean 'all_success'?",
+    ):
+        assert fault in told, (fault, told)
+
+
+GOOD = """
+    @step
+    def take(**values):
+        return values
+
+    @pipeline
+    def good(count: int, rate: float = 0.5, names: list[str] = []):
+        take(count=count, rate=rate, names=names)
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([], ["param 'count' is missing; it has no default. Give a int."]),
+        (["count=many"], ["param 'count' is 'many', which is no int."]),
+        (["count=1.5"], ["param 'count' is '1.5', which is no int."]),
+        (["cuont=1"], ["there is no param 'cuont'. Did you mean 'count'?"]),
+        (["count"], ["'count' gives no param a value. Write 'name=value'."]),
+        (["count=1", "count=2"], ["param 'count' is given twice."]),
+        (["count=x", "rate=y", "names=3"], ["'count' is 'x'", "'rate' is 'y'", "'names' is '3'"]),
+    ],
+)
+def test_params_are_checked_before_anything_is_sent(guarded, refuse, given, told):
+    message = refuse("run", guarded[0].write("good.py", GOOD), *[word for pair in given for word in ("-p", pair)])
+
+    for sentence in told:
+        assert sentence in message
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("syntax.py", "def broken(:\n", "syntax.py:2: SyntaxError"),
+        ("raises.py", "\n1 / 0\n", "raises.py:3: ZeroDivisionError"),
+        ("imports.py", "import no_such_module_at_all\n", "no_such_module_at_all"),
+        ("exits.py", "import sys; sys.exit(3)\n", "SystemExit: 3"),
+        ("empty.py", "x = 1\n", "holds no pipeline"),
+        ("two.py", "@pipeline\ndef a(): pass\n@pipeline\ndef b(): pass\n", "holds 2 pipelines: a, b. Name one"),
+        ("tabs.yaml", "steps:\n\t- a\n", "tabs.yaml"),
+        ("list.yaml", "- a\n- b\n", "must be a mapping"),
+        ("empty.yaml", "", "is empty"),
+        ("twice.yaml", "steps:\n  a: {run: 'true'}\n  a: {run: 'false'}\n", "'a'"),
+        ("torn.json", '{"steps": {', "torn.json"),
+    ],
+)
+def test_files_that_hold_no_pipeline_are_refused_with_the_place(guarded, refuse, name, text, told):
+    assert told in refuse("run", guarded[0].write(name, text))
+
+
+def test_what_does_not_exist_is_named_with_a_guess(guarded, refuse):
+    guarded[0].write("churn.py", GOOD)
+
+    assert "Did you mean 'churn.py'?" in refuse("run", "chrun.py")
+    assert "Did you mean 'good'?" in refuse("run", "churn.py:god")
+    assert "Did you mean 'submit'?" in refuse("sumbit", "churn.py")
+    assert "No such option" in refuse("run", "churn.py", "--jsn")
+    assert "Missing argument" in refuse("run")
+    assert "there is no run 'nothing'" in refuse("show", "nothing")
+    assert "there is no run yet" in refuse("logs", "last")
+    assert "there is no pool 'gpu', only cpu" in refuse("worker", "--pool", "gpu")
+
+
+def test_settings_are_checked_by_name(tmp_path, place_in):
+    variables = {"ORCHESTRATOR_REDIS_ULR": "redis://localhost", "ORCHESTRATOR_POLL_INTERVAL_S": "fast"}
+    place = place_in(tmp_path, variables)
+
+    done = place.call("runs")
+
+    assert done.code == 2
+    assert "ORCHESTRATOR_REDIS_ULR is no variable of the orchestrator. Did you mean 'ORCHESTRATOR_RED" in done.err
+    assert "ORCHESTRATOR_POLL_INTERVAL_S is 'fast'" in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "good.py", "-p", "count=1"), ("submit", "good.py", "-p", "count=1"), ("runs",), ("worker",)]
+)
+def test_a_server_that_cannot_be_reached_is_named_without_its_password(tmp_path, place_in, arguments):
+    place = place_in(tmp_path, {"ORCHESTRATOR_REDIS_URL": "redis://user:geheim@127.0.0.1:1/0"})
+    place.write("good.py", GOOD)
+
+    done = place.call(*arguments)
+
+    assert done.code == 2
+    assert "ServerUnreachable: the Redis server at redis://user:***@127.0.0.1:1/0 does not answer" in done.err
+    assert "geheim" not in done.out + done.err
+    assert "Traceback" not in done.out + done.err
+
+
+def test_an_invalid_pipeline_without_a_server_leaves_nothing_running_and_no_run(place):
+    done = place.call("run", place.write("bad.py", BAD_PYTHON))
+
+    assert done.code == 2
+    assert "Traceback" not in done.out + done.err
+    assert place.processes() == []
+    assert place.call("runs", "--json").json == []
