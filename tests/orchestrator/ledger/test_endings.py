@@ -138,7 +138,7 @@ def test_cancel_ends_every_open_step_and_the_run(ledger: Ledger) -> None:
     end(ledger, run_id, "done")
     end(ledger, run_id, "failed", Outcome.FAILED)
     token = begin(ledger, run_id, "runs")
-    ledger.commit(run_id, "retries", 1, begin(ledger, run_id, "retries"), "w", Outcome.FAILED, retry_in_s=0.0)
+    ledger.commit(run_id, "retries", 1, begin(ledger, run_id, "retries"), "w", Outcome.FAILED, retry_in_s=60.0)
 
     assert ledger.cancel(run_id, "enough – genug") == 4
 
