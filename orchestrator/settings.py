@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     flower_password: SecretStr | None = Field(None, description="Password for Flower; a random one if unset.")
     flower_max_tasks: int = Field(10_000, ge=1, description="Tasks that Flower keeps in memory.")
     key_prefix: str = Field(
-        "orc", pattern=r"^[A-Za-z0-9._-]+$", description="First part of every ledger key, to share one Redis."
+        "orc", pattern=r"^[A-Za-z0-9._-]+$", description="First part of every key of the record in Redis."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         "INFO", description="Least level logged."

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from orchestrator.definition.faults import PipelineInvalid
 from orchestrator.definition.loading import load, parse_params
+from orchestrator.definition.model import Pipeline
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
 from orchestrator.settings import Settings
@@ -15,6 +17,19 @@ def load_plan(target: str, pairs: Sequence[str], settings: Settings) -> tuple[Pl
     """Give the compiled plan and the seconds that compiling took. Raises PipelineInvalid with every fault."""
     definition = load(target)
     pipeline = definition.build(parse_params(pairs, definition), pools=settings.pools)
+    if faults := _timeouts_in_vain(pipeline, settings):
+        raise PipelineInvalid(pipeline.name, faults)
     began = time.perf_counter()
     plan = compile_pipeline(pipeline)
     return plan, time.perf_counter() - began
+
+
+def _timeouts_in_vain(pipeline: Pipeline, settings: Settings) -> list[str]:
+    """Give a fault for each step whose timeout its pool could not keep: only a process can be ended from outside."""
+    kinds = {name: pool.pool_type for name, pool in settings.pools.items()}
+    return [
+        f"step {name!r} has a timeout, but pool {pool!r} is of type {kinds[pool]}, which cannot end a step. "
+        "Use a prefork pool, or leave the timeout out."
+        for name, step in pipeline.steps.items()
+        if step.options.timeout and kinds[pool := step.options.pool or settings.default_pool] != "prefork"
+    ]

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -85,9 +86,9 @@ def flower(port: int | None, address: str | None) -> None:
 
 def _free_name(session: Session, pool: str) -> str:
     """Give the pool's name, or the first numbered one that no worker of this host bears now."""
-    taken = {card.worker.partition("@")[0] for card in present_workers(session.ledger.client, session.ledger.prefix)}
+    taken = {card.worker for card in present_workers(session.ledger.client, session.ledger.prefix)}
     names = (pool if number == 1 else f"{pool}-{number}" for number in range(1, len(taken) + 2))
-    return next(name for name in names if name not in taken)
+    return next(name for name in names if f"{name}@{socket.gethostname()}" not in taken)
 
 
 def _run_celery(session: Session, command: Sequence[str], extra: Mapping[str, str]) -> None:

@@ -38,7 +38,10 @@ class Coordinator:
         """Do the round for every run that has not ended."""
         announce_coordinator(self._ledger.client, self._ledger.prefix, self.name)
         for run_id in self._ledger.active_runs():
-            self.tend(run_id)
+            try:
+                self.tend(run_id)
+            except Exception:
+                logger.exception("run %s could not be tended; it is tried again", run_id)
 
     def serve(self, stopped: threading.Event) -> None:
         """Go round until `stopped` is set. A round that fails (Redis restarts) is logged and tried again."""

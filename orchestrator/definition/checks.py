@@ -60,6 +60,10 @@ class _Check:
         if step.reads or upstream:
             faults += self._edge_faults(step, upstream)
         faults += [f"step {step.name!r}: {fault}" for fault in self.options(step.options)[1]]
+        if step.options.trigger == "one_failed" and not upstream:
+            faults.append(
+                f"step {step.name!r} has trigger 'one_failed' but waits for no step, so it could never start."
+            )
         return faults
 
     def _call_faults(self, step: DraftStep) -> list[str]:

@@ -36,6 +36,7 @@ class StepRecord:
     upstream: tuple[str, ...] = ()
     pool: str = ""
     queue: str = ""
+    trigger: str = "all_success"
     attempts: list[AttemptRecord] = field(default_factory=list)
     because: str | None = None
     due_at_us: int | None = None
@@ -100,7 +101,10 @@ def read_skeleton(ledger: Ledger, run_id: str) -> RunRecord:
         cancel_reason=fields.get("cancel_reason"),
         steps={
             step: StepRecord(
-                upstream=tuple(specs[step].get("upstream", ())), pool=specs[step]["pool"], queue=place["q"]
+                upstream=tuple(specs[step].get("upstream", ())),
+                pool=specs[step]["pool"],
+                queue=place["q"],
+                trigger=place.get("t", "all_success"),
             )
             for step, place in places.items()
         },

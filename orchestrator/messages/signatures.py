@@ -24,7 +24,6 @@ FAILURE_TASK = "pipeline.failure"
 LINKS_PER_MESSAGE = 20
 MESSAGE_BYTES = 8 * 1024
 HEADROOM_BYTES = 256  # for what a worker adds to the messages that it sends: parent, root, its host's name
-TIMEOUT_KILL_MARGIN_S = 5.0  # Celery kills what has not ended this long after its soft limit
 
 
 def step_signature(app: Celery, run_id: str, pipeline: str, link: Link) -> Signature:
@@ -37,7 +36,7 @@ def step_signature(app: Celery, run_id: str, pipeline: str, link: Link) -> Signa
     }
     if link.timeout_s:
         options["soft_time_limit"] = link.timeout_s
-        options["time_limit"] = link.timeout_s + TIMEOUT_KILL_MARGIN_S
+        options["time_limit"] = link.timeout_s + app.conf.step_timeout_grace_s
     return Signature(
         STEP_TASK,
         kwargs={"run_id": run_id, "step": link.step, "attempt": link.attempt},
@@ -125,7 +124,7 @@ def _rough_bytes(link: Link) -> float:
 
 
 def _timeout_chars(timeout_s: float) -> int:
-    return len(f"soft_time_limit time_limit {timeout_s} {timeout_s + TIMEOUT_KILL_MARGIN_S}") if timeout_s else 0
+    return len(f"soft_time_limit time_limit {timeout_s} {timeout_s}") if timeout_s else 0  # but for the grace
 
 
 @cache

@@ -159,6 +159,7 @@ def test_a_harmed_artifact_fails_the_step_that_reads_it(runs, pipeline_from, sta
 
         @step
         def hold(gate, value):
+            pathlib.Path(gate).with_suffix(".held").touch()
             while not pathlib.Path(gate).exists():
                 time.sleep(0.01)
 
@@ -172,7 +173,7 @@ def test_a_harmed_artifact_fails_the_step_that_reads_it(runs, pipeline_from, sta
             take.after(hold(gate, value))(value)
     """, {"gate": str(gate)})  # fmt: skip
     run_id = runs.submit(pipeline)
-    record = runs.wait(run_id, lambda record: record.steps["hold"].state == "running")
+    record = runs.wait(run_id, lambda record: gate.with_suffix(".held").exists())  # it has its own copy of the value
     path = runs.settings.artifact_root / artifact_of(json.loads(record.outputs["give"])).path
 
     if harm == "tampered":

@@ -98,3 +98,18 @@ def test_a_coordinator_is_there_while_it_serves_and_outlives_a_round_that_fails(
 
     assert not serving.is_alive()
     assert present_coordinators(ledger.client, ledger.prefix) == []
+
+
+def test_a_run_that_cannot_be_tended_holds_up_no_other(
+    ledger, app, chosen, messages_in, failed_once, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, other = sorted((failed_once(1), failed_once(1)))
+    ledger.client.delete(ledger.key(broken, "due"))
+    ledger.client.set(ledger.key(broken, "due"), "no sorted set")
+
+    with caplog.at_level(logging.ERROR):
+        Coordinator(ledger, app, 0.5).round()
+
+    assert f"run {broken} could not be tended" in caplog.text
+    sent = [message for message in messages_in(chosen.queue_of()) if message.kwargs["attempt"] == 2]
+    assert [message.kwargs["run_id"] for message in sent] == [other]

@@ -122,7 +122,8 @@ def test_all_faults_are_told_at_once() -> None:
         "step 'opts': there is no pool 'gpuu'; there are 'cpu', 'gpu'. Did you mean 'gpu'?",
         "argument at position 2 of step 'thing' holds at ['m'][0] a builtins.object, which has no JSON form. "
         "Return it from a step instead.",
-        "argument 'path' of step 'thing' is a pathlib.PosixPath, which has no JSON form. Pass str(path).",
+        f"argument 'path' of step 'thing' is a {type(Path()).__module__}.PosixPath, which has no JSON form. "
+        "Pass str(path).",
         "argument 'own' of step 'thing' is a builtins.set",
         "option 'retry_on'[3] is 'a b', which names no exception class",
     ):
@@ -135,7 +136,7 @@ def test_arguments_are_checked_by_name() -> None:
     builder.add("b", load, args=("x", 2, 3), kwargs={"rows": 3})
     builder.add("c", load, kwargs={"path": "x"})
     builder.add("d", load, args=("x",), kwargs={"fresh": True})
-    builder.add("e", "time:sleep", args=(1, 2, 3))
+    builder.add("e", "builtins:max", args=(1, 2, 3))  # tells no signature
     uses = f"{__name__}:load"
 
     assert faults_of(builder) == [
@@ -237,3 +238,12 @@ def test_a_hundred_thousand_steps_are_built_in_seconds() -> None:
 
     assert len(built.steps) == 100_000
     assert time.perf_counter() - began < 20  # about 3 s on two quiet cores; the limit only tells linear from square
+
+
+def test_a_step_that_waits_for_a_failure_of_nothing_is_a_fault() -> None:
+    builder = PipelineBuilder("p")
+    builder.add("alert", "builtins:max", args=(1,), trigger="one_failed")
+
+    assert faults_of(builder) == [
+        "step 'alert' has trigger 'one_failed' but waits for no step, so it could never start."
+    ]

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -254,7 +253,8 @@ def test_a_file_and_the_builder_say_the_same(steps: list[str], data: st.DataObje
             "retries": retries,
         }
 
-    assert build(yaml.safe_dump(document, sort_keys=False)) == builder.build()
+    # JSON quotes every key: PyYAML would write the name -.1 plain, which YAML 1.2 reads as a number.
+    assert build(json.dumps(document)) == builder.build()
 
 
 def test_the_schema_is_made_from_the_models_that_check() -> None:
