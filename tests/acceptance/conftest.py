@@ -19,7 +19,6 @@ import psutil
 import pytest
 
 LIMIT_S = 60.0
-COMMAND = str(Path(sys.executable).with_name("orchestrator"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,6 +48,8 @@ class Done:
 class Place:
     """A working folder with pipelines in it, and the commands that are given there."""
 
+    command = str(Path(sys.executable).with_name("orchestrator"))
+
     def __init__(self, folder: Path, variables: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.variables = dict(variables or {})
@@ -67,7 +68,7 @@ class Place:
     def start(self, *arguments: object, **options: Any) -> subprocess.Popen[str]:
         """Start a command whose outputs are pipes."""
         given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, "text": True}
-        command = [COMMAND, *map(str, arguments)]
+        command = [self.command, *map(str, arguments)]
         return subprocess.Popen(command, cwd=self.folder, env=self.environment(), **{**given, **options})
 
     def call(self, *arguments: object, limit_s: float = LIMIT_S) -> Done:
