@@ -42,13 +42,8 @@ def summary_text(record: RunRecord, logs: Mapping[str, Sequence[str]]) -> str:
 
 
 def _results(record: RunRecord) -> list[str]:
-    """Give the outputs that no other step went on to work with; alerts and clean-ups do not count as work."""
-    waited_for = {
-        name
-        for step in record.steps.values()
-        if step.state is StepState.SUCCEEDED and step.trigger == "all_success"
-        for name in step.upstream
-    }
+    """Give the outputs that no later step made another output of; an alert or a clean-up makes none."""
+    waited_for = {name for giver in record.outputs for name in record.steps[giver].upstream}
     shown = [
         f"  {name} gave {json.dumps(shown_output(record.outputs[name]), ensure_ascii=False)}"
         for name in record.steps

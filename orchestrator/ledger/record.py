@@ -36,7 +36,6 @@ class StepRecord:
     upstream: tuple[str, ...] = ()
     pool: str = ""
     queue: str = ""
-    trigger: str = "all_success"
     attempts: list[AttemptRecord] = field(default_factory=list)
     because: str | None = None
     due_at_us: int | None = None
@@ -104,7 +103,6 @@ def read_skeleton(ledger: Ledger, run_id: str) -> RunRecord:
                 upstream=tuple(specs[step].get("upstream", ())),
                 pool=specs[step]["pool"],
                 queue=place["q"],
-                trigger=place.get("t", "all_success"),
             )
             for step, place in places.items()
         },

@@ -152,7 +152,7 @@ def test_the_worker_command_of_the_readme_serves_a_run_on_that_server(tmp_path: 
             process.kill()
             process.wait()
 
-    assert printed.rstrip().endswith("5 succeeded, 1 skipped")
+    assert printed.rstrip().endswith("5 succeeded, 1 skipped\n  best gave 36.0")
 
 
 @pytest.mark.parametrize("page", PAGES)
