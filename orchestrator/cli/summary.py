@@ -28,7 +28,8 @@ def summary_text(record: RunRecord, logs: Mapping[str, Sequence[str]]) -> str:
     ]
     if record.cancel_reason:
         lines.append(f"  reason: {record.cancel_reason}")
-    lines += _results(record)
+    if record.state is RunState.SUCCEEDED:
+        lines += _results(record)
     failed = [(name, step) for name, step in record.steps.items() if step.state is StepState.FAILED]
     for name, step in failed[:FAILURES]:
         lines += _failure(name, step, logs.get(name, ()))
