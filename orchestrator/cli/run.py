@@ -25,6 +25,7 @@ from orchestrator.settings import available_cores, settings
 
 EXIT_CODES = {RunState.SUCCEEDED: 0, RunState.FAILED: 1, RunState.CANCELLED: 130}
 POOLS_LOOK_S = 2.0
+EVENTS_PAUSE_S = 0.05
 RETRIES = 30  # of a call while the server is away, up to 2 s apart
 FIRST_LOOK_S = 0.5
 LOCAL_START_S = 10.0  # a worker of our own that is just starting needs no warning
@@ -112,6 +113,8 @@ def _watch(session: Session, record: RunRecord, progress: Progress, local: Local
             after = events[-1].id
             record.tell(events)
             progress.show(events)
+            if not record.state.is_ended:
+                time.sleep(EVENTS_PAUSE_S)  # read events together: one by one they would cost a core that steps need
         now = time.monotonic()
         if now >= next_round:
             next_round = now + session.settings.poll_interval_s
