@@ -8,7 +8,7 @@ import signal
 import pytest
 
 LONG = """
-    import subprocess, sys, time
+    import pathlib, subprocess, sys, time
 
     @step
     def quick():
@@ -19,11 +19,12 @@ LONG = """
         sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
         subprocess.Popen(sleep, start_new_session=True)
         subprocess.run([sys.executable, "-c", f"import subprocess; subprocess.Popen({sleep!r})"], check=True)
-        print("holding", flush=True)
+        pathlib.Path("holding").touch()
         time.sleep(600)
 
     @step
     def stubborn(value):
+        pathlib.Path("stubborn").touch()
         while True:
             try:
                 time.sleep(600)
@@ -44,8 +45,8 @@ LONG = """
 SHELL = """
     steps:
       quick: {run: "true"}
-      hold: {run: "sleep 600 & sleep 600", needs: quick}
-      stubborn: {run: "trap '' TERM INT; while true; do sleep 600; done", needs: quick}
+      hold: {run: "touch holding; sleep 600 & sleep 600", needs: quick}
+      stubborn: {run: "touch stubborn; trap '' TERM INT; while true; do sleep 600; done", needs: quick}
       below: {run: "true", needs: hold}
 """
 
@@ -59,12 +60,8 @@ def long_run(place, wait_until):
         process = place.start("run", file, *options, start_new_session=True)
         started.append(process)
 
-        def is_holding():
-            assert process.poll() is None, process.communicate()
-            record = place.call("show", "last", "--json")
-            return record.code == 0 and [step["state"] for step in record.json["steps"].values()].count("running") == 2
-
-        wait_until(is_holding)
+        wait_until(lambda: process.poll() is not None or {"holding", "stubborn"} <= set(os.listdir(place.folder)))
+        assert process.poll() is None, process.communicate()
         return process
 
     yield start

@@ -100,7 +100,13 @@ def states() -> Callable[[RunRecord], dict[str, str]]:
 @pytest.fixture(scope="session")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     pools = {"cpu": PoolSettings(), "gpu": PoolSettings()}
-    return Settings(data_dir=tmp_path_factory.mktemp("data"), key_prefix="workers", pools=pools, poll_interval_s=0.1)
+    return Settings(
+        data_dir=tmp_path_factory.mktemp("data"),
+        key_prefix="workers",
+        pools=pools,
+        poll_interval_s=0.1,
+        timeout_grace_s=1,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -128,14 +134,14 @@ def runs(worker: LocalWorkers, runs_by: Callable[[Settings], Runs]) -> Runs:
 
 
 @pytest.fixture
-def one_slot(
+def own_worker(
     settings: Settings, shared_redis_url: str, runs_by: Callable[[Settings], Runs]
-) -> Callable[[], AbstractContextManager[Runs]]:
-    """Runs on a worker of their own with one child, for what a step does to the child that runs it."""
+) -> Callable[..., AbstractContextManager[Runs]]:
+    """Runs on a worker of their own, for what a step does to the child that runs it."""
 
     @contextmanager
-    def start() -> Iterator[Runs]:
-        with local_workers(settings, shared_redis_url, 1, ["cpu"], ready_limit_s=LIMIT_S) as started:
+    def start(slots: int = 1) -> Iterator[Runs]:
+        with local_workers(settings, shared_redis_url, slots, ["cpu"], ready_limit_s=LIMIT_S) as started:
             yield runs_by(started.settings)
             started.kill()
 

@@ -92,7 +92,7 @@ def is_running(pid):
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def test_a_step_that_swallows_its_timeout_is_killed_and_recorded(one_slot, ending, states):
+def test_a_step_that_swallows_its_timeout_is_killed_and_recorded(own_worker, ending, states):
     """Celery's hard time limit kills the child; the failure callback takes it to the ledger."""
     source = """
     import time
@@ -105,17 +105,17 @@ def test_a_step_that_swallows_its_timeout_is_killed_and_recorded(one_slot, endin
             pass
         time.sleep(60)
     """
-    with one_slot() as runs:
+    with own_worker(slots=2) as runs:
         record = runs.run(ending(source))
 
     assert states(record) == {"end": "failed", "below": "upstream_failed", "aside": "succeeded"}
     attempt = record.steps["end"].attempts[0]
     assert attempt.outcome == "timed_out"
-    assert seconds(attempt) < 8  # the timeout, 5 s of grace, and Celery's look once a second
+    assert seconds(attempt) < 4  # the timeout, 1 s of grace, and Celery's look once a second
     assert attempt.error["type"] == "workers.attempt:StepTimedOut"
 
 
-def test_a_killed_child_is_recorded_as_lost_and_the_worker_goes_on(one_slot, ending, states):
+def test_a_killed_child_is_recorded_as_lost_and_the_worker_goes_on(own_worker, ending, states):
     source = """
     import os, signal
 
@@ -123,7 +123,7 @@ def test_a_killed_child_is_recorded_as_lost_and_the_worker_goes_on(one_slot, end
     def end(folder):
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    with one_slot() as runs:
+    with own_worker(slots=2) as runs:
         record = runs.run(ending(source))
 
     assert states(record) == {"end": "failed", "below": "upstream_failed", "aside": "succeeded"}
@@ -134,7 +134,7 @@ def test_a_killed_child_is_recorded_as_lost_and_the_worker_goes_on(one_slot, end
     assert "signal 9 (SIGKILL)" in attempt.error["message"]
 
 
-def test_a_lost_attempt_is_retried_when_the_step_has_retries(one_slot, ending):
+def test_a_lost_attempt_is_retried_when_the_step_has_retries(own_worker, ending):
     source = """
     import os, pathlib, signal
 
@@ -146,7 +146,7 @@ def test_a_lost_attempt_is_retried_when_the_step_has_retries(one_slot, ending):
             os.kill(os.getpid(), signal.SIGKILL)
         return "second time"
     """
-    with one_slot() as runs:
+    with own_worker() as runs:
         record = runs.run(ending(source))
 
         assert [attempt.outcome for attempt in record.steps["end"].attempts] == ["lost", "succeeded"]
@@ -206,7 +206,7 @@ def test_whatever_a_step_raises_fails_it_and_no_more(runs, ending, states, body,
     """)).state == "succeeded"  # fmt: skip
 
 
-def test_a_step_that_ends_its_process_quietly_is_lost(one_slot, ending, states):
+def test_a_step_that_ends_its_process_quietly_is_lost(own_worker, ending, states):
     source = """
     import os
 
@@ -215,7 +215,7 @@ def test_a_step_that_ends_its_process_quietly_is_lost(one_slot, ending, states):
         print("before the end", flush=True)
         os._exit(0)
     """
-    with one_slot() as runs:
+    with own_worker(slots=2) as runs:
         record = runs.run(ending(source))
 
     assert states(record) == {"end": "failed", "below": "upstream_failed", "aside": "succeeded"}
@@ -241,7 +241,7 @@ def test_threads_and_processes_that_a_step_leaves_behind_do_not_hold_its_end(run
     assert seconds(record.steps["end"].attempts[0]) < 5
 
 
-def test_a_step_may_use_signals_directories_and_environment_without_harm_to_the_next(one_slot, pipeline_from):
+def test_a_step_may_use_signals_directories_and_environment_without_harm_to_the_next(own_worker, pipeline_from):
     source = """
         import os, signal
 
@@ -260,7 +260,7 @@ def test_a_step_may_use_signals_directories_and_environment_without_harm_to_the_
         def spoiling():
             after(spoil())
     """
-    with one_slot() as runs:
+    with own_worker() as runs:
         record = runs.run(pipeline_from(source))
 
     assert record.state == "succeeded"

@@ -72,10 +72,10 @@ def test_lines_are_there_while_the_step_runs(runs, pipeline_from, tmp_path, wait
 
 
 def test_lines_of_a_child_that_replaced_a_dead_one_are_there_while_the_step_runs(
-    one_slot, pipeline_from, tmp_path, wait_until
+    own_worker, pipeline_from, tmp_path, wait_until
 ):
     gate = tmp_path / "gate"
-    with one_slot() as runs:
+    with own_worker() as runs:
         runs.run(
             pipeline_from("""
                 import os, signal
@@ -159,8 +159,8 @@ def test_a_noisy_step_keeps_its_last_lines(runs, pipeline_from):
     assert runs.log(record, "noisy") == [f"line {number}" for number in range(50_000 - limit, 50_000)]
 
 
-def test_a_step_may_close_or_replace_its_stdout_and_the_next_is_captured(one_slot, pipeline_from):
-    with one_slot() as runs:
+def test_a_step_may_close_or_replace_its_stdout_and_the_next_is_captured(own_worker, pipeline_from):
+    with own_worker() as runs:
         record = runs.run(
             pipeline_from("""
                 import contextlib, io, os, sys

@@ -155,17 +155,6 @@ def test_steps_of_a_threads_pool_run_side_by_side(start_worker, pipeline_from, t
     assert record.state == "succeeded"
 
 
-@pytest.mark.xfail(strict=True, reason="Celery's pool of threads has no time limits: the timeout has no effect there")
-def test_a_step_of_a_threads_pool_times_out(start_worker, pipeline_from):
-    _, runs = start_worker("w-threads", "-P", "threads")
-
-    record = runs.run(
-        pipeline_from("slow = PipelineBuilder('slow')\nslow.add('slow', 'time:sleep', args=[1.5], timeout=0.3)")
-    )
-
-    assert record.steps["slow"].attempts[0].outcome == "timed_out"
-
-
 def test_a_worker_announces_itself_and_signs_off(start_worker, settings, wait_until):
     worker, runs = start_worker("w-card", "-c", "3", "-l", "INFO")
     client, prefix = runs.ledger.client, settings.key_prefix
