@@ -202,12 +202,10 @@ def test_a_fan_of_two_thousand(place, assert_exact):
     ("upstream", "order"),
     [
         ({}, []),
-        ({"only": []}, ["only"]),
         ({"c": ["b"], "b": ["a"], "a": []}, ["a", "b", "c"]),
-        ({"a": [], "b": ["a"], "c": ["a", "b"], "lone.step-1[x]": []}, None),
-        ({"x" * 200: [], "y" * 200: ["x" * 200]}, ["x" * 200, "y" * 200]),
+        ({"a": [], "b": ["a"], "c": ["a", "b"], "lone.step-1[x]": [], "n" * 200: []}, None),
     ],
-    ids=["no step", "one step", "listed backwards", "redundant edge and two components", "longest names"],
+    ids=["no step", "listed backwards", "a redundant edge, components, odd names"],
 )
 def test_small_and_odd_graphs(place, assert_exact, upstream, order):
     done = place.call("run", write_graph(place, upstream), "--json")

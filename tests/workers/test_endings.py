@@ -146,7 +146,7 @@ def test_a_lost_attempt_is_retried_when_the_step_has_retries(own_worker, ending)
             os.kill(os.getpid(), signal.SIGKILL)
         return "second time"
     """
-    with own_worker() as runs:
+    with own_worker(slots=2) as runs:
         record = runs.run(ending(source))
 
         assert [attempt.outcome for attempt in record.steps["end"].attempts] == ["lost", "succeeded"]
