@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing.process import AuthenticationString  # type: ignore[attr-defined]
 
 from celery import Celery
 
@@ -51,8 +53,20 @@ def current_process(app: Celery) -> WorkerProcess:
     held = _held.get(pid)
     if held is None:
         _held.clear()
+        _allow_children()
         chosen = settings()
         ledger = Ledger(connect(broker_url(), retries=RETRIES), chosen.key_prefix)
         held = WorkerProcess(app, chosen, ledger, FolderStore(chosen.artifact_root))
         _held[pid] = held
     return held
+
+
+def _allow_children() -> None:
+    """Let steps start processes: a prefork child counts as daemonic, and multiprocessing gives such none.
+
+    The note of the worker's main process stays as it is, so its children end with it as before. The key gets the type
+    that multiprocessing hands on to processes it spawns; billiard's is refused there.
+    """
+    config = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    config["daemon"] = False
+    config["authkey"] = AuthenticationString(config["authkey"])
