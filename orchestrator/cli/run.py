@@ -17,13 +17,13 @@ from orchestrator.cli.progress import Progress, progress_for
 from orchestrator.cli.record_json import record_json
 from orchestrator.cli.session import Session, open_session
 from orchestrator.cli.summary import summary_text
-from orchestrator.ledger.record import RunRecord, read_skeleton
+from orchestrator.ledger.record import RunRecord, read_record, read_skeleton
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.local.workers import LocalWorkerError, LocalWorkers, local_workers
 from orchestrator.plan.plan import Plan
 from orchestrator.settings import available_cores, settings
 
-EXIT_CODES = {RunState.SUCCEEDED: 0, RunState.FAILED: 1, RunState.CANCELLED: 130}
+NOT_SUCCEEDED, INTERRUPTED = 1, 130
 POOLS_LOOK_S = 2.0
 EVENTS_PAUSE_S = 0.05
 RETRIES = 30  # of a call while the server is away, up to 2 s apart
@@ -58,16 +58,16 @@ def run(ctx: click.Context, target: str, params: tuple[str, ...], workers: int |
                     slots = workers or max(2, available_cores())
                     local = stack.enter_context(local_workers(chosen, session.redis_url, slots))
                     plan, _ = load_plan(target, params, chosen)
-                record = _run_to_end(session, plan, local, as_json)
+                record, code = _run_to_end(session, plan, local, as_json)
         except KeyboardInterrupt:
             click.echo("cancelled before the run began", err=True)
-            ctx.exit(EXIT_CODES[RunState.CANCELLED])
+            ctx.exit(INTERRUPTED)
     if as_json:
         click.echo(json.dumps(record_json(record)))
-    ctx.exit(EXIT_CODES[record.state])
+    ctx.exit(code)
 
 
-def _run_to_end(session: Session, plan: Plan, local: LocalWorkers | None, as_json: bool) -> RunRecord:
+def _run_to_end(session: Session, plan: Plan, local: LocalWorkers | None, as_json: bool) -> tuple[RunRecord, int]:
     from orchestrator.coordinator.submission import new_run_id, submit
 
     ledger = session.ledger
@@ -79,23 +79,23 @@ def _run_to_end(session: Session, plan: Plan, local: LocalWorkers | None, as_jso
             _watch(session, record, progress, local)
         if local:
             local.kill()  # nothing runs any more; Celery's own shutdown would take three seconds
+        code = 0 if record.state is RunState.SUCCEEDED else NOT_SUCCEEDED
     except KeyboardInterrupt:
         _cancel(session, run_id, local)
-        record = read_skeleton(ledger, run_id)
-        record.tell(ledger.events(run_id))
-    except LocalWorkerError:
+        code = INTERRUPTED
+    except LocalWorkerError as error:
+        click.echo(f"{type(error).__name__}: {error}", err=True)
         ledger.cancel(run_id, "the local worker ended")  # nobody is left who could go on with it
         ledger.forget_active(run_id)
-        raise
-    record.outputs = ledger.outputs(run_id)
-    record.cancel_reason = ledger.run_fields(run_id).get("cancel_reason")
+        code = NOT_SUCCEEDED
+    record = read_record(ledger, run_id)
     logs = {
         name: ledger.log_lines(run_id, name, step.attempts[-1].attempt)
         for name, step in record.steps.items()
         if step.state is StepState.FAILED and step.attempts
     }
     click.echo(summary_text(record, logs), err=as_json)
-    return record
+    return record, code
 
 
 def _watch(session: Session, record: RunRecord, progress: Progress, local: LocalWorkers | None) -> None:

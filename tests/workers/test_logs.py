@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 NOISY = """
     import logging, os, subprocess, sys, time, pathlib
 
@@ -192,6 +194,40 @@ def test_a_step_may_close_or_replace_its_stdout_and_the_next_is_captured(own_wor
         assert runs.log(record, "redirect") == ["after"]
         assert runs.log(record, "close") == ["before"]
         assert runs.log(record, "next_one") == ["captured"]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "sys.stdout.close(); sys.stderr.close()",
+        "sys.stdout = sys.stderr = open(os.devnull, 'w')",
+        "sys.stdout = codecs.getwriter('utf-8')(sys.stdout.detach())",
+        "sys.stdout = sys.stderr = None",
+    ],
+)
+def test_streams_that_a_step_broke_are_whole_for_the_next(own_worker, pipeline_from, harm):
+    with own_worker() as runs:
+        record = runs.run(
+            pipeline_from(f"""
+                import codecs, os, sys
+
+                @step
+                def harm():
+                    {harm}
+
+                @step
+                def next_one():
+                    print("captured")
+                    print("too", file=sys.stderr)
+
+                @pipeline
+                def harming():
+                    next_one.after(harm())()
+            """)
+        )
+
+        assert record.state == "succeeded"
+        assert runs.log(record, "next_one") == ["captured", "too"]
 
 
 def test_bytes_that_are_no_text_are_shown_and_the_rest_is_kept(runs, pipeline_from):
