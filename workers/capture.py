@@ -82,6 +82,7 @@ class DescriptorCapture:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True)
+        self._streams = sys.stdout, sys.stderr
         worker_log = open(self._stderr, "w", buffering=1, closefd=False)  # noqa: SIM115 (open as long as the process)
         for handler in _stream_handlers():
             handler.setStream(worker_log)
@@ -102,9 +103,12 @@ class DescriptorCapture:
         try:
             yield
         finally:
-            for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(ValueError, OSError):  # the step may have closed it
+            for stream in (sys.stdout, sys.stderr, *self._streams):
+                with contextlib.suppress(
+                    ValueError, OSError, AttributeError
+                ):  # the step may have closed or replaced it
                     stream.flush()
+            self._streams = sys.stdout, sys.stderr = _whole(self._streams[0], 1), _whole(self._streams[1], 2)
             os.dup2(self._stdout, 1)
             os.dup2(self._stderr, 2)
             self._wake.clear()
@@ -135,6 +139,14 @@ class DescriptorCapture:
                         self._ship()
                     except Exception:
                         logging.getLogger(__name__).warning("a log could not be shipped", exc_info=True)
+
+
+def _whole(stream: TextIO, fd: int) -> TextIO:
+    """Give the stream, or a new one on the descriptor if a step has closed or detached it."""
+    with contextlib.suppress(ValueError):  # it is detached
+        if not stream.closed:
+            return stream
+    return open(fd, "w", buffering=1, closefd=False)
 
 
 _thread_log: ContextVar[_Shipment | None] = ContextVar("thread_log", default=None)
