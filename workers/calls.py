@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -34,11 +35,10 @@ def call_step(claim: Claim, store: ArtifactStore) -> Any:
     if "run" in spec:
         return _run_shell(from_wire(spec["run"]), values)
     function = _function(spec["uses"])
-    if not spec.get("args") and not spec.get("with"):
-        return function()
     args = from_wire(spec.get("args", []), values.output, values.param)
     kwargs = from_wire(spec.get("with", {}), values.output, values.param)
-    return function(*args, **kwargs)
+    with _folder_kept():
+        return function(*args, **kwargs)
 
 
 class _Values:
@@ -75,6 +75,23 @@ def _walk(value: Any, path: tuple[str | int, ...], what: str) -> Any:
 def _reach(import_path: str) -> None:
     if import_path and import_path not in sys.path and os.path.isdir(import_path):
         sys.path.insert(0, import_path)
+
+
+@contextlib.contextmanager
+def _folder_kept() -> Iterator[None]:
+    """Go back to the folder where the step began, or the next step in this process would begin elsewhere."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # threads share one folder, and others are at work in it
+        return
+    folder = None
+    with contextlib.suppress(FileNotFoundError):  # somebody removed it
+        folder = os.getcwd()
+    try:
+        yield
+    finally:
+        if folder:
+            with contextlib.suppress(OSError):
+                os.chdir(folder)
 
 
 @cache
