@@ -52,18 +52,19 @@ def shown_output(text: str) -> Any:
         return None
     wire = json.loads(text)
     artifact = artifact_of(wire)
-    return {"artifact": artifact.as_json()} if artifact else _plain(wire)
+    return {"artifact": artifact.as_json()} if artifact else plain_json(wire)
 
 
-def _plain(wire: Any) -> Any:
+def plain_json(wire: Any) -> Any:
+    """Give the form of `definition.wire` for people and JSON readers: a tuple is a list, the keys of a dict are text."""
     if isinstance(wire, list):
-        return [_plain(item) for item in wire]
+        return [plain_json(item) for item in wire]
     if isinstance(wire, dict):
         if wire.keys() == {"$tuple"}:
-            return _plain(wire["$tuple"])
+            return plain_json(wire["$tuple"])
         if wire.keys() == {"$dict"}:
-            return {str(from_wire(key)): _plain(item) for key, item in wire["$dict"]}
+            return {str(from_wire(key)): plain_json(item) for key, item in wire["$dict"]}
         if wire.keys() == {"$float"}:
             return wire["$float"]
-        return {key: _plain(item) for key, item in wire.items()}
+        return {key: plain_json(item) for key, item in wire.items()}
     return wire

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.artifacts.outputs import shown_output
+from orchestrator.artifacts.outputs import plain_json, shown_output
 from orchestrator.ledger.record import AttemptRecord, RunRecord, rfc3339
 
 
@@ -14,7 +14,7 @@ def record_json(record: RunRecord) -> dict[str, Any]:
         "run_id": record.run_id,
         "pipeline": record.pipeline,
         "state": record.state.value,
-        "params": record.params,
+        "params": plain_json(record.params),
         "created_at": rfc3339(record.created_at_us),
         "started_at": rfc3339(record.started_at_us),
         "ended_at": rfc3339(record.ended_at_us),
