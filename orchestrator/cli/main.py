@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from typing import Any
 
@@ -62,6 +63,9 @@ def main() -> None:
     FILE is a Python file, a YAML or JSON file, or a module; FILE:NAME picks one of several pipelines in it.
     RUN is a run id, the beginning of one, or "last".
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what steps wrote may hold what no terminal can show
+            stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

@@ -227,3 +227,21 @@ def read_to_the_end(descriptor, until=None, limit_s=30.0):
             break
         data += read
     return data.decode(errors="replace")
+
+
+def test_text_that_no_terminal_can_show_is_told_in_escapes(place):
+    path = place.write(
+        "odd.py",
+        """
+        def fail():
+            raise ValueError("a file named \\udc80")
+
+        odd = PipelineBuilder("odd")
+        odd.add("fail", fail)
+        """,
+    )
+
+    for command in (["run", path], ["show", "last"], ["events", "last"]):
+        done = place.call(*command)
+        assert "a file named \\udc80" in done.out
+        assert "Traceback" not in done.err
