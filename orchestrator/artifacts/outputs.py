@@ -56,7 +56,7 @@ def shown_output(text: str) -> Any:
 
 
 def plain_json(wire: Any) -> Any:
-    """Give the form of `definition.wire` for people and JSON readers: a tuple is a list, the keys of a dict are text."""
+    """Give the wire form for people and JSON readers: a tuple is a list, the keys of a mapping are text."""
     if isinstance(wire, list):
         return [plain_json(item) for item in wire]
     if isinstance(wire, dict):
