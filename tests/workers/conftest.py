@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 import sys
 import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from celery import Celery
 
@@ -23,6 +26,7 @@ from orchestrator.definition.loading import load
 from orchestrator.definition.model import Pipeline
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.presence import present_workers
 from orchestrator.ledger.record import RunRecord, read_skeleton
 from orchestrator.local.workers import LocalWorkers, local_workers
 from orchestrator.messages.app import create_app
@@ -30,6 +34,8 @@ from orchestrator.plan.compile import compile_pipeline
 from orchestrator.settings import PoolSettings, Settings
 
 LIMIT_S = 30.0
+CELERY = str(Path(sys.executable).with_name("celery"))
+ROOT = Path(__file__).parents[2]
 _module_numbers = itertools.count(1)
 
 
@@ -175,3 +181,56 @@ def celery_events(runs: Runs) -> Iterator[list[dict[str, Any]]]:
         receiver.should_stop = True
         thread.join(10)
         assert not thread.is_alive()
+
+
+@dataclass
+class HandStarted:
+    """A worker started by Celery's own command."""
+
+    process: subprocess.Popen[bytes]
+    log_path: Path
+    name: str
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+
+@pytest.fixture
+def start_worker(
+    settings: Settings, shared_redis_url: str, tmp_path: Path, runs_by: Callable[[Settings], Runs]
+) -> Iterator[Callable[..., tuple[HandStarted, Runs]]]:
+    """Start `celery -A workers.app worker` with some options; give it, and runs on its queue, once it is there."""
+    with ExitStack() as started:
+
+        def start(name: str, *options: str) -> tuple[HandStarted, Runs]:
+            queue = f"queue-{tmp_path.name}-{name}"
+            chosen = settings.model_copy(
+                update={"redis_url": shared_redis_url, "pools": {"cpu": PoolSettings(queue=queue)}}
+            )
+            log_path = tmp_path / f"{name}.log"
+            command = [CELERY, "-A", "workers.app", "worker", "-Q", queue, "-n", f"{name}@%h", *options]
+            with log_path.open("wb") as log:
+                process = subprocess.Popen(
+                    command, cwd=ROOT, env=chosen.child_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
+            started.callback(_end, process)
+            runs = runs_by(chosen)
+            client, prefix = runs.ledger.client, chosen.key_prefix
+            _wait_until(
+                lambda: (
+                    process.poll() is not None or any(name in card.worker for card in present_workers(client, prefix))
+                )
+            )
+            assert process.poll() is None, log_path.read_text()
+            return HandStarted(process, log_path, name), runs
+
+        yield start
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        tree = [process, *psutil.Process(process.pid).children(recursive=True)]
+        for member in tree:  # at once: Celery's own shutdown takes three seconds
+            member.kill()
+    process.wait()

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -18,55 +15,6 @@ from orchestrator.settings import PoolSettings
 
 CELERY = str(Path(sys.executable).with_name("celery"))
 ROOT = Path(__file__).parents[2]
-
-
-@dataclass
-class HandStarted:
-    process: subprocess.Popen
-    log_path: Path
-    name: str
-
-    @property
-    def log(self):
-        return self.log_path.read_text(errors="replace")
-
-
-@pytest.fixture
-def start_worker(settings, shared_redis_url, tmp_path, runs_by, wait_until) -> Iterator:
-    """Start `celery -A workers.app worker` with some options; give it, and runs on its queue, once it is there."""
-    with ExitStack() as started:
-
-        def start(name, *options):
-            queue = f"queue-{tmp_path.name}-{name}"
-            chosen = settings.model_copy(
-                update={"redis_url": shared_redis_url, "pools": {"cpu": PoolSettings(queue=queue)}}
-            )
-            log_path = tmp_path / f"{name}.log"
-            command = [CELERY, "-A", "workers.app", "worker", "-Q", queue, "-n", f"{name}@%h", *options]
-            with log_path.open("wb") as log:
-                process = subprocess.Popen(
-                    command, cwd=ROOT, env=chosen.child_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-                )
-            started.callback(end, process)
-            runs = runs_by(chosen)
-            client, prefix = runs.ledger.client, chosen.key_prefix
-            wait_until(
-                lambda: (
-                    process.poll() is not None or any(name in card.worker for card in present_workers(client, prefix))
-                )
-            )
-            assert process.poll() is None, log_path.read_text()
-            return HandStarted(process, log_path, name), runs
-
-        yield start
-
-
-def end(process):
-    if process.poll() is None:
-        tree = [process, *psutil.Process(process.pid).children(recursive=True)]
-        for member in tree:  # at once: Celery's own shutdown takes three seconds
-            member.kill()
-    process.wait()
 
 
 TALKING = """

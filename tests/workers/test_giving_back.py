@@ -1,0 +1,51 @@
+"""Messages that a worker took and did not begin are there for the next worker."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.local.workers import local_workers
+from orchestrator.messages.queues import queue_length
+
+ENDING_APP = """
+import os, signal
+from celery.signals import task_received
+from workers.app import app
+
+@task_received.connect
+def end(**_):
+    os.kill(os.getpid(), signal.SIGTERM)  # the message is taken, and no child has it yet
+"""
+
+
+@pytest.fixture
+def ending_worker(settings, shared_redis_url, tmp_path):
+    """Give a started worker that is told to end as soon as it has taken a message."""
+    (tmp_path / "ending_app.py").write_text(ENDING_APP)
+    with local_workers(settings, shared_redis_url, 1, ["cpu"], tmp_path, app="ending_app", ready_limit_s=30) as started:
+        yield started
+        started.kill()
+
+
+def test_a_worker_that_ends_gives_back_what_it_has_not_begun(ending_worker, runs_by, pipeline_from, wait_until):
+    runs = runs_by(ending_worker.settings)
+    run_id = runs.submit(
+        pipeline_from("""
+            @step
+            def first():
+                return 1
+
+            @step
+            def second(value):
+                return value
+
+            @pipeline
+            def handed():
+                second(first())
+        """)
+    )
+
+    wait_until(lambda: not ending_worker.alive())
+
+    assert runs.ledger.states(run_id)["first"][0] == "queued"
+    assert queue_length(runs.ledger.client, ending_worker.settings.queue_of()) == 1
