@@ -13,6 +13,7 @@ from orchestrator.settings import settings
 from workers.events import EventBatches
 from workers.presence import Presence
 from workers.process import broker_url
+from workers.requests import GivingBack
 from workers.tasks import register_tasks
 
 
@@ -22,6 +23,7 @@ def _make_app() -> Celery:
     register_tasks(made)
     made.steps["worker"].add(Presence)
     made.steps["consumer"].add(EventBatches)
+    made.steps["consumer"].add(GivingBack)
     if settings().log_level != "DEBUG":
         for name in ("celery.worker.strategy", "celery.app.trace"):  # two lines a step, which the record tells better
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -7,20 +7,13 @@ from typing import Any
 from celery import Celery, Task
 from celery.exceptions import Retry
 from celery.utils.log import get_task_logger
-from celery.worker.request import Request
 
 from orchestrator.messages.signatures import FAILURE_TASK, STEP_TASK
 from workers.attempt import AttemptFailed, AttemptRetrying, run_attempt, witness_failure
 from workers.process import current_process
+from workers.requests import StepRequest
 
 logger = get_task_logger(__name__)
-
-
-class StepRequest(Request):  # type: ignore[misc]
-    """A message of a queue without acknowledgements: Celery's own would look for it among the unacked in vain."""
-
-    def acknowledge(self) -> None:
-        self.acknowledged = True
 
 
 def register_tasks(app: Celery) -> None:
