@@ -83,6 +83,9 @@ def _run_to_end(session: Session, plan: Plan, local: LocalWorkers | None, as_jso
     except KeyboardInterrupt:
         _cancel(session, run_id, local)
         code = INTERRUPTED
+    except BrokenPipeError:  # who read our output has left, as `head` does: nobody waits for the run
+        _cancel(session, run_id, local, "nobody reads the output any more")
+        raise
     except LocalWorkerError as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
         ledger.cancel(run_id, "the local worker ended")  # nobody is left who could go on with it
@@ -127,12 +130,12 @@ def _watch(session: Session, record: RunRecord, progress: Progress, local: Local
     ledger.forget_active(record.run_id)
 
 
-def _cancel(session: Session, run_id: str, local: LocalWorkers | None) -> None:
+def _cancel(session: Session, run_id: str, local: LocalWorkers | None, reason: str = "interrupted by Ctrl-C") -> None:
     """Cancel in the ledger first, then stop what we started."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     session.ledger.client.connection_pool.disconnect()  # the interrupted call may have left half an answer there
     if session.ledger.client.exists(session.ledger.key(run_id, "run")):
-        session.ledger.cancel(run_id, "interrupted by Ctrl-C")
+        session.ledger.cancel(run_id, reason)
         session.ledger.forget_active(run_id)
         if local:
             local.kill()

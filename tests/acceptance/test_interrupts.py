@@ -153,3 +153,17 @@ def test_a_killed_run_leaves_nothing_running_and_the_next_one_works(place, long_
     assert done.json["steps"]["a"]["output"] == "next"
     listed = place.call("runs", "--json").json
     assert [run["state"] for run in listed] == ["succeeded", "running"]  # nobody was left to record its end
+
+
+def test_a_run_whose_output_nobody_reads_any_more_is_cancelled(place):
+    steps = "".join(f'  s{n}: {{ uses: "time:sleep", args: [0.05], needs: [s{n - 1}] }}\n' for n in range(1, 200))
+    path = place.write("talking.yaml", 'steps:\n  s0: { uses: "time:sleep", args: [0] }\n' + steps)
+    with place.start("run", path) as process:
+        process.stdout.readline()
+        process.stdout.close()  # as `| head -1` does
+        told = process.stderr.read()
+
+    assert process.returncode == 1
+    assert "Traceback" not in told
+    (listed,) = place.call("runs", "--json").json
+    assert listed["state"] == "cancelled"
