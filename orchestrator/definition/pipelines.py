@@ -64,7 +64,7 @@ class PipelineFunction:
             self._call(values)
         except PipelineInvalid:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             builder.add_fault(_told(error, self.function.__qualname__))
             builder.build(pools=pools)
             raise AssertionError("a pipeline with a fault was built") from error
@@ -124,7 +124,7 @@ def _as_bound(declared: Mapping[str, Param], values: Mapping[str, Any]) -> dict[
     return {name: Param(name, Any, values[name], param.description) for name, param in declared.items()}
 
 
-def _told(error: Exception, function: str) -> str:
+def _told(error: BaseException, function: str) -> str:
     """Give a sentence for what the user's function raised, with the last line of theirs that was running."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_PACKAGE)]
     place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""

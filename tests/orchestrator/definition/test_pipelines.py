@@ -116,3 +116,12 @@ def test_wrong_text_of_the_command_line_is_told_at_once() -> None:
     assert faults[2] == "there is no param 'kind'. Did you mean 'kinds'?"
     assert faults[3].startswith("param 'share' is '['")
     assert faults[4] == "param 'note' is given twice."
+
+
+def test_a_function_that_exits_is_a_fault() -> None:
+    @pipeline
+    def leaving() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(PipelineInvalid, match="raised SystemExit: 3"):
+        leaving.build()
