@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import os
 import random
 import signal
 import threading
@@ -63,7 +63,7 @@ def run_attempt(
         return End(note=f"dropped: {claim.reason}")
 
     error: BaseException | None = None
-    output = ""
+    output, pid = "", os.getpid()
     with process.capture.attempt(run_id, step, attempt, claim.token):
         try:
             value = call_step(claim, process.store)
@@ -74,6 +74,8 @@ def run_attempt(
             )
         except BaseException as raised:  # KeyboardInterrupt too: whatever the step raises is its failure
             error = raised
+        if os.getpid() != pid:  # a process that the step forked and let return: it must not commit for its parent
+            os._exit(0)
 
     options = _options(claim.spec)
     with _deaf_to_time_limit() if options.timeout else nullcontext():
@@ -161,7 +163,9 @@ def _text(error: BaseException) -> str:
 def _saved(process: WorkerProcess, run_id: str, step: str, attempt: int, token: int, value: Any) -> Artifact:
     try:
         return process.store.save(run_id, step, attempt, token, value)
-    except (TypeError, AttributeError, ValueError, RecursionError, pickle.PicklingError) as error:
+    except OSError:
+        raise  # the store's trouble, not the value's
+    except Exception as error:
         raise OutputNotStored(
             f"the output, a {type(value).__qualname__}, cannot be stored: {error}. Give back plain data."
         ) from error

@@ -22,7 +22,7 @@ def encode_output(value: Any, inline_bytes: int, save: Callable[[Any], Artifact]
     if not (isinstance(value, list | tuple | dict) and len(value) > _PROBE_ITEMS):
         try:
             text = json.dumps(to_wire(value), separators=(",", ":"), allow_nan=False)
-        except (NotWireable, RecursionError):
+        except (NotWireable, RecursionError, ValueError):  # ValueError: an int of too many digits
             pass
         else:
             if len(text.encode()) <= inline_bytes:

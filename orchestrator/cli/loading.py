@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Sequence
 
@@ -15,6 +16,8 @@ from orchestrator.settings import Settings
 
 def load_plan(target: str, pairs: Sequence[str], settings: Settings) -> tuple[Plan, float]:
     """Give the compiled plan and the seconds that compiling took. Raises PipelineInvalid with every fault."""
+    for name in ("celery", "redis"):  # taken now, so that a user's file of that name is told to take another one
+        importlib.import_module(name)
     definition = load(target)
     pipeline = definition.build(parse_params(pairs, definition), pools=settings.pools)
     if faults := _timeouts_in_vain(pipeline, settings):

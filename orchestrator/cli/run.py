@@ -25,6 +25,7 @@ from orchestrator.settings import available_cores, settings
 
 NOT_SUCCEEDED, INTERRUPTED = 1, 130
 POOLS_LOOK_S = 2.0
+RETRYING = "step.retrying"
 EVENTS_PAUSE_S = 0.05
 RETRIES = 30  # of a call while the server is away, up to 2 s apart
 FIRST_LOOK_S = 0.5
@@ -103,25 +104,28 @@ def _run_to_end(session: Session, plan: Plan, local: LocalWorkers | None, as_jso
 
 def _watch(session: Session, record: RunRecord, progress: Progress, local: LocalWorkers | None) -> None:
     """Follow the run to its end, doing a coordinator's work for it meanwhile."""
-    from orchestrator.coordinator.service import Coordinator
+    from orchestrator.coordinator.service import LEAST_PAUSE_S, Coordinator
     from orchestrator.coordinator.waiting import unserved_steps
 
     ledger = session.ledger
     coordinator = Coordinator(ledger, session.app, session.settings.poll_interval_s)
     after, began = "0", time.monotonic()
+    poll_s = session.settings.poll_interval_s
     next_round, next_look = began, began + (LOCAL_START_S if local else FIRST_LOOK_S)
     while not record.state.is_ended:
-        events = ledger.wait_for_events(record.run_id, after, session.settings.poll_interval_s)
+        pause_s = min(poll_s, max(LEAST_PAUSE_S, next_round - time.monotonic()))
+        events = ledger.wait_for_events(record.run_id, after, pause_s)
         if events:
             after = events[-1].id
             record.tell(events)
             progress.show(events)
+            delays_s = [(event.detail["due_at"] - event.at_us) / 1e6 for event in events if event.event == RETRYING]
+            next_round = min([next_round, *(time.monotonic() + delay_s for delay_s in delays_s)])
             if not record.state.is_ended:
                 time.sleep(EVENTS_PAUSE_S)  # read events together: one by one they would cost a core that steps need
         now = time.monotonic()
         if now >= next_round:
-            next_round = now + session.settings.poll_interval_s
-            coordinator.tend(record.run_id)
+            next_round = now + coordinator.tend(record.run_id)
             if local:
                 local.check()
         if now >= next_look:

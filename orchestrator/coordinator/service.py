@@ -16,6 +16,8 @@ from orchestrator.messages.dispatch import dispatch
 
 logger = logging.getLogger(__name__)
 
+LEAST_PAUSE_S = 0.02
+
 
 class Coordinator:
     """Queues retries that are due. Every action is atomic in the ledger, so coordinators need no leader."""
@@ -26,32 +28,37 @@ class Coordinator:
         self._poll_interval_s = poll_interval_s
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
-    def tend(self, run_id: str) -> None:
-        """Do the round for one run."""
+    def tend(self, run_id: str) -> float:
+        """Do the round for one run, and give the seconds until it is worth another one."""
         promotion = self._ledger.promote_due(run_id)
         if promotion.state is None or promotion.state.is_ended:
             self._ledger.forget_active(run_id)
         if promotion.ready:
             dispatch(self._app, run_id, self._ledger.run_fields(run_id)["pipeline"], promotion.ready)
+        due_in_s = promotion.next_due_in_s
+        return self._poll_interval_s if due_in_s is None else min(self._poll_interval_s, due_in_s)
 
-    def round(self) -> None:
-        """Do the round for every run that has not ended."""
+    def round(self) -> float:
+        """Do the round for every run that has not ended, and give the seconds until the next one."""
         announce_coordinator(self._ledger.client, self._ledger.prefix, self.name)
+        pause_s = self._poll_interval_s
         for run_id in self._ledger.active_runs():
             try:
-                self.tend(run_id)
+                pause_s = min(pause_s, self.tend(run_id))
             except Exception:
                 logger.exception("run %s could not be tended; it is tried again", run_id)
+        return pause_s
 
     def serve(self, stopped: threading.Event) -> None:
         """Go round until `stopped` is set. A round that fails (Redis restarts) is logged and tried again."""
         try:
             while not stopped.is_set():
+                pause_s = self._poll_interval_s
                 try:
-                    self.round()
+                    pause_s = self.round()
                 except Exception:
                     logger.exception("a round of the coordinator failed; it is tried again")
-                stopped.wait(self._poll_interval_s)
+                stopped.wait(max(pause_s, LEAST_PAUSE_S))
         finally:
             try:
                 withdraw_coordinator(self._ledger.client, self._ledger.prefix, self.name)

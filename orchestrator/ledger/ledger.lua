@@ -333,7 +333,7 @@ function ops.commit()
   return {1, (read(step)), goes_on, chains_of(rest)}
 end
 
--- promote limit: queues the retries that are due. Returns {run state or '', next due time or '', {chain, ...}}.
+-- promote limit: queues the retries that are due. Returns {run state or '', next due time or '', now, {chain, ...}}.
 function ops.promote()
   local queued = {}
   for _, step in ipairs(call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, ARGV[2])) do
@@ -346,7 +346,7 @@ function ops.promote()
   end
   if #queued > 0 then settle() end
   local nearest = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
-  return {call('HGET', RUN, 'state') or '', nearest[2] or '', chains_of(queued)}
+  return {call('HGET', RUN, 'state') or '', nearest[2] or '', now, chains_of(queued)}
 end
 
 -- cancel reason: every step that has not ended is cancelled and the run ends. Returns how many steps that were,

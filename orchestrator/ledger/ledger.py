@@ -86,7 +86,13 @@ class Promotion:
 
     state: RunState | None
     next_due_us: int | None
+    now_us: int
     ready: tuple[Chain, ...]
+
+    @property
+    def next_due_in_s(self) -> float | None:
+        """Give the seconds until the next retry is due; None if there is none."""
+        return None if self.next_due_us is None else max(0.0, (self.next_due_us - self.now_us) / 1e6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +218,12 @@ class Ledger:
 
     def promote_due(self, run_id: str, limit: int = 500) -> Promotion:
         """Queue the retries of a run whose time has come."""
-        state, next_due, chains = self._call(run_id, "promote", limit)
+        state, next_due, now, chains = self._call(run_id, "promote", limit)
         return Promotion(
-            RunState(state) if state else None, int(float(next_due)) if next_due else None, _chains(chains)
+            RunState(state) if state else None,
+            int(float(next_due)) if next_due else None,
+            int(now),
+            _chains(chains),
         )
 
     def cancel(self, run_id: str, reason: str) -> int | None:

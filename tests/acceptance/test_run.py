@@ -267,3 +267,18 @@ def test_a_worker_that_dies_is_told_with_the_end_of_its_log(place, wait_until):
     assert "Traceback" not in out + err
     shown = place.call("show", "last", "--json").json
     assert (shown["state"], shown["steps"]["long"]["state"]) == ("cancelled", "cancelled")
+
+
+def test_a_retry_comes_soon_after_it_is_due(place):
+    file = place.write("flaky.yaml", "steps: {flaky: {run: 'exit 1', retries: 5, retry_delay: 0.15, retry_backoff: 1}}")
+
+    done = place.call("run", file, "--json")
+
+    assert done.code == 1
+    run_id = done.json["run_id"]
+    events = place.call("events", run_id, "--json").json
+    due = [event["detail"]["due_at"] / 1e6 for event in events if event["event"] == "step.retrying"]
+    queued = [datetime.fromisoformat(event["at"]).timestamp() for event in events if event["event"] == "step.queued"]
+    late_s = sorted(came - was_due for was_due, came in zip(due, queued[1:], strict=True))
+    assert late_s[0] >= 0
+    assert late_s[len(late_s) // 2] < 0.25  # a poll twice a second alone would be later

@@ -52,3 +52,30 @@ def test_a_parallel_fit_uses_several_processes(runs, pipeline_from):
 
     assert record.steps["fit"].attempts[0].error is None
     assert runs.value(record, "fit") is False
+
+
+def test_a_process_that_a_step_forks_and_lets_return_commits_nothing(runs, pipeline_from):
+    record = runs.run(
+        pipeline_from("""
+            import os
+
+            @step
+            def split():
+                child = os.fork()
+                if child:
+                    os.waitpid(child, 0)
+                return "parent" if child else "child"
+
+            @step
+            def after(value):
+                return value
+
+            @pipeline
+            def forking():
+                after(split())
+        """)
+    )
+
+    assert runs.value(record, "after") == "parent"
+    assert [len(step.attempts) for step in record.steps.values()] == [1, 1]
+    assert not [event for event in runs.ledger.events(record.run_id) if event.event == "commit.refused"]

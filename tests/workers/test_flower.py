@@ -49,7 +49,6 @@ def flower(worker, runs, tmp_path_factory, wait_until) -> Iterator[Flower]:
         port = free.getsockname()[1]
     chosen = worker.settings.model_copy(update={"flower_password": SecretStr(PASSWORD), "parent_pid": None})
     log_path = tmp_path_factory.mktemp("flower") / "log"
-    receivers = runs.ledger.client.pubsub_numpat()
     with log_path.open("wb") as log:
         command = [Path(sys.executable).with_name("orchestrator"), "flower", "--port", str(port)]
         process = subprocess.Popen(command, cwd=log_path.parent, env=chosen.child_environment(), stdout=log, stderr=log)
@@ -57,7 +56,13 @@ def flower(worker, runs, tmp_path_factory, wait_until) -> Iterator[Flower]:
     try:
         wait_until(lambda: process.poll() is not None or flower.status("/api/tasks", None) is not None)
         assert process.poll() is None, log_path.read_text()
-        wait_until(lambda: runs.ledger.client.pubsub_numpat() > receivers)
+        with runs.app.events.default_dispatcher() as dispatcher:  # until it has one, Flower does not listen yet
+            wait_until(
+                lambda: (
+                    dispatcher.send("task-received", uuid="probe", name="probe", args="()", kwargs="{}")
+                    or "probe" in flower.get("/api/tasks")
+                )
+            )
         yield flower
     finally:
         process.terminate()

@@ -208,6 +208,48 @@ def test_an_output_that_cannot_be_stored_fails_the_step_clearly(runs, pipeline_f
     assert "cannot pickle" in error["message"]
 
 
+def test_an_output_whose_class_refuses_to_be_stored_is_told_by_name(runs, pipeline_from):
+    record = runs.run(
+        pipeline_from("""
+            class Stubborn:
+                def __reduce__(self):
+                    raise RuntimeError("not me")
+
+            @step
+            def give():
+                return Stubborn()
+
+            @pipeline
+            def refused():
+                give()
+        """)
+    )
+
+    error = record.steps["give"].attempts[-1].error
+    assert error["type"] == "workers.attempt:OutputNotStored"
+    assert error["message"] == "the output, a Stubborn, cannot be stored: not me. Give back plain data."
+
+
+def test_a_number_of_thousands_of_digits_reaches_the_next_step(runs, pipeline_from):
+    record = runs.run(
+        pipeline_from("""
+            @step
+            def give():
+                return 10**5000
+
+            @step
+            def take(value):
+                return value == 10**5000
+
+            @pipeline
+            def large():
+                take(give())
+        """)
+    )
+
+    assert runs.value(record, "take") is True
+
+
 def test_an_output_of_a_class_of_the_users_module_reaches_another_process(runs, pipeline_from):
     record = runs.run(
         pipeline_from("""

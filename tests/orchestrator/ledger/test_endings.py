@@ -151,7 +151,8 @@ def test_cancel_ends_every_open_step_and_the_run(ledger: Ledger) -> None:
     }  # fmt: skip
 
     # Nothing moves any more, and the one that ran is told so.
-    assert ledger.promote_due(run_id) == Promotion(RunState.CANCELLED, None, ())
+    promotion = ledger.promote_due(run_id)
+    assert promotion == Promotion(RunState.CANCELLED, None, promotion.now_us, ())
     assert ledger.cancel(run_id, "again") is None
     assert isinstance(ledger.claim(run_id, "queued", 1, "c", "w"), Refusal)
     assert isinstance(ledger.commit(run_id, "runs", 1, token, "w", Outcome.SUCCEEDED, output="1"), Refusal)
