@@ -56,7 +56,8 @@ class Lines:
         self._ended = 0
         self._warned: set[str] = set()
         if not is_quiet:
-            click.echo(f"run {record.run_id} of pipeline {record.pipeline}: {len(record.steps):,} steps")
+            steps = f"{len(record.steps):,} step{'' if len(record.steps) == 1 else 's'}"
+            click.echo(f"run {record.run_id} of pipeline {record.pipeline}: {steps}")
 
     def show(self, events: Sequence[Event]) -> None:
         if self._is_quiet:

@@ -80,6 +80,7 @@ def find_run(ledger: Ledger, text: str) -> str:
     if len(begun) == 1:
         return begun[0]
     if begun:
-        raise RunNotFound(f"{text!r} is the beginning of {len(begun)} runs: {', '.join(begun[:5])}, …")
+        more = ", …" if len(begun) > 5 else ""
+        raise RunNotFound(f"{text!r} is the beginning of {len(begun)} runs: {', '.join(begun[:5])}{more}")
     hint = f"The newest is {known[0]}." if known else "There is no run yet."
     raise RunNotFound(f"there is no run {text!r}. {hint}")

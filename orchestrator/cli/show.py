@@ -148,7 +148,8 @@ def _event_line(event: Event) -> str:
     detail = event.detail
     if isinstance(detail, dict):
         error = f" {error_line(detail['error'])}" if detail.get("error") else ""
-        detail = " ".join(f"{key}={value}" for key, value in detail.items() if key != "error") + error
+        told = {key: rfc3339(value) if key == "due_at" else value for key, value in detail.items() if key != "error"}
+        detail = " ".join(f"{key}={value}" for key, value in told.items()) + error
     where = f" {event.step} attempt {event.attempt}" if event.step else ""
     return f"{rfc3339(event.at_us)} {event.event}{where} {detail}".rstrip()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -37,7 +38,7 @@ def summary_text(record: RunRecord, logs: Mapping[str, Sequence[str]]) -> str:
         lines.append(f"  … and {len(failed) - FAILURES:,} more failed steps")
     lines += _not_run(record)
     if record.state is RunState.FAILED:
-        example = f" {failed[0][0]}" if failed else ""
+        example = f" {shlex.quote(failed[0][0])}" if failed else ""  # [ ] are a pattern to a shell
         lines.append(f"look closer: orchestrator show {record.run_id}; orchestrator logs {record.run_id}{example}")
     return "\n".join(lines)
 

@@ -77,6 +77,8 @@ def validation_faults(owner: str, noun: str, error: ValidationError, known: Coll
                 f"{owner}: {noun} {place} is {found['input']!r}, which names no exception class. "
                 "Write 'ValueError' or 'module:Class', and define the class at module level."
             )
+        elif found["type"] == "string_pattern_mismatch" and key == "uses":
+            faults.append(f"{owner}: {noun} 'uses' is {_shown(found['input'])}, but it must be 'module:function'.")
         else:
             rule = re.sub(r"^\w+ should", "it must", found["msg"]).replace("valid dictionary", "mapping")
             for pydantics, ours in (

@@ -86,7 +86,7 @@ def bind_params(declared: Mapping[str, Param], given: Mapping[str, Any]) -> tupl
     values = {}
     for name, param in declared.items():
         if name not in given and param.is_required:
-            faults.append(f"param {name!r} is missing; it has no default. Give a {param.type_name}.")
+            faults.append(f"param {name!r} is missing; it has no default. Give {_article(param.type_name)} {param.type_name}.")
             continue
         try:
             values[name] = param.read(given.get(name, param.default))

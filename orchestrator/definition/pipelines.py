@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
@@ -10,12 +11,15 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, cast, overload
 
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
 from orchestrator.definition.builder import PipelineBuilder
 from orchestrator.definition.callables import import_path
 from orchestrator.definition.faults import OrchestratorError, PipelineInvalid
 from orchestrator.definition.model import Pipeline
 from orchestrator.definition.params import Param, bind_params, params_of_function
 from orchestrator.definition.placeholder import site_being_built
+from orchestrator.definition.wire import NotWireable, to_wire
 
 _PACKAGE = str(Path(__file__).resolve().parent)
 
@@ -121,7 +125,22 @@ def pipeline(
 
 def _as_bound(declared: Mapping[str, Param], values: Mapping[str, Any]) -> dict[str, Param]:
     """Give params that hold values which have been validated, and are not validated once more."""
-    return {name: Param(name, Any, values[name], param.description) for name, param in declared.items()}
+    return {name: Param(name, Any, _recordable(values[name]), param.description) for name, param in declared.items()}
+
+
+def _recordable(value: Any) -> Any:
+    """Give the value, or its JSON form where it has no exact one (a date, a Path, an Enum, a pydantic model).
+
+    The function itself gets the true value; steps read none of these, since the function hands them what they need.
+    """
+    try:
+        to_wire(value)
+    except NotWireable:
+        with contextlib.suppress(PydanticSerializationError):
+            return to_jsonable_python(value)
+    except RecursionError:
+        pass  # told as a fault when it is recorded
+    return value
 
 
 def _told(error: BaseException, function: str) -> str:

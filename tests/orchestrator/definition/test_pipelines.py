@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,11 +12,16 @@ from pydantic import Field
 
 from orchestrator import Pipeline, PipelineInvalid, pipeline, step
 from orchestrator.definition.loading import parse_params
+from orchestrator.definition.model import FunctionCall
 
 
 @step
 def train(kind: str, gate: float) -> float:
     return gate
+
+
+class Colour(Enum):
+    RED = "red"
 
 
 @pipeline(name="churn-model", defaults={"retries": 2})
@@ -83,12 +90,28 @@ def test_a_plain_type_is_taken_strictly(value: Any) -> None:
     assert faults_of(gate=value) == (f"param 'gate' is {value!r}, which is no float.",)
 
 
-def test_a_param_without_a_json_form_is_a_fault() -> None:
-    @pipeline
-    def p(where: Path = Path("x")) -> None: ...
+def test_a_param_without_an_exact_json_form_is_itself_in_the_function_and_json_in_the_record() -> None:
+    seen: list[Any] = []
 
-    with pytest.raises(PipelineInvalid, match=r"param 'where' is a pathlib.*no JSON form"):
-        p.build()
+    @pipeline
+    def daily(day: datetime.date, where: Path, colour: Colour = Colour.RED) -> None:
+        seen.extend([day, where, colour])
+        train.options(name="used")(day.isoformat(), str(where))
+
+    built = daily.build({"day": "2026-11-23", "where": "/data"})
+
+    assert seen == [datetime.date(2026, 11, 23), Path("/data"), Colour.RED]
+    assert built.params == {"day": "2026-11-23", "where": "/data", "colour": "red"}
+    assert built.steps["used"].call == FunctionCall(f"{__name__}:train", ("2026-11-23", "/data"), {})
+
+
+def test_a_param_that_json_cannot_tell_at_all_is_a_fault() -> None:
+    @pipeline
+    def odd(thing: object) -> None:
+        pass
+
+    with pytest.raises(PipelineInvalid, match=r"param 'thing' is a builtins.object, which has no JSON form"):
+        odd.build({"thing": object()})
 
 
 def test_parameters_of_any_number_are_faults() -> None:
