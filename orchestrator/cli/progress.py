@@ -56,8 +56,9 @@ class Lines:
         self._ended = 0
         self._warned: set[str] = set()
         if not is_quiet:
-            steps = f"{len(record.steps):,} step{'' if len(record.steps) == 1 else 's'}"
-            click.echo(f"run {record.run_id} of pipeline {record.pipeline}: {steps}")
+            steps = len(record.steps)
+            counted = f"{steps:,} step{'' if steps == 1 else 's'}"
+            click.echo(f"run {record.run_id} of pipeline {record.pipeline}: {counted}")
 
     def show(self, events: Sequence[Event]) -> None:
         if self._is_quiet:

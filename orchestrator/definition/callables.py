@@ -37,7 +37,7 @@ def function_name(function: Callable[..., Any]) -> str:
     if not qualname or not module:
         raise FunctionNotFound(f"{function!r} has no name in a module; define a function at module level.")
     if "<" in qualname:
-        what = "a lambda" if "<lambda>" in qualname else f"function {qualname!r}, which is nested"
+        what = "a lambda" if "<lambda>" in qualname else f"function {qualname!r}, which is nested,"
         raise FunctionNotFound(f"{what} cannot be reached from a worker; define it at module level.")
     if inspect.ismethod(function) and not inspect.isclass(function.__self__):
         raise FunctionNotFound(f"{qualname!r} is a method of an object; define a function at module level.")

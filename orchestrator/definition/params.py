@@ -86,7 +86,8 @@ def bind_params(declared: Mapping[str, Param], given: Mapping[str, Any]) -> tupl
     values = {}
     for name, param in declared.items():
         if name not in given and param.is_required:
-            faults.append(f"param {name!r} is missing; it has no default. Give {_article(param.type_name)} {param.type_name}.")
+            article = "an" if param.type_name[:1].lower() in "aeiou" else "a"
+            faults.append(f"param {name!r} is missing; it has no default. Give {article} {param.type_name}.")
             continue
         try:
             values[name] = param.read(given.get(name, param.default))

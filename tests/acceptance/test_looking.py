@@ -134,7 +134,7 @@ def test_a_run_is_named_by_the_beginning_of_its_id_or_refused(looked_at):
     assert looked_at.call("show", older, "--json").json["params"] == {"note": "kept"}
     ambiguous = looked_at.call("show", newest[:8])
     assert ambiguous.code == 2
-    assert "is the beginning of 2 runs" in ambiguous.err
+    assert f"is the beginning of 2 runs: {newest}, {older}\n" in ambiguous.err
 
 
 def test_logs_tell_step_and_attempt_where_it_is_not_clear(looked_at):
@@ -156,6 +156,12 @@ def test_times_are_rfc_3339_in_utc_to_the_microsecond(looked_at):
         times = re.findall(r'_?at": "([^"]+)"', text)
         assert times
         assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", at) for at in times)
+
+
+def test_a_person_reads_when_a_retry_is_due_as_a_time(looked_at):
+    told = looked_at.call("events", "last").out
+
+    assert re.search(r"step\.retrying flaky attempt 1 .*due_at=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", told)
 
 
 def test_a_run_on_a_terminal_shows_a_live_panel(place):

@@ -127,7 +127,7 @@ GOOD = """
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ([], ["param 'count' is missing; it has no default. Give a int."]),
+        ([], ["param 'count' is missing; it has no default. Give an int."]),
         (["count=many"], ["param 'count' is 'many', which is no int."]),
         (["count=1.5"], ["param 'count' is '1.5', which is no int."]),
         (["cuont=1"], ["there is no param 'cuont'. Did you mean 'count'?"]),

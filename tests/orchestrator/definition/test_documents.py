@@ -116,6 +116,7 @@ steps:
   f: {uses: 7, needs: [aaa], args: ["${{ steps.bb.output }}"]}
   g: {uses: "json:dumps", run: x, with: {obj: 1}}
   h: {uses: "json:dumps", args: ["${{ steps.b"], needs: 5}
+  i: {uses: "json.dumps"}
   on: {run: x, needs: h}
 """,
         {"x": 1},
@@ -141,6 +142,7 @@ steps:
         "step 'g' has both a function (uses) and a command (run).",
         "step 'h': '${{ steps.b' is not closed",
         "step 'h': key 'needs' is 5, but it must be a list.",
+        "step 'i': key 'uses' is 'json.dumps', but it must be 'module:function'.",
     ):
         assert any(said in fault for fault in faults), (said, faults)
     assert not any("is missing" in fault for fault in faults), faults
