@@ -1,7 +1,8 @@
-"""One real Valkey server for each test session, and a part of it for each test."""
+"""One real Valkey server for each test session, a part of it for each test, and waiting for a condition."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 
@@ -40,3 +41,16 @@ def new_ledger(redis_client: redis.Redis) -> Callable[[], Ledger]:
 @pytest.fixture
 def ledger(new_ledger: Callable[[], Ledger]) -> Ledger:
     return new_ledger()
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """Wait for a condition; fail after a limit."""
+
+    def wait(condition: Callable[[], object], limit_s: float = 60.0) -> None:
+        limit = time.monotonic() + limit_s
+        while not condition():
+            assert time.monotonic() < limit, f"not within {limit_s:g} s"
+            time.sleep(0.01)
+
+    return wait

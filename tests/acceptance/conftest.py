@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -82,25 +81,12 @@ class Place:
         return found
 
 
-def _wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit, f"not within {limit_s} s"
-        time.sleep(0.01)
-
-
-@pytest.fixture(scope="session")
-def wait_until() -> Callable[..., None]:
-    """Wait for a condition; fail after a limit."""
-    return _wait_until
-
-
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def place(tmp_path: Path, wait_until: Callable[..., None]) -> Iterator[Place]:
     """A folder without a configured server. At the end nothing runs in it."""
     made = Place(tmp_path / "place")
     yield made
-    _wait_until(lambda: not made.processes(), 10)
+    wait_until(lambda: not made.processes(), 10)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import tomllib
 import urllib.error
 import urllib.request
@@ -112,13 +111,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    limit = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < limit, f"not within {LIMIT_S:g} s: {what}"
-        time.sleep(0.02)
 
 
 @dataclass
@@ -233,20 +225,21 @@ def test_a_run_can_be_followed_from_a_container(installation: Installation) -> N
     assert record["state"] == "succeeded"
 
 
-def test_flower_asks_for_the_password_and_sees_the_workers(installation: Installation) -> None:
-    wait_until(lambda: installation.get("/")[0], "Flower answers")
+def test_flower_asks_for_the_password_and_sees_the_workers(
+    installation: Installation, wait_until: Callable[..., None]
+) -> None:
+    wait_until(lambda: installation.get("/")[0])
 
     assert installation.get("/")[0] == 401
     assert installation.get("/", "a wrong one")[0] == 401
     assert installation.get("/", PASSWORD)[0] == 200
-    wait_until(
-        lambda: all(f"{pool}@" in installation.get("/workers", PASSWORD)[1] for pool in ("cpu", "gpu", "io")),
-        "Flower lists a worker of each pool",
-    )
+    wait_until(lambda: all(f"{pool}@" in installation.get("/workers", PASSWORD)[1] for pool in ("cpu", "gpu", "io")))
 
 
-def test_the_health_checks_pass_and_the_doctor_has_nothing_to_say(installation: Installation) -> None:
-    wait_until(lambda: installation.get("/")[0], "Flower answers")
+def test_the_health_checks_pass_and_the_doctor_has_nothing_to_say(
+    installation: Installation, wait_until: Callable[..., None]
+) -> None:
+    wait_until(lambda: installation.get("/")[0])
 
     for name, service in OURS.items():
         kind, *command = service["healthcheck"]["test"]

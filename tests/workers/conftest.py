@@ -84,19 +84,6 @@ def _states(record: RunRecord) -> dict[str, str]:
     return {name: step.state.value for name, step in record.steps.items()}
 
 
-def _wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit, f"not within {limit_s} s"
-        time.sleep(0.01)
-
-
-@pytest.fixture(scope="session")
-def wait_until() -> Callable[..., None]:
-    """Wait for a condition; fail after a limit."""
-    return _wait_until
-
-
 @pytest.fixture
 def states() -> Callable[[RunRecord], dict[str, str]]:
     """Give the state of every step of a record."""
@@ -168,7 +155,7 @@ def pipeline_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[.
 
 
 @pytest.fixture(scope="session")
-def celery_events(runs: Runs) -> Iterator[list[dict[str, Any]]]:
+def celery_events(runs: Runs, wait_until: Callable[..., None]) -> Iterator[list[dict[str, Any]]]:
     """Collect the Celery events of the server from the first use on."""
     seen: list[dict[str, Any]] = []
     with runs.app.connection_for_read() as connection:
@@ -176,7 +163,7 @@ def celery_events(runs: Runs) -> Iterator[list[dict[str, Any]]]:
         thread = threading.Thread(target=receiver.capture, kwargs={"wakeup": False})
         thread.start()
         with runs.app.events.default_dispatcher() as dispatcher:
-            _wait_until(lambda: dispatcher.send("receiver-probe") or seen)
+            wait_until(lambda: dispatcher.send("receiver-probe") or seen)
         yield seen
         receiver.should_stop = True
         thread.join(10)
@@ -198,7 +185,11 @@ class HandStarted:
 
 @pytest.fixture
 def start_worker(
-    settings: Settings, shared_redis_url: str, tmp_path: Path, runs_by: Callable[[Settings], Runs]
+    settings: Settings,
+    shared_redis_url: str,
+    tmp_path: Path,
+    runs_by: Callable[[Settings], Runs],
+    wait_until: Callable[..., None],
 ) -> Iterator[Callable[..., tuple[HandStarted, Runs]]]:
     """Start `celery -A workers.app worker` with some options; give it, and runs on its queue, once it is there."""
     with ExitStack() as started:
@@ -217,7 +208,7 @@ def start_worker(
             started.callback(_end, process)
             runs = runs_by(chosen)
             client, prefix = runs.ledger.client, chosen.key_prefix
-            _wait_until(
+            wait_until(
                 lambda: (
                     process.poll() is not None or any(name in card.worker for card in present_workers(client, prefix))
                 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,13 +17,6 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import present_coordinators
 from orchestrator.ledger.states import Outcome
 from orchestrator.settings import Settings
-
-
-def wait_until(condition: Callable[[], object], limit_s: float = 10.0) -> None:
-    limit, pause = time.monotonic() + limit_s, threading.Event()
-    while not condition():
-        assert time.monotonic() < limit, f"not within {limit_s} s"
-        pause.wait(0.005)
 
 
 @pytest.fixture
@@ -77,7 +69,7 @@ def test_a_run_that_has_ended_is_looked_at_no_more(ledger, app, chosen, failed_o
 
 
 def test_a_coordinator_is_there_while_it_serves_and_outlives_a_round_that_fails(
-    ledger, app, chosen, messages_in, failed_once, caplog: pytest.LogCaptureFixture
+    ledger, app, chosen, messages_in, failed_once, wait_until, caplog: pytest.LogCaptureFixture
 ) -> None:
     active = f"{ledger.prefix}:active"
     ledger.client.set(active, "no set")

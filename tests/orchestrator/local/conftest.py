@@ -1,4 +1,4 @@
-"""A data folder whose processes are known, and waiting for a condition."""
+"""A data folder whose processes are known."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -15,25 +14,12 @@ import psutil
 import pytest
 
 
-def _wait_until(condition: Callable[[], object], limit_s: float = 10.0) -> None:
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit, f"not within {limit_s} s"
-        time.sleep(0.005)
-
-
 @pytest.fixture
-def wait_until() -> Callable[..., None]:
-    """Wait for a condition; fail after a limit."""
-    return _wait_until
-
-
-@pytest.fixture
-def data_dir(tmp_path: Path) -> Iterator[Path]:
+def data_dir(tmp_path: Path, wait_until: Callable[..., None]) -> Iterator[Path]:
     """A data folder with a space in its name; at the end no process of it is left."""
     folder = tmp_path / "data dir"
     yield folder
-    _wait_until(lambda: not _processes_of(folder))
+    wait_until(lambda: not _processes_of(folder), 10)
 
 
 @pytest.fixture
