@@ -9,18 +9,19 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from typing import Any
 
 from orchestrator.artifacts.outputs import decode_output
 from orchestrator.artifacts.store import ArtifactStore
-from orchestrator.definition.callables import resolve_function
 from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.wire import from_wire
 from orchestrator.ledger.ledger import Claim
+from workers.user_code import UserCode
 
 SHELL_OUTPUT_BYTES = 1024 * 1024  # of standard output kept as the step's output
+
+_user_code = UserCode()
 
 
 class CommandFailed(Exception):
@@ -29,16 +30,16 @@ class CommandFailed(Exception):
 
 def call_step(claim: Claim, store: ArtifactStore) -> Any:
     """Run what the claim's spec names and give its value. Every exception of the step's own code passes through."""
-    _reach(claim.import_path)
-    values = _Values(claim, store)
-    spec = claim.spec
-    if "run" in spec:
-        return _run_shell(from_wire(spec["run"]), values)
-    function = _function(spec["uses"])
-    args = from_wire(spec.get("args", []), values.output, values.param)
-    kwargs = from_wire(spec.get("with", {}), values.output, values.param)
-    with _folder_kept():
-        return function(*args, **kwargs)
+    with _user_code.of(claim.import_path):
+        values = _Values(claim, store)
+        spec = claim.spec
+        if "run" in spec:
+            return _run_shell(from_wire(spec["run"]), values)
+        function = _user_code.function(spec["uses"])
+        args = from_wire(spec.get("args", []), values.output, values.param)
+        kwargs = from_wire(spec.get("with", {}), values.output, values.param)
+        with _folder_kept():
+            return function(*args, **kwargs)
 
 
 class _Values:
@@ -72,11 +73,6 @@ def _walk(value: Any, path: tuple[str | int, ...], what: str) -> Any:
     return value
 
 
-def _reach(import_path: str) -> None:
-    if import_path and import_path not in sys.path and os.path.isdir(import_path):
-        sys.path.insert(0, import_path)
-
-
 @contextlib.contextmanager
 def _folder_kept() -> Iterator[None]:
     """Go back to the folder where the step began, or the next step in this process would begin elsewhere."""
@@ -92,11 +88,6 @@ def _folder_kept() -> Iterator[None]:
         if folder:
             with contextlib.suppress(OSError):
                 os.chdir(folder)
-
-
-@cache
-def _function(uses: str) -> Callable[..., Any]:
-    return resolve_function(uses)
 
 
 def _run_shell(command: str | Template, values: _Values) -> Any:

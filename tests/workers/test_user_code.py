@@ -1,0 +1,57 @@
+"""The user's modules in a worker that lives long: the run's own, and as they are now."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.definition.model import FunctionCall, Pipeline, Step
+
+USES = "same_name:answer"
+
+
+@pytest.fixture
+def one_slot(own_worker):
+    """Runs on a worker with one child, so that every step meets what the one before has imported."""
+    with own_worker(1) as runs:
+        yield runs
+
+
+@pytest.fixture
+def answer_of(one_slot):
+    """Give the output of `same_name:answer`, imported from a folder."""
+
+    def answer(folder):
+        steps = {"answer": Step("answer", FunctionCall(USES))}
+        record = one_slot.run(Pipeline("p", steps, import_path=str(folder)))
+        error = record.steps["answer"].attempts[-1].error
+        assert error is None, error
+        return one_slot.value(record, "answer")
+
+    return answer
+
+
+def test_modules_of_one_name_in_two_folders_are_kept_apart(answer_of, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "part.py").write_text(f"PLACE = {folder!r}\n")
+        (tmp_path / folder / "same_name.py").write_text("import part\n\ndef answer():\n    return part.PLACE\n")
+
+    assert [answer_of(tmp_path / folder) for folder in "abba"] == ["a", "b", "b", "a"]
+
+
+def test_a_file_that_has_changed_is_imported_anew(answer_of, tmp_path):
+    (tmp_path / "part.py").write_text("NUMBER = 1\n")
+    (tmp_path / "same_name.py").write_text("def answer():\n    import part\n\n    return part.NUMBER\n")
+    before = answer_of(tmp_path)
+
+    (tmp_path / "part.py").write_text("NUMBER = 22\n")
+    after_part = answer_of(tmp_path)
+    (tmp_path / "same_name.py").write_text("def answer():\n    return 'new'\n")
+
+    assert (before, after_part, answer_of(tmp_path)) == (1, 22, "new")
+
+
+def test_a_module_stays_loaded_while_nothing_changes(answer_of, tmp_path):
+    (tmp_path / "same_name.py").write_text("calls = []\n\ndef answer():\n    calls.append(1)\n    return len(calls)\n")
+
+    assert [answer_of(tmp_path) for _ in range(3)] == [1, 2, 3]

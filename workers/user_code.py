@@ -1,0 +1,120 @@
+"""The user's modules in a worker process: those of the run's own folder, and as their files are now.
+
+A worker lives long and serves many runs. Two folders may hold modules of the same name (`train.py`, `pipeline.py`),
+and files change between runs; Python alone would go on with whatever this process happened to import first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import linecache
+import os
+import sys
+import sysconfig
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from orchestrator.definition.callables import resolve_function
+
+_OWN = frozenset({"orchestrator", "workers", "__main__"})
+_INSTALLED = tuple(
+    {
+        form(sysconfig.get_path(name)) + os.sep
+        for name in ("stdlib", "purelib", "platlib")
+        for form in (os.path.abspath, os.path.realpath)
+    }
+)
+
+
+class UserCode:
+    """One folder's modules at a time. Attempts in threads share it: those of two folders are kept apart in prefork."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._folder = ""
+        self._stamps: dict[str, tuple[int, int]] = {}  # source file -> its time and size when it was imported
+        self._modules_seen = 0
+        self._functions: dict[str, Callable[..., Any]] = {}
+
+    @contextlib.contextmanager
+    def of(self, import_path: str) -> Iterator[None]:
+        """Let imports find the modules of a folder, unless this machine has no such folder; "" for no folder."""
+        with self._lock:
+            if import_path != self._folder:
+                if not os.path.isdir(import_path):
+                    import_path = ""
+                if import_path != self._folder:
+                    self._turn_to(import_path)
+            elif self._has_changed():
+                self._forget()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._look()
+
+    def function(self, uses: str) -> Callable[..., Any]:
+        """Give the function that "module:function" names. Raises FunctionNotFound."""
+        with self._lock:
+            function = self._functions.get(uses)
+            if function is None:
+                function = self._functions[uses] = resolve_function(uses)
+                self._look()
+        return function
+
+    def _turn_to(self, folder: str) -> None:
+        self._forget()
+        if self._folder in sys.path and self._folder:  # the first of them is the one that we put there
+            sys.path.remove(self._folder)
+        self._folder = folder
+        if folder:
+            sys.path.insert(0, folder)
+        self._forget()  # what came from there by another way, before we watched it
+
+    def _forget(self) -> None:
+        """Drop the folder's modules, so that they are imported anew."""
+        for name, _ in list(self._modules()):
+            del sys.modules[name]
+        self._stamps.clear()
+        self._functions.clear()
+        self._modules_seen = 0
+        importlib.invalidate_caches()
+        linecache.checkcache()
+
+    def _look(self) -> None:
+        """Remember the files of modules that are new, as they are now."""
+        if len(sys.modules) == self._modules_seen:
+            return
+        self._modules_seen = len(sys.modules)
+        for _, file in self._modules():
+            if file not in self._stamps:
+                self._stamps[file] = _stamp(file)
+
+    def _has_changed(self) -> bool:
+        return any(_stamp(file) != stamp for file, stamp in self._stamps.items())
+
+    def _modules(self) -> Iterator[tuple[str, str]]:
+        """Give name and source file of the folder's modules. Compiled ones cannot be imported twice: they stay."""
+        if not self._folder:
+            return
+        inside = self._folder.rstrip(os.sep) + os.sep
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__dict__", {}).get("__file__")
+            if (
+                isinstance(file, str)
+                and file.startswith(inside)
+                and file.endswith(".py")
+                and not file.startswith(_INSTALLED)
+                and name.partition(".")[0] not in _OWN
+            ):
+                yield name, file
+
+
+def _stamp(file: str) -> tuple[int, int]:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
