@@ -101,18 +101,18 @@ def events(run_text: str, follow: bool, as_json: bool) -> None:
 @click.option("--attempt", type=click.IntRange(min=1), help="Only this attempt.")
 @_json_option
 def logs(run_text: str, step: str | None, attempt: int | None, as_json: bool) -> None:
-    """Print what the steps of a run wrote: standard output, standard error and logging."""
+    """Print what the steps of a run wrote, and the traceback of each attempt that failed."""
     with open_session() as session:
         record = read_record(session.ledger, find_run(session.ledger, run_text))
         if step is not None and step not in record.steps:
             guess = did_you_mean(step, record.steps)
             raise RunNotFound(f"run {record.run_id} has no step {step!r}.{guess}")
         found: list[dict[str, Any]] = [
-            {"step": name, "attempt": made.attempt, "lines": lines}
+            {"step": name, "attempt": made.attempt, "lines": lines} | ({"error": made.error} if made.error else {})
             for name in ([step] if step else record.steps)
             for made in record.steps[name].attempts
             if made.started_at_us is not None and attempt in (None, made.attempt)
-            if (lines := session.ledger.log_lines(record.run_id, name, made.attempt))
+            if (lines := session.ledger.log_lines(record.run_id, name, made.attempt)) or made.error
         ]
     if as_json:
         click.echo(json.dumps(found))
@@ -121,7 +121,7 @@ def logs(run_text: str, step: str | None, attempt: int | None, as_json: bool) ->
         attempts = len(record.steps[entry["step"]].attempts)
         number = f" attempt {entry['attempt']}" if attempts > 1 else ""
         head = f"{entry['step']}{number} | " if step is None or attempts > 1 else ""
-        for line in entry["lines"]:
+        for line in [*entry["lines"], *_error_lines(entry.get("error"))]:
             click.echo(f"{head}{line}")
     if not found:
         click.echo(f"nothing was written by {'step ' + step if step else 'any step'}", err=True)
@@ -132,6 +132,13 @@ _RUN_ENDS = {f"run.{state.value}" for state in RunState if state.is_ended}
 
 def _time(fields: dict[str, str], name: str) -> int | None:
     return int(fields[name]) if name in fields else None
+
+
+def _error_lines(error: dict[str, Any] | None) -> list[str]:
+    """Give the traceback of an error; what happened in one line if it has none, as when a worker was lost."""
+    if not error:
+        return []
+    return str(error.get("traceback") or "").rstrip().splitlines() or [error_line(error)]
 
 
 def _event_json(event: Event) -> dict[str, Any]:

@@ -142,12 +142,33 @@ def test_logs_tell_step_and_attempt_where_it_is_not_clear(looked_at):
 
     assert sorted(looked_at.call("logs", older).out.splitlines()) == ["c | aloud by c", "c | said by c", "d | kept"]
     assert sorted(looked_at.call("logs", older, "c").out.splitlines()) == ["aloud by c", "said by c"]
-    assert looked_at.call("logs", "last").out == "flaky attempt 1 | trying\nflaky attempt 2 | trying\n"
+    lines = looked_at.call("logs", "last").out.splitlines()
+    second = lines.index("flaky attempt 2 | trying")
+    assert lines[0] == "flaky attempt 1 | trying"
+    assert all(line.startswith("flaky attempt 1 | ") for line in lines[:second])
+    assert all(line.startswith("flaky attempt 2 | ") for line in lines[second:])
     nothing = looked_at.call("logs", "last", "begin")
     assert (nothing.code, nothing.out) == (0, "")
     unknown = looked_at.call("logs", "last", "flakey")
     assert unknown.code == 2
     assert "has no step 'flakey'. Did you mean 'flaky'?" in unknown.err
+
+
+def test_logs_end_with_the_traceback_of_an_attempt_that_failed(looked_at, place):
+    lines = looked_at.call("logs", "last", "flaky", "--attempt", 2).out.splitlines()
+    assert lines[:2] == ["flaky attempt 2 | trying", "flaky attempt 2 | Traceback (most recent call last):"]
+    assert lines[-2:] == ["flaky attempt 2 | ValueError: never works", "flaky attempt 2 | second line"]
+
+    told = looked_at.call("logs", "last", "--json").json
+    made = looked_at.call("show", "last", "--json").json["steps"]["flaky"]["attempts"]
+    assert [entry["error"] for entry in told] == [attempt["error"] for attempt in made]
+    older = looked_at.call("runs", "--json").json[1]["run_id"]
+    assert all("error" not in entry for entry in looked_at.call("logs", older, "--json").json)
+
+    place.call("run", place.write("silent.yaml", "steps: {silent: {uses: 'time:sleep', args: [-1]}}"))
+    silent = place.call("logs", "last", "silent")
+    assert silent.out.splitlines()[-1] == "ValueError: sleep length must be non-negative"
+    assert silent.err == ""
 
 
 def test_times_are_rfc_3339_in_utc_to_the_microsecond(looked_at):
