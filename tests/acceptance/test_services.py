@@ -202,6 +202,22 @@ def test_doctor_tells_what_is_there_and_finds_no_fault(installation):
     assert set(installation.place.call("doctor", "--json").json) == {"settings", "findings"}
 
 
+def test_doctor_names_the_config_file_in_use(place):
+    def config():
+        findings = place.call("doctor", "--json").json["findings"]
+        return next(item["found"] for item in findings if item["what"] == "config")
+
+    place.variables.pop("ORCHESTRATOR_CONFIG", None)
+    none = "none: defaults and ORCHESTRATOR_* only "
+    assert config() == none + "(no config/orchestrator.toml in this folder)"
+    file = place.folder / "config" / "orchestrator.toml"
+    file.parent.mkdir()
+    file.write_text("poll_interval_s = 0.1\n")
+    assert config() == str(file)
+    place.variables["ORCHESTRATOR_CONFIG"] = ""
+    assert config() == none + "(ORCHESTRATOR_CONFIG is empty)"
+
+
 def test_doctor_fails_when_the_server_is_away(tmp_path, place_in):
     place = place_in(tmp_path, {"ORCHESTRATOR_REDIS_URL": "redis://127.0.0.1:1/0"})
 
