@@ -22,6 +22,7 @@ from orchestrator.redis_url import masked_url
 from orchestrator.settings import Settings, settings
 
 WORKER_APP = "workers.app"
+FLOWER_RUNTIME_BUCKETS_S = (1, 10, 60, 600, 3600)  # few: each adds a series to /metrics for every step and worker
 
 
 class PoolUnknown(OrchestratorError):
@@ -78,6 +79,7 @@ def flower(port: int | None, address: str | None) -> None:
     with open_session() as session:
         command = [sys.executable, "-m", "celery", "-A", WORKER_APP, "flower", f"--address={host}", f"--port={number}"]
         command += [f"--max-tasks={chosen.flower_max_tasks}", "--purge-offline-workers=600"]
+        command += [f"--task_runtime_metric_buckets={','.join(map(str, FLOWER_RUNTIME_BUCKETS_S))}"]
         shown = password if not chosen.flower_password else "as set"
         click.echo(f"Flower on http://{host}:{number} (user {chosen.flower_user}, password {shown})", err=True)
         # In the environment, not among the arguments, which every user of the machine can read.

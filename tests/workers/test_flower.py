@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import base64
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -25,15 +26,18 @@ class Flower:
         self.port, self.pid = port, pid
 
     def get(self, path, auth=f"admin:{PASSWORD}"):
+        return json.loads(self.text(path, auth))
+
+    def text(self, path, auth=f"admin:{PASSWORD}"):
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
         if auth:
             request.add_header("Authorization", "Basic " + base64.b64encode(auth.encode()).decode())
         with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
+            return answer.read().decode()
 
     def status(self, path, auth):
         try:
-            self.get(path, auth)
+            self.text(path, auth)
         except urllib.error.HTTPError as error:
             with error:
                 return error.code
@@ -103,6 +107,27 @@ def test_every_step_stands_under_its_name_with_run_step_and_attempt(runs, flower
         ("bad", 1): ("seen-in-flower.bad", "RETRY"),
         ("bad", 2): ("seen-in-flower.bad", "FAILURE"),
     }
+
+
+def test_metrics_have_few_buckets_for_each_step(runs, flower, pipeline_from, wait_until):
+    runs.run(
+        pipeline_from("""
+            @step
+            def quick():
+                return 1
+
+            @pipeline(name="measured")
+            def measured():
+                quick()
+        """)
+    )
+
+    def buckets():
+        series = re.findall(r"^flower_task_runtime_seconds_bucket{(.*)} ", flower.text("/metrics"), re.MULTILINE)
+        return [re.search(r'le="(.*?)"', labels)[1] for labels in series if 'task="measured.quick"' in labels]
+
+    wait_until(lambda: buckets())
+    assert buckets() == ["1.0", "10.0", "60.0", "600.0", "3600.0", "+Inf"]
 
 
 @pytest.mark.parametrize("path", ["/", "/api/tasks", "/api/workers", "/tasks"])
