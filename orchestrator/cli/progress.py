@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.summary import clock_text, duration_text, error_line, unserved_text
+from orchestrator.cli.summary import SKIP_REASON, clock_text, duration_text, error_line, unserved_text
 from orchestrator.ledger.ledger import Event
 from orchestrator.ledger.record import RunRecord
 from orchestrator.ledger.states import StepState
@@ -136,7 +136,9 @@ def _remark(event: Event) -> str:
     attempt = f" (attempt {event.attempt})" if event.attempt > 1 else ""
     if detail.get("error"):
         attempt += f": {error_line(detail['error'])}"
-    if detail.get("because"):
+    if event.event == "step.skipped":
+        attempt += f": {SKIP_REASON}"
+    elif detail.get("because"):
         attempt += f", because of {detail['because']}"
     if detail.get("due_at"):
         attempt += f"; retry at {clock_text(detail['due_at'])}"

@@ -10,7 +10,7 @@ import click
 
 from orchestrator.cli.record_json import record_json
 from orchestrator.cli.session import RunNotFound, find_run, open_session
-from orchestrator.cli.summary import duration_text, error_line, summary_text
+from orchestrator.cli.summary import SKIP_REASON, duration_text, error_line, summary_text
 from orchestrator.coordinator.waiting import unserved_steps
 from orchestrator.definition.faults import did_you_mean
 from orchestrator.ledger.ledger import Event
@@ -179,6 +179,8 @@ def _note(step: StepRecord, unserved: Collection[str]) -> str:
         return f"waiting: no worker serves pool {step.pool}"
     if step.due_at_us:
         return f"retry at {rfc3339(step.due_at_us)}"
+    if step.state is StepState.SKIPPED:
+        return SKIP_REASON
     if step.because:
         return f"because of {step.because}"
     if step.attempts and step.attempts[-1].error:

@@ -171,6 +171,18 @@ def test_logs_end_with_the_traceback_of_an_attempt_that_failed(looked_at, place)
     assert silent.err == ""
 
 
+def test_a_skipped_step_blames_its_trigger_rule_and_no_step_that_succeeded(place):
+    file = place.write(
+        "skipping.yaml", "steps: {best: {run: 'true'}, alert: {run: 'true', needs: best, trigger: one_failed}}"
+    )
+
+    told = place.call("run", file).out + place.call("show", "last").out
+    assert "alert skipped: its trigger rule cannot come true\n" in told
+    assert re.search(r"^alert +skipped +0 +its trigger rule cannot come true$", told, re.MULTILINE)
+    assert "because of" not in told
+    assert place.call("show", "last", "--json").json["steps"]["alert"]["because"] == "best"
+
+
 def test_times_are_rfc_3339_in_utc_to_the_microsecond(looked_at):
     for command in ("runs", "show last", "events last"):
         text = looked_at.call(*command.split(), "--json").out
