@@ -103,7 +103,9 @@ def test_a_submitted_run_goes_through_with_a_retry_that_the_coordinator_sends_of
     assert [attempt["outcome"] for attempt in record["steps"]["unsteady"]["attempts"]] == ["failed", "succeeded"]
     assert record["steps"]["below"]["output"] == 2
     logs = installation.place.call("logs", record["run_id"]).out
-    assert logs == "unsteady attempt 1 | attempt 1\nunsteady attempt 2 | attempt 2\n"
+    lines = logs.splitlines()
+    assert (lines[0], lines[-1]) == ("unsteady attempt 1 | attempt 1", "unsteady attempt 2 | attempt 2")
+    assert lines[-2] == "unsteady attempt 1 | OSError: the first attempt fails"
     only = installation.place.call("logs", record["run_id"], "unsteady", "--attempt", 2, "--json").json
     assert only == [{"step": "unsteady", "attempt": 2, "lines": ["attempt 2"]}]
 
