@@ -123,7 +123,8 @@ def test_metrics_have_few_buckets_for_each_step(runs, flower, pipeline_from, wai
     )
 
     def buckets():
-        series = re.findall(r"^flower_task_runtime_seconds_bucket{(.*)} ", flower.text("/metrics"), re.MULTILINE)
+        text = flower.text("/metrics", None)
+        series = re.findall(r"^flower_task_runtime_seconds_bucket{(.*)} ", text, re.MULTILINE)
         return [re.search(r'le="(.*?)"', labels)[1] for labels in series if 'task="measured.quick"' in labels]
 
     wait_until(lambda: buckets())
