@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,4 +74,23 @@ def look_at(function: Callable[..., Any] | str) -> Target:
         found = resolve_function(uses) if isinstance(function, str) else function
     except FunctionNotFound as error:
         return Target(uses, fault=f"{uses!r} cannot be used: {error}")
+    if kind := _deferred_kind(found):
+        return Target(uses, fault=f"{uses!r} is {kind}; a step is a plain function that returns its value.")
     return Target(uses, argument_list(found), return_type(found))
+
+
+def _deferred_kind(function: Callable[..., Any]) -> str:
+    """Give what a function is whose call only gives something yet to be run, as "async"; else an empty text.
+
+    Partials are looked into. A plain function around an async one is judged by itself: it may well run the other.
+    """
+    called: Any = function
+    while isinstance(called, functools.partial):
+        called = called.func
+    if not (inspect.isroutine(called) or inspect.isclass(called)):
+        called = type(called).__call__  # an object that can be called
+    if inspect.isasyncgenfunction(called):
+        return "an async generator"
+    if inspect.iscoroutinefunction(called):
+        return "async"
+    return "a generator" if inspect.isgeneratorfunction(called) else ""
