@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.definition.faults import did_you_mean
 from orchestrator.definition.model import OutputRef, ParamRef, Template
+from orchestrator.definition.quoting import single_quoted_references
 
 _MARK = re.compile(r"\$\$\{\{|\$\{\{(?P<inside>.*?)\}\}|\$\{\{", re.DOTALL)
 _PATH_PART = re.compile(
@@ -70,7 +71,11 @@ def parse_value(value: Any, steps: Collection[str], params: Collection[str], fau
 def parse_command(
     text: str, steps: Collection[str], params: Collection[str], faults: list[str], owner: str
 ) -> str | Template:
-    """Give a shell command with its references parsed; appends a sentence for each bad reference."""
+    """Give a shell command with its references parsed; appends a sentence for each bad or single-quoted one."""
+    faults += [
+        f"{owner}: `{reference}` stands in single quotes, where the shell fills nothing in. Use double quotes."
+        for reference in single_quoted_references(text)
+    ]
     parsed = parse_value(text, steps, params, faults, owner)
     if parsed is None:
         return text
