@@ -125,6 +125,8 @@ class PipelineFile:
         for name, written in top.get("steps", {}).items():
             body = self._mapping(written, f"step {name!r}")
             sound = self._sound(StepDocument, f"step {name!r}", "key", body, known=step_keys)
+            if "needs" not in sound and isinstance(needs := body.get("needs"), list):
+                sound["needs"] = [need for need in needs if isinstance(need, str)]  # they are checked all the same
             self._steps[name] = sound
             has_call = "uses" in sound or "run" in sound
             if not has_call and (not isinstance(written, dict | None) or "uses" in body or "run" in body):

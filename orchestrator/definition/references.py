@@ -31,33 +31,21 @@ def parse_text(text: str, steps: Collection[str], params: Collection[str]) -> st
     Raises ReferenceInvalid for the first reference that cannot be read. A well-formed reference to an unknown step
     or param is given as it stands; that is a fault of the pipeline, found with the others.
     """
-    if "${{" not in text:
-        return text
-    parts: list[str | OutputRef | ParamRef] = []
-    end = 0
-    for mark in _MARK.finditer(text):
-        _append(parts, text[end : mark.start()])
-        if mark.group() == "$${{":
-            _append(parts, "${{")
-        elif mark["inside"] is None:
-            raise ReferenceInvalid(f"{_shown(text[mark.start() :])} is not closed; end it with '}}}}'.")
-        else:
-            parts.append(_reference(mark["inside"].strip(), steps, params))
-        end = mark.end()
-    _append(parts, text[end:])
-    if len(parts) == 1:
-        return parts[0]
-    return Template(tuple(parts)) if parts else ""
+    parsed, invalid = _parsed(text, steps, params)
+    if invalid:
+        raise invalid[0]
+    return parsed
 
 
 def parse_value(value: Any, steps: Collection[str], params: Collection[str], faults: list[str], owner: str) -> Any:
-    """Give the value with every text in it parsed, at any depth; appends a sentence for each bad reference."""
+    """Give the value with every text in it parsed, at any depth; appends a sentence for each bad reference.
+
+    Bad references are left out of their text, so that the others in it are still checked.
+    """
     if isinstance(value, str):
-        try:
-            return parse_text(value, steps, params)
-        except ReferenceInvalid as error:
-            faults.append(f"{owner}: {error}")
-            return None
+        parsed, invalid = _parsed(value, steps, params)
+        faults += [f"{owner}: {error}" for error in invalid]
+        return parsed
     if isinstance(value, list):
         return [parse_value(item, steps, params, faults, owner) for item in value]
     if isinstance(value, dict):
@@ -77,9 +65,36 @@ def parse_command(
         for reference in single_quoted_references(text)
     ]
     parsed = parse_value(text, steps, params, faults, owner)
-    if parsed is None:
-        return text
     return Template((parsed,)) if isinstance(parsed, OutputRef | ParamRef) else parsed
+
+
+def _parsed(
+    text: str, steps: Collection[str], params: Collection[str]
+) -> tuple[str | OutputRef | ParamRef | Template, list[ReferenceInvalid]]:
+    """Give what `parse_text` gives, without the references that cannot be read, and what is wrong with each."""
+    if "${{" not in text:
+        return text, []
+    parts: list[str | OutputRef | ParamRef] = []
+    invalid: list[ReferenceInvalid] = []
+    end = 0
+    for mark in _MARK.finditer(text):
+        _append(parts, text[end : mark.start()])
+        end = mark.end()
+        if mark.group() == "$${{":
+            _append(parts, "${{")
+        elif mark["inside"] is None:
+            shown = _shown(text[mark.start() :])
+            invalid.append(ReferenceInvalid(f"{shown} is not closed; end it with '}}}}'."))
+            break  # what follows is inside it
+        else:
+            try:
+                parts.append(_reference(mark["inside"].strip(), steps, params))
+            except ReferenceInvalid as error:
+                invalid.append(error)
+    _append(parts, text[end:])
+    if len(parts) == 1:
+        return parts[0], invalid
+    return Template(tuple(parts)) if parts else "", invalid
 
 
 def _reference(inside: str, steps: Collection[str], params: Collection[str]) -> OutputRef | ParamRef:

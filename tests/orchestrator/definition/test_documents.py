@@ -149,6 +149,36 @@ steps:
     assert not any("'e' has neither" in fault or "'f' has neither" in fault for fault in faults)
 
 
+def test_all_bad_references_and_needs_of_a_step_are_told_at_once() -> None:
+    faults = faults_of("""
+steps:
+  a: {run: "echo ${{ parms.y }} ${{ steps.nope3.output }} ${{ steps.q }}"}
+  b:
+    uses: builtins:print
+    args:
+      - ${{ steps.nope1.output }}
+      - ${{ params.nope }}
+      - ${{ parms.x }} ${{ steps.b }} ${{ steps.nope2.output }} ${{ x
+      - ${{ steps.a.output..b }}
+    needs: [g, a, 3]
+""")
+
+    assert sorted(faults) == [
+        "step 'a' reads 'nope3', which no step gives.",
+        "step 'a': '${{ parms.y }}' begins with neither 'params.' nor 'steps.'. Did you mean 'params'?",
+        "step 'a': '${{ steps.q }}' names no output. Write '${{ steps.NAME.output }}'.",
+        "step 'b' needs 'g', which no step gives.",
+        "step 'b' reads 'nope1', which no step gives.",
+        "step 'b' reads 'nope2', which no step gives.",
+        "step 'b' reads param 'nope', which is not declared.",
+        "step 'b': '${{ parms.x }}' begins with neither 'params.' nor 'steps.'. Did you mean 'params'?",
+        "step 'b': '${{ steps.a.output..b }}' cannot be read at '..b'. Write '.key', '[0]' or '[\"key\"]'.",
+        "step 'b': '${{ steps.b }}' names no output. Write '${{ steps.NAME.output }}'.",
+        "step 'b': '${{ x' is not closed; end it with '}}'.",
+        "step 'b': key 'needs'[2] is 3, but it must be text.",
+    ]
+
+
 def test_a_duplicate_name_is_told_with_both_lines() -> None:
     faults = faults_of("steps:\n  a: {run: x}\n  b: {run: x}\n  a: {run: y}\n")
     assert faults == ["line 4: duplicate name 'a' under 'steps'; it stands on line 2 already."]
