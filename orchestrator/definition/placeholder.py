@@ -135,6 +135,9 @@ def without_placeholders(site: Site, value: Any) -> Any:
         return tuple([without_placeholders(site, item) for item in value])
     if kind is dict:
         return {without_placeholders(site, key): without_placeholders(site, item) for key, item in value.items()}
+    if isinstance(value, WrappedFunction):
+        name = getattr(value.function, "__name__", repr(value.function))  # a partial has none
+        raise PlaceholderMisuse(f"step {name!r} is given as a value; call it: {name}()")
     return value
 
 

@@ -71,6 +71,17 @@ def test_repeated_calls_are_numbered_past_names_that_are_taken() -> None:
     assert list(churn.build().steps) == ["load-2", "load", "load-3", "load-4"]
 
 
+def test_a_step_that_is_passed_on_without_being_called_is_a_fault() -> None:
+    def churn() -> None:
+        train(load)
+        split({"deep": [load]})
+
+    assert faults_of(churn) == (
+        "argument 'part' of step 'train': step 'load' is given as a value; call it: load()",
+        "argument 'data' of step 'split': step 'load' is given as a value; call it: load()",
+    )
+
+
 def test_an_explicit_name_used_twice_is_a_fault() -> None:
     def churn() -> None:
         load.options(name="a")()
