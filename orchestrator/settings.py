@@ -43,7 +43,7 @@ POOLS_VARIABLE = "ORCHESTRATOR_POOLS"
 DEFAULT_CONFIG_FILE = Path("config") / "orchestrator.toml"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
-_SECRETS = ("redis_url", "flower_password")
+_SECRETS = ("redis_url", "flower_password", "alerts")
 _FOLDERS = ("data_dir", "artifact_dir")
 
 
@@ -97,6 +97,18 @@ class Settings(BaseSettings):
     )
     poll_interval_s: float = Field(0.5, gt=0, description="Seconds between two looks of the coordinator at the ledger.")
     timeout_grace_s: float = Field(5.0, ge=0, description="Seconds between asking a step to stop and killing it.")
+    lease_s: float = Field(
+        6.0, ge=0.5, description="Seconds after which a running step whose worker is silent is given to another one."
+    )
+    message_lost_after_s: float = Field(
+        5.0, ge=0.5, description="Seconds that a queued step's message must be missing before it is sent again."
+    )
+    drain_grace_s: float = Field(
+        300.0, ge=0, description="Seconds that a worker told to end waits for its running steps; then it hands them over."
+    )
+    alerts: tuple[str, ...] = Field(
+        (), repr=False, description="Apprise URLs that are told when a run fails; $NAME in one is taken from the environment."
+    )
     flower_port: int = Field(5555, ge=1, le=65535, description="TCP port of Flower.")
     flower_address: str = Field("127.0.0.1", min_length=1, description="Address that Flower listens on.")
     flower_user: str = Field("admin", min_length=1, description="User name for Flower's basic authentication.")
@@ -168,6 +180,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def renewal_interval_s(self) -> float:
+        """Seconds between two renewals of a lease: a third of it, so that two may fail."""
+        return self.lease_s / 3
+
+    @property
     def artifact_root(self) -> Path:
         """Folder that holds the artifacts."""
         return self.artifact_dir or self.data_dir / "artifacts"
@@ -187,6 +204,8 @@ class Settings(BaseSettings):
                 continue
             if name == "pools":
                 value = json.dumps({key: pool.model_dump(exclude_defaults=True) for key, pool in self.pools.items()})
+            elif name == "alerts":
+                value = json.dumps(value)
             elif isinstance(value, SecretStr):
                 value = value.get_secret_value()
             elif isinstance(value, bool):

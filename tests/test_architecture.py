@@ -23,10 +23,10 @@ MAY_IMPORT = {
     "plan": ("definition",),
     "redis_url": (),
     "settings": ("definition", "redis_url"),
-    "ledger": ("redis_url",),
+    "ledger": ("definition", "redis_url"),
     "artifacts": ("definition",),
     "messages": ("ledger", "plan", "redis_url", "settings"),
-    "coordinator": ("definition", "ledger", "messages", "plan", "settings"),
+    "coordinator": ("artifacts", "definition", "ledger", "messages", "plan", "settings"),
     "local": ("definition", "ledger", "messages", "redis_url", "settings"),
 }
 CLOCKS = {"time", "datetime"}

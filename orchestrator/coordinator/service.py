@@ -30,8 +30,8 @@ class Coordinator:
 
     def tend(self, run_id: str) -> float:
         """Do the round for one run, and give the seconds until it is worth another one."""
-        promotion = self._ledger.promote_due(run_id)
-        if promotion.state is None or promotion.state.is_ended:
+        promotion = self._ledger.tend(run_id)
+        if promotion.is_over:
             self._ledger.forget_active(run_id)
         if promotion.ready:
             dispatch(self._app, run_id, self._ledger.run_fields(run_id)["pipeline"], promotion.ready)

@@ -11,15 +11,18 @@ from typing import Any
 
 from celery import Celery
 
+from orchestrator.definition.code import code_of
 from orchestrator.definition.model import FunctionCall, ParamRef, Pipeline
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.wire import references, to_wire
 from orchestrator.ledger.ledger import Chain, Ledger, Link, StagedStep
 from orchestrator.messages.dispatch import dispatch
+from orchestrator.messages.queues import priority_level
 from orchestrator.messages.signatures import largest_message_bytes, links_per_message
 from orchestrator.plan.plan import Plan
 from orchestrator.settings import Settings
 
+_DEFAULT_LOST_ATTEMPTS = StepOptions().lost_attempts
 RUN_ID_SHAPE = "20261123-175235-0123456789"
 
 
@@ -28,23 +31,49 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(5)}"
 
 
-def submit(plan: Plan, ledger: Ledger, app: Celery, settings: Settings, run_id: str | None = None) -> str:
-    """Start a run of the plan and give its id. The run is in the ledger, whole, before its first message is sent."""
+def submit(
+    plan: Plan, ledger: Ledger, app: Celery, settings: Settings, run_id: str | None = None, target: str = ""
+) -> str:
+    """Start a run of the plan and give its id. The run is in the ledger, whole, before its first message is sent.
+
+    `target` tells a later resume where the pipeline was loaded from: an absolute FILE[:NAME], or a module.
+    """
     run_id = run_id or new_run_id()
     pipeline = plan.pipeline
     chains = ledger.start(
         run_id,
         staged_steps(plan, settings),
         [plan.chains[index][0] for index in plan.roots],
-        {
-            "pipeline": pipeline.name,
-            "params": json.dumps(to_wire(dict(pipeline.params))),
-            "import_path": pipeline.import_path or "",
-            "max_links": _max_links(app, plan, settings, run_id),
-        },
+        run_fields(plan, app, settings, run_id, target),
     )
     dispatch(app, run_id, pipeline.name, chains)
     return run_id
+
+
+def run_fields(plan: Plan, app: Celery, settings: Settings, run_id: str, target: str) -> dict[str, str | int]:
+    """Give what the ledger keeps of a run as a whole."""
+    pipeline = plan.pipeline
+    fields: dict[str, str | int] = {
+        "pipeline": pipeline.name,
+        "params": json.dumps(to_wire(dict(pipeline.params))),
+        "import_path": pipeline.import_path or "",
+        "max_links": _max_links(app, plan, settings, run_id),
+        "lists": _json(broker_lists(plan, settings)),
+        "code": _json(code_of(pipeline)),
+    }
+    if target:
+        fields["target"] = target
+    if pipeline.deadline_s:
+        fields["deadline_s"] = f"{pipeline.deadline_s:g}"
+    if pipeline.alerts:
+        fields["alerts"] = _json(list(pipeline.alerts))
+    return fields
+
+
+def broker_lists(plan: Plan, settings: Settings) -> list[tuple[str, int]]:
+    """Give the lists of the broker in which messages of the plan's steps may lie."""
+    used = {(settings.queue_of(step.options.pool), step.options.priority) for step in plan.pipeline.steps.values()}
+    return sorted({(queue, priority_level(priority)) for queue, priority in used})
 
 
 def staged_steps(plan: Plan, settings: Settings) -> Iterator[StagedStep]:
@@ -63,6 +92,10 @@ def staged_steps(plan: Plan, settings: Settings) -> Iterator[StagedStep]:
             graph["t"] = options.trigger
         if options.timeout:
             graph["l"] = options.timeout
+        if options.queue_timeout:
+            graph["w"] = options.queue_timeout
+        if options.lost_attempts != _DEFAULT_LOST_ATTEMPTS:
+            graph["b"] = options.lost_attempts
         spec: dict[str, Any] = {"pool": pool}
         if isinstance(step.call, FunctionCall):
             read = list(references([step.call.args, dict(step.call.kwargs)]))

@@ -85,7 +85,8 @@ class Pipeline:
     """A checked pipeline with the params of one run bound to it.
 
     `steps` keeps the order in which the user listed them. `import_path` is the folder that holds the
-    user's module, for workers that share the file system; None when the module is installed.
+    user's module, for workers that share the file system; None when the module is installed. `deadline_s`
+    is how long a run may take; `alerts` are told when it fails, beside those of the settings.
     """
 
     name: str
@@ -93,3 +94,5 @@ class Pipeline:
     params: Mapping[str, Any] = field(default_factory=dict)
     description: str = ""
     import_path: str | None = None
+    deadline_s: float | None = None
+    alerts: tuple[str, ...] = ()

@@ -17,6 +17,15 @@ class StepOptions(BaseModel):
     pool: str | None = Field(None, description="Pool of workers that runs the step; the default pool if unset.")
     priority: int = Field(5, ge=0, le=9, description="0 is taken first, 9 last (as Celery on Redis).")
     timeout: float | None = Field(None, gt=0, description="Seconds that one attempt may take.")
+    queue_timeout: float | None = Field(
+        None, gt=0, description="Seconds that an attempt may wait for a worker; then the step fails."
+    )
+    lost_attempts: int = Field(
+        3,
+        ge=1,
+        le=1000,
+        description="Attempts that may be lost (process killed, host gone) until the step fails; 1 replaces none.",
+    )
     retries: int = Field(0, ge=0, le=1000, description="Attempts after the first one.")
     retry_delay: float = Field(1.0, ge=0, description="Seconds before the first retry.")
     retry_backoff: float = Field(2.0, ge=1, description="Factor by which the delay grows at each retry; 1 keeps it.")
@@ -46,6 +55,8 @@ class OptionValues(TypedDict, total=False):
     pool: str | None
     priority: int
     timeout: float | None
+    queue_timeout: float | None
+    lost_attempts: int
     retries: int
     retry_delay: float
     retry_backoff: float

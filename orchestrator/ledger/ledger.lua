@@ -1,41 +1,57 @@
--- The ledger: the one place where the state of a run, a step or an attempt changes.
+-- The ledger: the one place where the state of a run, a step or an attempt changes. This file holds its keys, its
+-- words and the course of a run that goes well; `recovery.lua`, which the client puts behind it, holds the rest.
 --
 -- Every operation is one atomic call and writes its events in the same call, so the record cannot drift from the
 -- state. KEYS[1] is the run's hash; all other keys of the run share its hash tag and are derived from it:
 --
 --   {prefix}:{RUN}:run      hash    pipeline, state, params, import_path, created_at, started_at, ended_at,
 --                                   max_links, token (last one given), open (steps that have not ended),
---                                   n:<state> (how many steps are in that state), cancel_reason, start_id
+--                                   n:<state> (how many steps are in that state), cancel_reason, start_id,
+--                                   lists (JSON [[queue, level], ...]: the queues of its steps), target (where the
+--                                   pipeline was loaded from), code (JSON: file -> SHA-256), deadline_s (seconds from
+--                                   start or resume to its end), deadline_at, alerts (JSON list of targets),
+--                                   alert_at (when somebody is to be told that it failed; absent = nothing to tell),
+--                                   alert_tries, alert_sent (JSON list), resumes (how often), resume_id
 --   {prefix}:{RUN}:graph    hash    step -> JSON: x place in the user's order, u upstreams (count, absent = 0), n next
 --                                   step of its chain, t trigger rule (absent = all_success), q queue, p priority,
---                                   l timeout in seconds, m 1 when it reads params
+--                                   l timeout in seconds, w queue timeout in seconds, b lost attempts that it may have
+--                                   (absent = 3), m 1 when it reads params
 --   {prefix}:{RUN}:children hash    step -> JSON list of the steps that wait for it; absent = none
 --   {prefix}:{RUN}:inputs   hash    step -> JSON list of the steps whose outputs it reads; absent = none
 --   {prefix}:{RUN}:spec     hash    step -> JSON of the call and its options; opaque here, for workers and people
---   {prefix}:{RUN}:state    hash    step -> "state attempt token at worker"; absent = "waiting 0 0 0 -".
---                                   at is when it got into that state; for a running step that is claimed_at
+--   {prefix}:{RUN}:state    hash    step -> "state attempt token at holder"; absent = "waiting 0 0 0 -".
+--                                   at is when it got into that state; for a running step that is claimed_at.
+--                                   holder is "worker claim_id" of the running attempt, and of a cancelled one that
+--                                   was running
 --   {prefix}:{RUN}:join     hash    step -> upstreams that have ended; step\0bad, step\0skipped -> how many of them so;
 --                                   only for steps with several upstreams
 --   {prefix}:{RUN}:output   hash    step -> JSON of the output of its committed success; absent = null
---   {prefix}:{RUN}:due      zset    step -> when its retry is due
+--   {prefix}:{RUN}:uncounted hash   step -> "lost uncounted": its lost attempts since the last resume, and how many of
+--                                   its attempts do not count against its retries (lost, handed over, before a resume)
+--   {prefix}:{RUN}:due      zset    step -> when it must be looked at: its retry is due (retrying), its lease runs out
+--                                   (running, and cancelled while its attempt is being stopped), or it has waited too
+--                                   long (queued, with a queue timeout)
+--   {prefix}:{RUN}:queued:<queue>:<level> zset  step -> when its message was last sent; one for each list of the broker
 --   {prefix}:{RUN}:events   stream  event, at, step, attempt, detail (JSON): one entry for every change
 --   {prefix}:{RUN}:log:<step>:<attempt>  list  lines of one attempt, oldest dropped beyond the limit
 --
 -- Kept by the client and never touched here, so that no call crosses from a run to another key slot:
 --   {prefix}:runs           zset    run -> created_at, every run on this server
 --   {prefix}:active         set     runs that have not ended, as far as the coordinator has noticed
---   {prefix}:workers        zset    worker -> until when its last sign of life counts; {prefix}:worker:<name> its card
+--   {prefix}:workers        zset    worker -> until when its last sign of life counts; {prefix}:worker:<name> its card;
+--                                   {prefix}:nudge:<name> a list that wakes it, to look at its leases now
 --   {prefix}:coordinators   zset    coordinator -> until when its last sign of life counts
 --
 -- Times are microseconds since the epoch by the server's clock. Step states:
---   waiting -> queued -> running -> succeeded | failed;  running -> retrying -> queued;
---   waiting -> upstream_failed | skipped;  any that has not ended -> cancelled
+--   waiting -> queued -> running -> succeeded | failed;  running -> retrying -> queued;  queued -> failed;
+--   running -> queued;  waiting -> upstream_failed | skipped;  any that has not ended -> cancelled
+-- A lost or handed-over attempt takes a running step back to queued. A resume takes steps that have ended to waiting.
 
 local RUN = KEYS[1]
 local BASE = string.sub(RUN, 1, -4)
 local GRAPH, CHILDREN, INPUTS, SPEC = BASE .. 'graph', BASE .. 'children', BASE .. 'inputs', BASE .. 'spec'
 local STATE, JOIN, OUTPUT = BASE .. 'state', BASE .. 'join', BASE .. 'output'
-local DUE, EVENTS = BASE .. 'due', BASE .. 'events'
+local DUE, EVENTS, UNCOUNTED = BASE .. 'due', BASE .. 'events', BASE .. 'uncounted'
 
 local call = redis.call
 local clock = call('TIME')
@@ -46,6 +62,10 @@ local ENDED = {succeeded = true, failed = true, cancelled = true, skipped = true
 local graphs = {}  -- decoded graph entries of this call
 local counts = {}  -- state -> change of its count in this call
 local ended = 0    -- steps that ended in this call
+
+local function after(us)
+  return string.format('%.0f', now_us + us)
+end
 
 local function emit(event, step, attempt, detail)
   call('XADD', EVENTS, '*', 'event', event, 'at', now, 'step', step, 'attempt', attempt, 'detail', detail)
@@ -65,24 +85,57 @@ local function children_of(step)
   return text and cjson.decode(text) or {}
 end
 
--- state, attempt, token, at, worker
+-- state, attempt, token, at, holder
 local function read(step)
   local text = call('HGET', STATE, step)
   if not text then return 'waiting', 0, 0, 0, '-' end
-  local state, attempt, token, at, worker = string.match(text, '^(%S+) (%d+) (%d+) (%d+) (.*)$')
-  return state, tonumber(attempt), tonumber(token), at, worker
+  local state, attempt, token, at, holder = string.match(text, '^(%S+) (%d+) (%d+) (%d+) (.*)$')
+  return state, tonumber(attempt), tonumber(token), at, holder
 end
 
-local function write(step, old, new, attempt, token, worker)
-  call('HSET', STATE, step, new .. ' ' .. attempt .. ' ' .. token .. ' ' .. now .. ' ' .. worker)
+-- Whether a holder is of this owner: a worker's name, or "worker incarnation.pid." for one process of it.
+local function is_owned(holder, owner)
+  if not string.find(owner, ' ', 1, true) then owner = owner .. ' ' end
+  return string.sub(holder, 1, #owner) == owner
+end
+
+-- lost attempts since the last resume, attempts that do not count against the retries
+local function uncounted_of(step)
+  local text = call('HGET', UNCOUNTED, step)
+  if not text then return 0, 0 end
+  local lost, uncounted = string.match(text, '^(%d+) (%d+)$')
+  return tonumber(lost), tonumber(uncounted)
+end
+
+local function write(step, old, new, attempt, token, holder)
+  call('HSET', STATE, step, new .. ' ' .. attempt .. ' ' .. token .. ' ' .. now .. ' ' .. holder)
   counts[old] = (counts[old] or 0) - 1
   counts[new] = (counts[new] or 0) + 1
   if ENDED[new] then ended = ended + 1 end
 end
 
+-- The list of the broker that a step's message lies in: kombu has one for each of the levels 0, 3, 6 and 9.
+local function queued_key(entry)
+  return BASE .. 'queued:' .. entry.q .. ':' .. (entry.p - entry.p % 3)
+end
+
 local function queue(step, old, attempt)
+  local entry = graph_of(step)
   write(step, old, 'queued', attempt, 0, '-')
+  call('ZADD', queued_key(entry), now, step)
+  if entry.w then call('ZADD', DUE, after(entry.w * 1000000), step) end
   emit('step.queued', step, attempt, '')
+end
+
+-- Takes a step from where steps in its state are looked at; its state changes next.
+local function leave(step, state)
+  if state == 'queued' then
+    local entry = graph_of(step)
+    call('ZREM', queued_key(entry), step)
+    if entry.w then call('ZREM', DUE, step) end
+  elseif state == 'running' or state == 'retrying' then
+    call('ZREM', DUE, step)
+  end
 end
 
 -- The message for a queued step: its link and those that follow it in its chain, as JSON [[step, attempt, queue,
@@ -155,19 +208,37 @@ local function propagate(worklist)
   return queued
 end
 
+-- Ends the run; the end of its last step or somebody's will has decided how.
+local function end_run(final, detail)
+  call('HSET', RUN, 'state', final, 'ended_at', now)
+  emit('run.' .. final, '', 0, detail)
+  if final == 'failed' then call('HSET', RUN, 'alert_at', now, 'alert_tries', 0, 'alert_sent', '[]') end
+end
+
+local function set_deadline()
+  local seconds = call('HGET', RUN, 'deadline_s')
+  if seconds then call('HSET', RUN, 'deadline_at', after(tonumber(seconds) * 1000000)) end
+end
+
 -- Writes the counts of this call and ends the run when nothing is open. `is_empty`: a run without steps.
 local function settle(is_empty)
   for state, change in pairs(counts) do
     if change ~= 0 then call('HINCRBY', RUN, 'n:' .. state, change) end
   end
+  counts = {}
   if ended == 0 and not is_empty then return end
   local open = call('HINCRBY', RUN, 'open', -ended)
+  ended = 0
   if open > 0 then return end
-  local run_state, failed = unpack(call('HMGET', RUN, 'state', 'n:failed'))
+  local run_state, failed, cancelled = unpack(call('HMGET', RUN, 'state', 'n:failed', 'n:cancelled'))
   if ENDED[run_state] then return end
-  local final = tonumber(failed or 0) > 0 and 'failed' or 'succeeded'
-  call('HSET', RUN, 'state', final, 'ended_at', now)
-  emit('run.' .. final, '', 0, '')
+  if tonumber(failed or 0) > 0 then
+    end_run('failed', '')
+  elseif tonumber(cancelled or 0) > 0 then
+    end_run('cancelled', '')
+  else
+    end_run('succeeded', '')
+  end
 end
 
 -- For an answer that is given again: those of `steps` that still wait for a worker and, where a step ended without
@@ -226,6 +297,7 @@ function ops.start()
   if staged ~= steps then return redis.error_reply('STAGED are ' .. staged .. ' steps of ' .. steps) end
   call('HSET', RUN, 'state', 'queued', 'created_at', now, 'token', 0, 'open', steps, 'n:waiting', steps,
     'start_id', ARGV[3], unpack(ARGV, 5))
+  set_deadline()
   for _, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do call('PERSIST', key) end
   emit('run.created', '', 0, '')
   local queued, worklist = {}, {}
@@ -244,18 +316,20 @@ function ops.start()
   return chains_of(queued)
 end
 
--- claim step attempt claim_id worker: a worker asks to begin an attempt.
--- Returns {1, token, spec, params or '', import_path, pipeline, step, output, ...} or {0, why not}.
--- The same claim_id asking again (a reply was lost on the way) gets the same answer.
+-- claim step attempt claim_id worker lease_us: a worker asks to begin an attempt.
+-- Returns {1, token, spec, params or '', import_path, pipeline, attempts that do not count against the retries,
+-- step, output, ...} or {0, why not}. The same claim_id asking again (a reply was lost on the way) gets the same answer.
 function ops.claim()
-  local step, wanted, claim_id, worker = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+  local step, wanted, claim_id, worker, lease_us = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], tonumber(ARGV[6])
   local owner = worker .. ' ' .. claim_id
   local run_state, import_path, pipeline = unpack(call('HMGET', RUN, 'state', 'import_path', 'pipeline'))
   local state, attempt, token, _, holder = read(step)
   if attempt ~= wanted then return {0, 'attempt ' .. wanted .. ' is not current, the step is ' .. state .. ' at attempt ' .. attempt} end
   if state == 'queued' then
     token = call('HINCRBY', RUN, 'token', 1)
+    leave(step, state)
     write(step, state, 'running', attempt, token, owner)
+    call('ZADD', DUE, after(lease_us), step)
     if run_state == 'queued' then
       call('HSET', RUN, 'state', 'running', 'started_at', now)
       emit('run.started', '', 0, '')
@@ -267,7 +341,9 @@ function ops.claim()
   end
   local params = ''
   if graph_of(step).m then params = call('HGET', RUN, 'params') or '' end
-  local reply = {1, token, call('HGET', SPEC, step), params, import_path or '', pipeline}
+  local uncounted = 0
+  if attempt > 1 then _, uncounted = uncounted_of(step) end
+  local reply = {1, token, call('HGET', SPEC, step), params, import_path or '', pipeline, uncounted}
   local inputs = call('HGET', INPUTS, step)
   if inputs then
     for _, source in ipairs(cjson.decode(inputs)) do
@@ -279,8 +355,8 @@ function ops.claim()
 end
 
 -- commit step attempt token worker outcome detail output next next_attempt retry_in_us: an attempt has ended.
--- token 0 is for who saw the attempt die without having claimed it (Celery's main process): it counts for a queued
--- attempt and for one that runs on the same worker. retry_in_us is '' when there is no retry.
+-- token 0 is for who ended the attempt without having claimed it (a worker's main process): it counts for a queued
+-- attempt and for one whose holder is owned by `worker`. retry_in_us is '' when there is no retry.
 -- Returns {1, state, 1 if Celery's own chain goes on with `next` else 0, {chain, ...}} or {0, why refused}.
 function ops.commit()
   local step, wanted, token, worker = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
@@ -291,7 +367,7 @@ function ops.commit()
 
   local may = attempt == wanted
   if token == 0 then
-    may = may and (state == 'queued' or (state == 'running' and string.match(holder, '^%S+') == worker))
+    may = may and (state == 'queued' or (state == 'running' and is_owned(holder, worker)))
   else
     may = may and holding == token and state == 'running'
   end
@@ -300,13 +376,14 @@ function ops.commit()
     or outcome ~= 'succeeded' and (state == 'retrying' or state == 'failed')
 
   if may then
+    leave(step, state)
     if outcome == 'succeeded' then
       if output ~= '' and output ~= 'null' then call('HSET', OUTPUT, step, output) end
       write(step, state, 'succeeded', attempt, holding, '-')
       emit('step.succeeded', step, attempt, detail)
       queued = propagate({{step, 'ok', step}})
     elseif retry_in_us ~= '' then
-      local due = string.format('%.0f', now_us + tonumber(retry_in_us))
+      local due = after(tonumber(retry_in_us))
       write(step, state, 'retrying', attempt, holding, '-')
       call('ZADD', DUE, due, step)
       emit('step.retrying', step, attempt, string.sub(detail, 1, -2) .. ',"due_at":' .. due .. '}')
@@ -333,52 +410,19 @@ function ops.commit()
   return {1, (read(step)), goes_on, chains_of(rest)}
 end
 
--- promote limit: queues the retries that are due. Returns {run state or '', next due time or '', now, {chain, ...}}.
-function ops.promote()
-  local queued = {}
-  for _, step in ipairs(call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, ARGV[2])) do
-    call('ZREM', DUE, step)
-    local state, attempt = read(step)
-    if state == 'retrying' then
-      queue(step, state, attempt + 1)
-      queued[#queued + 1] = {step, attempt + 1}
-    end
-  end
-  if #queued > 0 then settle() end
-  local nearest = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
-  return {call('HGET', RUN, 'state') or '', nearest[2] or '', now, chains_of(queued)}
-end
-
--- cancel reason: every step that has not ended is cancelled and the run ends. Returns how many steps that were,
--- or -1 when the run had ended before.
-function ops.cancel()
-  local run_state = call('HGET', RUN, 'state')
-  if not run_state or ENDED[run_state] then return -1 end
-  local detail = cjson.encode({reason = ARGV[2]})
-  for _, step in ipairs(call('HKEYS', GRAPH)) do
-    local state, attempt, token = read(step)
-    if not ENDED[state] then
-      write(step, state, 'cancelled', attempt, token, '-')
-      emit('step.cancelled', step, attempt, detail)
-    end
-  end
-  call('DEL', DUE)
-  call('HSET', RUN, 'state', 'cancelled', 'ended_at', now, 'cancel_reason', ARGV[2])
-  emit('run.cancelled', '', 0, detail)
-  local cancelled = ended
-  settle()
-  return cancelled
-end
-
--- log step attempt token limit line ...: appends lines of a running attempt, keeping the last `limit`.
--- Returns 1, or 0 when the token is no longer the current one.
+-- log step attempt token limit line ...: appends lines of a running attempt, or of one that is being stopped, keeping
+-- the last `limit`. Returns 1, or 0 when the token is no longer the current one; then the refusal is recorded.
 function ops.log()
   local state, attempt, token = read(ARGV[2])
-  if state ~= 'running' or attempt ~= tonumber(ARGV[3]) or token ~= tonumber(ARGV[4]) then return 0 end
+  local is_writing = state == 'running' or state == 'cancelled'
+  if not is_writing or attempt ~= tonumber(ARGV[3]) or token ~= tonumber(ARGV[4]) then
+    if call('EXISTS', RUN) == 1 then
+      emit('log.refused', ARGV[2], ARGV[3], cjson.encode({state = state, token = tonumber(ARGV[4])}))
+    end
+    return 0
+  end
   local key = BASE .. 'log:' .. ARGV[2] .. ':' .. ARGV[3]
   for index = 6, #ARGV do call('RPUSH', key, ARGV[index]) end
   call('LTRIM', key, -tonumber(ARGV[5]), -1)
   return 1
 end
-
-return ops[ARGV[1]]()

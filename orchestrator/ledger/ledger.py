@@ -1,4 +1,4 @@
-"""The ledger's client: one method for each operation of `ledger.lua`, and the reads.
+"""The ledger's client: one method for each operation of `ledger.lua` and `recovery.lua`, and the reads.
 
 Every write is one atomic call. Times are microseconds since the epoch by the server's clock.
 """
@@ -18,8 +18,12 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from orchestrator.ledger.states import Outcome, RunState, StepState
 
-SCRIPT = files("orchestrator.ledger").joinpath("ledger.lua").read_text("utf-8")
+SCRIPT = "\n".join(
+    files("orchestrator.ledger").joinpath(name).read_text("utf-8") for name in ("ledger.lua", "recovery.lua")
+)
 SCRIPT_SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+DEFAULT_LEASE_S = 6.0
+NUDGE_KEPT_S = 10
 STAGE_STEPS = 1000  # steps written in one call, so that a huge submit never blocks the server for long
 EVENTS_PAGE = 5000
 
@@ -60,6 +64,7 @@ class Claim:
     params: dict[str, Any]
     import_path: str
     pipeline: str
+    uncounted: int  # attempts before this one that do not count against the step's retries
     outputs: dict[str, str]  # step -> JSON text of its output, "" for null
 
 
@@ -81,18 +86,71 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
-class Promotion:
-    """What `promote_due` found: the run's state (None: no such run), when the next retry is due, what to dispatch."""
+class Held:
+    """An attempt as the main process of its worker knows it. `owner` names the process that runs it, see `owner_of`."""
+
+    run_id: str
+    step: str
+    attempt: int
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiredLease:
+    """A running attempt whose lease has run out, and since when."""
+
+    step: str
+    attempt: int
+    worker: str
+    expired_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingList:
+    """A list of the broker in which messages of a run should lie; the oldest was sent at `oldest_at_us`."""
+
+    queue: str
+    level: int
+    oldest_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tended:
+    """What `tend` did and found. `state` is None when there is no such run; `ready` is to be dispatched."""
 
     state: RunState | None
     next_due_us: int | None
     now_us: int
     ready: tuple[Chain, ...]
+    expired: tuple[ExpiredLease, ...] = ()
+    waiting: tuple[WaitingList, ...] = ()
+    alert_at_us: int | None = None
 
     @property
     def next_due_in_s(self) -> float | None:
-        """Give the seconds until the next retry is due; None if there is none."""
+        """Give the seconds until something is due; None if nothing is."""
         return None if self.next_due_us is None else max(0.0, (self.next_due_us - self.now_us) / 1e6)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will ever have to be done for this run, unless somebody resumes it."""
+        return self.state is None or (self.state.is_ended and self.next_due_us is None and self.alert_at_us is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """What became of a step whose attempt was lost or handed over. `ready` is to be dispatched."""
+
+    state: StepState
+    ready: tuple[Chain, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AlertTry:
+    """The right to tell people now that a run failed. `number` counts from 1; `sent` are targets that know already."""
+
+    number: int
+    sent: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +171,30 @@ class RunExists(Exception):
 
 class RunUnknown(LookupError):
     """The ledger holds no such run."""
+
+
+class StepUnknown(LookupError):
+    """The run has no such step."""
+
+
+class RunNotEnded(Exception):
+    """Only a run that has ended can be resumed; the text is its state."""
+
+
+class AttemptsStopping(Exception):
+    """Attempts of a cancelled run are still being stopped; `count` of them. Until they are gone nothing may run anew."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"{count} attempts of the run are still being stopped")
+        self.count = count
+
+
+def owner_of(worker: str, incarnation: str, pid: int) -> str:
+    """Give how the ledger names one process of a worker; `claim_id` of its claims must begin with what follows the name.
+
+    The incarnation tells a worker from one of the same name before a restart, whose processes may have had the same ids.
+    """
+    return f"{worker} {incarnation}.{pid}."
 
 
 class Ledger:
@@ -164,18 +246,27 @@ class Ledger:
         self.client.zadd(f"{self.prefix}:runs", {run_id: float(cast(str, created_at))})
         return _chains(chains)
 
-    def claim(self, run_id: str, step: str, attempt: int, claim_id: str, worker: str) -> Claim | Refusal:
-        """Ask to begin an attempt. The same `claim_id` gets the same answer again."""
-        reply = self._call(run_id, "claim", step, attempt, claim_id, worker)
+    def claim(
+        self,
+        run_id: str,
+        step: str,
+        attempt: int,
+        claim_id: str,
+        worker: str,
+        lease_s: float = DEFAULT_LEASE_S,
+    ) -> Claim | Refusal:
+        """Ask to begin an attempt, and hold it for `lease_s`. The same `claim_id` gets the same answer again."""
+        reply = self._call(run_id, "claim", step, attempt, claim_id, worker, round(lease_s * 1_000_000))
         if not reply[0]:
             return Refusal(reply[1])
-        _, token, spec, params, import_path, pipeline, *outputs = reply
+        _, token, spec, params, import_path, pipeline, uncounted, *outputs = reply
         return Claim(
             token,
             json.loads(spec),
             json.loads(params) if params else {},
             import_path,
             pipeline,
+            uncounted,
             dict(zip(outputs[::2], outputs[1::2], strict=True)) if outputs else {},
         )
 
@@ -195,8 +286,9 @@ class Ledger:
     ) -> Commit | Refusal:
         """Record how an attempt ended; joins, cancellations below it and events happen in the same call.
 
-        `follower` is the step and attempt that Celery publishes next of its own accord. `token` 0 is for a witness
-        that never claimed the attempt. May be said twice: the second answer is as good as the first.
+        `follower` is the step and attempt that Celery publishes next of its own accord. `token` 0 is for who ended an
+        attempt without having claimed it; then `worker` is its owner. May be said twice: the second answer is as good
+        as the first.
         """
         reply = self._call(
             run_id,
@@ -216,20 +308,187 @@ class Ledger:
             return Refusal(reply[1])
         return Commit(StepState(reply[1]), bool(reply[2]), _chains(reply[3]))
 
-    def promote_due(self, run_id: str, limit: int = 500) -> Promotion:
-        """Queue the retries of a run whose time has come."""
-        state, next_due, now, chains = self._call(run_id, "promote", limit)
-        return Promotion(
+    def report_lost(
+        self, run_id: str, step: str, attempt: int, detail: Mapping[str, Any], *, token: int = 0, owner: str = ""
+    ) -> Replaced | Refusal:
+        """Record that an attempt is over without an end of its own: it is replaced, or its step fails when it has lost
+        as many as it may. Who neither has the token nor is its owner is believed only when the lease has run out.
+
+        `detail` has error (type, message) and found. May be said twice.
+        """
+        return self._replace(run_id, step, attempt, token, owner, "lost", {"outcome": Outcome.LOST.value, **detail})
+
+    def hand_over(
+        self, run_id: str, step: str, attempt: int, reason: str, *, token: int = 0, owner: str = ""
+    ) -> Replaced | Refusal:
+        """Give a running attempt up, so that another worker goes on with the step; counts neither as failure nor lost."""
+        detail = {"outcome": Outcome.HANDED_OVER.value, "reason": reason}
+        return self._replace(run_id, step, attempt, token, owner, Outcome.HANDED_OVER.value, detail)
+
+    def _replace(
+        self, run_id: str, step: str, attempt: int, token: int, owner: str, kind: str, detail: Mapping[str, Any]
+    ) -> Replaced | Refusal:
+        text = json.dumps(detail, separators=(",", ":"))
+        reply = self._call(run_id, "lost", step, attempt, token, owner, kind, text)
+        return Replaced(StepState(reply[1]), _chains(reply[2])) if reply[0] else Refusal(reply[1])
+
+    def renew(self, held: Sequence[Held], lease_s: float) -> dict[Held, str]:
+        """Renew the leases of a worker's attempts, of any runs, in one round trip.
+
+        Gives those that are to be stopped, with the reason: "cancelled", or "fenced" when somebody took over.
+        """
+        by_run: dict[str, list[Held]] = {}
+        for attempt in held:
+            by_run.setdefault(attempt.run_id, []).append(attempt)
+        lease_us = round(lease_s * 1_000_000)
+
+        def ask() -> list[list[Any]]:
+            with self.client.pipeline(transaction=False) as pipe:
+                for run_id, attempts in by_run.items():
+                    words = [word for it in attempts for word in (it.step, it.attempt, it.owner)]
+                    pipe.evalsha(SCRIPT_SHA, 1, self.key(run_id, "run"), "renew", lease_us, *words)
+                return cast(list[list[Any]], pipe.execute())
+
+        try:
+            replies = ask() if by_run else []
+        except NoScriptError:
+            self.client.script_load(SCRIPT)
+            replies = ask()
+        return {
+            attempts[place - 1]: why
+            for attempts, reply in zip(by_run.values(), replies, strict=True)
+            for place, why in zip(reply[::2], reply[1::2], strict=True)
+        }
+
+    def report_stopped(self, held: Held, detail: Mapping[str, Any]) -> None:
+        """Record that an attempt which had to be stopped is gone with all it started; `detail` says how."""
+        text = json.dumps(detail, separators=(",", ":"))
+        self._call(held.run_id, "stopped", held.step, held.attempt, held.owner, text)
+
+    def tend(self, run_id: str, limit: int = 500) -> Tended:
+        """Do what is due in a run, at most `limit` things, and find what the caller has to look into."""
+        state, next_due, now, chains, expired, waiting, alert_at = self._call(run_id, "tend", limit)
+        return Tended(
             RunState(state) if state else None,
             int(float(next_due)) if next_due else None,
             int(now),
             _chains(chains),
+            tuple(
+                ExpiredLease(step, attempt, worker, int(float(at)))
+                for step, attempt, worker, at in map(json.loads, expired)
+            ),
+            tuple(WaitingList(queue, int(level), int(float(at))) for queue, level, at in json.loads(waiting)),
+            int(alert_at) if alert_at else None,
         )
 
+    def resend(self, run_id: str, step: str, attempt: int, sent_at_us: int, detail: Mapping[str, Any]) -> tuple[Chain, ...]:
+        """Give the chain of a queued step whose message is gone, to one caller alone; nothing if there is no need."""
+        text = json.dumps(detail, separators=(",", ":"))
+        return _chains(self._call(run_id, "resend", step, attempt, sent_at_us, text))
+
     def cancel(self, run_id: str, reason: str) -> int | None:
-        """End a run: every step that has not ended is cancelled. Gives their count, None if the run had ended."""
-        count = self._call(run_id, "cancel", reason)
-        return None if count < 0 else count
+        """End a run: every step that has not ended is cancelled. Gives their count, None if the run had ended.
+
+        Workers that run some of them are nudged to stop them now, rather than when they renew their leases next.
+        """
+        count, *workers = self._call(run_id, "cancel", reason)
+        self._nudge(workers)
+        return None if count < 0 else cast(int, count)
+
+    def cancel_steps(self, run_id: str, steps: Sequence[str], reason: str) -> tuple[int, tuple[Chain, ...]]:
+        """Cancel steps of a run, which goes on; for what is below them they have failed.
+
+        Gives how many had not ended, and the chains to dispatch. Raises StepUnknown.
+        """
+        try:
+            count, chains, *workers = self._call(run_id, "cancel_steps", reason, *steps)
+        except ResponseError as error:
+            if str(error).startswith("UNKNOWN"):
+                raise StepUnknown(str(error).removeprefix("UNKNOWN ")) from None
+            raise
+        self._nudge(workers)
+        return count, _chains(chains)
+
+    def resume(
+        self,
+        run_id: str,
+        resets: Sequence[tuple[str, int]],
+        *,
+        again: Sequence[str] = (),
+        gone: Sequence[str] = (),
+        staged: Sequence[StagedStep] = (),
+        fields: Mapping[str, str | int] | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> tuple[Chain, ...]:
+        """Let a run that has ended go on, atomically; gives the chains to dispatch.
+
+        `resets` are the steps that wait anew, each with how many of its upstreams are kept with their success; `again`
+        are those among them that had succeeded. All other steps must have succeeded, or be `gone`. `staged` is every
+        step of the run as it is to be, empty when nothing changed. Raises RunUnknown, RunNotEnded, AttemptsStopping.
+        """
+        resume_id = token_hex(6)
+        for begin in range(0, len(staged), STAGE_STEPS):
+            page = staged[begin : begin + STAGE_STEPS]
+            words = [word for it in page for word in (it.step, it.graph, it.children, it.inputs, it.spec)]
+            self._call(run_id, "stage_again", begin, *words)
+        pairs = [item for pair in (fields or {}).items() for item in pair]
+        told = {"again": list(again), "reset": len(resets), **(detail or {})}
+        self.client.sadd(f"{self.prefix}:active", run_id)
+        try:
+            chains = self._call(
+                run_id,
+                "resume",
+                resume_id,
+                len(staged),
+                json.dumps(told, separators=(",", ":")),
+                json.dumps(list(again)),
+                json.dumps(list(gone)),
+                len(pairs) // 2,
+                *pairs,
+                *(word for reset in resets for word in reset),
+            )
+        except ResponseError as error:
+            kind, _, rest = str(error).partition(" ")
+            if kind == "UNKNOWN":
+                raise RunUnknown(run_id) from None
+            if kind == "RUNNING":
+                raise RunNotEnded(rest) from None
+            if kind == "STOPPING":
+                raise AttemptsStopping(int(rest)) from None
+            raise
+        return _chains(chains)
+
+    def claim_alert(self, run_id: str, lease_s: float) -> AlertTry | None:
+        """Give the right to tell people that a run failed, for `lease_s`; None when there is nothing to tell now."""
+        number, *sent = self._call(run_id, "alert", round(lease_s * 1_000_000))
+        return AlertTry(number, tuple(json.loads(sent[0]))) if number else None
+
+    def report_alert(
+        self,
+        run_id: str,
+        told: Sequence[tuple[str, Mapping[str, Any]]],
+        sent: Sequence[str] = (),
+        retry_in_s: float | None = None,
+    ) -> None:
+        """Record what came of telling people: events with their details, and when to try again (None: no more)."""
+        words = [word for event, detail in told for word in (event, json.dumps(detail, separators=(",", ":")))]
+        retry = "" if retry_in_s is None else round(retry_in_s * 1_000_000)
+        self._call(run_id, "alerted", retry, json.dumps(list(sent)), *words)
+
+    def _nudge(self, workers: Iterable[str]) -> None:
+        """Wake workers that have attempts to stop. No more than a hint: they find them at the next renewal anyway."""
+        names = list(workers)
+        if not names:
+            return
+        with self.client.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.lpush(self.nudge_key(name), 1)
+                pipe.expire(self.nudge_key(name), NUDGE_KEPT_S)
+            pipe.execute()
+
+    def nudge_key(self, worker: str) -> str:
+        """Give the list that a worker's main process waits at between two renewals."""
+        return f"{self.prefix}:nudge:{worker}"
 
     def append_log(self, run_id: str, step: str, attempt: int, token: int, lines: Sequence[str], limit: int) -> bool:
         """Add lines to an attempt's log, of which the last `limit` are kept. False: the token is no longer current."""
@@ -283,6 +542,36 @@ class Ledger:
             state, attempt, _ = text.split(" ", 2)
             states[step] = (StepState(state), int(attempt))
         return states
+
+    def uncounted(self, run_id: str, step: str) -> int:
+        """Give how many attempts of a step do not count against its retries."""
+        text = cast(str | None, self.client.hget(self.key(run_id, "uncounted"), step))
+        return int(text.split(" ")[1]) if text else 0
+
+    def queued_before(
+        self, run_id: str, queue: str, level: int, before_us: int, limit: int = 100
+    ) -> list[tuple[str, int, int]]:
+        """Give (step, attempt, when its message was last sent) for queued steps of one broker list, oldest first."""
+        found = cast(
+            list[tuple[str, float]],
+            self.client.zrangebyscore(
+                self.key(run_id, f"queued:{queue}:{level}"), "-inf", before_us, start=0, num=limit, withscores=True
+            ),
+        )
+        attempts = self.attempts_in(run_id, [step for step, _ in found], StepState.QUEUED)
+        return [(step, attempts[step][0], int(at)) for step, at in found if step in attempts]
+
+    def attempts_in(self, run_id: str, steps: Sequence[str], state: StepState) -> dict[str, tuple[int, int]]:
+        """Give (attempt, since when) of those of the steps that are in this state now."""
+        if not steps:
+            return {}
+        texts = cast(list[str | None], self.client.hmget(self.key(run_id, "state"), list(steps)))
+        found = {}
+        for step, text in zip(steps, texts, strict=True):
+            is_state, attempt, _, at, _ = text.split(" ", 4) if text else ("", "0", "", "0", "")
+            if is_state == state.value:
+                found[step] = int(attempt), int(at)
+        return found
 
     def outputs(self, run_id: str) -> dict[str, str]:
         """Give the JSON text of every output that is not null."""

@@ -13,11 +13,17 @@ from orchestrator.ledger.states import Outcome, RunState, StepState
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ENDINGS = {"step.succeeded", "step.failed", "step.retrying", "step.cancelled"}
+_RUN_ENDS = {f"run.{state.value}" for state in RunState if state.is_ended}
+_REPLACED = {"attempt.lost", "attempt.handed_over"}
+REPAIRS = {"attempt.lost", "message.lost"}  # the events by which the safety net tells that it caught something
 
 
 @dataclass(slots=True)
 class AttemptRecord:
-    """One attempt. Times are microseconds since the epoch; `error` has type, message and traceback."""
+    """One attempt. Times are microseconds since the epoch; `error` has type, message and traceback.
+
+    `stopped` tells how the process of an attempt that had to be stopped went: how, after_s, processes, at_us.
+    """
 
     attempt: int
     queued_at_us: int
@@ -26,6 +32,7 @@ class AttemptRecord:
     ended_at_us: int | None = None
     outcome: Outcome | None = None
     error: dict[str, Any] | None = None
+    stopped: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -41,7 +48,21 @@ class StepRecord:
     due_at_us: int | None = None
 
     def tell(self, event: Event) -> None:
-        """Take in one event of this step."""
+        """Take in one event of this step or of an attempt of it."""
+        if event.event.startswith("step."):
+            self._tell_change(event)
+        elif event.event in _REPLACED:
+            self._end_attempt(event)
+        elif event.event == "attempt.stopped":
+            for attempt in self.attempts:
+                if attempt.attempt == event.attempt:
+                    attempt.stopped = {**event.detail, "at_us": event.at_us}
+
+    def reset(self) -> None:
+        """Let the step wait anew, as a resume does; its attempts stay in the record."""
+        self.state, self.because, self.due_at_us = StepState.WAITING, None, None
+
+    def _tell_change(self, event: Event) -> None:
         self.state = StepState(event.event.removeprefix("step.").replace("started", "running"))
         detail = event.detail if isinstance(event.detail, dict) else {}
         self.due_at_us = detail.get("due_at")
@@ -51,7 +72,12 @@ class StepRecord:
         elif event.event == "step.started":
             self.attempts[-1].started_at_us = event.at_us
             self.attempts[-1].worker = str(event.detail)
-        elif event.event in _ENDINGS and self.attempts and self.attempts[-1].ended_at_us is None:
+        elif event.event in _ENDINGS:
+            self._end_attempt(event)
+
+    def _end_attempt(self, event: Event) -> None:
+        if self.attempts and self.attempts[-1].ended_at_us is None:
+            detail = event.detail if isinstance(event.detail, dict) else {}
             last = self.attempts[-1]
             last.ended_at_us = event.at_us
             last.outcome = Outcome(detail.get("outcome", Outcome.CANCELLED))
@@ -72,17 +98,34 @@ class RunRecord:
     cancel_reason: str | None
     steps: dict[str, StepRecord]
     outputs: dict[str, str]
+    repairs: int = 0
+    resumes: int = 0
 
     def tell(self, events: Iterable[Event]) -> None:
         """Take in the next events of the run."""
         for event in events:
+            if event.event in REPAIRS:
+                self.repairs += 1
             if event.step:
-                if event.event.startswith("step."):
+                if event.step in self.steps:  # a resume may have taken steps away
                     self.steps[event.step].tell(event)
             elif event.event == "run.started":
                 self.state, self.started_at_us = RunState.RUNNING, event.at_us
-            elif event.event != "run.created":
+            elif event.event == "run.resumed":
+                self._resume(event)
+            elif event.event in _RUN_ENDS:
                 self.state, self.ended_at_us = RunState(event.event.removeprefix("run.")), event.at_us
+                if isinstance(event.detail, dict):
+                    self.cancel_reason = event.detail.get("reason")
+
+    def _resume(self, event: Event) -> None:
+        self.state = RunState.QUEUED if self.started_at_us is None else RunState.RUNNING
+        self.ended_at_us, self.cancel_reason = None, None
+        self.resumes += 1
+        again = set(event.detail["again"])
+        for name, step in self.steps.items():
+            if step.state is not StepState.SUCCEEDED or name in again:
+                step.reset()
 
 
 def read_skeleton(ledger: Ledger, run_id: str) -> RunRecord:
@@ -97,7 +140,7 @@ def read_skeleton(ledger: Ledger, run_id: str) -> RunRecord:
         created_at_us=int(fields["created_at"]),
         started_at_us=None,
         ended_at_us=None,
-        cancel_reason=fields.get("cancel_reason"),
+        cancel_reason=None,
         steps={
             step: StepRecord(
                 upstream=tuple(specs[step].get("upstream", ())),

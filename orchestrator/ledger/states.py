@@ -45,9 +45,12 @@ ENDED_STEP_STATES = frozenset(
 
 STEP_TRANSITIONS: dict[StepState, frozenset[StepState]] = {
     StepState.WAITING: frozenset({StepState.QUEUED, StepState.UPSTREAM_FAILED, StepState.SKIPPED, StepState.CANCELLED}),
-    # queued -> failed or retrying: Celery saw the message's process die before the claim
+    # queued -> failed: it waited too long; queued -> retrying or failed: its process was ended before the claim
     StepState.QUEUED: frozenset({StepState.RUNNING, StepState.FAILED, StepState.RETRYING, StepState.CANCELLED}),
-    StepState.RUNNING: frozenset({StepState.SUCCEEDED, StepState.FAILED, StepState.RETRYING, StepState.CANCELLED}),
+    # running -> queued: its attempt was lost, or handed over
+    StepState.RUNNING: frozenset(
+        {StepState.SUCCEEDED, StepState.FAILED, StepState.RETRYING, StepState.QUEUED, StepState.CANCELLED}
+    ),
     StepState.RETRYING: frozenset({StepState.QUEUED, StepState.CANCELLED}),
     **{state: frozenset() for state in ENDED_STEP_STATES},
 }
@@ -59,5 +62,6 @@ class Outcome(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     TIMED_OUT = "timed_out"
-    LOST = "lost"  # its process died
+    LOST = "lost"  # its process died, or nobody heard of it any more
+    HANDED_OVER = "handed_over"  # its worker had to end; another one goes on
     CANCELLED = "cancelled"

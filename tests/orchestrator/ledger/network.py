@@ -136,7 +136,7 @@ class Network:
     def promote(self) -> None:
         """A coordinator queues retries that are due."""
         limit = self.rng.choice([1, 500])
-        promotion = self.ledger.promote_due(self.run_id, limit)
+        promotion = self.ledger.tend(self.run_id, limit)
         self._compare_ready(promotion.ready, self.model.promote(limit))
         assert promotion.state == self.model.run_state
         assert (promotion.next_due_us is None) == (not self.model.retrying)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from random import Random
 
-from orchestrator.coordinator.submission import staged_steps
+from orchestrator.coordinator.submission import broker_lists, staged_steps
 from orchestrator.definition.model import Pipeline, ShellCall, Step, TriggerRule
 from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.ledger import Chain, Ledger
@@ -60,7 +61,8 @@ def start(
 ) -> tuple[str, tuple[Chain, ...]]:
     """Put a run of the plan into the ledger as a submit does, but send nothing. Gives its id and its root chains."""
     run_id = run_id or f"run-{next(_numbers)}"
-    fields = {"pipeline": plan.pipeline.name, "params": params, "import_path": "", "max_links": max_links}
+    lists = json.dumps(broker_lists(plan, SETTINGS))
+    fields = {"pipeline": plan.pipeline.name, "params": params, "import_path": "", "max_links": max_links, "lists": lists}
     roots = [plan.chains[index][0] for index in plan.roots]
     return run_id, ledger.start(run_id, staged_steps(plan, SETTINGS), roots, fields)
 

@@ -6,7 +6,7 @@ import pytest
 from invariants import check_record
 from runs import begin, events_of, graph, heads, run_state, start, start_graph, states_of
 
-from orchestrator.ledger.ledger import Claim, Commit, Ledger, Promotion, Refusal
+from orchestrator.ledger.ledger import Claim, Commit, Ledger, Tended, Refusal
 from orchestrator.ledger.record import read_record
 from orchestrator.ledger.states import Outcome, RunState
 
@@ -127,7 +127,7 @@ def test_a_retry_takes_the_rest_of_its_chain_along(ledger: Ledger) -> None:
     token = begin(ledger, run_id, "a")
     ledger.commit(run_id, "a", 1, token, "w", Outcome.FAILED, retry_in_s=0.0)
 
-    ready = ledger.promote_due(run_id).ready
+    ready = ledger.tend(run_id).ready
 
     assert [[link[:2] for link in chain] for chain in ready] == [[("a", 2), ("b", 1), ("c", 1)]]
 
@@ -151,8 +151,8 @@ def test_cancel_ends_every_open_step_and_the_run(ledger: Ledger) -> None:
     }  # fmt: skip
 
     # Nothing moves any more, and the one that ran is told so.
-    promotion = ledger.promote_due(run_id)
-    assert promotion == Promotion(RunState.CANCELLED, None, promotion.now_us, ())
+    promotion = ledger.tend(run_id)
+    assert promotion == Tended(RunState.CANCELLED, None, promotion.now_us, ())
     assert ledger.cancel(run_id, "again") is None
     assert isinstance(ledger.claim(run_id, "queued", 1, "c", "w"), Refusal)
     assert isinstance(ledger.commit(run_id, "runs", 1, token, "w", Outcome.SUCCEEDED, output="1"), Refusal)

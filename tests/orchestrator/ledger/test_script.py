@@ -56,7 +56,7 @@ def test_the_keys_of_a_run_are_those_at_the_head_of_the_script(ledger: Ledger) -
     assert keys_and_types(ledger) == of_run | SERVER_KEYS | {"worker:w": "string"}
 
     # Once the run has ended nothing is due.
-    ledger.promote_due(run_id)
+    ledger.tend(run_id)
     for step, attempt in (("c", 2), ("d", 1)):
         ledger.commit(run_id, step, attempt, begin(ledger, run_id, step, attempt), "w", Outcome.SUCCEEDED)
     assert run_state(ledger, run_id) == "succeeded"
@@ -87,7 +87,7 @@ def test_every_key_of_a_run_carries_its_hash_tag(ledger: Ledger) -> None:
 
 def test_a_claim_brings_params_and_outputs_to_those_who_read_them(ledger: Ledger) -> None:
     run_id = full_run(ledger)
-    ledger.promote_due(run_id)
+    ledger.tend(run_id)
 
     claim = ledger.claim(run_id, "c", 2, "c", "w")
     assert isinstance(claim, Claim)

@@ -1,0 +1,328 @@
+-- The ledger's second half: what happens when a run does not go well. Leases and who lets them lapse, messages that are
+-- gone, clocks, cancelling, resuming, and whom to tell. The client puts this behind `ledger.lua`, whose keys and
+-- functions it uses.
+
+local LOST_ATTEMPTS = 3  -- a step may have so many, where its graph entry (b) says nothing else
+
+-- Queues a running step again because its attempt is over without an end of its own, or fails it when it has lost as
+-- many as it may. `detail` is told to people; `kind` is lost or handed_over. Returns the steps that are queued now.
+local function replace(step, attempt, token, kind, detail)
+  local lost, uncounted = uncounted_of(step)
+  local told = cjson.decode(detail)
+  leave(step, 'running')
+  if kind == 'lost' then
+    local budget = graph_of(step).b or LOST_ATTEMPTS
+    lost = lost + 1
+    told.lost, told.budget = lost, budget
+    call('HSET', UNCOUNTED, step, lost .. ' ' .. (uncounted + 1))
+    if lost >= budget then
+      if told.error and budget > 1 then
+        told.error.message = told.error.message .. ' (lost attempt ' .. lost .. ' of ' .. budget .. ': it is not tried again)'
+      end
+      write(step, 'running', 'failed', attempt, token, '-')
+      emit('step.failed', step, attempt, cjson.encode(told))
+      return propagate({{step, 'bad', step}})
+    end
+    emit('attempt.lost', step, attempt, cjson.encode(told))
+  else
+    call('HSET', UNCOUNTED, step, lost .. ' ' .. (uncounted + 1))
+    emit('attempt.handed_over', step, attempt, cjson.encode(told))
+  end
+  queue(step, 'running', attempt + 1)
+  return {{step, attempt + 1}}
+end
+
+-- Ends a step before its time. A running one keeps lease and holder until its attempt has been stopped; its worker is
+-- noted in `workers`.
+local function cancel_step(step, detail, workers)
+  local state, attempt, token, _, holder = read(step)
+  if ENDED[state] then return false end
+  if state == 'running' then
+    workers[string.match(holder, '^%S+')] = true
+  else
+    leave(step, state)
+    holder = '-'
+  end
+  write(step, state, 'cancelled', attempt, token, holder)
+  emit('step.cancelled', step, attempt, detail)
+  return true
+end
+
+local function cancel_all(final, reason)
+  local detail, workers = cjson.encode({reason = reason}), {}
+  for _, step in ipairs(call('HKEYS', GRAPH)) do cancel_step(step, detail, workers) end
+  call('HSET', RUN, 'cancel_reason', reason)
+  end_run(final, detail)
+  local cancelled = ended
+  settle()
+  return cancelled, workers
+end
+
+local function with_names(reply, names)
+  for name in pairs(names) do reply[#reply + 1] = name end
+  return reply
+end
+
+-- lost step attempt token owner kind detail: an attempt is over and has no end of its own: its process died (kind lost)
+-- or gives it up (kind handed_over). Who says so shows it by the token, by being the holder's owner, or, with neither,
+-- by the lease having run out. A step that is still queued lost its message only: that is sent again.
+-- Returns {1, state, {chain, ...}} or {0, why refused}.
+function ops.lost()
+  local step, wanted, token, owner, kind, detail = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7]
+  local state, attempt, holding, _, holder = read(step)
+  local queued
+  if state == 'queued' and attempt == wanted and owner ~= '' then
+    call('ZADD', queued_key(graph_of(step)), now, step)
+    emit('message.lost', step, attempt, detail)
+    queued = {{step, attempt}}
+  elseif state == 'running' and attempt == wanted then
+    local may
+    if token ~= 0 then
+      may = token == holding
+    elseif owner ~= '' then
+      may = is_owned(holder, owner)
+    else
+      may = tonumber(call('ZSCORE', DUE, step) or 0) <= now_us
+    end
+    if not may then return {0, 'the attempt is held by another'} end
+    queued = replace(step, attempt, holding, kind, detail)
+    settle()
+  elseif state == 'queued' and attempt == wanted + 1 then
+    queued = {{step, attempt}}  -- said before; the answer was lost on the way
+  elseif state == 'failed' and attempt == wanted then
+    queued = still_queued(children_of(step))
+  else
+    return {0, 'the step is ' .. state .. ' at attempt ' .. attempt}
+  end
+  return {1, (read(step)), chains_of(queued)}
+end
+
+-- renew lease_us then step attempt owner ...: a worker's main process is alive and so are these attempts of it.
+-- Returns {place in the call from 1, why, ...} for those to be stopped: cancelled, or fenced (somebody took over).
+function ops.renew()
+  local until_us, stop = after(tonumber(ARGV[2])), {}
+  for index = 3, #ARGV, 3 do
+    local step, wanted, owner = ARGV[index], tonumber(ARGV[index + 1]), ARGV[index + 2]
+    local state, attempt, _, _, holder = read(step)
+    local why
+    if attempt == wanted and state == 'running' and is_owned(holder, owner) then
+      call('ZADD', DUE, until_us, step)
+    elseif attempt == wanted and state == 'cancelled' and is_owned(holder, owner) then
+      call('ZADD', DUE, 'XX', until_us, step)
+      why = 'cancelled'
+    elseif attempt > wanted or state == 'waiting' or (state == 'running' and attempt == wanted) then
+      why = 'fenced'
+    end
+    if why then
+      stop[#stop + 1] = (index - 3) / 3 + 1
+      stop[#stop + 1] = why
+    end
+  end
+  return stop
+end
+
+-- stopped step attempt owner detail: the process of an attempt that had to be stopped is gone, with all it started.
+function ops.stopped()
+  local step, wanted, owner, detail = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+  local state, attempt, _, _, holder = read(step)
+  if call('EXISTS', RUN) == 0 then return 0 end
+  if state == 'cancelled' and attempt == wanted and is_owned(holder, owner) then call('ZREM', DUE, step) end
+  emit('attempt.stopped', step, wanted, detail)
+  return 1
+end
+
+-- tend limit: does what is due: queues retries, fails what has waited too long for a worker, ends a run that missed its
+-- deadline. Leases that have run out and queues to look into are told to the caller, who knows what became of worker
+-- and message. Returns {run state or '', next due time or '', now, {chain, ...},
+-- {JSON [step, attempt, worker, since when the lease is over], ...}, JSON [[queue, level, oldest sent at], ...],
+-- alert_at or ''}.
+function ops.tend()
+  local run_state, deadline_at, lists = unpack(call('HMGET', RUN, 'state', 'deadline_at', 'lists'))
+  if not run_state then return {'', '', now, {}, {}, '[]', ''} end
+  local queued, expired, waiting = {}, {}, {}
+  if deadline_at and not ENDED[run_state] and now_us >= tonumber(deadline_at) then
+    cancel_all('failed', 'missed its deadline of ' .. call('HGET', RUN, 'deadline_s') .. ' s')
+  end
+  local due = call('ZRANGEBYSCORE', DUE, '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGV[2])
+  for index = 1, #due, 2 do
+    local step = due[index]
+    local state, attempt, token, at, holder = read(step)
+    if state == 'running' then
+      expired[#expired + 1] = cjson.encode({step, attempt, string.match(holder, '^%S+'), due[index + 1]})
+    else
+      call('ZREM', DUE, step)
+      if state == 'retrying' then
+        queue(step, state, attempt + 1)
+        queued[#queued + 1] = {step, attempt + 1}
+      elseif state == 'queued' then
+        local entry = graph_of(step)
+        local message = 'it waited ' .. string.format('%g', entry.w) .. ' s for a worker of queue ' .. entry.q .. ', which is as long as it may'
+        leave(step, state)
+        write(step, state, 'failed', attempt, token, '-')
+        emit('step.failed', step, attempt, cjson.encode({outcome = 'timed_out', error = {type = 'QueueTimeout', message = message}}))
+        for _, item in ipairs(propagate({{step, 'bad', step}})) do queued[#queued + 1] = item end
+      elseif state == 'cancelled' then
+        emit('attempt.stopped', step, attempt, cjson.encode({how = 'its worker is gone: the lease ran out', worker = string.match(holder, '^%S+')}))
+      end
+    end
+  end
+  settle()
+  local nearest = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
+  for _, list in ipairs(lists and cjson.decode(lists) or {}) do
+    local oldest = call('ZRANGE', BASE .. 'queued:' .. list[1] .. ':' .. list[2], 0, 0, 'WITHSCORES')
+    if oldest[2] then waiting[#waiting + 1] = {list[1], list[2], oldest[2]} end
+  end
+  local state, alert_at = unpack(call('HMGET', RUN, 'state', 'alert_at'))
+  return {state, nearest[2] or '', now, chains_of(queued), expired, #waiting > 0 and cjson.encode(waiting) or '[]', alert_at or ''}
+end
+
+-- resend step attempt sent_at detail: the message of a queued step is gone, and is sent again by the one caller whose
+-- sent_at is the last. Returns {chain}, or {} when there is nothing to send.
+function ops.resend()
+  local step, wanted, sent_at, detail = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+  local state, attempt = read(step)
+  if state ~= 'queued' or attempt ~= wanted then return {} end
+  local key = queued_key(graph_of(step))
+  if tonumber(call('ZSCORE', key, step) or 0) ~= sent_at then return {} end
+  call('ZADD', key, now, step)
+  emit('message.lost', step, attempt, detail)
+  return chains_of({{step, attempt}})
+end
+
+-- cancel reason: every step that has not ended is cancelled and the run ends. Returns {how many steps that were, or -1
+-- when the run had ended before, worker with an attempt to stop, ...}.
+function ops.cancel()
+  local run_state = call('HGET', RUN, 'state')
+  if not run_state or ENDED[run_state] then return {-1} end
+  local cancelled, workers = cancel_all('cancelled', ARGV[2])
+  return with_names({cancelled}, workers)
+end
+
+-- cancel_steps reason step ...: these steps are cancelled, unless they have ended; for what is below them they failed.
+-- Returns {how many steps that were, {chain, ...}, worker with an attempt to stop, ...}.
+function ops.cancel_steps()
+  local detail, workers, worklist = cjson.encode({reason = ARGV[2]}), {}, {}
+  for index = 3, #ARGV do
+    local step = ARGV[index]
+    if call('HEXISTS', GRAPH, step) == 0 then return redis.error_reply('UNKNOWN ' .. step) end
+    if cancel_step(step, detail, workers) then worklist[#worklist + 1] = {step, 'bad', step} end
+  end
+  local cancelled = #worklist
+  local chains = propagate(worklist)
+  settle()
+  return with_names({cancelled, chains_of(chains)}, workers)
+end
+
+-- stage_again staged(how many steps were staged before) step graph children inputs spec ...: writes steps as a resume
+-- will have them, beside those that there are; may be called many times.
+function ops.stage_again()
+  local keys = {GRAPH .. '~', CHILDREN .. '~', INPUTS .. '~', SPEC .. '~'}
+  if ARGV[2] == '0' then call('DEL', unpack(keys)) end
+  for index = 3, #ARGV, 5 do
+    for place, key in ipairs(keys) do
+      local text = ARGV[index + place]
+      if text ~= '' then call('HSET', key, ARGV[index], text) end
+    end
+  end
+  for _, key in ipairs(keys) do call('EXPIRE', key, 3600) end
+  return 1
+end
+
+-- resume resume_id staged(steps staged again, 0 = as they were) detail again(JSON list) gone(JSON list) fields(count)
+-- field value ... then step done ...: a run that has ended goes on. Each listed step waits anew, `done` of its upstreams
+-- being kept with their success; `again` are those among them that had succeeded, `gone` are steps that there no longer
+-- are. All other steps are kept as they are. Returns their chains. The same resume_id asking again gets the chains of
+-- what is still queued.
+function ops.resume()
+  local resume_id, staged, detail = ARGV[2], tonumber(ARGV[3]), ARGV[4]
+  local again, gone, fields = cjson.decode(ARGV[5]), cjson.decode(ARGV[6]), tonumber(ARGV[7])
+  local run_state, resumed_by, started_at = unpack(call('HMGET', RUN, 'state', 'resume_id', 'started_at'))
+  if not run_state then return redis.error_reply('UNKNOWN run') end
+  local first = 8 + 2 * fields
+  if resumed_by == resume_id then
+    local steps = {}
+    for index = first, #ARGV, 2 do steps[#steps + 1] = ARGV[index] end
+    return chains_of(still_queued(steps))
+  end
+  if not ENDED[run_state] then return redis.error_reply('RUNNING the run is ' .. run_state) end
+  local stopping = call('ZCARD', DUE)
+  if stopping > 0 then return redis.error_reply('STOPPING ' .. stopping) end
+  if staged > 0 then
+    if call('HLEN', GRAPH .. '~') ~= staged then return redis.error_reply('STAGED are not ' .. staged .. ' steps') end
+    for _, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do
+      call('DEL', key)
+      if call('EXISTS', key .. '~') == 1 then
+        call('RENAME', key .. '~', key)
+        call('PERSIST', key)
+      end
+    end
+  end
+  for _, step in ipairs(gone) do
+    call('HDEL', STATE, step)
+    call('HDEL', OUTPUT, step)
+  end
+  for _, step in ipairs(again) do call('HDEL', OUTPUT, step) end
+
+  local roots, reset = {}, 0
+  for index = first, #ARGV, 2 do
+    local step, done = ARGV[index], tonumber(ARGV[index + 1])
+    local entry, _, attempt, token = graph_of(step), read(step)
+    local upstreams = entry.u or 0
+    call('HSET', STATE, step, 'waiting ' .. attempt .. ' ' .. token .. ' ' .. now .. ' -')
+    if attempt > 0 then call('HSET', UNCOUNTED, step, '0 ' .. attempt) end
+    call('HDEL', JOIN, step, step .. '\0bad', step .. '\0skipped')
+    if done > 0 and upstreams > 1 then call('HSET', JOIN, step, done) end
+    if done == upstreams then roots[#roots + 1] = step end
+    reset = reset + 1
+  end
+  for _, name in ipairs(call('HKEYS', RUN)) do
+    if string.sub(name, 1, 2) == 'n:' then call('HDEL', RUN, name) end
+  end
+  call('HDEL', RUN, 'ended_at', 'cancel_reason', 'deadline_at', 'deadline_s', 'alert_at', 'alert_tries', 'alert_sent')
+  if fields > 0 then call('HSET', RUN, unpack(ARGV, 8, first - 1)) end
+  call('HSET', RUN, 'state', started_at and 'running' or 'queued', 'resume_id', resume_id, 'open', reset,
+    'n:waiting', reset, 'n:succeeded', call('HLEN', GRAPH) - reset)
+  call('HINCRBY', RUN, 'resumes', 1)
+  set_deadline()
+  emit('run.resumed', '', 0, detail)
+
+  local queued, worklist = {}, {}
+  for _, step in ipairs(roots) do
+    local entry, _, attempt = graph_of(step), read(step)
+    local verdict = decide(entry.t or 'all_success', entry.u or 0, entry.u or 0, 0, 0)
+    if verdict == 'queued' then
+      queue(step, 'waiting', attempt + 1)
+      queued[#queued + 1] = {step, attempt + 1}
+    else
+      write(step, 'waiting', 'skipped', attempt, 0, '-')
+      emit('step.skipped', step, attempt, cjson.encode({because = step}))
+      worklist[#worklist + 1] = {step, 'skipped', step}
+    end
+  end
+  for _, item in ipairs(propagate(worklist)) do queued[#queued + 1] = item end
+  settle(reset == 0)
+  return chains_of(queued)
+end
+
+-- alert lease_us: asks to tell people that the run failed. Returns {which try this is, what was sent before (JSON list)},
+-- or {0} when there is nothing to tell now or somebody else is at it.
+function ops.alert()
+  local alert_at, sent = unpack(call('HMGET', RUN, 'alert_at', 'alert_sent'))
+  if not alert_at or tonumber(alert_at) > now_us then return {0} end
+  call('HSET', RUN, 'alert_at', after(tonumber(ARGV[2])))
+  return {call('HINCRBY', RUN, 'alert_tries', 1), sent or '[]'}
+end
+
+-- alerted retry_in_us sent(JSON list) then event detail ...: what came of a try. retry_in_us '' = there is no more to tell.
+function ops.alerted()
+  if call('HEXISTS', RUN, 'alert_at') == 0 then return 0 end
+  for index = 4, #ARGV, 2 do emit(ARGV[index], '', 0, ARGV[index + 1]) end
+  if ARGV[2] == '' then
+    call('HDEL', RUN, 'alert_at', 'alert_tries', 'alert_sent')
+  else
+    call('HSET', RUN, 'alert_at', after(tonumber(ARGV[2])), 'alert_sent', ARGV[3])
+  end
+  return 1
+end
+
+return ops[ARGV[1]]()
