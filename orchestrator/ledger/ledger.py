@@ -106,6 +106,18 @@ class ExpiredLease:
 
 
 @dataclass(frozen=True, slots=True)
+class LeasedAttempt:
+    """An attempt that a worker holds: it runs, or is being stopped because its step was cancelled."""
+
+    step: str
+    attempt: int
+    worker: str
+    is_stopping: bool
+    since_us: int  # when it was claimed, or cancelled
+    lease_until_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class WaitingList:
     """A list of the broker in which messages of a run should lie; the oldest was sent at `oldest_at_us`."""
 
@@ -187,6 +199,10 @@ class AttemptsStopping(Exception):
     def __init__(self, count: int) -> None:
         super().__init__(f"{count} attempts of the run are still being stopped")
         self.count = count
+
+
+class ResumedMeanwhile(Exception):
+    """Somebody else has resumed the run since this resume was planned."""
 
 
 def owner_of(worker: str, incarnation: str, pid: int) -> str:
@@ -419,20 +435,23 @@ class Ledger:
         staged: Sequence[StagedStep] = (),
         fields: Mapping[str, str | int] | None = None,
         detail: Mapping[str, Any] | None = None,
+        seen_resumes: int | None = None,
     ) -> tuple[Chain, ...]:
         """Let a run that has ended go on, atomically; gives the chains to dispatch.
 
         `resets` are the steps that wait anew, each with how many of its upstreams are kept with their success; `again`
         are those among them that had succeeded. All other steps must have succeeded, or be `gone`. `staged` is every
-        step of the run as it is to be, empty when nothing changed. Raises RunUnknown, RunNotEnded, AttemptsStopping.
+        step of the run as it is to be, empty when nothing changed. `code_changed` in `detail` (files) is recorded as
+        an event too. `seen_resumes` is how often the run had been resumed when all this was planned. Raises RunUnknown,
+        RunNotEnded, AttemptsStopping, and ResumedMeanwhile when the run is at another resume than that.
         """
         resume_id = token_hex(6)
         for begin in range(0, len(staged), STAGE_STEPS):
             page = staged[begin : begin + STAGE_STEPS]
             words = [word for it in page for word in (it.step, it.graph, it.children, it.inputs, it.spec)]
-            self._call(run_id, "stage_again", begin, *words)
+            self._call(run_id, "stage_again", resume_id, *words)
         pairs = [item for pair in (fields or {}).items() for item in pair]
-        told = {"again": list(again), "reset": len(resets), **(detail or {})}
+        told = {"again": list(again), "gone": list(gone), "reset": len(resets), **(detail or {})}
         self.client.sadd(f"{self.prefix}:active", run_id)
         try:
             chains = self._call(
@@ -440,6 +459,7 @@ class Ledger:
                 "resume",
                 resume_id,
                 len(staged),
+                "" if seen_resumes is None else seen_resumes,
                 json.dumps(told, separators=(",", ":")),
                 json.dumps(list(again)),
                 json.dumps(list(gone)),
@@ -455,7 +475,10 @@ class Ledger:
                 raise RunNotEnded(rest) from None
             if kind == "STOPPING":
                 raise AttemptsStopping(int(rest)) from None
+            if kind == "RESUMED":
+                raise ResumedMeanwhile(run_id) from None
             raise
+        self.client.sadd(f"{self.prefix}:active", run_id)  # a coordinator may have struck it before it was resumed
         return _chains(chains)
 
     def claim_alert(self, run_id: str, lease_s: float) -> AlertTry | None:
@@ -572,6 +595,55 @@ class Ledger:
             if is_state == state.value:
                 found[step] = int(attempt), int(at)
         return found
+
+    def leased(self, run_id: str) -> list[LeasedAttempt]:
+        """Give the attempts of a run that workers hold, by the end of their leases."""
+        due = cast(list[tuple[str, float]], self.client.zrange(self.key(run_id, "due"), 0, -1, withscores=True))
+        steps = [step for step, _ in due]
+        texts = cast(list[str | None], self.client.hmget(self.key(run_id, "state"), steps)) if steps else []
+        found = []
+        for (step, until), text in zip(due, texts, strict=True):
+            state, attempt, _, at, holder = text.split(" ", 4) if text else ("", "0", "", "0", "")
+            if state in (StepState.RUNNING.value, StepState.CANCELLED.value):
+                is_stopping = state == StepState.CANCELLED.value
+                worker = holder.partition(" ")[0]
+                found.append(LeasedAttempt(step, int(attempt), worker, is_stopping, int(at), int(until)))
+        return found
+
+    def stopping(self, run_id: str) -> list[LeasedAttempt]:
+        """Give the attempts of cancelled steps that are not known to be gone yet."""
+        return [attempt for attempt in self.leased(run_id) if attempt.is_stopping]
+
+    def staged(self, run_id: str) -> dict[str, StagedStep]:
+        """Give every step as it was staged."""
+        with self.client.pipeline(transaction=False) as pipe:
+            for part in ("graph", "children", "inputs", "spec"):
+                pipe.hgetall(self.key(run_id, part))
+            graph, children, inputs, specs = cast(list[dict[str, str]], pipe.execute())
+        return {
+            step: StagedStep(step, text, children.get(step, ""), inputs.get(step, ""), specs[step])
+            for step, text in graph.items()
+        }
+
+    def sent_at(self, run_id: str, step: str, queue: str, level: int) -> int | None:
+        """Give when the message of a queued step was last sent, None if it is not queued."""
+        at = cast(float | None, self.client.zscore(self.key(run_id, f"queued:{queue}:{level}"), step))
+        return None if at is None else int(at)
+
+    def due_at(self, run_id: str, step: str) -> int | None:
+        """Give when a step must be looked at: its retry is due, its lease or its wait for a worker runs out."""
+        at = cast(float | None, self.client.zscore(self.key(run_id, "due"), step))
+        return None if at is None else int(at)
+
+    def now_us(self) -> int:
+        """Give the server's clock."""
+        seconds, microseconds = cast(tuple[int, int], self.client.time())
+        return seconds * 1_000_000 + microseconds
+
+    def last_event_id(self, run_id: str) -> str:
+        """Give the id of the latest event of a run, "0" if there is none."""
+        newest = cast(list[tuple[str, dict[str, str]]], self.client.xrevrange(self.key(run_id, "events"), count=1))
+        return newest[0][0] if newest else "0"
 
     def outputs(self, run_id: str) -> dict[str, str]:
         """Give the JSON text of every output that is not null."""

@@ -37,7 +37,10 @@ class AttemptRecord:
 
 @dataclass(slots=True)
 class StepRecord:
-    """One step. `because` names the step whose failure or skip decided this one; `due_at_us` is of its next retry."""
+    """One step. `because` names the step whose failure or skip decided this one; `due_at_us` is of its next retry.
+
+    `cancel_reason` is of a cancelled step.
+    """
 
     state: StepState = StepState.WAITING
     upstream: tuple[str, ...] = ()
@@ -46,6 +49,7 @@ class StepRecord:
     attempts: list[AttemptRecord] = field(default_factory=list)
     because: str | None = None
     due_at_us: int | None = None
+    cancel_reason: str | None = None
 
     def tell(self, event: Event) -> None:
         """Take in one event of this step or of an attempt of it."""
@@ -60,13 +64,14 @@ class StepRecord:
 
     def reset(self) -> None:
         """Let the step wait anew, as a resume does; its attempts stay in the record."""
-        self.state, self.because, self.due_at_us = StepState.WAITING, None, None
+        self.state, self.because, self.due_at_us, self.cancel_reason = StepState.WAITING, None, None, None
 
     def _tell_change(self, event: Event) -> None:
         self.state = StepState(event.event.removeprefix("step.").replace("started", "running"))
         detail = event.detail if isinstance(event.detail, dict) else {}
         self.due_at_us = detail.get("due_at")
         self.because = detail.get("because", self.because)
+        self.cancel_reason = detail.get("reason", self.cancel_reason)
         if event.event == "step.queued":
             self.attempts.append(AttemptRecord(event.attempt, event.at_us))
         elif event.event == "step.started":
@@ -100,6 +105,7 @@ class RunRecord:
     outputs: dict[str, str]
     repairs: int = 0
     resumes: int = 0
+    resumed_at_us: int | None = None  # the last time
 
     def tell(self, events: Iterable[Event]) -> None:
         """Take in the next events of the run."""
@@ -122,7 +128,8 @@ class RunRecord:
         self.state = RunState.QUEUED if self.started_at_us is None else RunState.RUNNING
         self.ended_at_us, self.cancel_reason = None, None
         self.resumes += 1
-        again = set(event.detail["again"])
+        self.resumed_at_us = event.at_us
+        again = {*event.detail["again"], *event.detail.get("gone", ())}
         for name, step in self.steps.items():
             if step.state is not StepState.SUCCEEDED or name in again:
                 step.reset()

@@ -213,11 +213,11 @@ function ops.cancel_steps()
   return with_names({cancelled, chains_of(chains)}, workers)
 end
 
--- stage_again staged(how many steps were staged before) step graph children inputs spec ...: writes steps as a resume
--- will have them, beside those that there are; may be called many times.
+-- stage_again resume_id step graph children inputs spec ...: writes steps as that resume will have them, beside those
+-- that there are; may be called many times. Two resumes at once do not mix what they stage.
 function ops.stage_again()
-  local keys = {GRAPH .. '~', CHILDREN .. '~', INPUTS .. '~', SPEC .. '~'}
-  if ARGV[2] == '0' then call('DEL', unpack(keys)) end
+  local keys = {}
+  for place, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do keys[place] = key .. '~' .. ARGV[2] end
   for index = 3, #ARGV, 5 do
     for place, key in ipairs(keys) do
       local text = ARGV[index + place]
@@ -228,17 +228,18 @@ function ops.stage_again()
   return 1
 end
 
--- resume resume_id staged(steps staged again, 0 = as they were) detail again(JSON list) gone(JSON list) fields(count)
--- field value ... then step done ...: a run that has ended goes on. Each listed step waits anew, `done` of its upstreams
--- being kept with their success; `again` are those among them that had succeeded, `gone` are steps that there no longer
--- are. All other steps are kept as they are. Returns their chains. The same resume_id asking again gets the chains of
--- what is still queued.
+-- resume resume_id staged(steps staged again, 0 = as they were) seen(how often the caller saw the run resumed before, ''
+-- = it does not matter) detail again(JSON list) gone(JSON list) fields(count) field value ... then step done ...: a run
+-- that has ended goes on. Each listed step waits anew, `done` of its upstreams being kept with their success; `again`
+-- are those among them that had succeeded, `gone` are steps that there no longer are. All other steps are kept as they
+-- are. Returns their chains. The same resume_id asking again gets the chains of what is still queued.
 function ops.resume()
-  local resume_id, staged, detail = ARGV[2], tonumber(ARGV[3]), ARGV[4]
-  local again, gone, fields = cjson.decode(ARGV[5]), cjson.decode(ARGV[6]), tonumber(ARGV[7])
-  local run_state, resumed_by, started_at = unpack(call('HMGET', RUN, 'state', 'resume_id', 'started_at'))
+  local resume_id, staged, seen, detail = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+  local again, gone, fields = cjson.decode(ARGV[6]), cjson.decode(ARGV[7]), tonumber(ARGV[8])
+  local run_state, resumed_by, started_at, resumes =
+    unpack(call('HMGET', RUN, 'state', 'resume_id', 'started_at', 'resumes'))
   if not run_state then return redis.error_reply('UNKNOWN run') end
-  local first = 8 + 2 * fields
+  local first = 9 + 2 * fields
   if resumed_by == resume_id then
     local steps = {}
     for index = first, #ARGV, 2 do steps[#steps + 1] = ARGV[index] end
@@ -247,18 +248,21 @@ function ops.resume()
   if not ENDED[run_state] then return redis.error_reply('RUNNING the run is ' .. run_state) end
   local stopping = call('ZCARD', DUE)
   if stopping > 0 then return redis.error_reply('STOPPING ' .. stopping) end
+  if seen ~= '' and seen ~= (resumes or '0') then return redis.error_reply('RESUMED meanwhile') end
   if staged > 0 then
-    if call('HLEN', GRAPH .. '~') ~= staged then return redis.error_reply('STAGED are not ' .. staged .. ' steps') end
+    local mine = '~' .. resume_id
+    if call('HLEN', GRAPH .. mine) ~= staged then return redis.error_reply('STAGED are not ' .. staged .. ' steps') end
     for _, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do
       call('DEL', key)
-      if call('EXISTS', key .. '~') == 1 then
-        call('RENAME', key .. '~', key)
+      if call('EXISTS', key .. mine) == 1 then
+        call('RENAME', key .. mine, key)
         call('PERSIST', key)
       end
     end
   end
-  for _, step in ipairs(gone) do
-    call('HDEL', STATE, step)
+  for _, step in ipairs(gone) do  -- what it had counts on, should a later resume bring it back
+    local _, attempt, token = read(step)
+    call('HSET', STATE, step, 'waiting ' .. attempt .. ' ' .. token .. ' ' .. now .. ' -')
     call('HDEL', OUTPUT, step)
   end
   for _, step in ipairs(again) do call('HDEL', OUTPUT, step) end
@@ -279,12 +283,14 @@ function ops.resume()
     if string.sub(name, 1, 2) == 'n:' then call('HDEL', RUN, name) end
   end
   call('HDEL', RUN, 'ended_at', 'cancel_reason', 'deadline_at', 'deadline_s', 'alert_at', 'alert_tries', 'alert_sent')
-  if fields > 0 then call('HSET', RUN, unpack(ARGV, 8, first - 1)) end
+  if fields > 0 then call('HSET', RUN, unpack(ARGV, 9, first - 1)) end
   call('HSET', RUN, 'state', started_at and 'running' or 'queued', 'resume_id', resume_id, 'open', reset,
     'n:waiting', reset, 'n:succeeded', call('HLEN', GRAPH) - reset)
   call('HINCRBY', RUN, 'resumes', 1)
   set_deadline()
   emit('run.resumed', '', 0, detail)
+  local code_changed = cjson.decode(detail).code_changed
+  if code_changed then emit('run.code_changed', '', 0, cjson.encode({changed = code_changed})) end
 
   local queued, worklist = {}, {}
   for _, step in ipairs(roots) do
