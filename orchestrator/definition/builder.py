@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -14,7 +14,7 @@ from orchestrator.definition.draft import Draft, DraftCall, DraftStep, Target, l
 from orchestrator.definition.faults import PipelineInvalid, PlaceholderMisuse, validation_faults
 from orchestrator.definition.model import OutputRef, Pipeline, ShellCall, Template
 from orchestrator.definition.names import param_name_fault, pipeline_name_fault
-from orchestrator.definition.options import StepOptions
+from orchestrator.definition.options import PipelineOptions, StepOptions
 from orchestrator.definition.params import Param, bind_params, inferred_param, recorded_params
 from orchestrator.definition.placeholder import Placeholder, needed_step, without_placeholders
 from orchestrator.definition.references import parse_command
@@ -25,12 +25,20 @@ Needs = str | Placeholder | Iterable[str | Placeholder]
 _PLAIN = frozenset((str, int, bool, type(None)))
 
 
+def checked_pipeline_options(deadline: object, alerts: object) -> tuple[PipelineOptions, list[str]]:
+    """Give the options of a whole pipeline, and a sentence for each that is wrong; with faults they are of no use."""
+    try:
+        return PipelineOptions.model_validate({"deadline": deadline, "alerts": alerts}), []
+    except ValidationError as error:
+        return PipelineOptions(), validation_faults("the pipeline", "option", error, PipelineOptions.model_fields)
+
+
 class PipelineBuilder:
     """A pipeline under construction.
 
     `params` are plain values, or `Param`s where a type, choices or no default are wanted; steps read them by
-    `ParamRef`, and `build` may be given others. `defaults` are options for every step. Wrong names, options and
-    arguments raise nothing here: `build` tells all of them at once.
+    `ParamRef`, and `build` may be given others. `defaults` are options for every step; `deadline` and `alerts` are
+    those of PipelineOptions. Wrong names, options and arguments raise nothing here: `build` tells all of them at once.
     """
 
     def __init__(
@@ -40,8 +48,11 @@ class PipelineBuilder:
         params: Mapping[str, Any] | None = None,
         *,
         defaults: Mapping[str, Any] | None = None,
+        deadline: float | None = None,
+        alerts: Sequence[str] = (),
     ) -> None:
         self.name, self.description = name, description
+        self._pipeline_options, self._pipeline_faults = checked_pipeline_options(deadline, alerts)
         self.params: Mapping[str, Param] = {
             key: value if isinstance(value, Param) else inferred_param(key, value)
             for key, value in (params or {}).items()
@@ -114,7 +125,7 @@ class PipelineBuilder:
         faults = [fault for fault in (pipeline_name_fault(self.name), *map(param_name_fault, self.params)) if fault]
         values, param_faults = bind_params(self.params, params or {})
         recorded, record_faults = recorded_params(values)
-        faults += param_faults + record_faults
+        faults += self._pipeline_faults + param_faults + record_faults
         faults += [f"step name {name!r} is used twice. Names of steps are unique." for name in self._twice]
         faults += self._draft.faults
         for name, text in self._commands.items():
@@ -124,7 +135,16 @@ class PipelineBuilder:
         steps, step_faults = checked_steps(self._draft, self.params, recorded, pools)
         if faults or step_faults:
             raise PipelineInvalid(self.name, dict.fromkeys(faults + step_faults))
-        return Pipeline(self.name, steps, recorded, self.description, self.import_path)
+        options = self._pipeline_options
+        return Pipeline(
+            self.name,
+            steps,
+            recorded,
+            self.description,
+            self.import_path,
+            deadline_s=options.deadline,
+            alerts=options.alerts,
+        )
 
     def _set_call(self, step: DraftStep, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         takes = target.takes

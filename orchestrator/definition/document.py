@@ -14,7 +14,7 @@ from orchestrator.definition.builder import PipelineBuilder
 from orchestrator.definition.faults import validation_faults
 from orchestrator.definition.model import OutputRef, Pipeline
 from orchestrator.definition.names import PARAM_NAME, PIPELINE_NAME, STEP_NAME
-from orchestrator.definition.options import StepOptions
+from orchestrator.definition.options import PipelineOptions, StepOptions
 from orchestrator.definition.params import PLAIN_TYPES, REQUIRED, Param, inferred_param
 from orchestrator.definition.references import parse_value
 from orchestrator.definition.wire import references
@@ -82,10 +82,8 @@ class StepDocument(StepOptions):
     needs: OneOrMany = Field([], description="Steps to wait for, beside those whose outputs are referred to.")
 
 
-class PipelineDocument(BaseModel):
+class PipelineDocument(PipelineOptions):
     """A pipeline: its params and its steps. Texts may hold `${{ params.x }}` and `${{ steps.a.output }}`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: str = Field("", description="Name of the pipeline; that of the file if unset.", pattern=PIPELINE_NAME)
     description: str = Field("", description="What the pipeline does, for people.")
@@ -112,6 +110,7 @@ class PipelineFile:
         self.params: Mapping[str, Param] = {
             name: self._param(name, declared) for name, declared in (top.get("params") or {}).items()
         }
+        self._deadline, self._alerts = top.get("deadline"), top.get("alerts", ())
         self._defaults = self._sound(
             StepOptions,
             "defaults",
@@ -134,7 +133,14 @@ class PipelineFile:
 
     def build(self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None) -> Pipeline:
         """Give the checked pipeline with the params bound to it; raises PipelineInvalid with every fault."""
-        builder = PipelineBuilder(self.name, self.description, self.params, defaults=self._defaults)
+        builder = PipelineBuilder(
+            self.name,
+            self.description,
+            self.params,
+            defaults=self._defaults,
+            deadline=self._deadline,
+            alerts=self._alerts,
+        )
         for fault in self._faults:
             builder.add_fault(fault)
         for name, step in self._steps.items():

@@ -72,6 +72,9 @@ def validation_faults(owner: str, noun: str, error: ValidationError, known: Coll
             faults.append(f"{owner} has an unknown {noun} {key!r}.{did_you_mean(str(key), known)}")
         elif found["type"] == "missing":
             faults.append(f"{owner} lacks the {noun} {place}.")
+        elif key == "alerts":  # what was given is not shown: it may hold passwords
+            rule = "an Apprise URL, as in 'slack://$TOKEN/#ml'" if way else "a list of Apprise URLs"
+            faults.append(f"{owner}: {noun} {place} must be {rule}.")
         elif found["type"] == "string_pattern_mismatch" and str(key).endswith("retry_on"):
             faults.append(
                 f"{owner}: {noun} {place} is {found['input']!r}, which names no exception class. "

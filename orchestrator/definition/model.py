@@ -95,4 +95,4 @@ class Pipeline:
     description: str = ""
     import_path: str | None = None
     deadline_s: float | None = None
-    alerts: tuple[str, ...] = ()
+    alerts: tuple[str, ...] = field(default=(), repr=False)  # may hold passwords

@@ -1,4 +1,4 @@
-"""The options of a step, the same for decorators, the builder and YAML."""
+"""The options of a step and of a whole pipeline, the same for decorators, the builder and YAML."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypedDict
 from pydantic import BaseModel, ConfigDict, Field
 
 ExceptionName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?$")]
+AlertUrl = Annotated[str, Field(strict=True, pattern=r"\S")]
 
 
 class StepOptions(BaseModel):
@@ -47,6 +48,26 @@ class StepOptions(BaseModel):
         "all_success", description="When the step may start, judged from how its upstreams ended."
     )
     description: str = Field("", description="What the step does, for people.")
+
+
+class PipelineOptions(BaseModel):
+    """How a run of the pipeline goes as a whole."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    deadline: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that a run may take from its start or its resume; then it fails.",
+    )
+    alerts: tuple[AlertUrl, ...] = Field(
+        (),
+        strict=False,
+        repr=False,
+        description="Apprise URLs that are told when a run fails, beside those of the settings; "
+        "$NAME in one is taken from the environment of the process that sends.",
+    )
 
 
 class OptionValues(TypedDict, total=False):

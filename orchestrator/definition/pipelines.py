@@ -7,13 +7,13 @@ import functools
 import inspect
 import os
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, overload
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from orchestrator.definition.builder import PipelineBuilder
+from orchestrator.definition.builder import PipelineBuilder, checked_pipeline_options
 from orchestrator.definition.callables import import_path
 from orchestrator.definition.faults import OrchestratorError, PipelineInvalid
 from orchestrator.definition.model import Pipeline
@@ -33,6 +33,8 @@ class PipelineFunction:
         name: str | None = None,
         description: str | None = None,
         defaults: Mapping[str, Any] | None = None,
+        deadline: float | None = None,
+        alerts: Sequence[str] = (),
     ) -> None:
         functools.update_wrapper(cast(Any, self), function)
         self.function = function
@@ -40,6 +42,7 @@ class PipelineFunction:
         first_paragraph = (inspect.getdoc(function) or "").split("\n\n")[0]
         self.description = description if description is not None else " ".join(first_paragraph.split())
         self._defaults = dict(defaults or {})
+        self._deadline, self._alerts = deadline, alerts
 
     @property
     def params(self) -> Mapping[str, Param]:
@@ -60,8 +63,16 @@ class PipelineFunction:
         declared, faults = self._declared
         values, value_faults = bind_params(declared, params or {})
         if faults or value_faults:
-            raise PipelineInvalid(self.name, [*faults, *value_faults])
-        builder = PipelineBuilder(self.name, self.description, _as_bound(declared, values), defaults=self._defaults)
+            _, option_faults = checked_pipeline_options(self._deadline, self._alerts)
+            raise PipelineInvalid(self.name, [*option_faults, *faults, *value_faults])
+        builder = PipelineBuilder(
+            self.name,
+            self.description,
+            _as_bound(declared, values),
+            defaults=self._defaults,
+            deadline=self._deadline,
+            alerts=self._alerts,
+        )
         builder.import_path = self.import_path
         token = site_being_built.set(builder)
         try:
@@ -99,7 +110,12 @@ def pipeline(function: Callable[..., object], /) -> PipelineFunction: ...
 
 @overload
 def pipeline(
-    *, name: str | None = None, description: str | None = None, defaults: Mapping[str, Any] | None = None
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    deadline: float | None = None,
+    alerts: Sequence[str] = (),
 ) -> Callable[[Callable[..., object]], PipelineFunction]: ...
 
 
@@ -110,15 +126,18 @@ def pipeline(
     name: str | None = None,
     description: str | None = None,
     defaults: Mapping[str, Any] | None = None,
+    deadline: float | None = None,
+    alerts: Sequence[str] = (),
 ) -> PipelineFunction | Callable[[Callable[..., object]], PipelineFunction]:
     """Let a function describe a pipeline: `@pipeline`, or `@pipeline(name="churn", defaults={"retries": 2})`.
 
     Its parameters are the params, typed by their annotations; the description is its docstring unless given.
-    `defaults` are options for every step.
+    `defaults` are options for every step. `deadline` is the seconds that a run may take, `alerts` are Apprise URLs that
+    are told when it fails.
     """
 
     def wrapped(function: Callable[..., object]) -> PipelineFunction:
-        return PipelineFunction(function, name, description, defaults)
+        return PipelineFunction(function, name, description, defaults, deadline, alerts)
 
     return wrapped if function is None else wrapped(function)
 

@@ -97,7 +97,8 @@ def test_schema_describes_pipeline_files(looked_at):
     schema = looked_at.call("schema").json
 
     assert schema["type"] == "object"
-    assert set(schema["properties"]) == {"name", "description", "params", "defaults", "steps"}
+    keys = {"name", "description", "params", "defaults", "steps", "deadline", "alerts"}
+    assert set(schema["properties"]) == keys
     assert schema["required"] == ["steps"]
     step = schema["properties"]["steps"]["additionalProperties"]["properties"]
     assert {"uses", "run", "args", "with", "needs", "pool", "retries", "retry_on", "trigger", "timeout"} <= set(step)
