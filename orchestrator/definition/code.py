@@ -19,7 +19,9 @@ def code_of(pipeline: Pipeline) -> dict[str, str]:
     if not pipeline.import_path:
         return {}
     root = Path(pipeline.import_path).resolve()
-    names = {step.call.uses.partition(":")[0] for step in pipeline.steps.values() if isinstance(step.call, FunctionCall)}
+    names = {
+        step.call.uses.partition(":")[0] for step in pipeline.steps.values() if isinstance(step.call, FunctionCall)
+    }
     files = {file for name in names if (file := _source(name))}
     files |= {Path(file) for module in list(sys.modules.values()) if (file := _own_file(module))}
     found = {}
