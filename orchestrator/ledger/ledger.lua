@@ -11,7 +11,8 @@
 --                                   pipeline was loaded from), code (JSON: file -> SHA-256), deadline_s (seconds from
 --                                   start or resume to its end), deadline_at, alerts (JSON list of targets),
 --                                   alert_at (when somebody is to be told that it failed; absent = nothing to tell),
---                                   alert_tries, alert_sent (JSON list), resumes (how often), resume_id
+--                                   alert_tries, alert_sent (JSON list), alert_told (last report of a try),
+--                                   resumes (how often), resume_id
 --   {prefix}:{RUN}:graph    hash    step -> JSON: x place in the user's order, u upstreams (count, absent = 0), n next
 --                                   step of its chain, t trigger rule (absent = all_success), q queue, p priority,
 --                                   l timeout in seconds, w queue timeout in seconds, b lost attempts that it may have

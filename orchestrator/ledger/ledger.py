@@ -159,10 +159,14 @@ class Replaced:
 
 @dataclass(frozen=True, slots=True)
 class AlertTry:
-    """The right to tell people now that a run failed. `number` counts from 1; `sent` are targets that know already."""
+    """The right to tell people now that a run failed. `number` counts from 1; `sent` are targets that know already.
+
+    `incident` tells one end of the run from another one after a resume.
+    """
 
     number: int
     sent: tuple[str, ...]
+    incident: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,20 +487,23 @@ class Ledger:
 
     def claim_alert(self, run_id: str, lease_s: float) -> AlertTry | None:
         """Give the right to tell people that a run failed, for `lease_s`; None when there is nothing to tell now."""
-        number, *sent = self._call(run_id, "alert", round(lease_s * 1_000_000))
-        return AlertTry(number, tuple(json.loads(sent[0]))) if number else None
+        number, *rest = self._call(run_id, "alert", round(lease_s * 1_000_000))
+        return AlertTry(number, tuple(json.loads(rest[0])), rest[1]) if number else None
 
     def report_alert(
         self,
         run_id: str,
+        alert_try: AlertTry,
         told: Sequence[tuple[str, Mapping[str, Any]]],
         sent: Sequence[str] = (),
         retry_in_s: float | None = None,
     ) -> None:
-        """Record what came of telling people: events with their details, and when to try again (None: no more)."""
+        """Record what came of telling people: events with their details, `sent` (added to what was sent before), and
+        when to try again (None: no more). May be said several times for one try, as its targets answer."""
         words = [word for event, detail in told for word in (event, json.dumps(detail, separators=(",", ":")))]
         retry = "" if retry_in_s is None else round(retry_in_s * 1_000_000)
-        self._call(run_id, "alerted", retry, json.dumps(list(sent)), *words)
+        which = (token_hex(4), alert_try.incident, alert_try.number)
+        self._call(run_id, "alerted", *which, retry, json.dumps(list(sent)), *words)
 
     def _nudge(self, workers: Iterable[str]) -> None:
         """Wake workers that have attempts to stop. No more than a hint: they find them at the next renewal anyway."""
