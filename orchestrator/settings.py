@@ -104,10 +104,14 @@ class Settings(BaseSettings):
         5.0, ge=0.5, description="Seconds that a queued step's message must be missing before it is sent again."
     )
     drain_grace_s: float = Field(
-        300.0, ge=0, description="Seconds that a worker told to end waits for its running steps; then it hands them over."
+        300.0,
+        ge=0,
+        description="Seconds that a worker told to end waits for its running steps; then it hands them over.",
     )
     alerts: tuple[str, ...] = Field(
-        (), repr=False, description="Apprise URLs that are told when a run fails; $NAME in one is taken from the environment."
+        (),
+        repr=False,
+        description="Apprise URLs that are told when a run fails; $NAME in one is taken from the environment.",
     )
     flower_port: int = Field(5555, ge=1, le=65535, description="TCP port of Flower.")
     flower_address: str = Field("127.0.0.1", min_length=1, description="Address that Flower listens on.")
@@ -188,6 +192,10 @@ class Settings(BaseSettings):
     def artifact_root(self) -> Path:
         """Folder that holds the artifacts."""
         return self.artifact_dir or self.data_dir / "artifacts"
+
+    def checkpoint_dir(self, run_id: str, step: str) -> Path:
+        """Folder of a step's checkpoints, the same for all its attempts in a run."""
+        return self.artifact_root / run_id / f"{step}.checkpoints"
 
     def queue_of(self, pool: str | None = None) -> str:
         """Give the queue of a pool (the default pool if None); KeyError if there is no such pool."""

@@ -10,10 +10,13 @@ from celery import Celery
 from orchestrator.definition.faults import SettingsInvalid
 from orchestrator.messages.app import create_app
 from orchestrator.settings import settings
+from workers.draining import Draining
 from workers.events import EventBatches
+from workers.leases import Leases
 from workers.presence import Presence
 from workers.process import broker_url
 from workers.requests import GivingBack
+from workers.strays import connect_signals
 from workers.tasks import register_tasks
 
 
@@ -21,7 +24,10 @@ def _make_app() -> Celery:
     made = create_app(settings(), broker_url())
     made.set_current()
     register_tasks(made)
+    connect_signals()
     made.steps["worker"].add(Presence)
+    made.steps["worker"].add(Leases)
+    made.steps["worker"].add(Draining)
     made.steps["consumer"].add(EventBatches)
     made.steps["consumer"].add(GivingBack)
     if settings().log_level != "DEBUG":

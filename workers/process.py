@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import secrets
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing.process import AuthenticationString  # type: ignore[attr-defined]
@@ -16,6 +17,10 @@ from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.settings import Settings, settings
 from workers.capture import Capture, capture_for_process
+
+_INCARNATION_VARIABLE = "ORC_WORKER_INCARNATION"  # for children that do not come by fork
+INCARNATION = os.environ.setdefault(_INCARNATION_VARIABLE, secrets.token_hex(4))
+"""Tells this worker's claims from those of one of the same name before a restart."""
 
 RETRIES = 60  # of a ledger call, up to 2 s apart: every call may be said twice, so a worker can wait out a restart
 

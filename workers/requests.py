@@ -1,4 +1,4 @@
-"""The messages that a worker has taken from its queues and not begun, and how they go back.
+"""The messages that a worker has taken from its queues: those not begun, which go back, and those that run.
 
 Queues are read without acknowledgements, so nothing in Redis remembers a message that was taken. Celery forgets those
 that no child has accepted when it stops and when its connection breaks, trusting the broker to deliver them again.
@@ -13,22 +13,56 @@ from celery.signals import worker_shutdown
 from celery.utils.log import get_logger
 from celery.worker.request import Request
 
+from orchestrator.ledger.ledger import Held, owner_of
+from workers.process import INCARNATION
+from workers.running import RunningAttempt, running
+
 logger = get_logger(__name__)
 
 _not_begun: dict[str, StepRequest] = {}
 
 
 class StepRequest(Request):  # type: ignore[misc]
-    """A message of a queue without acknowledgements: Celery's own would look for it among the unacked in vain."""
+    """A message of a queue without acknowledgements: Celery's own would look for it among the unacked in vain.
+
+    Its time limit is kept by `workers.clocks`, which ends all that a step started; Celery would end the child alone.
+    """
+
+    time_limits: tuple[float | None, float | None]  # hard, soft; as Celery's pool will have them
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.timeout_s: float = self.time_limits[1] or 0.0
+        self.time_limits = (None, None)
         _not_begun[self.id] = self
+
+    def __init_subclass__(cls) -> None:
+        """Celery derives its fast request from this class, with an `on_success` of its own."""
+        super().__init_subclass__()
+        if fast := cls.__dict__.get("on_success"):
+
+            def on_success(self: StepRequest, result: Any, **kwargs: Any) -> Any:
+                if not result[0]:  # else on_failure is next
+                    running.end(id(self))
+                return fast(self, result, **kwargs)
+
+            cls.on_success = on_success
 
     def acknowledge(self) -> None:
         """Forget the message: a child has begun with it, or it was dropped for a reason."""
         self.acknowledged = True
         _not_begun.pop(self.id, None)
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        named = self.kwargs
+        held = Held(named["run_id"], named["step"], named["attempt"], owner_of(self._hostname, INCARNATION, pid))
+        running.begin(id(self), RunningAttempt(held, pid, self.timeout_s))
+        super().on_accepted(pid, time_accepted)
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        # The failure callback, which Celery calls in line, finds the attempt here.
+        self._context.attempt_that_ended = running.end(id(self))
+        return super().on_failure(exc_info, *args, **kwargs)
 
 
 class GivingBack(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -9,9 +9,12 @@ from celery.exceptions import Retry
 from celery.utils.log import get_task_logger
 
 from orchestrator.messages.signatures import FAILURE_TASK, STEP_TASK
-from workers.attempt import AttemptFailed, AttemptRetrying, run_attempt, witness_failure
+from workers.attempt import AttemptFailed, AttemptRetrying, run_attempt
+from workers.failures import report_death
+from workers.interruption import busy
 from workers.process import current_process
 from workers.requests import StepRequest
+from workers.strays import kill_strays
 
 logger = get_task_logger(__name__)
 
@@ -25,12 +28,12 @@ def register_tasks(app: Celery) -> None:
         chain = request.chain
         follower = chain[-1]["kwargs"] if chain else {}
         request.chain = None  # goes on only when the ledger says so
-        end = run_attempt(
-            current_process(app), run_id, step, attempt, request.hostname or "",
-            (follower.get("step", ""), follower.get("attempt", 0)),
-        )  # fmt: skip
-        if end.is_in_ledger:
-            request.errbacks = None  # the failure callback is for failures that only Celery saw
+        with busy():
+            end = run_attempt(
+                current_process(app), run_id, step, attempt, request.hostname or "",
+                (follower.get("step", ""), follower.get("attempt", 0)),
+            )  # fmt: skip
+        request.errbacks = None  # the failure callback is for failures that only Celery saw
         if end.failure:
             how = "is retried" if isinstance(end.failure, AttemptRetrying) else "failed"
             logger.warning("run %s: step %s %s at attempt %s: %s", run_id, step, how, attempt, end.failure)
@@ -45,7 +48,8 @@ def register_tasks(app: Celery) -> None:
     # Three arguments, so that Celery calls it in line, in the process that saw the failure.
     @app.task(name=FAILURE_TASK)  # type: ignore[untyped-decorator]
     def failure(request: Any, exc: BaseException, traceback: Any) -> None:
-        named = request.kwargs
-        witness_failure(
-            current_process(app), named["run_id"], named["step"], named["attempt"], request.hostname or "", exc
-        )
+        attempt = request.attempt_that_ended
+        if attempt is None or attempt.stop_reason:
+            return  # who stopped it tells the ledger
+        kill_strays()  # before another attempt begins
+        report_death(current_process(app), attempt.held, attempt.pid, exc)

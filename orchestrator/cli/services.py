@@ -63,7 +63,7 @@ def serve() -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda signum, frame: stopped.set())
     with open_session() as session:
-        coordinator = Coordinator(session.ledger, session.app, session.settings.poll_interval_s)
+        coordinator = Coordinator(session.ledger, session.app, session.settings)
         click.echo(f"coordinator {coordinator.name} serves {masked_url(session.redis_url)}", err=True)
         coordinator.serve(stopped)
 

@@ -7,12 +7,15 @@ import os
 import secrets
 import socket
 import threading
+import time
 
 from celery import Celery
 
+from orchestrator.coordinator.repair import Repair
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import announce_coordinator, withdraw_coordinator
 from orchestrator.messages.dispatch import dispatch
+from orchestrator.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -20,22 +23,31 @@ LEAST_PAUSE_S = 0.02
 
 
 class Coordinator:
-    """Queues retries that are due. Every action is atomic in the ledger, so coordinators need no leader."""
+    """Does what is due in runs and mends what was lost. Every action is atomic in the ledger: there is no leader."""
 
-    def __init__(self, ledger: Ledger, app: Celery, poll_interval_s: float) -> None:
+    def __init__(self, ledger: Ledger, app: Celery, settings: Settings) -> None:
         self._ledger = ledger
         self._app = app
-        self._poll_interval_s = poll_interval_s
+        self._poll_interval_s = settings.poll_interval_s
+        self._repair = Repair(ledger, settings)
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
     def tend(self, run_id: str) -> float:
         """Do the round for one run, and give the seconds until it is worth another one."""
-        promotion = self._ledger.tend(run_id)
-        if promotion.is_over:
+        began = time.monotonic()
+        try:
+            tended = self._ledger.tend(run_id)
+        except Exception:
+            self._repair.note_trouble()
+            raise
+        self._repair.note_contact(began)
+        if tended.is_over:
             self._ledger.forget_active(run_id)
-        if promotion.ready:
-            dispatch(self._app, run_id, self._ledger.run_fields(run_id)["pipeline"], promotion.ready)
-        due_in_s = promotion.next_due_in_s
+            self._repair.forget(run_id)
+        ready = (*tended.ready, *self._repair.mend(run_id, tended))
+        if ready:
+            dispatch(self._app, run_id, self._ledger.run_fields(run_id)["pipeline"], ready)
+        due_in_s = tended.next_due_in_s
         return self._poll_interval_s if due_in_s is None else min(self._poll_interval_s, due_in_s)
 
     def round(self) -> float:

@@ -23,7 +23,7 @@ def code_of(pipeline: Pipeline) -> dict[str, str]:
         step.call.uses.partition(":")[0] for step in pipeline.steps.values() if isinstance(step.call, FunctionCall)
     }
     files = {file for name in names if (file := _source(name))}
-    files |= {Path(file) for module in list(sys.modules.values()) if (file := _own_file(module))}
+    files |= {Path(loaded) for module in list(sys.modules.values()) if (loaded := _own_file(module))}
     found = {}
     for file in sorted(files):
         resolved = file.resolve()

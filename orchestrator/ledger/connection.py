@@ -10,10 +10,10 @@ from redis.retry import Retry
 from orchestrator.redis_url import redis_client_url
 
 
-def connect(url: str, *, retries: int = 3) -> Redis:
+def connect(url: str, *, retries: int = 3, timeout_s: float | None = None) -> Redis:
     """Give a client that repeats a call up to `retries` times, at most 2 s apart, when the server cannot be reached.
 
-    Repeating is safe: every operation of the ledger may be said twice.
+    Repeating is safe: every operation of the ledger may be said twice. `timeout_s` bounds the wait for an answer.
     """
     client_url = redis_client_url(url)
     options = {} if client_url.startswith("unix:") else {"socket_keepalive": True}
@@ -21,6 +21,7 @@ def connect(url: str, *, retries: int = 3) -> Redis:
         client_url,
         decode_responses=True,
         socket_connect_timeout=5,
+        socket_timeout=timeout_s,
         health_check_interval=25,
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=2.0), retries),
         retry_on_error=[ConnectionError, TimeoutError],

@@ -56,6 +56,12 @@ def present_workers(client: redis.Redis, prefix: str) -> list[WorkerCard]:
     ]
 
 
+def last_sign_of_life(client: redis.Redis, prefix: str, worker: str) -> float | None:
+    """Give when a worker last gave a sign of life (seconds since the epoch), None if that is long ago or never was."""
+    until = client.zscore(f"{prefix}:workers", worker)
+    return None if until is None else until - COUNTS_FOR_S
+
+
 def announce_coordinator(client: redis.Redis, prefix: str, name: str) -> None:
     """Count a coordinator as there for the next COUNTS_FOR_S seconds."""
     client.zadd(f"{prefix}:coordinators", {name: _now(client) + COUNTS_FOR_S})

@@ -16,7 +16,6 @@ def create_app(settings: Settings, redis_url: str) -> Celery:
     """Give a Celery app for the server at `redis_url`; nothing is connected yet."""
     app = Celery("orchestrator", broker=celery_broker_url(redis_url), set_as_current=False)
     app.conf.update(
-        step_timeout_grace_s=settings.timeout_grace_s,  # ours; for messages.signatures
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
         result_backend=None,

@@ -35,8 +35,7 @@ def step_signature(app: Celery, run_id: str, pipeline: str, link: Link) -> Signa
         "link_error": [_failure_callback()],
     }
     if link.timeout_s:
-        options["soft_time_limit"] = link.timeout_s
-        options["time_limit"] = link.timeout_s + app.conf.step_timeout_grace_s
+        options["soft_time_limit"] = link.timeout_s  # kept by our own workers, for all that the step started
     return Signature(
         STEP_TASK,
         kwargs={"run_id": run_id, "step": link.step, "attempt": link.attempt},
@@ -124,7 +123,7 @@ def _rough_bytes(link: Link) -> float:
 
 
 def _timeout_chars(timeout_s: float) -> int:
-    return len(f"soft_time_limit time_limit {timeout_s} {timeout_s}") if timeout_s else 0  # but for the grace
+    return len(f"soft_time_limit {timeout_s}") if timeout_s else 0
 
 
 @cache

@@ -44,7 +44,7 @@ class Runs:
 
     def __init__(self, settings: Settings, ledger: Ledger, app: Celery) -> None:
         self.settings, self.ledger, self.app = settings, ledger, app
-        self._coordinator = Coordinator(ledger, app, settings.poll_interval_s)
+        self._coordinator = Coordinator(ledger, app, settings)
         self._store = FolderStore(settings.artifact_root)
 
     def submit(self, pipeline: Pipeline) -> str:

@@ -40,7 +40,7 @@ def retries_sent(messages) -> list[str]:
 def test_a_round_sends_the_retries_that_are_due(ledger, app, chosen, messages_in, failed_once) -> None:
     run_ids = {failed_once(2), failed_once(1)}
 
-    Coordinator(ledger, app, 0.5).round()
+    Coordinator(ledger, app, Settings(poll_interval_s=0.5)).round()
 
     sent = [message for message in messages_in(chosen.queue_of()) if message.kwargs["attempt"] == 2]
     assert sorted(message.kwargs["step"] for message in sent) == ["s0", "s0", "s1"]
@@ -52,7 +52,7 @@ def test_many_coordinators_send_each_retry_once(ledger, app, chosen, messages_in
     failed_once(30)
 
     with ThreadPoolExecutor(6) as threads:
-        for done in [threads.submit(Coordinator(ledger, app, 0.5).round) for _ in range(12)]:
+        for done in [threads.submit(Coordinator(ledger, app, Settings(poll_interval_s=0.5)).round) for _ in range(12)]:
             done.result()
 
     assert sorted(retries_sent(messages_in(chosen.queue_of()))) == sorted(f"s{i}" for i in range(30))
@@ -63,7 +63,7 @@ def test_a_run_that_has_ended_is_looked_at_no_more(ledger, app, chosen, failed_o
     ledger.cancel(ended, "")
     ledger.client.sadd(f"{ledger.prefix}:active", "never-started")
 
-    Coordinator(ledger, app, 0.5).round()
+    Coordinator(ledger, app, Settings(poll_interval_s=0.5)).round()
 
     assert ledger.active_runs() == [going_on]
 
@@ -73,7 +73,7 @@ def test_a_coordinator_is_there_while_it_serves_and_outlives_a_round_that_fails(
 ) -> None:
     active = f"{ledger.prefix}:active"
     ledger.client.set(active, "no set")
-    coordinator, stopped = Coordinator(ledger, app, 0.005), threading.Event()
+    coordinator, stopped = Coordinator(ledger, app, Settings(poll_interval_s=0.005)), threading.Event()
     serving = threading.Thread(target=coordinator.serve, args=(stopped,))
 
     with caplog.at_level(logging.ERROR):
@@ -100,7 +100,7 @@ def test_a_run_that_cannot_be_tended_holds_up_no_other(
     ledger.client.set(ledger.key(broken, "due"), "no sorted set")
 
     with caplog.at_level(logging.ERROR):
-        Coordinator(ledger, app, 0.5).round()
+        Coordinator(ledger, app, Settings(poll_interval_s=0.5)).round()
 
     assert f"run {broken} could not be tended" in caplog.text
     sent = [message for message in messages_in(chosen.queue_of()) if message.kwargs["attempt"] == 2]

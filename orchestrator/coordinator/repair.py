@@ -1,0 +1,135 @@
+"""The safety net: leases that ran out, and messages that are gone. Every repair is an event that says what was found.
+
+Nothing here decides by itself. What looks lost is told to the ledger, which knows whether it still is; so any number of
+coordinators may look at the same time.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import time
+from collections.abc import Iterator
+from typing import cast
+
+from orchestrator.ledger.ledger import Chain, ExpiredLease, Ledger, Replaced, Tended, WaitingList
+from orchestrator.ledger.presence import last_sign_of_life
+from orchestrator.ledger.states import StepState
+from orchestrator.messages.queues import list_key
+from orchestrator.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+SETTLED_S = 1.0  # a message sent later than this ago may still be on its way
+HEAD_MESSAGES = 50  # looked at from the head of a list, until one is found that counts
+SLOW_CALL_S = 1.0
+LONG_GAP_S = 3.0
+
+
+class Repair:
+    """What one coordinator knows from look to look: how long it has had the server's ear, and what it has missed since when."""
+
+    def __init__(self, ledger: Ledger, settings: Settings) -> None:
+        self._ledger = ledger
+        self._settings = settings
+        self._calm_since = self._last_contact = time.monotonic()
+        self._missing: dict[str, dict[tuple[str, int], float]] = {}  # run -> (step, attempt) -> missed since
+        self._heads: dict[str, tuple[float, float | None]] = {}  # list -> (looked at, since when its head is queued)
+
+    def note_contact(self, began: float) -> None:
+        """Note that a call which began at `began` (monotonic) was answered."""
+        now = time.monotonic()
+        longest_gap_s = max(LONG_GAP_S, 3 * self._settings.poll_interval_s)
+        if now - began > SLOW_CALL_S or began - self._last_contact > longest_gap_s:
+            self._calm_since = now
+        self._last_contact = now
+
+    def note_trouble(self) -> None:
+        """Note that the server did not answer."""
+        self._calm_since = time.monotonic()
+
+    def mend(self, run_id: str, tended: Tended) -> tuple[Chain, ...]:
+        """Look into what `tend` found in a run, and give the chains to dispatch."""
+        chains: list[Chain] = []
+        # While the server was away nobody could renew. Once it is back, every living worker does so within a renewal.
+        if time.monotonic() - self._calm_since >= 1.25 * self._settings.renewal_interval_s:
+            for lease in tended.expired:
+                chains += self._take_over(run_id, lease, tended.now_us)
+        chains += self._send_again(run_id, tended)
+        return tuple(chains)
+
+    def forget(self, run_id: str) -> None:
+        self._missing.pop(run_id, None)
+
+    def _take_over(self, run_id: str, lease: ExpiredLease, now_us: int) -> tuple[Chain, ...]:
+        kind, message = self._cause(lease)
+        found = f"the lease of worker {lease.worker} ran out {(now_us - lease.expired_at_us) / 1e6:.1f} s ago"
+        detail = {"error": {"type": kind, "message": message, "traceback": ""}, "found": found}
+        answer = self._ledger.report_lost(run_id, lease.step, lease.attempt, detail)
+        if not isinstance(answer, Replaced):
+            return ()  # it was renewed, or another coordinator was faster
+        logger.warning("run %s: attempt %d of step %s is lost: %s", run_id, lease.attempt, lease.step, message)
+        return answer.ready
+
+    def _cause(self, lease: ExpiredLease) -> tuple[str, str]:
+        lease_s = self._settings.lease_s
+        sign = last_sign_of_life(self._ledger.client, self._ledger.prefix, lease.worker)
+        renewed = lease.expired_at_us / 1e6 - lease_s
+        if sign is not None and sign > renewed + lease_s / 2:
+            return (
+                "WorkerHung",
+                f"its worker {lease.worker} hangs: it lives, and has not renewed the lease for {lease_s:g} s",
+            )
+        return "HostLost", f"its worker {lease.worker} is gone: host lost, no sign of life for {lease_s:g} s"
+
+    def _send_again(self, run_id: str, tended: Tended) -> Iterator[Chain]:
+        before = self._missing.pop(run_id, {})
+        missing: dict[tuple[str, int], float] = {}
+        now = time.monotonic()
+        for waiting in tended.waiting:
+            settled_us = tended.now_us - round(SETTLED_S * 1e6)
+            if waiting.oldest_at_us > settled_us:
+                continue
+            head_us = self._head_queued_at(waiting, now)
+            if head_us is None or waiting.oldest_at_us > head_us - SETTLED_S * 1e6:
+                continue
+            limit_us = min(settled_us, head_us - SETTLED_S * 1e6)
+            for step, attempt, sent_at_us in self._ledger.queued_before(
+                run_id, waiting.queue, waiting.level, int(limit_us)
+            ):
+                since = missing[step, attempt] = before.get((step, attempt), now)
+                if now - since < self._settings.message_lost_after_s:
+                    continue
+                what = "is empty" if head_us == float("inf") else "holds younger messages only"
+                found = f"queue {waiting.queue} {what}, and no worker has begun for {now - since:.1f} s"
+                del missing[step, attempt]
+                chains = self._ledger.resend(run_id, step, attempt, sent_at_us, {"found": found})
+                if chains:
+                    logger.warning("run %s: the message of step %s is lost, it is sent again: %s", run_id, step, found)
+                yield from chains
+        if missing:
+            self._missing[run_id] = missing
+
+    def _head_queued_at(self, waiting: WaitingList, now: float) -> float | None:
+        """Give since when (µs) the step at the head of a broker's list is queued: inf when the list is empty, None when
+        no message near the head counts any more."""
+        key = list_key(waiting.queue, waiting.level)
+        looked_at, head_us = self._heads.get(key, (0.0, None))
+        if now - looked_at > self._settings.poll_interval_s / 2:
+            head_us = self._look_at_head(key)
+            self._heads[key] = now, head_us
+        return head_us
+
+    def _look_at_head(self, key: str) -> float | None:
+        raw = cast(list[str], self._ledger.client.lrange(key, -HEAD_MESSAGES, -1))
+        for text in reversed(raw):
+            try:
+                _, named, _ = json.loads(base64.b64decode(json.loads(text)["body"]))
+                run_id, step, attempt = named["run_id"], named["step"], named["attempt"]
+            except (ValueError, KeyError, TypeError):
+                continue  # somebody else's message
+            current = self._ledger.attempts_in(run_id, [step], StepState.QUEUED).get(step)
+            if current and current[0] == attempt:
+                return current[1]
+        return None if raw else float("inf")

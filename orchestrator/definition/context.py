@@ -1,0 +1,133 @@
+"""What a step may ask about the attempt that runs it: `from orchestrator import context`.
+
+Outside of an attempt (a step called as the plain function) there is none: `context.should_stop` is False then, and the
+rest raises NotInAttempt. Workers set the attempt; nothing here knows how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+
+class NotInAttempt(RuntimeError):
+    """No attempt is running here: the step was called as the plain function."""
+
+
+class StopRequested(BaseException):
+    """Raised inside a step that has to end: it timed out, or was cancelled, or its worker ends.
+
+    No Exception, so that `except Exception` lets it pass; tidy up in `finally`, within the setting timeout_grace_s.
+    `is_timeout` tells why.
+    """
+
+    def __init__(self, *, is_timeout: bool = False) -> None:
+        super().__init__("the attempt's time is up" if is_timeout else "the attempt is to end")
+        self.is_timeout = is_timeout
+
+
+class HandedOver(BaseException):
+    """Raised by `context.hand_over()`: the attempt ends here, and another worker goes on with the step."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """An attempt as its step sees it. `checkpoint_dir` is not made before it is asked for (`has_checkpoints`)."""
+
+    run_id: str
+    step: str
+    attempt: int
+    worker: str
+    checkpoint_dir: Path
+    should_stop: Callable[[], bool]
+    has_checkpoints: bool = False
+
+
+class Context:
+    """The attempt that runs in this thread. One object for all: it looks up whose thread it is at every question."""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether an attempt is running here."""
+        return _here() is not None
+
+    @property
+    def run_id(self) -> str:
+        return self._attempt.run_id
+
+    @property
+    def step(self) -> str:
+        return self._attempt.step
+
+    @property
+    def attempt(self) -> int:
+        """Number of this attempt, from 1."""
+        return self._attempt.attempt
+
+    @property
+    def worker(self) -> str:
+        return self._attempt.worker
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the step had better save its work and end: its worker was told to end, or the step itself was."""
+        attempt = _here()
+        return attempt is not None and attempt.should_stop()
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Give a folder for this step's checkpoints, made if need be.
+
+        It is the same for all attempts of the step in its run, on whatever worker (all see the same artifact folder),
+        and is removed when the step has succeeded.
+        """
+        attempt = self._attempt
+        attempt.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        attempt.has_checkpoints = True
+        return attempt.checkpoint_dir
+
+    def hand_over(self) -> NoReturn:
+        """End this attempt here and let another one go on, as after saving a checkpoint because of `should_stop`.
+
+        It counts neither as a failure nor as lost.
+        """
+        raise HandedOver(f"step {self._attempt.step!r} handed over")
+
+    @property
+    def _attempt(self) -> Attempt:
+        attempt = _here()
+        if attempt is None:
+            raise NotInAttempt("no attempt is running here: the step was called as a plain function, outside of a run")
+        return attempt
+
+    def __repr__(self) -> str:
+        attempt = _here()
+        return f"<context of {attempt.step!r}, attempt {attempt.attempt}>" if attempt else "<context of no attempt>"
+
+
+context = Context()
+_current: ContextVar[Attempt | None] = ContextVar("attempt", default=None)
+_only: Attempt | None = None  # of a process that runs one attempt at a time: its step may ask from threads of its own
+
+
+def _here() -> Attempt | None:
+    return _current.get() or _only
+
+
+@contextmanager
+def attempt_context(attempt: Attempt, *, is_only: bool) -> Iterator[None]:
+    """Let the context be that attempt inside the block; for workers. `is_only`: this process runs no other meanwhile."""
+    global _only
+    mark = _current.set(attempt)
+    if is_only:
+        _only = attempt
+    try:
+        yield
+    finally:
+        _current.reset(mark)
+        if is_only:
+            _only = None

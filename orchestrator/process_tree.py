@@ -1,0 +1,105 @@
+"""A process and all that it started, and how they end.
+
+Members are told by descent. What a member hands over to init (a daemon) stays a descendant only where the root, or a
+process above it, is a subreaper (`adopt_orphans`); once seen, a member stays known, whoever its parent is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+
+import psutil
+
+_PR_SET_CHILD_SUBREAPER = 36
+_PAUSE_S = 0.02
+
+
+class ProcessTree:
+    """The tree below a process. `keeping` are processes below it that are left alone, with all that they started."""
+
+    def __init__(self, pid: int, keeping: Collection[int] = ()) -> None:
+        self.pid = pid
+        self._keeping = frozenset(keeping)
+        self._known: set[psutil.Process] = set()
+        self._has_root = True
+        self.look()
+
+    def let_go(self) -> None:
+        """Take what the root starts from now on for somebody else's; what was seen before stays."""
+        self._has_root = False
+
+    def look(self) -> list[psutil.Process]:
+        """Add what is now seen below the root to what was seen before; give what still runs, without the root."""
+        if self._has_root:
+            with suppress(psutil.NoSuchProcess):
+                self._add(psutil.Process(self.pid))
+        for known in list(self._known):
+            with suppress(psutil.NoSuchProcess):
+                self._add(known)
+        return [process for process in self._known if runs(process)]
+
+    def _add(self, process: psutil.Process) -> None:
+        for child in process.children():
+            if child.pid in self._keeping or child in self._known:
+                continue
+            self._known.add(child)
+            with suppress(psutil.NoSuchProcess):
+                self._add(child)
+
+    @property
+    def size(self) -> int:
+        """Give how many processes were ever seen below the root."""
+        return len(self._known)
+
+    def terminate(self) -> None:
+        """Ask every process below the root to end (SIGTERM)."""
+        for process in self.look():
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+
+    def kill(self, limit_s: float, kill_root: Callable[[], None] | None = None) -> bool:
+        """End all that is below the root, and the root too if `kill_root` does that; True when all of it is gone.
+
+        Everything is halted before anything is killed, so that nothing starts anew while the rest is being ended.
+        """
+        root: list[psutil.Process] = []
+        if kill_root:
+            with suppress(psutil.NoSuchProcess):
+                root = [psutil.Process(self.pid)]
+        halted: set[psutil.Process] = set()
+        while new := [process for process in (*root, *self.look()) if process not in halted and runs(process)]:
+            for process in new:
+                halted.add(process)
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()
+        if kill_root:
+            kill_root()
+        limit = time.monotonic() + limit_s
+        while rest := [process for process in (*root, *self.look()) if runs(process)]:
+            for process in rest:
+                if process not in root:
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
+            if time.monotonic() > limit:
+                return False
+            time.sleep(_PAUSE_S)
+        return True
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether a process still runs; a zombie does not: it waits for a parent that is not ours to command."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def adopt_orphans() -> bool:
+    """Let this process be the new parent of what its descendants leave behind (Linux); False where there is no such thing."""
+    if not sys.platform.startswith("linux"):
+        return False
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)

@@ -1,0 +1,67 @@
+"""A worker that was told to end: it waits for its running steps, and hands over those that take too long.
+
+The first signal lets steps end for `drain_grace_s` and tells them (`context.should_stop`); Celery takes no more messages
+from then on. At the end of the grace, at a second signal, or at SIGQUIT, what still runs is stopped and given back to
+the ledger, so that another worker goes on with it at once.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+from celery import Celery, bootsteps
+from celery.signals import worker_shutting_down
+from celery.utils.log import get_logger
+
+from orchestrator.settings import settings
+from workers.interruption import note_draining
+from workers.running import running
+from workers.stopping import HANDED_OVER, stop_soon
+
+logger = get_logger(__name__)
+
+LOOK_S = 0.05
+END_LIMIT_S = 30.0
+
+
+class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Listens for the order to end."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        self._is_hurried = threading.Event()
+        self._thread: threading.Thread | None = None
+        super().__init__(parent, **options)
+
+    def start(self, parent: Any) -> None:
+        def told(how: str = "", **_: Any) -> None:
+            if how == "Cold" or self._thread is not None:
+                self._is_hurried.set()
+            if self._thread is None:
+                note_draining()
+                # No daemon: the interpreter waits for it, so what is handed over is handed over whole.
+                self._thread = threading.Thread(target=self._drain, args=(parent.app,), name="drain")
+                self._thread.start()
+
+        worker_shutting_down.connect(told, weak=False)
+
+    def _drain(self, app: Celery) -> None:
+        limit = time.monotonic() + settings().drain_grace_s
+        left = list(running)
+        if left:
+            logger.warning("waiting for %d running steps; a second signal hands them over", len(left))
+        while list(running) and not self._is_hurried.is_set() and time.monotonic() < limit:
+            self._is_hurried.wait(LOOK_S)
+        began = time.monotonic()
+        while (left := list(running)) and time.monotonic() < began + END_LIMIT_S:
+            threads = [thread for attempt in left if (thread := stop_soon(app, attempt, HANDED_OVER))]
+            for thread in threads:
+                thread.join(END_LIMIT_S)
+            if any(attempt.pid == os.getpid() for attempt in left):
+                logger.warning("%d steps were handed over; the threads that run them end with this process", len(left))
+                os._exit(0)
+            time.sleep(LOOK_S)

@@ -1,0 +1,166 @@
+"""What a failed attempt comes to: how it stands in the record, whether it is tried again, and why a process died."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import traceback as tracebacks
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.definition.context import StopRequested
+from orchestrator.definition.options import StepOptions
+from orchestrator.definition.retry import exception_names, may_retry, retry_delay_s
+from orchestrator.ledger.ledger import Commit, Held, Refusal, Replaced
+from orchestrator.ledger.states import Outcome
+from orchestrator.messages.dispatch import dispatch
+from workers.process import WorkerProcess
+
+TRACEBACK_CHARS = 16_000
+MESSAGE_CHARS = 4_000
+KERNEL_LOG_RECORDS = 100_000
+_DEFAULT_OPTIONS = StepOptions()
+_MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
+_KERNEL_LOG = Path("/dev/kmsg")
+
+
+class StepTimedOut(TimeoutError):
+    """An attempt took longer than its step's timeout."""
+
+
+class OutputNotStored(TypeError):
+    """A step gave a value that no other process can get, such as an open connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a failed attempt comes to, by the step's options."""
+
+    error: BaseException
+    outcome: Outcome
+    retry_in_s: float | None
+
+    @classmethod
+    def of(cls, error: BaseException, options: StepOptions, try_number: int, told: str = "") -> Failure:
+        """Judge a failure. `try_number` is the attempt's number without those that do not count; `told` is added to
+        what is said of a timeout."""
+        outcome = Outcome.FAILED
+        if isinstance(error, StopRequested):
+            outcome = Outcome.TIMED_OUT
+            text = f"the attempt took longer than its timeout of {options.timeout or 0:g} s{told}"
+            error = StepTimedOut(text).with_traceback(error.__traceback__)
+        if not may_retry(options, try_number, exception_names(type(error))):
+            return cls(error, outcome, None)
+        return cls(error, outcome, retry_delay_s(options, try_number, random.random()))
+
+    def for_commit(self) -> dict[str, Any]:
+        return {"detail": {"error": error_card(self.error)}, "retry_in_s": self.retry_in_s}
+
+
+def options_of(spec: Mapping[str, Any]) -> StepOptions:
+    kept = spec.get("options")
+    return StepOptions.model_validate(kept) if kept else _DEFAULT_OPTIONS
+
+
+def commit_for(process: WorkerProcess, held: Held, error: BaseException, told: str = "") -> Commit | Refusal:
+    """Commit for an attempt that can no longer do it itself: its process was ended by its worker."""
+    ledger = process.ledger
+    spec = ledger.spec(held.run_id, held.step)
+    if spec is None:
+        return Refusal(f"run {held.run_id} has no step {held.step}")
+    try_number = held.attempt - ledger.uncounted(held.run_id, held.step)
+    failure = Failure.of(error, options_of(spec), try_number, told)
+    return ledger.commit(held.run_id, held.step, held.attempt, 0, held.owner, failure.outcome, **failure.for_commit())
+
+
+def report_death(process: WorkerProcess, held: Held, pid: int, error: BaseException) -> None:
+    """Tell the ledger that an attempt's process died, and of what; sends off what follows from it."""
+    kind, message = cause_of_death(str(error), pid)
+    worker = held.owner.partition(" ")[0]
+    detail = {
+        "error": {"type": kind, "message": message, "traceback": ""},
+        "found": f"process {pid} of worker {worker} is gone",
+    }
+    answer = process.ledger.report_lost(held.run_id, held.step, held.attempt, detail, owner=held.owner)
+    if isinstance(answer, Replaced):
+        dispatch(process.app, held.run_id, process.ledger.run_fields(held.run_id)["pipeline"], answer.ready)
+
+
+def cause_of_death(told: str, pid: int) -> tuple[str, str]:
+    """Give kind and sentence for the death of a child, from what billiard says of it ("... signal 9 (SIGKILL) ...")."""
+    if found := re.search(r"signal (\d+)", told):
+        number = int(found[1])
+        name = signal.Signals(number).name if number in set(signal.Signals) else "?"
+        text = f"its process was killed by signal {number} ({name})"
+        if number == signal.SIGKILL and (evidence := _out_of_memory(pid)):
+            return "OutOfMemory", f"{text}: out of memory, says {evidence}"
+        return "ProcessLost", text
+    if found := re.search(r"exitcode (\d+)", told):
+        code = int(found[1])
+        if code == 128 + signal.SIGKILL:
+            return "OutOfMemory", f"its process ended with exit code {code}, as when memory is out"
+        return "ProcessLost", f"its process ended with exit code {code} in the middle of the step"
+    return "ProcessLost", f"its process was lost: {told}"
+
+
+_oom_kills_seen = 0
+
+
+def note_memory_events() -> None:
+    """Remember how many processes the kernel has killed in our cgroup for want of memory, to tell a new one later."""
+    global _oom_kills_seen
+    _oom_kills_seen = _oom_kills()
+
+
+def _out_of_memory(pid: int) -> str:
+    """Give who says that a killed process was killed for want of memory, as far as we may read it; "" if nobody does."""
+    before = _oom_kills_seen
+    note_memory_events()
+    if _oom_kills_seen > before:
+        return "the control group"
+    with suppress(OSError), _KERNEL_LOG.open("rb", buffering=0) as log:
+        os.set_blocking(log.fileno(), False)
+        for _ in range(KERNEL_LOG_RECORDS):
+            record = log.read(8192)  # one record a read; None at the end
+            if not record:
+                break
+            if f"Killed process {pid} ".encode() in record:
+                return "the kernel's log"
+    return ""
+
+
+def _oom_kills() -> int:
+    with suppress(OSError, ValueError):
+        for line in _MEMORY_EVENTS.read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0
+
+
+def error_card(error: BaseException) -> dict[str, Any]:
+    """Give an exception as the record keeps it: type, message, and a traceback without our own frames."""
+    frames = error.__traceback__
+    while frames and frames.tb_frame.f_globals.get("__name__", "").split(".")[0] in {
+        "workers",
+        "orchestrator",
+    }:
+        frames = frames.tb_next
+    text = "".join(tracebacks.format_exception(type(error), error, frames))
+    return {
+        "type": type(error).__qualname__ if type(error).__module__ == "builtins" else exception_names(type(error))[0],
+        "message": error_text(error)[:MESSAGE_CHARS],
+        "traceback": text if len(text) <= TRACEBACK_CHARS else "…" + text[-TRACEBACK_CHARS:],
+    }
+
+
+def error_text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as raised:  # the user's own __str__
+        return f"(its text cannot be read: {type(raised).__qualname__})"

@@ -1,0 +1,125 @@
+"""The process that outlives a worker's main process, however that dies, and ends what it leaves behind.
+
+    python -I -S guardian.py MAIN_PID       standard input: the ids of the worker's children, a line each
+
+A killed main process cannot end its children, and the kernel, which could (PR_SET_PDEATHSIG), would end the children
+alone and leave what they started. So each child that starts tells its id here; when the main process is gone, the
+guardian halts the children, looks at all that descends from them (each child is a subreaper, so daemons too), kills it
+and ends. Linux only. It imports the standard library only and is run as a file, so it starts fast and stays small.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from collections import defaultdict
+from contextlib import suppress
+
+KILL_LIMIT_S = 10.0
+
+
+def main(main_pid: int) -> None:
+    """Wait for the end of the main process, then end its children and all below them."""
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.SIG_IGN)  # whoever stops a whole group means the worker; we end after it
+    try:
+        main_process = os.pidfd_open(main_pid)
+    except ProcessLookupError:
+        return
+    poll = select.poll()
+    poll.register(main_process, select.POLLIN)
+    poll.register(0, select.POLLIN)
+    children: dict[int, int] = {}  # pidfd -> pid
+    text = b""
+    while True:
+        ready = dict(poll.poll())
+        if 0 in ready:
+            heard = os.read(0, 4096)
+            if not heard:  # nobody is left who could tell of a child
+                poll.unregister(0)
+            *lines, text = (text + heard).split(b"\n")
+            for line in lines:
+                with suppress(OSError, ValueError):
+                    descriptor = os.pidfd_open(int(line))
+                    children[descriptor] = int(line)
+                    poll.register(descriptor, select.POLLIN)
+        for descriptor in ready.keys() & children.keys():  # a child has ended before the main process
+            if main_process not in ready:
+                poll.unregister(descriptor)
+                os.close(descriptor)
+                del children[descriptor]
+        if main_process in ready:
+            break
+    end(children)
+
+
+def end(children: dict[int, int]) -> None:
+    """Kill the children and all below them. Halted first, so that nothing starts anew meanwhile."""
+    for descriptor in children:
+        with suppress(OSError):
+            signal.pidfd_send_signal(descriptor, signal.SIGSTOP)
+    living = {pid for descriptor, pid in children.items() if is_alive(descriptor)}
+    known: set[int] = set()
+    while new := descendants(living | known) - known - living:
+        known |= new
+        for pid in new:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGSTOP)
+    if known:
+        print(
+            f"guardian: the worker is gone; ending {len(known)} processes that its steps had started", file=sys.stderr
+        )
+    limit = time.monotonic() + KILL_LIMIT_S
+    while True:
+        for pid in known:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        for descriptor in children:
+            with suppress(OSError):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        known = {pid for pid in known if state_of(pid) not in ("", "Z", "X")}
+        if not known or time.monotonic() > limit:
+            return
+        time.sleep(0.02)
+
+
+def is_alive(descriptor: int) -> bool:
+    return not select.select([descriptor], [], [], 0)[0]
+
+
+def descendants(roots: set[int]) -> set[int]:
+    """Give all processes below the roots, without them."""
+    below: dict[int, list[int]] = defaultdict(list)
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal() and (fields := stat_of(int(entry))):
+            below[int(fields[1])].append(int(entry))
+    found: set[int] = set()
+    ahead = list(roots)
+    while ahead:
+        for child in below.get(ahead.pop(), ()):
+            if child not in found:
+                found.add(child)
+                ahead.append(child)
+    return found - roots
+
+
+def state_of(pid: int) -> str:
+    """Give the letter of a process's state, "" if there is no such process."""
+    fields = stat_of(pid)
+    return fields[0] if fields else ""
+
+
+def stat_of(pid: int) -> list[str]:
+    """Give state, parent and what follows in /proc/PID/stat; empty if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(") ")[2].split()
+    except OSError:
+        return []
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

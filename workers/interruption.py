@@ -1,0 +1,127 @@
+"""Asking a step to end, on the side of the process that runs it: signals of the worker's main process, and `should_stop`.
+
+| signal  | means                                              | answer                                            |
+|---------|----------------------------------------------------|---------------------------------------------------|
+| SIGUSR1 | the attempt timed out                              | StopRequested is raised in the step               |
+| SIGUSR2 | cancelled, handed over, or somebody took over      | the same; who asked tells the ledger              |
+| SIGTERM | to the whole group or control group: the worker ends | noted for `should_stop`; the worker's main decides |
+
+Between two steps SIGUSR1 and SIGUSR2 mean nothing: they came too late.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from orchestrator.definition.context import StopRequested
+
+_draining = mmap.mmap(-1, 1)  # shared with the children, which are forked later
+_is_listening = False  # this process is a prefork child
+_is_busy = False  # from claim to dispatch
+_is_interruptible = False  # in the step itself, and not asked yet
+_is_asked = False
+_before: Any = None  # what SIGTERM did before the first step
+_asked_threads: set[tuple[str, str, int]] = set()
+
+
+def note_draining() -> None:
+    """Let every step of this worker know that it had better save its work and end."""
+    _draining[0] = 1
+
+
+def is_draining() -> bool:
+    return _draining[0] == 1
+
+
+def should_stop(run_id: str, step: str, attempt: int) -> bool:
+    """Whether an attempt that runs in this process had better end."""
+    return _draining[0] == 1 or _is_asked or (run_id, step, attempt) in _asked_threads
+
+
+@contextlib.contextmanager
+def asked_in_thread(run_id: str, step: str, attempt: int) -> Iterator[None]:
+    """Let `should_stop` be true for an attempt that runs in a thread of this process: nothing else can end it."""
+    key = run_id, step, attempt
+    _asked_threads.add(key)
+    try:
+        yield
+    finally:
+        _asked_threads.discard(key)
+
+
+def listen_in_child() -> None:
+    """Answer the signals from the first step on; called in a prefork child, before billiard sets its own handlers.
+
+    What the child forks in turn does not answer them.
+    """
+    global _is_listening
+    _is_listening = True
+    os.register_at_fork(after_in_child=_be_ordinary)
+
+
+def _listen() -> None:
+    global _before
+    if _before is None:
+        _before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGUSR1, _stop)
+    signal.signal(signal.SIGUSR2, _stop)
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def _be_ordinary() -> None:
+    global _is_busy, _is_interruptible, _is_listening
+    _is_busy = _is_interruptible = _is_listening = False
+    for name in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(name, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def busy() -> Iterator[None]:
+    """Let this child outlive SIGTERM inside the block: its worker's main process decides about it."""
+    global _is_busy, _is_asked
+    if not _is_listening:
+        yield
+        return
+    _is_busy, _is_asked = True, False
+    if signal.getsignal(signal.SIGUSR1) is not _stop or signal.getsignal(signal.SIGTERM) is not _terminate:
+        _listen()  # a step before took the signals for itself
+    try:
+        yield
+    finally:
+        _is_busy = False
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let the step inside be stopped. After the block its work is over, and the record must be written whole."""
+    global _is_interruptible
+    _is_interruptible = _is_listening and threading.current_thread() is threading.main_thread()
+    try:
+        yield
+    finally:
+        _is_interruptible = False
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    global _is_interruptible, _is_asked
+    if _is_interruptible:
+        _is_interruptible, _is_asked = False, True
+        raise StopRequested(is_timeout=signum == signal.SIGUSR1)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    global _is_asked
+    if _is_busy:
+        _is_asked = True
+    elif callable(_before):
+        _before(signum, frame)
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)

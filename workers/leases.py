@@ -1,0 +1,96 @@
+"""The leases of a worker's running attempts and the clocks of their timeouts, kept by threads of its main process.
+
+User code runs in the children and cannot delay them. In a pool of threads, and in the solo pool, it can: a step that holds
+the interpreter's lock for longer than a lease loses it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from celery import bootsteps
+from celery.signals import worker_shutdown
+from celery.utils.log import get_logger
+
+from orchestrator.ledger.connection import connect
+from orchestrator.ledger.ledger import Ledger
+from workers.process import broker_url, current_process
+from workers.running import running
+from workers.stopping import CANCELLED, FENCED, TIMED_OUT, stop_soon
+from workers.strays import watch_pool
+
+logger = get_logger(__name__)
+
+
+class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Renews the leases of all running attempts in one call, and stops those that the answer names.
+
+    The threads outlive this step's stop: while the worker waits for its last steps, their leases are renewed on.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        self._over = threading.Event()
+        super().__init__(parent, **options)
+
+    def start(self, parent: Any) -> None:
+        worker_shutdown.connect(self._end, weak=False)
+        watch_pool(parent.pool)
+        pool_type = str(parent.pool_cls.__module__).rpartition(".")[2]
+        if pool_type != "prefork":
+            logger.warning(
+                "a pool of type %s cannot end a step: timeouts, cancelling and draining only ask it to stop, "
+                "and a step that holds the interpreter's lock can lose its lease",
+                pool_type,
+            )
+        for target in (self._renew_for_ever, self._watch_timeouts):
+            threading.Thread(target=target, args=(parent,), name=target.__name__.strip("_"), daemon=True).start()
+
+    def _end(self, **_: Any) -> None:
+        self._over.set()
+        running.timeout_set.set()
+
+    def _renew_for_ever(self, parent: Any) -> None:
+        process = current_process(parent.app)
+        chosen = process.settings
+        # A client of its own that gives up at once: the next renewal is near, and the last one still holds.
+        ledger = Ledger(connect(broker_url(), retries=0, timeout_s=chosen.lease_s), chosen.key_prefix)
+        nudged = ledger.nudge_key(parent.hostname)
+        while not self._over.is_set():
+            began = time.monotonic()
+            try:
+                self._renew(parent, ledger)
+                pause_s = chosen.renewal_interval_s - (time.monotonic() - began)
+                ledger.client.blpop([nudged], max(0.05, pause_s))
+            except Exception as error:
+                logger.warning("leases could not be renewed: %s", error)
+                self._over.wait(chosen.renewal_interval_s / 2)
+
+    def _renew(self, parent: Any, ledger: Ledger) -> None:
+        attempts = {attempt.held: attempt for attempt in running}
+        if not attempts:
+            return
+        to_stop = ledger.renew(list(attempts), current_process(parent.app).settings.lease_s)
+        for held, attempt in attempts.items():
+            reason = to_stop.get(held)
+            if reason == CANCELLED or (reason == FENCED and attempt.is_fenced):
+                stop_soon(parent.app, attempt, reason)
+            # A child that has committed is fenced as well for the moment that it needs to return.
+            attempt.is_fenced = reason == FENCED
+
+    def _watch_timeouts(self, parent: Any) -> None:
+        while not self._over.is_set():
+            now, next_look = time.monotonic(), None
+            for attempt in running:
+                times_out_at = attempt.times_out_at
+                if times_out_at is None:
+                    continue
+                if times_out_at <= now:
+                    stop_soon(parent.app, attempt, TIMED_OUT)
+                elif next_look is None or times_out_at < next_look:
+                    next_look = times_out_at
+            running.timeout_set.wait(None if next_look is None else next_look - now)
+            running.timeout_set.clear()

@@ -1,0 +1,64 @@
+"""The attempts that run on this worker, as its main process knows them: from when a child accepts one to its end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from orchestrator.ledger.ledger import Held
+
+
+@dataclass(eq=False, slots=True)
+class RunningAttempt:
+    """One attempt. `pid` is the process that runs it: a child, or (threads, solo) the worker itself.
+
+    `stop_reason` is set once it is being stopped; from then on who stops it tells the ledger of its end.
+    """
+
+    held: Held
+    pid: int
+    timeout_s: float
+    began: float = field(default_factory=time.monotonic)
+    stop_reason: str = ""
+    is_fenced: bool = False  # the ledger said once that somebody took over
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def times_out_at(self) -> float | None:
+        """Give when its time is up, by the monotonic clock; None when it has no timeout or is being stopped anyway."""
+        return self.began + self.timeout_s if self.timeout_s and not self.stop_reason else None
+
+
+class Running:
+    """The set of them. `lock` is held while an attempt is signalled, so that its process cannot have gone on to another."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._attempts: dict[int, RunningAttempt] = {}
+        self.timeout_set = threading.Event()
+
+    def begin(self, key: int, attempt: RunningAttempt) -> None:
+        with self.lock:
+            self._attempts[key] = attempt
+        if attempt.timeout_s:
+            self.timeout_set.set()
+
+    def end(self, key: int) -> RunningAttempt | None:
+        """Strike the attempt from the set and give it, None if it was not there (any more)."""
+        with self.lock:
+            attempt = self._attempts.pop(key, None)
+        if attempt:
+            attempt.ended.set()
+        return attempt
+
+    def __iter__(self) -> Iterator[RunningAttempt]:
+        return iter(list(self._attempts.values()))
+
+    def is_running(self, attempt: RunningAttempt) -> bool:
+        """Whether the attempt has not ended; certain only while `lock` is held."""
+        return not attempt.ended.is_set()
+
+
+running = Running()

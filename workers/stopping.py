@@ -1,0 +1,156 @@
+"""Stopping an attempt from outside, with all that it started: ask, wait for the grace, kill, see that it is gone.
+
+Runs in threads of the worker's main process, which no user code can hold up. Only a process can be stopped; in a pool of
+threads, and in the solo pool, a step is only asked (`context.should_stop`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+
+import psutil
+from celery import Celery
+from celery.utils.log import get_logger
+
+from orchestrator.definition.context import StopRequested
+from orchestrator.ledger.ledger import Commit, Refusal, Replaced
+from orchestrator.messages.dispatch import dispatch
+from orchestrator.process_tree import ProcessTree
+from workers.failures import commit_for
+from workers.interruption import asked_in_thread
+from workers.process import WorkerProcess, current_process
+from workers.running import RunningAttempt, running
+
+logger = get_logger(__name__)
+
+TIMED_OUT, CANCELLED, FENCED, HANDED_OVER = "timed_out", "cancelled", "fenced", "handed_over"
+ASK = {TIMED_OUT: signal.SIGUSR1}  # any other reason: SIGUSR2
+KILL_LIMIT_S = 10.0
+PAUSE_S = 0.02
+
+
+def stop_soon(app: Celery, attempt: RunningAttempt, reason: str) -> threading.Thread | None:
+    """Begin to stop an attempt, in a thread that is given back; None if it is being stopped already or has ended."""
+    with running.lock:
+        if attempt.stop_reason or not running.is_running(attempt):
+            return None
+        attempt.stop_reason = reason
+    thread = threading.Thread(target=_stop, args=(app, attempt, reason), name=f"stop-{attempt.held.step}")
+    thread.start()
+    return thread
+
+
+def _stop(app: Celery, attempt: RunningAttempt, reason: str) -> None:
+    process = current_process(app)
+    try:
+        if attempt.pid == os.getpid():
+            _stop_thread(process, attempt, reason)
+        else:
+            _stop_process(process, attempt, reason)
+    except Exception:
+        logger.exception("run %s: step %s could not be stopped", attempt.held.run_id, attempt.held.step)
+
+
+def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) -> None:
+    began, grace_s = time.monotonic(), process.settings.timeout_grace_s
+    tree = ProcessTree(attempt.pid)
+    with running.lock, suppress(ProcessLookupError):
+        if running.is_running(attempt):
+            os.kill(attempt.pid, ASK.get(reason, signal.SIGUSR2))
+        else:
+            tree.let_go()
+    tree.terminate()
+    limit = began + grace_s
+    while (left := _left(tree, attempt) or not attempt.ended.is_set()) and time.monotonic() < limit:
+        time.sleep(PAUSE_S)
+    was_polite = not _halt(attempt)
+    if was_polite:
+        how = "it ended when asked"
+        if left:
+            how += f"; what it had started was killed after a grace of {grace_s:g} s"
+        is_gone = _left(tree, attempt) == [] or tree.kill(KILL_LIMIT_S)
+    else:
+        how = f"killed after a grace of {grace_s:g} s"
+        is_gone = tree.kill(KILL_LIMIT_S, partial(_kill_child, attempt))
+    detail = {
+        "reason": reason,
+        "how": how if is_gone else f"{how}; some of its processes cannot be killed",
+        "after_s": round(time.monotonic() - began, 3),
+        "processes": tree.size + 1,
+        "worker": attempt.held.owner.partition(" ")[0],
+    }
+    logger.warning(
+        "run %s: attempt %d of step %s was stopped (%s): %s",
+        attempt.held.run_id, attempt.held.attempt, attempt.held.step, reason, detail["how"],
+    )  # fmt: skip
+    _tell(process, attempt, reason, detail, "" if was_polite else f"; it did not stop when asked and was {how}")
+
+
+def _left(tree: ProcessTree, attempt: RunningAttempt) -> list[psutil.Process]:
+    """Give what still runs of the tree. Once the attempt has ended, what its process starts is another attempt's."""
+    with running.lock:
+        if running.is_running(attempt):
+            return tree.look()
+    tree.let_go()
+    return tree.look()
+
+
+def _halt(attempt: RunningAttempt) -> bool:
+    """Halt the attempt's process, so that it can neither end the attempt nor begin another; False if it has ended."""
+    with running.lock:
+        if not running.is_running(attempt):
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(attempt.pid, signal.SIGSTOP)
+        return True
+
+
+def _kill_child(attempt: RunningAttempt) -> None:
+    with running.lock, suppress(ProcessLookupError):
+        # If it ended just before it was halted, it may go on: for another attempt.
+        os.kill(attempt.pid, signal.SIGKILL if running.is_running(attempt) else signal.SIGCONT)
+
+
+def _stop_thread(process: WorkerProcess, attempt: RunningAttempt, reason: str) -> None:
+    """Ask a step that runs in a thread of this process, and wait for it: nothing can end it."""
+    held = attempt.held
+    began = time.monotonic()
+    logger.warning(
+        "run %s: attempt %d of step %s should stop (%s), but its pool cannot end a step: it is asked, and waited for",
+        held.run_id, held.attempt, held.step, reason,
+    )  # fmt: skip
+    with asked_in_thread(held.run_id, held.step, held.attempt):
+        if reason == HANDED_OVER:
+            return _tell(process, attempt, reason, {}, "")  # the worker ends next
+        attempt.ended.wait()
+    detail = {
+        "reason": reason,
+        "how": "it ended by itself: its pool cannot end a step",
+        "after_s": round(time.monotonic() - began, 3),
+        "processes": 0,
+        "worker": held.owner.partition(" ")[0],
+    }
+    return _tell(process, attempt, reason, detail, "; its pool cannot end a step, so it was waited for")
+
+
+def _tell(
+    process: WorkerProcess, attempt: RunningAttempt, reason: str, detail: Mapping[str, object], told_of_timeout: str
+) -> None:
+    held = attempt.held
+    answer: Commit | Replaced | Refusal
+    if reason == HANDED_OVER:
+        answer = process.ledger.hand_over(held.run_id, held.step, held.attempt, "its worker ended", owner=held.owner)
+    elif reason == TIMED_OUT:
+        # Refused if the child could commit this itself, with the traceback of where it was.
+        answer = commit_for(process, held, StopRequested(is_timeout=True), told_of_timeout)
+    else:
+        return process.ledger.report_stopped(held, detail)
+    if not isinstance(answer, Refusal):
+        dispatch(process.app, held.run_id, process.ledger.run_fields(held.run_id)["pipeline"], answer.ready)
+    return None

@@ -1,0 +1,111 @@
+"""What steps leave behind when the process that ran them dies, and the two that see to it that nothing stays.
+
+The worker's main process and each of its children are subreapers: what loses its parent becomes a child of the next of
+them above it. So the orphans of a dead child are children of the main process, and are ended there (`kill_strays`). What
+is left when the main process itself is killed, its guardian ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from typing import Any
+
+import psutil
+from celery.signals import worker_init, worker_process_init
+from celery.utils.log import get_logger
+
+from orchestrator.process_tree import ProcessTree, adopt_orphans, runs
+from workers import guardian
+from workers.failures import note_memory_events
+from workers.interruption import listen_in_child
+
+logger = get_logger(__name__)
+
+KILL_LIMIT_S = 10.0
+_PR_SET_PDEATHSIG = 1
+
+_main_pid = 0
+_guardian: subprocess.Popen[bytes] | None = None
+_pool: Any = None
+
+
+def connect_signals() -> None:
+    """Have the main process and its children set up when Celery starts them; called once, when the app is made."""
+    worker_init.connect(_set_up_main)
+    worker_process_init.connect(_set_up_child)
+
+
+def _set_up_main(sender: Any, **_: Any) -> None:
+    global _main_pid, _guardian
+    _main_pid = os.getpid()
+    note_memory_events()
+    if not adopt_orphans():
+        logger.warning("this system has no subreapers: what a step leaves behind when its process dies goes on running")
+        return
+    try:
+        os.close(os.pidfd_open(_main_pid))
+        _guardian = subprocess.Popen(
+            [sys.executable, "-I", "-S", guardian.__file__, str(_main_pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:  # an old kernel, or no more processes
+        logger.warning(
+            "no guardian could be started (%s): if this worker is killed, what its steps started goes on", error
+        )
+
+
+def watch_pool(pool: Any) -> None:
+    """Remember the pool, which knows the children that are no strays."""
+    global _pool
+    _pool = pool
+
+
+def _set_up_child(sender: Any, **_: Any) -> None:
+    if os.getpid() == _main_pid or not _main_pid:  # the solo pool sends this signal in the main process
+        return
+    listen_in_child()
+    if not adopt_orphans() or _guardian is None or _guardian.stdin is None:
+        return
+    try:
+        os.write(_guardian.stdin.fileno(), f"{os.getpid()}\n".encode())
+    except OSError:
+        return  # no guardian any more: let the kernel end this child with the main process
+    # Celery has asked the kernel to do that at once; then nobody could tell what this child had started.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+
+
+def kill_strays() -> None:
+    """End what dead children have left behind; returns when all of it is gone. In the main process only."""
+    if _guardian is None or _pool is None:
+        return
+    own = {process.pid for process in getattr(getattr(_pool, "_pool", None), "_pool", ())} | {_guardian.pid}
+    deadline = time.monotonic() + KILL_LIMIT_S
+    for child in psutil.Process().children():
+        if child.pid in own or not runs(child):
+            _reap(child.pid, own)
+            continue
+        logger.warning("process %d was left behind by a step whose process died: it is killed", child.pid)
+        tree = ProcessTree(child.pid)
+
+        def kill(pid: int = child.pid) -> None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+        if not tree.kill(max(0.1, deadline - time.monotonic()), kill):
+            logger.error("process %d, or something it started, cannot be killed", child.pid)
+        _reap(child.pid, own)
+
+
+def _reap(pid: int, own: set[int]) -> None:
+    """Let a dead orphan go. Celery waits for its own children, and for those only."""
+    if pid not in own:
+        with suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
