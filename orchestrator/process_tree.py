@@ -99,7 +99,7 @@ def runs(process: psutil.Process) -> bool:
 
 
 def adopt_orphans() -> bool:
-    """Let this process be the new parent of what its descendants leave behind (Linux); False where there is no such thing."""
+    """Let this process be the new parent of what its descendants leave behind; False where that cannot be."""
     if not sys.platform.startswith("linux"):
         return False
     return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)

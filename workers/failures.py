@@ -118,7 +118,7 @@ def note_memory_events() -> None:
 
 
 def _out_of_memory(pid: int) -> str:
-    """Give who says that a killed process was killed for want of memory, as far as we may read it; "" if nobody does."""
+    """Give who says that a process was killed for want of memory, as far as we may read it; "" if nobody does."""
     before = _oom_kills_seen
     note_memory_events()
     if _oom_kills_seen > before:

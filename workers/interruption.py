@@ -1,4 +1,4 @@
-"""Asking a step to end, on the side of the process that runs it: signals of the worker's main process, and `should_stop`.
+"""Asking a step to end, on the side of the process that runs it: signals of its worker, and `should_stop`.
 
 | signal  | means                                              | answer                                            |
 |---------|----------------------------------------------------|---------------------------------------------------|

@@ -1,7 +1,7 @@
 """The leases of a worker's running attempts and the clocks of their timeouts, kept by threads of its main process.
 
-User code runs in the children and cannot delay them. In a pool of threads, and in the solo pool, it can: a step that holds
-the interpreter's lock for longer than a lease loses it.
+User code runs in the children and cannot delay them. In a pool of threads, and in the solo pool, it can: a step that
+holds the interpreter's lock for longer than a lease loses it.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class RunningAttempt:
 
 
 class Running:
-    """The set of them. `lock` is held while an attempt is signalled, so that its process cannot have gone on to another."""
+    """The set of them. `lock` is held while one is signalled, so that its process cannot have gone on to another."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

@@ -1,7 +1,7 @@
 """Stopping an attempt from outside, with all that it started: ask, wait for the grace, kill, see that it is gone.
 
-Runs in threads of the worker's main process, which no user code can hold up. Only a process can be stopped; in a pool of
-threads, and in the solo pool, a step is only asked (`context.should_stop`).
+Runs in threads of the worker's main process, which no user code can hold up. Only a process can be stopped; in a pool
+of threads, and in the solo pool, a step is only asked (`context.should_stop`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What steps leave behind when the process that ran them dies, and the two that see to it that nothing stays.
 
 The worker's main process and each of its children are subreapers: what loses its parent becomes a child of the next of
-them above it. So the orphans of a dead child are children of the main process, and are ended there (`kill_strays`). What
-is left when the main process itself is killed, its guardian ends.
+them above it. So the orphans of a dead child are children of the main process, and are ended there (`kill_strays`).
+What is left when the main process itself is killed, its guardian ends.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ LONG_GAP_S = 3.0
 
 
 class Repair:
-    """What one coordinator knows from look to look: how long it has had the server's ear, and what it has missed since when."""
+    """What one coordinator knows from look to look: since when the server answers it, and since when it misses what."""
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger = ledger

@@ -120,7 +120,7 @@ def _here() -> Attempt | None:
 
 @contextmanager
 def attempt_context(attempt: Attempt, *, is_only: bool) -> Iterator[None]:
-    """Let the context be that attempt inside the block; for workers. `is_only`: this process runs no other meanwhile."""
+    """Let the context be that attempt inside the block; for workers. `is_only`: no other runs here meanwhile."""
     global _only
     mark = _current.set(attempt)
     if is_only:
