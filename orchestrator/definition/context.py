@@ -41,6 +41,7 @@ class Attempt:
     run_id: str
     step: str
     attempt: int
+    token: int
     worker: str
     checkpoint_dir: Path
     should_stop: Callable[[], bool]
@@ -67,6 +68,14 @@ class Context:
     def attempt(self) -> int:
         """Number of this attempt, from 1."""
         return self._attempt.attempt
+
+    @property
+    def token(self) -> int:
+        """Fencing token of this attempt: it grows with every attempt that begins in the run.
+
+        Whoever keeps the largest token seen can refuse what an attempt that was taken for lost still writes.
+        """
+        return self._attempt.token
 
     @property
     def worker(self) -> str:

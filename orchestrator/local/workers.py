@@ -23,6 +23,7 @@ import psutil
 from orchestrator.definition.faults import OrchestratorError
 from orchestrator.ledger.connection import connect
 from orchestrator.messages.queues import queue_keys
+from orchestrator.process_tree import runs
 from orchestrator.redis_url import normalise_redis_url
 from orchestrator.settings import PoolSettings, Settings
 
@@ -134,7 +135,7 @@ class LocalWorkers:
                 with suppress(OSError):
                     if os.getsid(pid) == self.pid:
                         self._tree.update(_process(pid))
-        return [process for process in self._tree if _runs(process)]
+        return [process for process in self._tree if runs(process)]
 
 
 @contextmanager
@@ -259,11 +260,3 @@ def _process(pid: int) -> list[psutil.Process]:
         return [psutil.Process(pid)]
     except psutil.NoSuchProcess:
         return []
-
-
-def _runs(process: psutil.Process) -> bool:
-    """Whether it still runs; a zombie does not: it waits for a parent that is not ours to command."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
