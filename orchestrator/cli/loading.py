@@ -1,13 +1,14 @@
-"""From FILE[:NAME] and -p to a plan: what `run`, `submit` and `plan` share."""
+"""From FILE[:NAME] and -p to a plan: what `run`, `submit`, `plan` and `resume` share."""
 
 from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from orchestrator.definition.faults import PipelineInvalid
-from orchestrator.definition.loading import load, parse_params
+from orchestrator.definition.loading import Definition, load, parse_params
 from orchestrator.definition.model import Pipeline
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
@@ -16,10 +17,25 @@ from orchestrator.settings import Settings
 
 def load_plan(target: str, pairs: Sequence[str], settings: Settings) -> tuple[Plan, float]:
     """Give the compiled plan and the seconds that compiling took. Raises PipelineInvalid with every fault."""
+    return plan_of(load_definition(target), pairs, settings)
+
+
+def load_definition(target: str) -> Definition:
+    """Give the definition at FILE[:NAME]. Raises PipelineInvalid."""
     for name in ("celery", "redis"):  # taken now, so that a user's file of that name is told to take another one
         importlib.import_module(name)
-    definition = load(target)
-    pipeline = definition.build(parse_params(pairs, definition), pools=settings.pools)
+    return load(target)
+
+
+def plan_of(
+    definition: Definition, pairs: Sequence[str], settings: Settings, recorded: Mapping[str, Any] | None = None
+) -> tuple[Plan, float]:
+    """Give the compiled plan of a definition and the seconds that compiling took. Raises PipelineInvalid.
+
+    `recorded` are params of an earlier time; `pairs` are stronger, and those that are not declared any more are left.
+    """
+    given = {name: value for name, value in (recorded or {}).items() if name in definition.params}
+    pipeline = definition.build(given | parse_params(pairs, definition), pools=settings.pools)
     if faults := _timeouts_in_vain(pipeline, settings):
         raise PipelineInvalid(pipeline.name, faults)
     began = time.perf_counter()

@@ -16,10 +16,13 @@ USAGE = 2
 COMMANDS = {
     "run": "orchestrator.cli.run:run",
     "submit": "orchestrator.cli.submit:submit",
+    "resume": "orchestrator.cli.resume:resume",
+    "cancel": "orchestrator.cli.cancel:cancel",
     "plan": "orchestrator.cli.plan:plan",
     "schema": "orchestrator.cli.plan:schema",
     "runs": "orchestrator.cli.show:runs",
     "show": "orchestrator.cli.show:show",
+    "why": "orchestrator.cli.why:why",
     "events": "orchestrator.cli.show:events",
     "logs": "orchestrator.cli.show:logs",
     "worker": "orchestrator.cli.services:worker",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import click
 from rich.console import Console, Group
@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.summary import SKIP_REASON, clock_text, duration_text, error_line, unserved_text
+from orchestrator.cli.summary import SKIP_REASON, clock_text, duration_text, error_line, stopped_text, unserved_text
 from orchestrator.ledger.ledger import Event
 from orchestrator.ledger.record import RunRecord
 from orchestrator.ledger.states import StepState
@@ -53,7 +53,7 @@ class Lines:
         self._record = record
         self._is_quiet = is_quiet
         self._is_short = len(record.steps) > EVERY_STEP
-        self._ended = 0
+        self._succeeded = sum(step.state is StepState.SUCCEEDED for step in record.steps.values())
         self._warned: set[str] = set()
         if not is_quiet:
             steps = len(record.steps)
@@ -64,13 +64,18 @@ class Lines:
         if self._is_quiet:
             return
         for event in events:
+            if news := _news(event):
+                click.echo(f"{clock_text(event.at_us)} {news}")
+            if event.event == "run.resumed":
+                self._succeeded -= len(event.detail["again"])
             if not event.event.startswith("step.") or event.event == "step.queued":
                 continue
             word = event.event.removeprefix("step.")
             if self._is_short and word in ("started", "succeeded"):
-                self._ended += word == "succeeded"
-                if word == "succeeded" and self._ended % COUNT_EVERY == 0:
-                    click.echo(f"{clock_text(event.at_us)} {self._ended:,} of {len(self._record.steps):,} succeeded")
+                self._succeeded += word == "succeeded"
+                if word == "succeeded" and self._succeeded % COUNT_EVERY == 0:
+                    counted = f"{self._succeeded:,} of {len(self._record.steps):,} succeeded"
+                    click.echo(f"{clock_text(event.at_us)} {counted}")
                 continue
             click.echo(f"{clock_text(event.at_us)} {event.step} {word}{_remark(event)}")
 
@@ -88,24 +93,42 @@ class Panel:
         self._record = record
         self._recent: list[Text] = []
         self._unserved: dict[str, list[str]] = {}
-        self._now_us = record.created_at_us
-        self._states: Counter[StepState] = Counter({StepState.WAITING: len(record.steps)})
-        self._state_of: dict[str, StepState] = {}
+        self._began_us = self._now_us = record.created_at_us
+        self._states: Counter[StepState] = Counter(step.state for step in record.steps.values())
+        self._state_of: dict[str, StepState] = {name: step.state for name, step in record.steps.items()}
 
     def show(self, events: Sequence[Event]) -> None:
         for event in events:
             self._now_us = event.at_us
-            if not event.event.startswith("step."):
+            if news := _news(event):
+                self._add(event, "", news, "yellow")
+            if event.event == "run.resumed":
+                self._reset(event)
+            if not event.event.startswith("step.") or event.step not in self._state_of:
                 continue
             state = StepState(event.event.removeprefix("step.").replace("started", "running"))
-            self._states[self._state_of.get(event.step, StepState.WAITING)] -= 1
-            self._states[state] += 1
-            self._state_of[event.step] = state
+            self._set(event.step, state)
             if state not in (StepState.QUEUED, StepState.RUNNING):
-                line = Text(f"{clock_text(event.at_us)} ", style="dim")
-                line.append(event.step, style="bold")
-                line.append(f" {state.value}{_remark(event)}", style=STYLES.get(state.value, ""))
-                self._recent = [*self._recent, line][-RECENT_ROWS:]
+                self._add(event, event.step, f" {state.value}{_remark(event)}", STYLES.get(state.value, ""))
+
+    def _add(self, event: Event, head: str, text: str, style: str) -> None:
+        line = Text(f"{clock_text(event.at_us)} ", style="dim")
+        line.append(head, style="bold")
+        line.append(text, style=style)
+        self._recent = [*self._recent, line][-RECENT_ROWS:]
+
+    def _set(self, step: str, state: StepState) -> None:
+        self._states[self._state_of[step]] -= 1
+        self._states[state] += 1
+        self._state_of[step] = state
+
+    def _reset(self, event: Event) -> None:
+        """Count anew: what had not succeeded waits again, and some of what had."""
+        self._began_us = event.at_us
+        again = set(event.detail["again"])
+        for step, state in self._state_of.items():
+            if state is not StepState.SUCCEEDED or step in again:
+                self._set(step, StepState.WAITING)
 
     def show_unserved(self, pools: dict[str, list[str]]) -> None:
         self._unserved = pools
@@ -118,7 +141,7 @@ class Panel:
             Text(record.pipeline, style="bold"),
             ProgressBar(total=max(1, total), completed=ended, width=30),
             f"{ended}/{total}",
-            duration_text(record.created_at_us, self._now_us),
+            duration_text(self._began_us, self._now_us),
             Text(
                 "  ".join(f"{count} {state.value}" for state, count in self._states.items() if count > 0), style="dim"
             ),
@@ -131,6 +154,35 @@ class Panel:
         return Group(Text(f"run {record.run_id}", style="dim"), head, *self._recent, *rows, *warnings)
 
 
+def _news(event: Event) -> str | None:
+    """Give what there is to say of an event that is no change of a step; None when nobody needs to know at once."""
+    detail = event.detail if isinstance(event.detail, dict) else {}
+    named = f"{event.step} attempt {event.attempt}"
+    match event.event:
+        case "attempt.lost":
+            counted = f"lost {detail['lost']} of {detail['budget']}"
+            return f"{named} lost: {error_line(detail.get('error'))}; queued again ({counted})"
+        case "attempt.handed_over":
+            return f"{named} handed over: {detail.get('reason', '')}; queued again"
+        case "message.lost":
+            return f"{event.step} sent again: its message was lost ({detail.get('found', '')})"
+        case "attempt.stopped":
+            return f"{named} {stopped_text(detail)}"
+        case "run.resumed":
+            return _resumed(detail)
+    return None
+
+
+def _resumed(detail: Mapping[str, Any]) -> str:
+    count = detail["reset"]
+    told = f"resumed: {count:,} step{' waits' if count == 1 else 's wait'} anew"
+    if again := len(detail["again"]):
+        told += f", {again:,} of which had succeeded"
+    if changed := detail.get("params"):
+        told += f"; {', '.join(changed)} changed"
+    return told
+
+
 def _remark(event: Event) -> str:
     detail = event.detail if isinstance(event.detail, dict) else {}
     attempt = f" (attempt {event.attempt})" if event.attempt > 1 else ""
@@ -140,6 +192,8 @@ def _remark(event: Event) -> str:
         attempt += f": {SKIP_REASON}"
     elif detail.get("because"):
         attempt += f", because of {detail['because']}"
+    if detail.get("reason"):
+        attempt += f": {detail['reason']}"
     if detail.get("due_at"):
         attempt += f"; retry at {clock_text(detail['due_at'])}"
     return attempt

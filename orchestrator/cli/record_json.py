@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.artifacts.outputs import plain_json, shown_output
@@ -19,6 +20,8 @@ def record_json(record: RunRecord) -> dict[str, Any]:
         "started_at": rfc3339(record.started_at_us),
         "ended_at": rfc3339(record.ended_at_us),
         **({"cancel_reason": record.cancel_reason} if record.cancel_reason else {}),
+        **({"resumes": record.resumes} if record.resumes else {}),
+        **({"repairs": record.repairs} if record.repairs else {}),
         "steps": {
             name: {
                 "state": step.state.value,
@@ -26,6 +29,7 @@ def record_json(record: RunRecord) -> dict[str, Any]:
                 "pool": step.pool,
                 "output": shown_output(record.outputs.get(name, "")),
                 **({"because": step.because} if step.because else {}),
+                **({"cancel_reason": step.cancel_reason} if step.cancel_reason else {}),
                 **({"retry_due_at": rfc3339(step.due_at_us)} if step.due_at_us else {}),
                 "attempts": [_attempt_json(attempt) for attempt in step.attempts],
             }
@@ -43,4 +47,9 @@ def _attempt_json(attempt: AttemptRecord) -> dict[str, Any]:
         "ended_at": rfc3339(attempt.ended_at_us),
         "outcome": attempt.outcome.value if attempt.outcome else None,
         "error": attempt.error,
+        **({"stopped": _stopped_json(attempt.stopped)} if attempt.stopped else {}),
     }
+
+
+def _stopped_json(stopped: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in stopped.items() if name != "at_us"} | {"at": rfc3339(stopped["at_us"])}

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from typing import Any
 
 import click
 
 from orchestrator.cli.record_json import record_json
 from orchestrator.cli.session import RunNotFound, find_run, open_session
-from orchestrator.cli.summary import SKIP_REASON, duration_text, error_line, summary_text
-from orchestrator.coordinator.waiting import unserved_steps
+from orchestrator.cli.summary import SKIP_REASON, duration_text, error_line, repairs_text, summary_text
+from orchestrator.coordinator.reasons import Surroundings, brief, look_around
 from orchestrator.definition.faults import did_you_mean
 from orchestrator.ledger.ledger import Event
 from orchestrator.ledger.record import RunRecord, StepRecord, read_record, rfc3339
 from orchestrator.ledger.states import RunState, StepState
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+LISTED = 5  # of a list in an event's detail
+_OPEN = (StepState.WAITING, StepState.QUEUED, StepState.RETRYING)
 _run_argument = click.argument("run_text", metavar="RUN")
 
 
@@ -60,17 +61,20 @@ def show(run_text: str, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(record_json(record)))
             return
-        unserved = unserved_steps(session.ledger, record.steps)
+        around = look_around(session.ledger, record.run_id) if not record.state.is_ended else None
         logs = {
             name: session.ledger.log_lines(record.run_id, name, step.attempts[-1].attempt)
             for name, step in record.steps.items()
             if step.state is StepState.FAILED and step.attempts
         }
-    click.echo(_table(record, unserved))
+    click.echo(_table(record, around))
     if record.state.is_ended:
         click.echo(summary_text(record, logs))
     else:
-        click.echo(f"run {record.run_id} is {record.state.value}")
+        resumed = f", resumed {rfc3339(record.resumed_at_us)}" if record.resumed_at_us else ""
+        click.echo(f"run {record.run_id} is {record.state.value}{resumed}")
+        if record.repairs:
+            click.echo(repairs_text(record))
 
 
 @click.command()
@@ -155,18 +159,31 @@ def _event_line(event: Event) -> str:
     detail = event.detail
     if isinstance(detail, dict):
         error = f" {error_line(detail['error'])}" if detail.get("error") else ""
-        told = {key: rfc3339(value) if key == "due_at" else value for key, value in detail.items() if key != "error"}
+        told = {
+            key: rfc3339(value) if key == "due_at" else _shortened(value)
+            for key, value in detail.items()
+            if key != "error" and value != []
+        }
         detail = " ".join(f"{key}={value}" for key, value in told.items()) + error
     where = f" {event.step} attempt {event.attempt}" if event.step else ""
     return f"{rfc3339(event.at_us)} {event.event}{where} {detail}".rstrip()
 
 
-def _table(record: RunRecord, unserved: Collection[str]) -> str:
+def _shortened(value: Any) -> Any:
+    """Give a list so that it fits a line; its length tells the rest."""
+    if not isinstance(value, list):
+        return value
+    more = f", … {len(value)} in all" if len(value) > LISTED else ""
+    return f"{', '.join(map(str, value[:LISTED]))}{more}"
+
+
+def _table(record: RunRecord, around: Surroundings | None) -> str:
     rows = [("step", "state", "attempts", "took", "")]
     for name, step in record.steps.items():
         last = step.attempts[-1] if step.attempts else None
         took = duration_text(last.started_at_us, last.ended_at_us) if last else ""
-        rows.append((name, step.state.value, str(len(step.attempts)), took, _note(step, unserved)))
+        note = brief(record, name, around) if around and step.state in _OPEN else _note(record, step)
+        rows.append((name, step.state.value, str(len(step.attempts)), took, note))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)), row[4]]).rstrip()
@@ -174,15 +191,13 @@ def _table(record: RunRecord, unserved: Collection[str]) -> str:
     )
 
 
-def _note(step: StepRecord, unserved: Collection[str]) -> str:
-    if step.state is StepState.QUEUED and step.pool in unserved:
-        return f"waiting: no worker serves pool {step.pool}"
-    if step.due_at_us:
-        return f"retry at {rfc3339(step.due_at_us)}"
+def _note(record: RunRecord, step: StepRecord) -> str:
     if step.state is StepState.SKIPPED:
         return SKIP_REASON
     if step.because:
         return f"because of {step.because}"
+    if step.state is StepState.CANCELLED:
+        return step.cancel_reason if step.cancel_reason and step.cancel_reason != record.cancel_reason else ""
     if step.attempts and step.attempts[-1].error:
         return error_line(step.attempts[-1].error)
     return ""

@@ -9,6 +9,7 @@ import click
 from orchestrator.cli.loading import load_plan
 from orchestrator.cli.session import open_session
 from orchestrator.cli.summary import unserved_text
+from orchestrator.definition.loading import absolute_target
 from orchestrator.settings import settings
 
 
@@ -24,7 +25,7 @@ def submit(target: str, params: tuple[str, ...], as_json: bool) -> None:
 
     plan, _ = load_plan(target, params, settings())
     with open_session() as session:
-        run_id = submit_plan(plan, session.ledger, session.app, session.settings)
+        run_id = submit_plan(plan, session.ledger, session.app, session.settings, target=absolute_target(target))
         for pool, steps in unserved_steps(session.ledger, read_record(session.ledger, run_id).steps).items():
             click.echo(unserved_text(pool, steps), err=True)
     click.echo(json.dumps({"run_id": run_id, "pipeline": plan.pipeline.name}) if as_json else run_id)

@@ -17,6 +17,7 @@ LOG_LINES = 5
 LINE_CHARS = 300
 FAILURES = 10
 RESULTS = 5
+STOPPED = 10
 SKIP_REASON = "its trigger rule cannot come true"  # the step it is "because" of may well have succeeded
 
 
@@ -24,12 +25,12 @@ def summary_text(record: RunRecord, logs: Mapping[str, Sequence[str]]) -> str:
     """Give the summary; `logs` holds the log lines of the failed steps' last attempts."""
     counts = Counter(step.state for step in record.steps.values())
     shown = ", ".join(f"{count:,} {state.value}" for state, count in counts.most_common()) or "no steps"
-    lines = [
-        f"run {record.run_id} {record.state.value}"
-        f" in {duration_text(record.created_at_us, record.ended_at_us)}: {shown}"
-    ]
+    lines = [f"run {record.run_id} {record.state.value} {_took(record)}: {shown}"]
     if record.cancel_reason:
         lines.append(f"  reason: {record.cancel_reason}")
+    lines += _stopped_attempts(record)
+    if record.repairs:
+        lines.append(repairs_text(record))
     if record.state is RunState.SUCCEEDED:
         lines += _results(record)
     failed = [(name, step) for name, step in record.steps.items() if step.state is StepState.FAILED]
@@ -41,7 +42,45 @@ def summary_text(record: RunRecord, logs: Mapping[str, Sequence[str]]) -> str:
     if record.state is RunState.FAILED:
         example = f" {shlex.quote(failed[0][0])}" if failed else ""  # [ ] are a pattern to a shell
         lines.append(f"look closer: orchestrator show {record.run_id}; orchestrator logs {record.run_id}{example}")
+    if record.state in (RunState.FAILED, RunState.CANCELLED):
+        lines.append(f"go on with: orchestrator resume {record.run_id}")
     return "\n".join(lines)
+
+
+def _took(record: RunRecord) -> str:
+    if record.resumed_at_us is None:
+        return f"in {duration_text(record.created_at_us, record.ended_at_us)}"
+    times = f" for the {_ordinal(record.resumes)} time" if record.resumes > 1 else ""
+    return f"{duration_text(record.resumed_at_us, record.ended_at_us)} after it was resumed{times}"
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def _stopped_attempts(record: RunRecord) -> list[str]:
+    """Tell how the attempts went that had to be stopped when their steps were cancelled for the last time."""
+    lines = [
+        f"  {name} {stopped_text(stopped)}"
+        for name, step in record.steps.items()
+        if step.state is StepState.CANCELLED and step.attempts and (stopped := step.attempts[-1].stopped)
+    ]
+    more = [f"  … and {len(lines) - STOPPED:,} more were stopped"] if len(lines) > STOPPED else []
+    return lines[:STOPPED] + more
+
+
+def stopped_text(stopped: Mapping[str, Any]) -> str:
+    """Say how an attempt went that had to be stopped, from the detail of its event."""
+    after = f" after {stopped['after_s']:.1f} s" if "after_s" in stopped else ""
+    return f"stopped{after}: {stopped.get('how') or stopped.get('reason', '')}"
+
+
+def repairs_text(record: RunRecord) -> str:
+    """Say that the safety net caught something."""
+    count = record.repairs
+    things = "1 thing" if count == 1 else f"{count:,} things"
+    return f"  the safety net caught {things}: orchestrator events {record.run_id}"
 
 
 def _results(record: RunRecord) -> list[str]:
@@ -72,7 +111,9 @@ def _not_run(record: RunRecord) -> list[str]:
     lines = []
     for cause, names in because.items():
         more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-        lines.append(f"  not run, because {cause} failed: {', '.join(names[:5])}{more}")
+        is_cancelled = cause in record.steps and record.steps[cause].state is StepState.CANCELLED
+        what = "was cancelled" if is_cancelled else "failed"
+        lines.append(f"  not run, because {cause} {what}: {', '.join(names[:5])}{more}")
     return lines
 
 

@@ -50,14 +50,16 @@ def submit(
     return run_id
 
 
-def run_fields(plan: Plan, app: Celery, settings: Settings, run_id: str, target: str) -> dict[str, str | int]:
-    """Give what the ledger keeps of a run as a whole."""
+def run_fields(
+    plan: Plan, app: Celery, settings: Settings, run_id: str, target: str, attempts_before: int = 0
+) -> dict[str, str | int]:
+    """Give what the ledger keeps of a run as a whole. `attempts_before` are the most that a step of it has had."""
     pipeline = plan.pipeline
     fields: dict[str, str | int] = {
         "pipeline": pipeline.name,
         "params": json.dumps(to_wire(dict(pipeline.params))),
         "import_path": pipeline.import_path or "",
-        "max_links": _max_links(app, plan, settings, run_id),
+        "max_links": _max_links(app, plan, settings, run_id, attempts_before),
         "lists": _json(broker_lists(plan, settings)),
         "code": _json(code_of(pipeline)),
     }
@@ -138,10 +140,10 @@ def plan_message_bytes(app: Celery, plan: Plan, settings: Settings) -> int:
     return largest_message_bytes(app, RUN_ID_SHAPE, plan.pipeline.name, chains, max_links)
 
 
-def _max_links(app: Celery, plan: Plan, settings: Settings, run_id: str) -> int:
+def _max_links(app: Celery, plan: Plan, settings: Settings, run_id: str, attempts_before: int = 0) -> int:
     # Attempts as they may become, so that a late retry's message is not larger than a first one's may be.
     links = [
-        link._replace(attempt=1 + plan.pipeline.steps[name].options.retries)
+        link._replace(attempt=1 + attempts_before + plan.pipeline.steps[name].options.retries)
         for name, link in plan_links(plan, settings).items()
     ]
     return links_per_message(app, plan.pipeline.name, links, run_id)

@@ -22,6 +22,9 @@ from orchestrator.definition.params import Param
 from orchestrator.definition.pipelines import PipelineFunction
 from orchestrator.definition.yaml_text import read_json, read_scalar, read_yaml
 
+_DOCUMENTS = (".yaml", ".yml", ".json")
+_FILES = (*_DOCUMENTS, ".py")
+
 
 class Definition(Protocol):
     """A pipeline before its params are bound, however it was written."""
@@ -94,6 +97,26 @@ class LoadedDefinition:
         return replace(self.definition.build(params, pools=pools), import_path=self.import_path)
 
 
+def absolute_target(target: str) -> str:
+    """Give the target as it is found from any folder; that of a module stays as it is."""
+    file, name = _split(target)
+    if Path(file).suffix not in _FILES:
+        return target
+    return f"{os.path.abspath(file)}:{name}" if name else os.path.abspath(file)
+
+
+def is_there(target: str) -> bool:
+    """Whether there is a file or a module to load the target from; what is in it is another question."""
+    file, _ = _split(target)
+    if Path(file).suffix in _FILES:
+        return Path(file).is_file()
+    _put_working_folder_on_path()
+    try:
+        return importlib.util.find_spec(file) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def load(target: str) -> Definition:
     """Give the definition at `FILE[:NAME]`, or `MODULE[:NAME]`; raises PipelineInvalid.
 
@@ -102,14 +125,13 @@ def load(target: str) -> Definition:
     """
     file, name = _split(target)
     path = Path(file)
-    if path.suffix in (".yaml", ".yml", ".json"):
+    if path.suffix in _DOCUMENTS:
         return _load_document(_existing(path, target), name, target)
     if path.suffix == ".py":
         return _load_python(_existing(path, target), name, target)
     if os.sep in file or path.is_file() or path.is_dir():
         raise PipelineInvalid(target, [f"{file!r} is no pipeline file: those end with .py, .yaml, .yml or .json."])
-    if not ({"", os.getcwd()} & set(sys.path)):
-        sys.path.insert(0, os.getcwd())
+    _put_working_folder_on_path()
     module = _import(file, target, None)
     return _definition_in(module, name, target, import_path(getattr(module, "__file__", None)))
 
@@ -197,6 +219,11 @@ def _load_python(path: Path, name: str | None, target: str) -> Definition:
     return _definition_in(module, name, target, str(root))
 
 
+def _put_working_folder_on_path() -> None:
+    if not ({"", os.getcwd()} & set(sys.path)):
+        sys.path.insert(0, os.getcwd())
+
+
 def _put_on_path(folder: Path) -> None:
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
@@ -223,7 +250,7 @@ def _import(name: str, target: str, root: Path | None) -> ModuleType:
 
 def _no_module(name: str) -> str:
     here = Path.cwd()
-    files = [file.name for file in here.iterdir() if file.suffix in (".py", ".yaml", ".yml", ".json")]
+    files = [file.name for file in here.iterdir() if file.suffix in _FILES]
     stems = [Path(file).stem for file in files if file.endswith(".py")]
     return f"there is no file and no module {name!r}.{did_you_mean(name, sorted(files + stems))}"
 

@@ -2,6 +2,7 @@
 
 `{prefix}:workers` and `{prefix}:coordinators` are sorted sets: name -> until when (seconds since the epoch, by the
 server's clock) the last sign counts. `{prefix}:worker:<name>` is the worker's card as JSON.
+"name run" stands among the coordinators for one who works for that run alone, as `orchestrator run` does.
 """
 
 from __future__ import annotations
@@ -71,10 +72,20 @@ def withdraw_coordinator(client: redis.Redis, prefix: str, name: str) -> None:
     client.zrem(f"{prefix}:coordinators", name)
 
 
-def present_coordinators(client: redis.Redis, prefix: str) -> list[str]:
-    """Give the names of the coordinators that are there."""
+def announce_follower(client: redis.Redis, prefix: str, name: str, run_id: str) -> None:
+    """Count somebody who follows one run, and does a coordinator's work for it alone, as there."""
+    announce_coordinator(client, prefix, f"{name} {run_id}")
+
+
+def withdraw_follower(client: redis.Redis, prefix: str, name: str, run_id: str) -> None:
+    withdraw_coordinator(client, prefix, f"{name} {run_id}")
+
+
+def present_coordinators(client: redis.Redis, prefix: str, run_id: str = "") -> list[str]:
+    """Give the names of the coordinators that are there; with `run_id` also of those who follow that run alone."""
     client.zremrangebyscore(f"{prefix}:coordinators", "-inf", f"({_now(client)}")
-    return cast(list[str], client.zrange(f"{prefix}:coordinators", 0, -1))
+    members = cast(list[str], client.zrange(f"{prefix}:coordinators", 0, -1))
+    return [name for name, _, followed in (it.partition(" ") for it in members) if followed in ("", run_id)]
 
 
 def _now(client: redis.Redis) -> float:

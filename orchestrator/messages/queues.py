@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import cast
+import base64
+import json
+from collections.abc import Iterator
+from typing import NamedTuple, cast
 
 import redis
 
 PRIORITY_LEVELS = (0, 3, 6, 9)  # kombu's default: one list for each, the first without a suffix
 _SEPARATOR = "\x06\x16"
+_PAGE = 500
+
+
+class Named(NamedTuple):
+    """The attempt that a message stands for: the first one of its chain."""
+
+    run_id: str
+    step: str
+    attempt: int
 
 
 def priority_level(priority: int) -> int:
@@ -31,3 +43,34 @@ def queue_length(client: redis.Redis, queue: str) -> int:
         for key in queue_keys(queue):
             pipe.llen(key)
         return sum(cast(list[int], pipe.execute()))
+
+
+def named_in(message: str) -> Named | None:
+    """Give the attempt that a message in a queue is for; None for one that is not of ours."""
+    try:
+        _, named, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
+        return Named(named["run_id"], named["step"], named["attempt"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def messages_ahead(client: redis.Redis, queue: str, level: int, named: Named) -> int | None:
+    """Give how many messages of a queue are taken before the one for an attempt; None if it is not there."""
+    before = 0
+    for other in PRIORITY_LEVELS:
+        if other < level:
+            before += client.llen(list_key(queue, other))
+    for place, message in enumerate(_from_the_head(client, list_key(queue, level))):
+        if named.run_id in message and named_in(message) == named:
+            return before + place
+    return None
+
+
+def _from_the_head(client: redis.Redis, key: str) -> Iterator[str]:
+    """Give the messages of a list, the one that is taken next coming first."""
+    seen = 0
+    while page := cast(list[str], client.lrange(key, -seen - _PAGE, -seen - 1)):
+        yield from reversed(page)
+        seen += len(page)
+        if len(page) < _PAGE:
+            return

@@ -3,12 +3,43 @@
 from __future__ import annotations
 
 from orchestrator.cli.summary import summary_text
-from orchestrator.ledger.record import RunRecord, StepRecord
-from orchestrator.ledger.states import RunState, StepState
+from orchestrator.ledger.record import AttemptRecord, RunRecord, StepRecord
+from orchestrator.ledger.states import Outcome, RunState, StepState
 
 
 def test_the_command_to_look_closer_can_be_pasted_into_any_shell() -> None:
     steps = {"fit[0]": StepRecord(StepState.FAILED)}
     record = RunRecord("run", "pipeline", RunState.FAILED, {}, 0, 0, 1, None, steps, {})
 
-    assert summary_text(record, {}).endswith("orchestrator logs run 'fit[0]'")
+    assert "orchestrator logs run 'fit[0]'" in summary_text(record, {}).splitlines()[-2]
+
+
+def test_a_run_that_can_go_on_ends_with_the_command_that_lets_it() -> None:
+    for state in (RunState.FAILED, RunState.CANCELLED):
+        record = RunRecord("run", "pipeline", state, {}, 0, 0, 1, None, {}, {})
+        assert summary_text(record, {}).splitlines()[-1] == "go on with: orchestrator resume run"
+    record = RunRecord("run", "pipeline", RunState.SUCCEEDED, {}, 0, 0, 1, None, {}, {})
+    assert "resume" not in summary_text(record, {})
+
+
+def test_a_run_that_was_resumed_tells_the_time_since_then_and_what_was_mended() -> None:
+    steps = {
+        "a": StepRecord(StepState.CANCELLED, attempts=[attempt(how="it ended when asked", after_s=0.25)]),
+        "b": StepRecord(StepState.UPSTREAM_FAILED, because="a"),
+    }
+    record = RunRecord(
+        "run", "pipeline", RunState.CANCELLED, {}, 0, 0, 90_000_000, "enough", steps, {}, 2, 3, 60_000_000
+    )
+
+    assert summary_text(record, {}).splitlines() == [
+        "run run cancelled 30.0 s after it was resumed for the 3rd time: 1 cancelled, 1 upstream_failed",
+        "  reason: enough",
+        "  a stopped after 0.2 s: it ended when asked",
+        "  the safety net caught 2 things: orchestrator events run",
+        "  not run, because a was cancelled: b",
+        "go on with: orchestrator resume run",
+    ]
+
+
+def attempt(**stopped: object) -> AttemptRecord:
+    return AttemptRecord(1, 0, "w", 0, 1, Outcome.CANCELLED, None, {**stopped, "at_us": 1})

@@ -1,0 +1,150 @@
+"""`orchestrator resume`: a run that ended goes on in its own record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.foreground import (
+    INTERRUPTED,
+    finish,
+    follow_to_the_end,
+    interruptible,
+    warn_of_slots,
+    workplace,
+)
+from orchestrator.cli.loading import load_definition, plan_of
+from orchestrator.cli.session import Session, find_run, open_session
+from orchestrator.definition.loading import Definition, is_there
+from orchestrator.settings import Settings, settings
+
+if TYPE_CHECKING:
+    from orchestrator.coordinator.recorded import RecordedRun
+    from orchestrator.coordinator.resumption import Resumption
+
+NAMED_STEPS = 5  # of each kind that there is something to tell about
+
+
+@click.command()
+@click.argument("run_text", metavar="RUN")
+@click.option("--from", "from_steps", multiple=True, metavar="STEP", help="Run this step and all below it again.")
+@click.option("-p", "--param", "params", multiple=True, metavar="KEY=VALUE", help="Another value for a param.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Step slots; the number of cores, at least 2.")
+@click.option("--detach", is_flag=True, help="Leave the run to the workers of the server, as submit does.")
+@click.option("--json", "as_json", is_flag=True, help="Print the run's record as JSON at its end.")
+@click.pass_context
+def resume(
+    ctx: click.Context,
+    run_text: str,
+    from_steps: tuple[str, ...],
+    params: tuple[str, ...],
+    workers: int | None,
+    detach: bool,
+    as_json: bool,
+) -> None:
+    """Let a run go on that failed or was cancelled.
+
+    Steps that succeeded are kept; all others run, with the pipeline as it is now. Works as `run` does, and has the
+    same exit codes.
+    """
+    chosen = settings()
+    warn_of_slots(chosen, workers)
+    if detach and chosen.redis_url is None:
+        raise click.UsageError("--detach leaves the run to a server's workers, and there is none: set "
+                               "ORCHESTRATOR_REDIS_URL.")  # fmt: skip
+    with interruptible() as interruption:
+        try:
+            if detach:
+                with open_session() as session:
+                    run = _resumable(session, run_text, from_steps)
+                    resumption = _plan(session, chosen, run, from_steps, params)
+                    _resume(session, resumption)
+                    named = {"run_id": run.run_id, "pipeline": resumption.pipeline}
+                    click.echo(json.dumps(named) if as_json else run.run_id)
+                return
+            with workplace(chosen, workers, lambda it: _resumable(it, run_text, from_steps)) as (session, local):
+                run = _resumable(session, run_text, from_steps)
+                resumption = _plan(session, local.settings if local else chosen, run, from_steps, params)
+                record, code = follow_to_the_end(
+                    session,
+                    local,
+                    interruption,
+                    run.run_id,
+                    lambda: _resume(session, resumption),
+                    after=resumption.last_event,
+                    as_json=as_json,
+                )
+        except KeyboardInterrupt:
+            click.echo("interrupted" if interruption.is_repeated() else "cancelled before it was resumed", err=True)
+            ctx.exit(INTERRUPTED)
+    finish(ctx, record, code, as_json)
+
+
+def _resumable(session: Session, run_text: str, from_steps: Sequence[str]) -> RecordedRun:
+    from orchestrator.coordinator.recorded import read_run
+    from orchestrator.coordinator.resumption import check_resumable
+
+    run = read_run(session.ledger, find_run(session.ledger, run_text))
+    check_resumable(run, from_steps)
+    return run
+
+
+def _plan(
+    session: Session, used: Settings, run: RecordedRun, from_steps: Sequence[str], params: Sequence[str]
+) -> Resumption:
+    """Give what is to be done, by the pipeline as it is now; tell what a person should know of it."""
+    from orchestrator.coordinator.resumption import plan_resume, wait_for_stopping
+
+    if session.ledger.stopping(run.run_id):
+        click.echo(f"run {run.run_id}: waiting until its cancelled steps are stopped", err=True)
+        wait_for_stopping(session.ledger, used, run.run_id)
+    plan, _ = plan_of(_definition(run, params), params, used, run.params)
+    resumption = plan_resume(run, plan, session.app, used, from_steps)
+    for line in resumption_lines(resumption):
+        click.echo(line, err=True)
+    return resumption
+
+
+def _resume(session: Session, resumption: Resumption) -> None:
+    from orchestrator.coordinator.resumption import resume as resume_run
+
+    resume_run(session.ledger, session.app, resumption)
+
+
+def _definition(run: RecordedRun, params: Sequence[str]) -> Definition:
+    from orchestrator.coordinator.recorded import RecordedDefinition
+    from orchestrator.coordinator.resumption import ResumeRefused
+
+    if run.target and is_there(run.target):
+        return load_definition(run.target)
+    why = f"there is no {run.target} any more" if run.target else "the record does not say where its pipeline is from"
+    recorded = RecordedDefinition(run)
+    names = [name for name in (pair.partition("=")[0] for pair in params) if name in run.params]
+    if fixed := [name for name in names if name not in recorded.params]:
+        raise ResumeRefused(
+            f"param {fixed[0]!r} cannot be changed: {why}, and its value went into the steps when they were made. "
+            "Bring the pipeline back, or leave -p out."
+        )
+    click.echo(f"{why}: the steps are run as they were recorded", err=True)
+    return recorded
+
+
+def resumption_lines(resumption: Resumption) -> list[str]:
+    """Tell what of a resume may be a surprise."""
+    lines = []
+    for name in resumption.differing[:NAMED_STEPS]:
+        lines.append(f"step {name} succeeded with other arguments; --from {name} runs it again")
+    if more := len(resumption.differing) - NAMED_STEPS:
+        lines += [f"… and {more:,} more such steps"] if more > 0 else []
+    for names, told in (
+        (resumption.new, "new in the pipeline"),
+        (resumption.gone, "no longer in the pipeline"),
+        (resumption.code_changed, "changed since the run was last started"),
+    ):
+        if names:
+            more_names = f" and {len(names) - NAMED_STEPS:,} more" if len(names) > NAMED_STEPS else ""
+            lines.append(f"{told}: {', '.join(names[:NAMED_STEPS])}{more_names}")
+    return lines

@@ -1,0 +1,33 @@
+"""`orchestrator why`: what a step waits for, or how it came to its end."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from orchestrator.cli.session import RunNotFound, find_run, open_session
+from orchestrator.definition.faults import did_you_mean
+from orchestrator.ledger.record import read_record
+
+
+@click.command()
+@click.argument("run_text", metavar="RUN")
+@click.argument("step")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def why(run_text: str, step: str, as_json: bool) -> None:
+    """Say why a step is where it is: what it waits for, who could run it, or how it ended."""
+    from orchestrator.coordinator.reasons import explain, look_around
+
+    with open_session() as session:
+        record = read_record(session.ledger, find_run(session.ledger, run_text))
+        if step not in record.steps:
+            raise RunNotFound(f"run {record.run_id} has no step {step!r}.{did_you_mean(step, record.steps)}")
+        around = look_around(session.ledger, record.run_id)
+        told = explain(session.ledger, session.settings, record, step, around)
+    if as_json:
+        named = {"run_id": record.run_id, "step": step, "state": told.state.value}
+        click.echo(json.dumps({**named, "reasons": list(told.sentences), **told.facts}))
+        return
+    for sentence in told.sentences:
+        click.echo(sentence)

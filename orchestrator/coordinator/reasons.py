@@ -1,0 +1,330 @@
+"""Why a step is where it is: what it waits for, who could run it, when something is due, how it ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.presence import WorkerCard, present_coordinators, present_workers
+from orchestrator.ledger.record import AttemptRecord, RunRecord, StepRecord, rfc3339
+from orchestrator.ledger.states import Outcome, StepState
+from orchestrator.messages.queues import Named, messages_ahead, priority_level, queue_length
+from orchestrator.settings import Settings
+
+NAMED_STEPS = 5
+RUNS_LOOKED_AT = 200  # for what keeps the workers busy
+NOBODY = "no coordinator is there to {do}: orchestrator serve starts one"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the steps of a run find around them. `busy` says how many steps each worker runs, of any run."""
+
+    now_us: int
+    workers: tuple[WorkerCard, ...]
+    coordinators: tuple[str, ...]
+    busy: Mapping[str, int]
+
+    def serving(self, queue: str) -> list[WorkerCard]:
+        """Give the workers that read a queue."""
+        return [card for card in self.workers if queue in card.queues]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a step is where it is: sentences for people, and the same as facts for programs."""
+
+    state: StepState
+    sentences: tuple[str, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def look_around(ledger: Ledger, run_id: str) -> Surroundings:
+    """Give who works for a run at this moment."""
+    client, prefix = ledger.client, ledger.prefix
+    busy: Counter[str] = Counter()
+    for active in ledger.active_runs()[:RUNS_LOOKED_AT]:
+        busy.update(attempt.worker for attempt in ledger.leased(active))
+    return Surroundings(
+        ledger.now_us(),
+        tuple(present_workers(client, prefix)),
+        tuple(present_coordinators(client, prefix, run_id)),
+        busy,
+    )
+
+
+def brief(record: RunRecord, name: str, around: Surroundings) -> str:
+    """Say in a few words why a step that has not ended is where it is."""
+    step = record.steps[name]
+    match step.state:
+        case StepState.WAITING:
+            return f"waits for {_listed(_awaited(record, step))}"
+        case StepState.QUEUED:
+            serving = around.serving(step.queue)
+            return _slots(serving, around) if serving else f"waiting: no worker serves pool {step.pool}"
+        case StepState.RETRYING:
+            told = f"retry at {rfc3339(step.due_at_us)}"
+            return told if around.coordinators else f"{told}; {NOBODY.format(do='send it')}"
+        case StepState.RUNNING:
+            last = step.attempts[-1]
+            since_us = last.started_at_us or around.now_us
+            return f"on {last.worker} since {_clock(since_us)}, {_span(around.now_us - since_us)}"
+    return ""
+
+
+def explain(ledger: Ledger, settings: Settings, record: RunRecord, name: str, around: Surroundings) -> Explanation:
+    """Say why a step is where it is, in full."""
+    step = record.steps[name]
+    match step.state:
+        case StepState.WAITING:
+            return _waiting(ledger, record, name, around)
+        case StepState.QUEUED:
+            return _queued(ledger, settings, record, name, around)
+        case StepState.RETRYING:
+            return _retrying(name, step, around)
+        case StepState.RUNNING:
+            return _running(ledger, record, name, around)
+    return _ended(record, name)
+
+
+def _waiting(ledger: Ledger, record: RunRecord, name: str, around: Surroundings) -> Explanation:
+    step = record.steps[name]
+    awaited = _awaited(record, step)
+    sentences = [f"{name} waits for {_listed([_told(record, it, around) for it in awaited])}."]
+    roots = [it for it in _roots(record, awaited) if it not in awaited]
+    if roots:
+        sentences.append(f"Behind that stands {_listed([_told(record, it, around) for it in roots])}.")
+    rule = (ledger.graph(record.run_id).get(name) or {}).get("t")
+    if rule:
+        sentences.append(f"Its trigger rule is {rule}.")
+    return Explanation(
+        step.state,
+        tuple(sentences),
+        {
+            "waits_for": {it: record.steps[it].state.value for it in awaited},
+            "behind": {it: record.steps[it].state.value for it in roots},
+            **({"trigger": rule} if rule else {}),
+        },
+    )
+
+
+def _queued(ledger: Ledger, settings: Settings, record: RunRecord, name: str, around: Surroundings) -> Explanation:
+    step, client = record.steps[name], ledger.client
+    last = step.attempts[-1]
+    place = ledger.graph(record.run_id)[name]
+    level = priority_level(place["p"])
+    waited_us = around.now_us - last.queued_at_us
+    number = f" as attempt {last.attempt}" if last.attempt > 1 else ""
+    sentences = [
+        f"{name} is queued{number} for pool {step.pool} since {_clock(last.queued_at_us)} ({_span(waited_us)})."
+    ]
+    serving = around.serving(step.queue)
+    if serving:
+        workers = f"{len(serving)} worker{'s serve' if len(serving) > 1 else ' serves'}"
+        sentences.append(f"{workers} that pool: {_slots(serving, around)}.")
+    else:
+        sentences.append(
+            f"No worker serves that pool (queue {step.queue}): orchestrator worker --pool {step.pool} starts one."
+        )
+    ahead = messages_ahead(client, step.queue, level, Named(record.run_id, name, last.attempt))
+    if ahead is None:
+        told = f"once it has been missing for {settings.message_lost_after_s:g} s it is sent again"
+        nobody = "" if around.coordinators else f", but {NOBODY.format(do='do so')}"
+        sentences.append(f"Its message is not in the queue: a worker is just taking it, or it is lost; {told}{nobody}.")
+    elif ahead:
+        sentences.append(f"{ahead:,} message{'s are' if ahead > 1 else ' is'} ahead of it in the queue.")
+    else:
+        sentences.append("Its message is the next one in the queue.")
+    until_us = ledger.due_at(record.run_id, name) if place.get("w") else None
+    if until_us is not None:
+        left = _span(max(0, until_us - around.now_us))
+        sentences.append(f"It fails if it waits longer than its queue_timeout of {place['w']:g} s, in {left}.")
+    return Explanation(
+        step.state,
+        tuple(sentences),
+        {
+            "pool": step.pool,
+            "queue": step.queue,
+            "queued_at": rfc3339(last.queued_at_us),
+            "workers": [card.worker for card in serving],
+            "slots": sum(card.slots for card in serving),
+            "busy": _busy(serving, around),
+            "messages_ahead": ahead,
+            "messages_in_queue": queue_length(client, step.queue),
+            **({"waits_until": rfc3339(until_us)} if until_us is not None else {}),
+        },
+    )
+
+
+def _retrying(name: str, step: StepRecord, around: Surroundings) -> Explanation:
+    last, due_us = step.attempts[-1], step.due_at_us or around.now_us
+    left_us = due_us - around.now_us
+    when = f"in {_span(left_us)}" if left_us > 0 else f"{_span(-left_us)} ago"
+    sentences = [
+        f"Attempt {last.attempt} of {name} {_outcome(last)}.",
+        f"Attempt {last.attempt + 1} is due at {_clock(due_us)}, {when}.",
+    ]
+    if not around.coordinators:
+        sentences.append(NOBODY.format(do="send it").capitalize() + ".")
+    return Explanation(
+        step.state,
+        tuple(sentences),
+        {
+            "due_at": rfc3339(due_us),
+            "due_in_s": round(left_us / 1e6, 3),
+            "coordinators": len(around.coordinators),
+            "error": last.error,
+        },
+    )
+
+
+def _running(ledger: Ledger, record: RunRecord, name: str, around: Surroundings) -> Explanation:
+    step = record.steps[name]
+    last = step.attempts[-1]
+    since_us = last.started_at_us or around.now_us
+    ran_us = around.now_us - since_us
+    number = f", as attempt {last.attempt}" if last.attempt > 1 else ""
+    sentences = [f"{name} runs on {last.worker} since {_clock(since_us)} ({_span(ran_us)}){number}."]
+    facts: dict[str, Any] = {"worker": last.worker, "started_at": rfc3339(since_us)}
+    place = ledger.graph(record.run_id)[name]
+    if timeout_s := place.get("l"):
+        left_us = max(0, round(timeout_s * 1e6) - ran_us)
+        sentences.append(f"Its timeout of {timeout_s:g} s leaves it {_span(left_us)}.")
+        facts["timeout_left_s"] = round(left_us / 1e6, 3)
+    until_us = ledger.due_at(record.run_id, name)
+    if until_us is not None:
+        left_us = until_us - around.now_us
+        facts["lease_left_s"] = round(left_us / 1e6, 3)
+        if left_us > 0:
+            sentences.append(f"Its worker is heard of: the lease holds for {_span(left_us)} and is renewed.")
+        else:
+            nobody = "" if around.coordinators else f", but {NOBODY.format(do='do so')}"
+            sentences.append(f"Its lease ran out {_span(-left_us)} ago: it is given to another worker{nobody}.")
+    if last.worker and last.worker not in {card.worker for card in around.workers}:
+        sentences.append(f"Worker {last.worker} has given no sign of life lately.")
+    return Explanation(step.state, tuple(sentences), facts)
+
+
+def _ended(record: RunRecord, name: str) -> Explanation:
+    step = record.steps[name]
+    last = step.attempts[-1] if step.attempts else None
+    sentences: list[str] = []
+    facts: dict[str, Any] = {}
+    match step.state:
+        case StepState.SUCCEEDED if last:
+            took = _span((last.ended_at_us or 0) - (last.started_at_us or 0)) if last.started_at_us else "no time"
+            sentences.append(f"{name} succeeded on {last.worker} after {took}.")
+        case StepState.FAILED if last:
+            sentences.append(f"{name} failed: attempt {last.attempt} {_outcome(last)}.")
+            facts["error"] = last.error
+        case StepState.CANCELLED:
+            reason = step.cancel_reason or record.cancel_reason
+            sentences.append(f"{name} was cancelled{f': {reason}' if reason else ''}.")
+            facts["reason"] = reason
+            if last and last.stopped:
+                sentences.append(f"Its attempt {_stopped(last.stopped)}.")
+                facts["stopped"] = last.stopped["how"]
+        case StepState.UPSTREAM_FAILED:
+            sentences.append(f"{name} did not run because {_why_not(record, step)}.")
+            facts["because"] = step.because
+        case StepState.SKIPPED:
+            sentences.append(f"{name} was skipped: its trigger rule cannot come true.")
+            facts["because"] = step.because
+    earlier = [attempt for attempt in step.attempts if attempt is not last or step.state is StepState.CANCELLED]
+    sentences += [
+        f"Attempt {attempt.attempt} {_outcome(attempt)}."
+        for attempt in earlier[-NAMED_STEPS:]
+        if attempt.outcome and attempt.outcome is not Outcome.CANCELLED
+    ]
+    return Explanation(step.state, tuple(sentences), {name: value for name, value in facts.items() if value})
+
+
+def _awaited(record: RunRecord, step: StepRecord) -> list[str]:
+    """Give the upstreams of a step that have not ended."""
+    return [it for it in step.upstream if it in record.steps and not record.steps[it].state.is_ended]
+
+
+def _roots(record: RunRecord, awaited: list[str]) -> list[str]:
+    """Give the steps at which the waiting for these comes to an end: they are queued, running or retrying."""
+    roots, ahead, seen = [], list(awaited), set(awaited)
+    while ahead:
+        name = ahead.pop(0)
+        step = record.steps[name]
+        if step.state is not StepState.WAITING:
+            roots.append(name)
+            continue
+        further = [it for it in _awaited(record, step) if it not in seen]
+        seen.update(further)
+        ahead += further
+    return roots
+
+
+def _told(record: RunRecord, name: str, around: Surroundings) -> str:
+    state = record.steps[name].state
+    if state is StepState.WAITING:
+        return f"{name} (waiting)"
+    between = " " if state is StepState.RUNNING else ": "
+    return f"{name} ({state.value}{between}{brief(record, name, around).removeprefix('waiting: ')})"
+
+
+def _slots(serving: list[WorkerCard], around: Surroundings) -> str:
+    slots, busy = sum(card.slots for card in serving), _busy(serving, around)
+    counted = f"{slots} slot{'s' if slots != 1 else ''}"
+    return f"{counted}, {'all' if busy >= slots else busy or 'none'} busy"
+
+
+def _busy(serving: list[WorkerCard], around: Surroundings) -> int:
+    return sum(min(card.slots, around.busy.get(card.worker, 0)) for card in serving)
+
+
+def _why_not(record: RunRecord, step: StepRecord) -> str:
+    cause = record.steps.get(step.because or "")
+    if cause is None:
+        return f"{step.because or 'a step above it'} failed"
+    if cause.state is StepState.CANCELLED:
+        return f"{step.because} was cancelled{f': {cause.cancel_reason}' if cause.cancel_reason else ''}"
+    told = _outcome(cause.attempts[-1]) if cause.attempts else "failed"
+    return f"{step.because} failed: it {told}"
+
+
+def _outcome(attempt: AttemptRecord) -> str:
+    error = attempt.error or {}
+    kind = str(error.get("type") or "").rpartition(":")[2]
+    lines = str(error.get("message") or "").strip().splitlines()
+    what = ": ".join(filter(None, [kind, lines[0] if lines else ""]))
+    word = {
+        Outcome.SUCCEEDED: "succeeded",
+        Outcome.TIMED_OUT: "timed out",
+        Outcome.LOST: "was lost",
+        Outcome.HANDED_OVER: "was handed over to another worker",
+        Outcome.CANCELLED: "was cancelled",
+    }.get(attempt.outcome or Outcome.FAILED, "failed")
+    return f"{word} ({what})" if what else word
+
+
+def _stopped(stopped: Mapping[str, Any]) -> str:
+    after = f" after {stopped['after_s']:g} s" if "after_s" in stopped else ""
+    return f"was stopped{after}: {stopped.get('how', '')}"
+
+
+def _listed(words: list[str]) -> str:
+    if len(words) > NAMED_STEPS:
+        return f"{', '.join(words[:NAMED_STEPS])} and {len(words) - NAMED_STEPS:,} more"
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]])) or "nothing any more"
+
+
+def _clock(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%H:%M:%S")
+
+
+def _span(us: int) -> str:
+    seconds = us / 1e6
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

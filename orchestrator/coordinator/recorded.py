@@ -1,0 +1,131 @@
+"""A run as the ledger keeps it, and the pipeline that can be read back from it when its file is gone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from orchestrator.definition.faults import PipelineInvalid, did_you_mean
+from orchestrator.definition.model import FunctionCall, ParamRef, Pipeline, ShellCall, Step
+from orchestrator.definition.options import StepOptions
+from orchestrator.definition.params import Param, inferred_param
+from orchestrator.definition.wire import from_wire, references
+from orchestrator.ledger.ledger import Ledger, StagedStep
+from orchestrator.ledger.states import RunState, StepState
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run's fields, steps and their states (state, attempts so far), and the id of its latest event."""
+
+    run_id: str
+    fields: Mapping[str, str]
+    steps: Mapping[str, StagedStep]
+    states: Mapping[str, tuple[StepState, int]]
+    last_event: str
+
+    @property
+    def state(self) -> RunState:
+        return RunState(self.fields["state"])
+
+    @property
+    def target(self) -> str:
+        """Where the pipeline was loaded from; empty when nobody said."""
+        return self.fields.get("target", "")
+
+    @property
+    def resumes(self) -> int:
+        return int(self.fields.get("resumes", 0))
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        params: dict[str, Any] = from_wire(json.loads(self.fields["params"]))
+        return params
+
+    @cached_property
+    def code(self) -> dict[str, str]:
+        """Source files with their SHA-256, as they were when the run was submitted or last resumed."""
+        code: dict[str, str] = json.loads(self.fields.get("code") or "{}")
+        return code
+
+
+def read_run(ledger: Ledger, run_id: str) -> RecordedRun:
+    """Give a run as the ledger has it. Raises RunUnknown."""
+    fields = ledger.run_fields(run_id)  # first: that it says how often the run was resumed keeps the rest together
+    return RecordedRun(run_id, fields, ledger.staged(run_id), ledger.states(run_id), ledger.last_event_id(run_id))
+
+
+@dataclass(frozen=True)
+class RecordedDefinition:
+    """The pipeline of a run, read back from the ledger.
+
+    Of its params only those that a step reads by reference can be given another value: all others are no longer told
+    apart from the values that the pipeline made of them.
+    """
+
+    run: RecordedRun
+
+    @property
+    def name(self) -> str:
+        return self.run.fields["pipeline"]
+
+    @property
+    def description(self) -> str:
+        return ""
+
+    @cached_property
+    def params(self) -> Mapping[str, Param]:
+        read = {
+            reference.param
+            for step in self.pipeline.steps.values()
+            for reference in references(values_of(step))
+            if isinstance(reference, ParamRef)
+        }
+        return {name: inferred_param(name, value) for name, value in self.run.params.items() if name in read}
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        fields = self.run.fields
+        places = {name: json.loads(step.graph) for name, step in self.run.steps.items()}
+        names = sorted(places, key=lambda name: int(places[name]["x"]))
+        deadline = fields.get("deadline_s")
+        return Pipeline(
+            self.name,
+            {name: _step(name, places[name], json.loads(self.run.steps[name].spec)) for name in names},
+            self.run.params,
+            import_path=fields["import_path"] or None,
+            deadline_s=float(deadline) if deadline else None,
+            alerts=tuple(json.loads(fields.get("alerts") or "[]")),
+        )
+
+    def build(self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None) -> Pipeline:
+        """Give the pipeline with these params in place of the recorded ones; raises PipelineInvalid."""
+        faults = [
+            f"step {name!r} is for pool {step.options.pool!r}, which is not among the settings any more."
+            f"{did_you_mean(step.options.pool, pools)}"
+            for name, step in self.pipeline.steps.items()
+            if pools is not None and step.options.pool is not None and step.options.pool not in pools
+        ]
+        if faults:
+            raise PipelineInvalid(self.name, faults)
+        return replace(self.pipeline, params={**self.run.params, **(params or {})})
+
+
+def _step(name: str, place: Mapping[str, Any], spec: Mapping[str, Any]) -> Step:
+    call: FunctionCall | ShellCall
+    if "run" in spec:
+        call = ShellCall(from_wire(spec["run"]))
+    else:
+        call = FunctionCall(spec["uses"], tuple(from_wire(spec.get("args", []))), from_wire(spec.get("with", {})))
+    told = {"pool": spec["pool"], "priority": place["p"], "trigger": place.get("t", "all_success")}
+    options = StepOptions.model_validate({**spec.get("options", {}), **told})
+    return Step(name, call, tuple(spec.get("upstream", ())), options)
+
+
+def values_of(step: Step) -> Any:
+    """Give what a step's call is given, in which references may stand."""
+    call = step.call
+    return call.run if isinstance(call, ShellCall) else [call.args, dict(call.kwargs)]

@@ -1,0 +1,38 @@
+"""Waiting until the attempts of cancelled steps are gone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+
+from orchestrator.ledger.ledger import LeasedAttempt, Ledger
+
+LOOK_S = 0.1
+
+
+def wait_until_stopped(
+    ledger: Ledger,
+    run_id: str,
+    limit_s: float,
+    *,
+    steps: Collection[str] | None = None,
+    tend: Callable[[str], object] | None = None,
+    is_enough: Callable[[], bool] = lambda: False,
+) -> list[LeasedAttempt]:
+    """Wait until no attempt of a cancelled step is left; give those that still are, at `limit_s` or when `is_enough`.
+
+    `steps` are the ones to wait for, all if None. Meanwhile the run is tended, so that the leases of workers that died
+    run out: by `tend`, which a run that goes on needs.
+    """
+    limit = time.monotonic() + limit_s
+    after = ledger.last_event_id(run_id)
+    while True:
+        left = [attempt for attempt in ledger.stopping(run_id) if steps is None or attempt.step in steps]
+        if not left or is_enough() or time.monotonic() > limit:
+            return left
+        if tend is None:
+            ledger.tend(run_id)  # a run that has ended has nothing to dispatch
+        else:
+            tend(run_id)
+        if events := ledger.wait_for_events(run_id, after, LOOK_S):
+            after = events[-1].id
