@@ -1,0 +1,56 @@
+"""Apprise: imported when there is something to send or to check, and heard by nobody but us.
+
+What it logs may hold tokens and passwords, so none of it goes to the logs; whoever asks for it hides them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from types import ModuleType
+
+TALKATIVE_LOGGERS = ("urllib3", "requests_oauthlib", "oauthlib")  # at DEBUG they write down paths and tokens
+
+
+@cache
+def load_apprise() -> ModuleType:
+    """Import Apprise and take over what it logs."""
+    import apprise
+
+    logger = logging.getLogger("apprise")
+    logger.setLevel(logging.WARNING)
+    logger.addFilter(_ear)
+    for name in TALKATIVE_LOGGERS:
+        logging.getLogger(name).setLevel(logging.INFO)
+    return apprise
+
+
+@contextmanager
+def listening() -> Iterator[list[str]]:
+    """Give the list that fills with what Apprise logs in this thread inside the block."""
+    heard: list[str] = []
+    _ear.heard.texts = heard
+    try:
+        yield heard
+    finally:
+        del _ear.heard.texts
+
+
+class _Ear(logging.Filter):
+    """Takes every record to who listens in its thread, and lets none through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard = threading.local()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        texts = getattr(self.heard, "texts", None)
+        if texts is not None:
+            texts.append(record.getMessage())
+        return False
+
+
+_ear = _Ear()
