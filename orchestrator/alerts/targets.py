@@ -80,8 +80,8 @@ def read_target(written: str, environment: Mapping[str, str]) -> Target:
     values = {text for name in used for text in (environment[name], quote(environment[name], safe=""))}
     secrets = frozenset((_words(url) | values) - _words(label))
 
-    apprise = load_apprise()
     try:
+        apprise = load_apprise()
         service = apprise.Apprise.instantiate(url, asset=_asset(apprise), suppress_exceptions=False)
     except Exception as error:  # of the service's own code
         said = Target(label, written, secrets=secrets).hide(str(error)) or type(error).__name__

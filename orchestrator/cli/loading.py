@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.alerts.targets import read_target
 from orchestrator.definition.faults import PipelineInvalid
 from orchestrator.definition.loading import Definition, load, parse_params
 from orchestrator.definition.model import Pipeline
@@ -36,7 +38,7 @@ def plan_of(
     """
     given = {name: value for name, value in (recorded or {}).items() if name in definition.params}
     pipeline = definition.build(given | parse_params(pairs, definition), pools=settings.pools)
-    if faults := _timeouts_in_vain(pipeline, settings):
+    if faults := [*_timeouts_in_vain(pipeline, settings), *_alerts_in_vain(pipeline)]:
         raise PipelineInvalid(pipeline.name, faults)
     began = time.perf_counter()
     plan = compile_pipeline(pipeline)
@@ -51,4 +53,14 @@ def _timeouts_in_vain(pipeline: Pipeline, settings: Settings) -> list[str]:
         "Use a prefork pool, or leave the timeout out."
         for name, step in pipeline.steps.items()
         if step.options.timeout and kinds[pool := step.options.pool or settings.default_pool] != "prefork"
+    ]
+
+
+def _alerts_in_vain(pipeline: Pipeline) -> list[str]:
+    """Give a fault for each alert that nobody could send. One that lacks variables may be sent by a coordinator."""
+    targets = [read_target(written, os.environ) for written in pipeline.alerts]
+    return [
+        f"alerts[{place}], {target.label}: {target.fault}"
+        for place, target in enumerate(targets)
+        if target.fault and not target.unset
     ]

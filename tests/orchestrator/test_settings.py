@@ -152,6 +152,20 @@ def test_a_fault_never_shows_a_secret(tmp_path: Path) -> None:
     assert "hidden" not in repr(loaded)
 
 
+def test_alerts_are_a_list_and_stand_in_no_fault_and_no_repr(tmp_path: Path) -> None:
+    write_config(tmp_path, 'alerts = ["slack://$TOKEN"]\n')
+    assert load_settings(tmp_path, {}).alerts == ("slack://$TOKEN",)
+
+    loaded = load_settings(tmp_path, {"ORCHESTRATOR_ALERTS": '["json://me:secret@h", "mailto://b"]'})
+    assert loaded.alerts == ("json://me:secret@h", "mailto://b")
+    assert "secret" not in repr(loaded)
+
+    for wrong in ("json://me:secret@h", '"json://me:secret@h"', '["json://me:secret@h", 7]', '[["secret"]]'):
+        fault = faults_of(tmp_path, {"ORCHESTRATOR_ALERTS": wrong})
+        assert "alerts" in fault.lower()
+        assert "secret" not in fault
+
+
 def test_a_child_reads_exactly_the_same_settings(tmp_path: Path) -> None:
     write_config(tmp_path, "flower_port = 1\n[pools.cpu]\n[pools.io]\n")
     given = load_settings(
@@ -160,6 +174,7 @@ def test_a_child_reads_exactly_the_same_settings(tmp_path: Path) -> None:
             "ORCHESTRATOR_CONFIG": str(EXAMPLE),
             "ORCHESTRATOR_REDIS_URL": "redis+socket:///run/redis.sock?virtual_host=3",
             "ORCHESTRATOR_FLOWER_PASSWORD": 'p "\u00e4',
+            "ORCHESTRATOR_ALERTS": '["slack://$TOKEN/#ml", "json://me:p%20w@h"]',
             "ORCHESTRATOR_TIMEOUT_GRACE_S": "0.1",
             "ORCHESTRATOR_CELERY_EVENTS": "no",
             "ORCHESTRATOR_PARENT_PID": "7",
