@@ -1,0 +1,157 @@
+"""What is done to an installation that runs: workers killed, halted and restarted, connections cut, messages astray."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+import psutil
+import redis
+
+from orchestrator.messages.queues import queue_keys
+from orchestrator.settings import Settings
+
+CELERY = str(Path(sys.executable).with_name("celery"))
+ROOT = Path(__file__).parents[2]
+
+
+class Crew:
+    """Some workers of one pool, each started anew when it has ended."""
+
+    def __init__(self, settings: Settings, size: int, folder: Path) -> None:
+        self._settings, self._folder = settings, folder
+        self.names = [f"chaos-{number}" for number in range(size)]
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.halted: dict[str, float] = {}  # name -> until when
+
+    def start(self, name: str) -> None:
+        command = [CELERY, "-A", "workers.app", "worker", "-Q", self._settings.queue_of(), "-n", f"{name}@%h"]
+        command += ["-c", "2", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]
+        environment = self._settings.child_environment()
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, Path(__file__).parent)))
+        with (self._folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                command, cwd=self._folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def restart_dead(self) -> None:
+        for name in self.names:
+            process = self.processes.get(name)
+            if process is None or process.poll() is not None:
+                self.start(name)
+
+    def tree(self, name: str) -> list[psutil.Process]:
+        with suppress(psutil.NoSuchProcess):
+            main = psutil.Process(self.processes[name].pid)
+            return [main, *main.children(recursive=True)]
+        return []
+
+    def wake(self, *, all_of_them: bool = False) -> None:
+        for name, until in list(self.halted.items()):
+            if all_of_them or until < time.monotonic():
+                del self.halted[name]
+                for process in self.tree(name):
+                    with suppress(psutil.NoSuchProcess):
+                        process.resume()
+
+    def end(self) -> None:
+        self.wake(all_of_them=True)
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
+
+class Harm:
+    """Does one thing after another, chosen by the seed, until told to stop. `done` counts what was done."""
+
+    def __init__(self, rng: Random, crew: Crew, client: redis.Redis, settings: Settings) -> None:
+        self._rng, self._crew, self._client, self._settings = rng, crew, client, settings
+        self._lists = queue_keys(settings.queue_of())
+        self.done: Counter[str] = Counter()
+        self._deeds = [
+            self.kill_worker,
+            self.kill_child,
+            self.kill_child,
+            self.halt_worker,
+            self.drain_worker,
+            self.cut_connections,
+            self.double_message,
+            self.double_message,
+            self.drop_message,
+            self.drop_message,
+            self.shuffle_messages,
+            self.drop_queue,
+        ]
+
+    def go_on(self, stopped: threading.Event, pause_s: float) -> None:
+        """Harm until `stopped`, then leave everything running."""
+        while not stopped.wait(self._rng.uniform(0.2, 1.8) * pause_s):
+            deed = self._rng.choice(self._deeds)
+            with suppress(redis.ConnectionError, psutil.NoSuchProcess, ProcessLookupError):
+                deed()
+                self.done[deed.__name__] += 1
+            self._crew.wake()
+            self._crew.restart_dead()
+        self._crew.wake(all_of_them=True)
+        self._crew.restart_dead()
+
+    def kill_worker(self) -> None:
+        self._crew.processes[self._rng.choice(self._crew.names)].kill()
+
+    def kill_child(self) -> None:
+        """One that runs steps, and not what a step started: the death of that is the step's own affair."""
+        main = psutil.Process(self._crew.processes[self._rng.choice(self._crew.names)].pid)
+        children = [process for process in main.children() if "guardian" not in " ".join(process.cmdline())]
+        if children:
+            self._rng.choice(children).kill()
+
+    def halt_worker(self) -> None:
+        """SIGSTOP for up to twice a lease."""
+        name = self._rng.choice(self._crew.names)
+        self._crew.halted[name] = time.monotonic() + self._rng.uniform(0.1, 2) * self._settings.lease_s
+        for process in self._crew.tree(name):
+            process.suspend()
+
+    def drain_worker(self) -> None:
+        process = self._crew.processes[self._rng.choice(self._crew.names)]
+        process.send_signal(signal.SIGTERM)
+        if self._rng.random() < 0.5:
+            process.send_signal(signal.SIGTERM)
+
+    def cut_connections(self) -> None:
+        self._client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    def double_message(self) -> None:
+        key, messages = self._messages()
+        if messages:
+            self._client.rpush(key, self._rng.choice(messages))
+
+    def drop_message(self) -> None:
+        key, messages = self._messages()
+        if messages:
+            self._client.lrem(key, 1, self._rng.choice(messages))
+
+    def shuffle_messages(self) -> None:
+        key, messages = self._messages()
+        if len(messages) > 1:
+            self._rng.shuffle(messages)
+            with self._client.pipeline() as pipe:
+                for message in messages:
+                    pipe.lrem(key, 1, message)
+                pipe.rpush(key, *messages)
+                pipe.execute()
+
+    def drop_queue(self) -> None:
+        self._client.delete(*self._lists)
+
+    def _messages(self) -> tuple[str, list[str]]:
+        key = self._rng.choice([key for key in self._lists if self._client.llen(key)] or self._lists)
+        return key, list(self._client.lrange(key, 0, -1))

@@ -1,0 +1,21 @@
+"""A short chaos run; `make chaos` has the long ones. A failing seed is named by its parameter and by the report."""
+
+from __future__ import annotations
+
+import pytest
+from chaos import Chaos
+
+from orchestrator.local.server import embedded_server
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("seed", [11, 12])
+def test_whatever_happens_to_workers_and_messages_every_run_ends_as_it_must(seed, tmp_path):
+    with embedded_server(tmp_path / "server") as url:  # its own: all connections are cut now and then
+        chaos = Chaos(seed, 25, tmp_path, url, limit_s=90)
+        chaos.run()
+
+    print(chaos.report())
+    assert chaos.violations == []
+    assert sum(chaos.harm.values()) >= 10
+    assert chaos.events["attempt.lost"] + chaos.events["message.lost"] > 0
