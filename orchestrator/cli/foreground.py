@@ -178,7 +178,10 @@ def _watch(
             next_look = now + POOLS_LOOK_S
             progress.show_unserved(unserved_steps(ledger, record.steps))
     withdraw_follower(ledger.client, ledger.prefix, coordinator.name, record.run_id)
-    ledger.forget_active(record.run_id)
+    if record.state is RunState.FAILED:
+        coordinator.tend(record.run_id)  # somebody may have to be told
+        coordinator.finish()
+    coordinator.tend(record.run_id)
 
 
 def _cancel(

@@ -11,6 +11,7 @@ import time
 
 from celery import Celery
 
+from orchestrator.alerts.delivery import AlertDelivery
 from orchestrator.coordinator.repair import Repair
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import announce_coordinator, withdraw_coordinator
@@ -20,6 +21,7 @@ from orchestrator.settings import Settings
 logger = logging.getLogger(__name__)
 
 LEAST_PAUSE_S = 0.02
+ALERTS_LIMIT_S = 10.0
 
 
 class Coordinator:
@@ -30,6 +32,7 @@ class Coordinator:
         self._app = app
         self._poll_interval_s = settings.poll_interval_s
         self._repair = Repair(ledger, settings)
+        self._alerts = AlertDelivery(ledger, settings)
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
     def tend(self, run_id: str) -> float:
@@ -44,6 +47,8 @@ class Coordinator:
         if tended.is_over:
             self._ledger.forget_active(run_id)
             self._repair.forget(run_id)
+        if tended.alert_at_us is not None:
+            self._alerts.offer(run_id, tended.alert_at_us, tended.now_us)
         ready = (*tended.ready, *self._repair.mend(run_id, tended))
         if ready:
             dispatch(self._app, run_id, self._ledger.run_fields(run_id)["pipeline"], ready)
@@ -61,6 +66,10 @@ class Coordinator:
                 logger.exception("run %s could not be tended; it is tried again", run_id)
         return pause_s
 
+    def finish(self, limit_s: float = ALERTS_LIMIT_S) -> None:
+        """Wait for people to be told what is being told them now; what does not get through is left to the next one."""
+        self._alerts.finish(limit_s)
+
     def serve(self, stopped: threading.Event) -> None:
         """Go round until `stopped` is set. A round that fails (Redis restarts) is logged and tried again."""
         try:
@@ -72,6 +81,7 @@ class Coordinator:
                     logger.exception("a round of the coordinator failed; it is tried again")
                 stopped.wait(max(pause_s, LEAST_PAUSE_S))
         finally:
+            self.finish()
             try:
                 withdraw_coordinator(self._ledger.client, self._ledger.prefix, self.name)
             except Exception as error:
