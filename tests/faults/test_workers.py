@@ -1,0 +1,349 @@
+"""A whole worker dies, or is silent: what it ran goes on elsewhere, and it can spoil nothing any more."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+pytestmark = pytest.mark.timeout(30)
+
+GONE = r"^the lease of worker w\d\.\S+ ran out \d\.\d s ago$"
+
+RUNNING_LONG = """
+    def first_time(name):
+        if is_first(name):
+            note(f"{name}-began", os.getpid())
+            return True
+
+    @step
+    def plain():
+        if first_time("plain"):
+            time.sleep(600)
+        return context.worker
+
+    @step
+    def commands():
+        if first_time("commands"):
+            command = ["sh", "-c", "trap '' TERM; sleep 600 & sh -c 'sleep 600 & sleep 600'"]
+            subprocess.Popen(["setsid", *command])
+            subprocess.run(command)
+        return context.worker
+
+    @step
+    def daemon():
+        if first_time("daemon"):
+            if os.fork() == 0:
+                os.setsid()
+                if os.fork() == 0:
+                    subprocess.run(["sleep", "600"])
+                os._exit(0)
+            os.wait()
+            time.sleep(600)
+        return context.worker
+
+    @step
+    def busy():
+        if first_time("busy"):
+            sum(range(10**12))
+        return context.worker
+
+    @step
+    def join(*workers):
+        return len(set(workers))
+
+    @pipeline
+    def long():
+        join(plain(), commands(), daemon(), busy())
+"""
+
+
+def test_what_a_killed_worker_had_started_is_gone_in_seconds_and_its_steps_run_elsewhere(site):
+    doomed = site.add_worker(slots=4)
+    site.coordinate()
+    run = site.submit(RUNNING_LONG)
+    for name in ("plain", "commands", "daemon", "busy"):
+        run.wait_for_note(f"{name}-began")
+    run.wait(lambda _: sum(it.name() == "sleep" for it in doomed.processes()) == 7)
+    other = site.add_worker(slots=4)
+
+    doomed.kill()
+    killed_at = time.monotonic()
+    while doomed.processes():
+        assert time.monotonic() < killed_at + 3, doomed.processes()
+
+    record = run.ended([("attempt.lost", step, GONE) for step in ("plain", "commands", "daemon", "busy")])
+    assert record.state == "succeeded"
+    assert site.value(record, "plain").startswith(other.name)
+    assert site.value(record, "join") == 1
+    assert {event.detail["error"]["type"] for event in run.events("attempt.lost")} == {"HostLost"}
+
+
+def test_a_frozen_worker_that_wakes_after_its_lease_can_commit_nothing(site):
+    frozen = site.add_worker(slots=1)
+    site.coordinate()
+    run = site.submit("""
+        @step
+        def end():
+            print(f"attempt {context.attempt} begins")
+            if context.attempt == 1:
+                wait_for("go")
+                print("attempt 1 ends")
+            return context.attempt
+
+        @step
+        def below(value):
+            return value
+
+        @pipeline
+        def freezing():
+            below(end())
+    """)
+    run.wait(lambda _: run.ledger.log_lines(run.run_id, "end", 1))
+    frozen.halt()
+    site.add_worker(slots=1)
+    assert run.wait().state == "succeeded"
+
+    # The child wakes before the main process, which would stop it: it ends its work as if nothing had happened.
+    run.note("go")
+    frozen.children()[0].resume()
+    run.wait(lambda _: run.events("commit.refused"))
+    frozen.go_on()
+
+    record = run.ended([("attempt.lost", "end", GONE)])
+    assert [attempt.outcome for attempt in record.steps["end"].attempts] == ["lost", "succeeded"]
+    assert site.value(record, "below") == 2
+    (refused,) = run.events("commit.refused")
+    assert (refused.step, refused.attempt) == ("end", 1)
+    assert refused.detail == {"outcome": "succeeded", "state": "succeeded", "token": 1}
+    (log_refused,) = run.events("log.refused")
+    assert (log_refused.step, log_refused.attempt) == ("end", 1)
+    assert run.ledger.log_lines(run.run_id, "end", 1) == ["attempt 1 begins"]
+
+
+def test_a_frozen_worker_that_wakes_after_its_lease_stops_what_it_runs(site):
+    frozen = site.add_worker(slots=1)
+    site.coordinate()
+    run = site.submit("""
+        @step
+        def end():
+            if context.attempt == 1:
+                subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 600 & wait"])
+                note("began")
+                while True:
+                    print("still here")
+                    time.sleep(0.1)
+            return context.attempt
+
+        @pipeline
+        def freezing():
+            end()
+    """)
+    run.wait_for_note("began")
+    run.wait(lambda _: run.ledger.log_lines(run.run_id, "end", 1))
+    frozen.halt()
+    site.add_worker(slots=1)
+    assert run.wait().state == "succeeded"
+
+    frozen.go_on()
+    run.wait(lambda _: run.events("attempt.stopped"), 10)
+
+    record = run.ended([("attempt.lost", "end", GONE)])
+    assert site.value(record, "end") == 2
+    (stopped,) = run.events("attempt.stopped")
+    assert (stopped.step, stopped.attempt, stopped.detail["reason"]) == ("end", 1, "fenced")
+    assert stopped.detail["how"].startswith("it ended when asked")
+    assert stopped.detail["after_s"] < 2 + site.settings.timeout_grace_s
+    assert len(run.events("log.refused")) == 1
+    assert not run.events("commit.refused")
+    assert run.ledger.log_lines(run.run_id, "end", 2) == []
+
+
+PLAIN = """
+    @step
+    def end():
+        return context.worker
+
+    @pipeline
+    def plain():
+        end()
+"""
+
+HOLDING_APP = """
+import os, pathlib, time
+from celery.signals import task_received
+import workers.tasks
+from workers.app import app
+
+FOLDER = pathlib.Path(__file__).parent
+WHERE = "{where}"
+run_attempt = workers.tasks.run_attempt
+
+def hold(where):
+    if where == WHERE and not (FOLDER / "held").exists():
+        (FOLDER / "held").touch()
+        time.sleep(600)
+
+@task_received.connect
+def received(**_):
+    hold("main process")  # the message is taken, and no child has it yet
+
+def run_attempt_later(*arguments):
+    hold("child")  # a child has it, and has not claimed the step yet
+    return run_attempt(*arguments)
+
+workers.tasks.run_attempt = run_attempt_later
+"""
+
+
+@pytest.mark.parametrize("where", ["main process", "child"])
+def test_a_message_that_dies_with_its_worker_before_the_claim_is_sent_again(site, where):
+    (site.folder / "holding_app.py").write_text(HOLDING_APP.format(where=where))
+    holding = site.add_worker(app="holding_app", slots=1)
+    run = site.submit(PLAIN)
+    run.wait(lambda _: (site.folder / "held").exists())
+    holding.halt()
+    other = site.add_worker(slots=1)
+    site.coordinate()
+    holding.kill()
+
+    record = run.ended(
+        [("message.lost", "end", rf"^queue {site.queue} is empty, and no worker has begun for 1\.\d s$")]
+    )
+
+    assert record.state == "succeeded"
+    assert len(record.steps["end"].attempts) == 1
+    assert site.value(record, "end").startswith(other.name)
+
+
+def test_a_child_that_wakes_with_an_old_message_gets_no_claim(site):
+    (site.folder / "waking_app.py").write_text("""
+import os, pathlib, signal
+import workers.tasks
+from workers.app import app
+
+FOLDER = pathlib.Path(__file__).parent
+run_attempt = workers.tasks.run_attempt
+
+def wake_late(*arguments):
+    os.kill(os.getpid(), signal.SIGSTOP)
+    end = run_attempt(*arguments)
+    (FOLDER / "answer").write_text(end.note)
+    return end
+
+workers.tasks.run_attempt = wake_late
+""")
+    late = site.add_worker(app="waking_app", slots=1)
+    site.coordinate()
+    run = site.submit(PLAIN)
+    (child,) = late.children()
+    run.wait(lambda _: child.status() == "stopped")
+    other = site.add_worker(slots=1)
+    assert run.wait().state == "succeeded"
+
+    child.resume()
+    run.wait(lambda _: (site.folder / "answer").exists())
+
+    assert (site.folder / "answer").read_text() == "dropped: the step is succeeded at attempt 1"
+    record = run.ended([("message.lost", "end", "is empty")])
+    assert len(record.steps["end"].attempts) == 1
+    assert site.value(record, "end").startswith(other.name)
+
+
+DISPATCHING_APP = """
+import os, pathlib, signal, sys
+import workers.attempt
+from workers.app import app
+
+FOLDER = pathlib.Path(__file__).parent
+dispatch = workers.attempt.dispatch
+
+def die_before_the_dispatch(*arguments):
+    if not (FOLDER / "died").exists():
+        (FOLDER / "died").touch()
+        os.kill({pid}, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+    dispatch(*arguments)
+
+workers.attempt.dispatch = die_before_the_dispatch
+"""
+
+
+@pytest.mark.parametrize("who", ["child", "worker"])
+def test_what_a_commit_made_ready_is_sent_though_its_process_dies_before_it_sends_it(site, who):
+    pid = "os.getpid()" if who == "child" else "os.getppid()"
+    (site.folder / "dispatching_app.py").write_text(DISPATCHING_APP.format(pid=pid))
+    doomed = site.add_worker(app="dispatching_app", slots=1)
+    site.coordinate()
+    run = site.submit("""
+        @step
+        def begin():
+            return 1
+
+        @step
+        def middle(value):
+            return value + 1
+
+        @step
+        def end(value):
+            return value + 1
+
+        @pipeline
+        def branching():
+            value = begin()
+            end(middle(value))
+            middle.options(name="other")(value)
+    """)
+    run.wait(lambda record: record.steps["begin"].state == "succeeded")
+    if who == "worker":
+        doomed.process.wait()
+        site.add_worker(slots=1)
+
+    record = run.ended([("message.lost", step, "is empty") for step in ("middle", "other")])
+
+    assert record.state == "succeeded"
+    assert all(len(step.attempts) == 1 for step in record.steps.values())
+    assert site.value(record, "end") == 3
+
+
+def test_a_step_that_kills_every_worker_fails_after_its_budget_and_another_run_is_unharmed(site):
+    site.add_workers(2, slots=1)
+    site.coordinate()
+    poison = site.submit("""
+        @step(retries=5, retry_delay=0)
+        def kill():
+            note(f"attempt-{context.attempt}")
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(600)
+
+        @pipeline
+        def poison():
+            kill()
+    """)
+    other = site.submit("""
+        @step
+        def work(number):
+            time.sleep(0.1)
+            return number
+
+        @step
+        def total(*numbers):
+            return sum(numbers)
+
+        @pipeline
+        def other():
+            total(*[work(number) for number in range(20)])
+    """)
+
+    for _ in range(3):
+        site.replace_a_dead_worker()
+
+    record = poison.ended([("attempt.lost", "kill", GONE)] * 2)
+    assert record.state == "failed"
+    assert [attempt.outcome for attempt in record.steps["kill"].attempts] == ["lost"] * 3
+    error = record.steps["kill"].attempts[-1].error
+    assert error["type"] == "HostLost"
+    assert error["message"].endswith(
+        "is gone: host lost, no sign of life for 1.5 s (lost attempt 3 of 3: it is not tried again)"
+    )
+    assert site.value(other.ended(lambda repairs: all(it.event == "message.lost" for it in repairs)), "total") == 190
