@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from webhook import serving
+
 
 def test_doctor_tells_how_many_targets_there_are_and_what_is_wrong_with_them(place):
     place.variables["ORCHESTRATOR_ALERTS"] = json.dumps(
@@ -42,3 +44,63 @@ def test_a_pipeline_whose_alerts_nobody_could_send_is_refused(place):
         assert "alerts[0], slak://***: Apprise knows no service 'slak'. Did you mean 'slack'?" in refused.err
         assert "secret" not in refused.out + refused.err
         assert "Traceback" not in refused.err
+
+
+FAILING = """
+    name: nightly
+    steps:
+      train: {run: "echo epoch 1; exit 3"}
+      report: {run: "true", needs: train}
+"""
+
+
+def test_a_run_that_fails_tells_before_the_command_ends(place):
+    with serving() as hook:
+        place.variables["ORCHESTRATOR_ALERTS"] = json.dumps([hook.url("$HOOK", "me:secret@")])
+        place.variables["HOOK"] = "hidden-hook"
+        place.write("nightly.yaml", FAILING)
+        done = place.call("run", "nightly.yaml", "--json")
+        again = place.call("run", "nightly.yaml")
+
+    assert (done.code, again.code) == (1, 1)
+    first, _ = hook.messages("hidden-hook")
+    assert first["title"].startswith("pipeline nightly failed: step train failed in attempt 1 on ")
+    assert f"orchestrator resume {done.json['run_id']}" in first["message"]
+    assert "| epoch 1" in first["message"]
+    events = place.call("events", done.json["run_id"], "--json")
+    assert [event["detail"] for event in events.json if event["event"] == "alert.sent"] == [
+        {"target": hook.label, "try": 1}
+    ]
+    for told in (done, again, events):
+        assert "secret" not in told.out + told.err
+        assert "hidden" not in told.out + told.err
+
+
+def test_a_missed_deadline_tells_too(place):
+    with serving() as hook:
+        file = place.write(
+            "slow.yaml", f"{{deadline: 1, alerts: ['{hook.url('hook')}'], steps: {{slow: {{run: sleep 60}}}}}}"
+        )
+        done = place.call("run", file)
+
+    assert done.code == 1
+    assert [body["title"] for body in hook.messages("hook")] == ["pipeline slow failed: missed its deadline of 1 s"]
+
+
+def test_what_a_run_could_not_tell_is_left_to_a_coordinator(place, wait_until):
+    with serving() as hook:
+        hook.answers["hook"] = [500]
+        place.write("nightly.yaml", FAILING)
+        place.variables["ORCHESTRATOR_ALERTS"] = json.dumps([hook.url("hook")])
+        assert place.call("run", "nightly.yaml").code == 1
+        assert len(hook.messages("hook")) == 1
+
+        with place.start("serve") as coordinator:
+            try:
+                wait_until(lambda: len(hook.messages("hook")) == 2, 30)
+            finally:
+                coordinator.terminate()
+                coordinator.communicate(timeout=30)
+        events = [event["event"] for event in place.call("events", "last", "--json").json]
+
+    assert [event for event in events if event.startswith("alert.")] == ["alert.failed", "alert.sent"]
