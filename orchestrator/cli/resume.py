@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from orchestrator.cli.foreground import (
 )
 from orchestrator.cli.loading import load_definition, plan_of
 from orchestrator.cli.session import Session, find_run, open_session
+from orchestrator.definition.faults import PipelineInvalid
 from orchestrator.definition.loading import Definition, is_there
 from orchestrator.settings import Settings, settings
 
@@ -119,7 +121,7 @@ def _definition(run: RecordedRun, params: Sequence[str]) -> Definition:
     from orchestrator.coordinator.resumption import ResumeRefused
 
     if run.target and is_there(run.target):
-        return load_definition(run.target)
+        return _loaded(run)
     why = f"there is no {run.target} any more" if run.target else "the record does not say where its pipeline is from"
     recorded = RecordedDefinition(run)
     names = [name for name in (pair.partition("=")[0] for pair in params) if name in run.params]
@@ -130,6 +132,16 @@ def _definition(run: RecordedRun, params: Sequence[str]) -> Definition:
         )
     click.echo(f"{why}: the steps are run as they were recorded", err=True)
     return recorded
+
+
+def _loaded(run: RecordedRun) -> Definition:
+    try:
+        return load_definition(run.target)
+    except PipelineInvalid:
+        # The file may hold more than one pipeline by now; the run knows which one it is of.
+        with contextlib.suppress(PipelineInvalid):
+            return load_definition(f"{run.target}:{run.fields['pipeline']}")
+        raise
 
 
 def resumption_lines(resumption: Resumption) -> list[str]:

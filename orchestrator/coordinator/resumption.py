@@ -25,7 +25,6 @@ from orchestrator.plan.plan import Plan
 from orchestrator.settings import Settings
 
 _CALL = ("uses", "args", "with", "run")  # what of a step's spec is its call
-_STAGED_FIELDS = ("deadline_s", "alerts")  # these go with the steps: staged anew, the run has those that are given
 STOPPING_SLACK_S = 2.0
 
 
@@ -100,9 +99,7 @@ def plan_resume(
     fields = run_fields(plan, app, settings, run.run_id, target or run.target, most_attempts)
     code = _code_now(run, code_of(plan.pipeline), str(fields["import_path"]))
     fields |= {"code": json.dumps(code, separators=(",", ":"))}
-    is_as_it_was = {step.step: step for step in staged} == run.steps and all(
-        fields.get(name) == run.fields.get(name) for name in _STAGED_FIELDS
-    )
+    fields.setdefault("alerts", "[]")  # the pipeline may have had some before
     params = _params_changed(run.fields["params"], str(fields["params"]))
     return Resumption(
         run_id=run.run_id,
@@ -118,7 +115,7 @@ def plan_resume(
             if step.step in kept
             and (_is_other_call(step, run.steps[step.step]) or _reads(steps[step.step], params.keys()))
         ),
-        staged=() if is_as_it_was else staged,
+        staged=() if {step.step: step for step in staged} == run.steps else staged,
         fields=fields,
         code_changed=tuple(name for name in sorted({*code, *run.code}) if code.get(name) != run.code.get(name)),
         params_changed=params,
@@ -147,7 +144,8 @@ def resume(ledger: Ledger, app: Celery, resumption: Resumption) -> None:
     except ResumedMeanwhile:
         raise ResumeRefused(f"somebody else has just resumed run {run_id}: orchestrator show {run_id}") from None
     except AttemptsStopping as error:
-        raise ResumeRefused(f"run {run_id}: {error.count} attempts are still being stopped. Try again.") from None
+        many = "1 attempt is" if error.count == 1 else f"{error.count} attempts are"
+        raise ResumeRefused(f"run {run_id}: {many} still being stopped. Try again in a moment.") from None
     dispatch(app, run_id, resumption.pipeline, chains)
 
 

@@ -1,0 +1,418 @@
+"""What a resume keeps, what it runs anew, by which plan, and when it is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from runs import begin, events_of, graph, random_graph, states_of
+
+from orchestrator.coordinator.recorded import RecordedDefinition, RecordedRun, read_run
+from orchestrator.coordinator.resumption import (
+    ResumeRefused,
+    Resumption,
+    plan_resume,
+    resume,
+    wait_for_stopping,
+)
+from orchestrator.coordinator.submission import staged_steps, submit
+from orchestrator.definition.faults import PipelineInvalid
+from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, ShellCall, Step, Template
+from orchestrator.definition.options import StepOptions
+from orchestrator.ledger.ledger import SCRIPT_SHA, Held
+from orchestrator.ledger.record import read_record
+from orchestrator.ledger.states import Outcome, StepState
+from orchestrator.messages.queues import queue_keys
+from orchestrator.plan.compile import compile_pipeline
+from orchestrator.plan.plan import Plan
+from orchestrator.settings import PoolSettings, Settings
+
+DIAMOND = {"a": "", "b": "a", "c": "a", "d": "b c"}
+
+
+@pytest.fixture
+def submitted(ledger, app, chosen):
+    """Submit a plan; then end steps of it: those that are named in order, "!" behind a name lets it fail."""
+
+    def run(plan: Plan, ending: str, target: str = "") -> str:
+        run_id = submit(plan, ledger, app, chosen, target=target)
+        end(ledger, run_id, ending)
+        return run_id
+
+    return run
+
+
+def end(ledger, run_id: str, ending: str) -> None:
+    for word in ending.split():
+        step = word.removesuffix("!")
+        attempt = ledger.states(run_id)[step][1]
+        token = begin(ledger, run_id, step, attempt)
+        outcome = Outcome.FAILED if word != step else Outcome.SUCCEEDED
+        ledger.commit(run_id, step, attempt, token, "w", outcome, output=f'"{step}"')
+
+
+@pytest.fixture
+def planned(ledger, app, chosen) -> Callable[..., Resumption]:
+    def make(run_id: str, plan: Plan, *from_steps: str, settings: Settings | None = None) -> Resumption:
+        return plan_resume(read_run(ledger, run_id), plan, app, settings or chosen, from_steps)
+
+    return make
+
+
+def test_what_succeeded_is_kept_and_all_else_runs(ledger, app, chosen, submitted, planned, messages_in) -> None:
+    plan = graph(DIAMOND).plan()
+    run_id = submitted(plan, "a b! c")
+    ledger.client.delete(*queue_keys(chosen.queue_of()))
+
+    resumption = planned(run_id, plan)
+    resume(ledger, app, resumption)
+
+    assert (resumption.resets, resumption.again, resumption.kept) == ((("b", 1), ("d", 1)), (), 2)
+    assert resumption.staged == ()  # nothing changed
+    assert states_of(ledger, run_id) == {"a": "succeeded", "b": "queued", "c": "succeeded", "d": "waiting"}
+    assert [(message.kwargs["step"], message.kwargs["attempt"]) for message in messages_in(chosen.queue_of())] == [
+        ("b", 2)
+    ]
+    end(ledger, run_id, "b d")
+    assert ledger.run_fields(run_id)["state"] == "succeeded"
+    record = read_record(ledger, run_id)
+    assert (record.resumes, len(record.steps["a"].attempts), len(record.steps["b"].attempts)) == (1, 1, 2)
+
+
+def test_from_runs_a_step_and_all_below_it_again_by_the_edges_that_the_user_wrote(ledger, app, submitted, planned):
+    plan = graph({**DIAMOND, "e": "d a", "x": ""}).plan()  # a -> e is redundant
+    run_id = submitted(plan, "a b c x d e")
+
+    resumption = planned(run_id, plan, "c")
+    resume(ledger, app, resumption)
+
+    assert resumption.again == ("c", "d", "e")
+    end(ledger, run_id, "c d e")
+    record = read_record(ledger, run_id)
+    assert {name: len(step.attempts) for name, step in record.steps.items()} == {
+        "a": 1, "b": 1, "c": 2, "d": 2, "e": 2, "x": 1
+    }  # fmt: skip
+    assert planned(run_id, plan, "a").again == ("a", "b", "c", "d", "e")
+
+
+def test_cancelled_and_skipped_steps_run_too_and_those_that_only_a_failure_let_run_are_kept(
+    ledger, app, submitted, planned
+) -> None:
+    rules = {"alarm": "one_failed", "calm": "one_failed"}
+    plan = graph({"a": "", "b": "a", "alarm": "b", "calm": "a", "c": "", "d": "c"}, rules).plan()
+    run_id = submitted(plan, "a b! alarm")
+    ledger.cancel(run_id, "enough")
+    assert states_of(ledger, run_id) == {
+        "a": "succeeded", "b": "failed", "alarm": "succeeded", "calm": "skipped", "c": "cancelled", "d": "cancelled"
+    }  # fmt: skip
+
+    resume(ledger, app, planned(run_id, plan))
+
+    assert states_of(ledger, run_id) == {
+        "a": "succeeded", "b": "queued", "alarm": "succeeded", "calm": "skipped", "c": "queued", "d": "waiting"
+    }  # fmt: skip
+    end(ledger, run_id, "b c d")
+    assert ledger.run_fields(run_id)["state"] == "succeeded"
+
+
+def test_steps_that_are_new_run_and_those_that_are_gone_are_dropped(ledger, app, submitted, planned) -> None:
+    run_id = submitted(graph(DIAMOND).plan(), "a b! c")
+    other = graph({"a": "", "c": "a", "n": "c", "d": "c n"}).plan()
+
+    resumption = planned(run_id, other)
+    resume(ledger, app, resumption)
+
+    assert (resumption.new, resumption.gone) == (("n",), ("b",))
+    assert states_of(ledger, run_id) == {"a": "succeeded", "c": "succeeded", "n": "queued", "d": "waiting"}
+    end(ledger, run_id, "n d")
+    record = read_record(ledger, run_id)
+    assert (record.state.value, list(record.steps)) == ("succeeded", ["a", "c", "n", "d"])
+
+
+def test_a_step_that_comes_back_is_run_and_counts_its_attempts_on(ledger, app, submitted, planned) -> None:
+    with_b, without = graph(DIAMOND).plan(), graph({"a": "", "d": "a"}).plan()
+    run_id = submitted(with_b, "a b c d!")
+    resume(ledger, app, planned(run_id, without))
+    end(ledger, run_id, "d!")
+
+    resume(ledger, app, planned(run_id, with_b))
+
+    record = read_record(ledger, run_id)
+    assert {name: step.state for name, step in record.steps.items()} == {
+        "a": StepState.SUCCEEDED, "b": StepState.QUEUED, "c": StepState.QUEUED, "d": StepState.WAITING
+    }  # fmt: skip
+    end(ledger, run_id, "b c d")
+    attempts = {name: [it.attempt for it in step.attempts] for name, step in read_record(ledger, run_id).steps.items()}
+    assert attempts == {"a": [1], "b": [1, 2], "c": [1, 2], "d": [1, 2, 3]}
+
+
+def test_changed_options_and_calls_take_effect_and_a_kept_step_with_another_call_is_told(
+    ledger, app, chosen, submitted, planned
+) -> None:
+    def pipeline(argument: int, timeout: float | None) -> Plan:
+        steps = [
+            Step("a", FunctionCall("m:f", (argument,))),
+            Step("b", ShellCall("false"), ("a",), StepOptions(timeout=timeout, pool="gpu" if timeout else None)),
+        ]
+        return compile_pipeline(Pipeline("p", {step.name: step for step in steps}))
+
+    run_id = submitted(pipeline(1, None), "a b!")
+
+    assert planned(run_id, pipeline(1, 7.0)).differing == ()
+    resumption = planned(run_id, pipeline(2, 7.0))
+    resume(ledger, app, resumption)
+
+    assert resumption.differing == ("a",)
+    assert ledger.graph(run_id)["b"]["l"] == 7.0
+    assert json.loads(ledger.run_fields(run_id)["lists"]) == [[chosen.queue_of(), 3], [chosen.queue_of("gpu"), 3]]
+    assert states_of(ledger, run_id) == {"a": "succeeded", "b": "queued"}
+
+
+def test_queues_are_those_of_the_present_settings(ledger, app, chosen, submitted, planned) -> None:
+    plan = graph(DIAMOND).plan()
+    run_id = submitted(plan, "a b!")
+    ledger.cancel(run_id, "")
+    now = chosen.model_copy(update={"pools": {"cpu": PoolSettings(queue="cpu.local-2"), "gpu": PoolSettings()}})
+
+    resume(ledger, app, planned(run_id, plan, settings=now))
+
+    assert {place["q"] for place in ledger.graph(run_id).values()} == {"cpu.local-2"}
+    assert json.loads(ledger.run_fields(run_id)["lists"]) == [["cpu.local-2", 3]]
+    ledger.client.delete(*queue_keys("cpu.local-2"))
+
+
+def with_params(**params: object) -> Plan:
+    steps = [
+        Step("a", ShellCall(Template(("echo ", ParamRef("x"))))),
+        Step("b", FunctionCall("m:f", (OutputRef("a"),), {"at": [ParamRef("y", ("k", 0))]}), ("a",)),
+    ]
+    return compile_pipeline(Pipeline("p", {step.name: step for step in steps}, params))
+
+
+def test_changed_params_are_recorded_and_a_kept_step_that_read_one_is_told(ledger, app, submitted, planned) -> None:
+    run_id = submitted(with_params(x=1, y={"k": [2]}), "a b!")
+
+    assert planned(run_id, with_params(x=1, y={"k": [3]})).differing == ()
+    resumption = planned(run_id, with_params(x=(5,), y={"k": [2]}))
+    resume(ledger, app, resumption)
+
+    assert (resumption.differing, resumption.params_changed) == (("a",), {"x": {"$tuple": [5]}})
+    assert json.loads(ledger.run_fields(run_id)["params"]) == {"x": {"$tuple": [5]}, "y": {"k": [2]}}
+    (event,) = [event for event in ledger.events(run_id) if event.event == "run.resumed"]
+    assert event.detail["params"] == {"x": {"$tuple": [5]}}
+
+
+def test_a_deadline_and_alerts_are_those_that_the_pipeline_has_now(ledger, app, submitted, planned) -> None:
+    plain = graph(DIAMOND).plan()
+    bound = replace(plain, pipeline=replace(plain.pipeline, deadline_s=60.0, alerts=("json://x",)))
+    run_id = submitted(bound, "a b! c")
+    resume(ledger, app, planned(run_id, bound))
+    assert ledger.run_fields(run_id)["deadline_s"] == "60"
+    end(ledger, run_id, "b!")
+
+    resume(ledger, app, planned(run_id, plain))
+
+    fields = ledger.run_fields(run_id)
+    assert {"deadline_s", "deadline_at"} & fields.keys() == set()
+    assert fields["alerts"] == "[]"
+
+
+def test_a_change_of_code_is_an_event(ledger, app, submitted, planned, tmp_path: Path) -> None:
+    for name in ("resumed_code.py", "resumed_more.py"):
+        (tmp_path / name).write_text("def f():\n    raise ValueError\n")
+    steps = {name: Step(name, FunctionCall(f"resumed_{name}:f")) for name in ("code", "more")}
+    plan = compile_pipeline(Pipeline("p", steps, import_path=str(tmp_path)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        run_id = submitted(plan, "code! more")
+    assert planned(run_id, plan).code_changed == ()  # nor when the modules are not to be found from here
+
+    (tmp_path / "resumed_code.py").write_text("def f():\n    return 1\n")
+    resumption = planned(run_id, plan)
+    resume(ledger, app, resumption)
+
+    assert resumption.code_changed == ("resumed_code.py",)
+    told = {event.event: event.detail for event in ledger.events(run_id)}
+    assert told["run.resumed"]["code_changed"] == told["run.code_changed"]["changed"] == ["resumed_code.py"]
+    end(ledger, run_id, "code!")
+    assert planned(run_id, plan).code_changed == ()
+
+
+def test_a_pipeline_read_back_from_the_record_is_the_one_that_was_submitted(ledger, chosen, submitted) -> None:
+    steps = [
+        Step("b", ShellCall(Template(("echo ", OutputRef("a", ("k", 0)), "'"))), ("a",)),
+        Step("a", FunctionCall("m:f", (1, (2, "ü")), {"x": ParamRef("x"), "n": float("inf"), "d": {1: ParamRef("y")}})),
+        Step(
+            "c",
+            ShellCall("true"),
+            ("b", "a"),
+            StepOptions(pool="gpu", priority=2, timeout=1.5, queue_timeout=9, lost_attempts=1, retries=3,
+                        retry_on=("ValueError",), trigger="all_done", description="last"),
+        ),
+    ]  # fmt: skip
+    params = {"x": (1, {"deep": None}), "y": float("-inf")}
+    whole = Pipeline("rich", {s.name: s for s in steps}, params, "", "/some/folder", 60.0, ("json://x",))
+    pipelines = [whole, *(random_graph(random.Random(seed), 12, other_rules=0.5).pipeline() for seed in range(20))]
+
+    for pipeline in pipelines:
+        run_id = submitted(compile_pipeline(pipeline), "")
+        ledger.cancel(run_id, "")
+        built = RecordedDefinition(read_run(ledger, run_id)).build(pools=chosen.pools)
+        assert list(built.steps) == list(pipeline.steps)
+        assert (built.params, built.deadline_s, built.alerts, built.import_path) == (
+            pipeline.params, pipeline.deadline_s, pipeline.alerts, pipeline.import_path
+        )  # fmt: skip
+        staged = {step.step: step for step in staged_steps(compile_pipeline(built), chosen)}
+        assert staged == ledger.staged(run_id)
+
+
+def test_of_a_recorded_pipeline_only_params_that_are_read_by_reference_can_change(ledger, submitted) -> None:
+    run_id = submitted(with_params(x=1, y={"k": [2]}, baked=3), "")
+
+    recorded = RecordedDefinition(read_run(ledger, run_id))
+
+    assert {name: param.type for name, param in recorded.params.items()} == {"x": int, "y": dict}
+    assert recorded.build({"x": 9}).params == {"x": 9, "y": {"k": [2]}, "baked": 3}
+    with pytest.raises(PipelineInvalid, match="step 'a' is for pool 'cpu', which is not among the settings any more"):
+        recorded.build(pools=["cpus"])
+
+
+@pytest.mark.parametrize(
+    ("ending", "from_steps", "told"),
+    [
+        ("a", (), "is running: only a run that has ended can be resumed"),
+        ("a b c d", (), "has succeeded: nothing is left to do. --from STEP runs"),
+        ("a b c! b", ("bb",), "has no step 'bb'. Did you mean 'b'?"),
+    ],
+)
+def test_a_resume_that_makes_no_sense_is_refused(submitted, planned, ending, from_steps, told) -> None:
+    plan = graph({"a": "", "b": "a", "c": "a", "d": "c"}).plan()
+    run_id = submitted(plan, ending if "!" not in ending else "a b c!")
+
+    with pytest.raises(ResumeRefused) as refused:
+        planned(run_id, plan, *from_steps)
+
+    assert told in str(refused.value)
+
+
+def test_of_many_resumes_at_once_one_goes_through(ledger, app, submitted, planned) -> None:
+    plan = graph({f"s{i}": "" for i in range(300)}).plan()
+    run_id = submitted(plan, "s0!")
+    ledger.cancel(run_id, "")
+    other = compile_pipeline(replace(plan.pipeline, steps={**plan.pipeline.steps, "n": Step("n", ShellCall("n"))}))
+    resumptions = [planned(run_id, which) for which in (plan, other) * 3]
+
+    def attempt(resumption: Resumption) -> int:
+        try:
+            resume(ledger, app, resumption)
+        except ResumeRefused:
+            return 0
+        return 1
+
+    with ThreadPoolExecutor(6) as threads:
+        assert sum(threads.map(attempt, resumptions)) == 1
+    assert set(states_of(ledger, run_id).values()) == {"queued"}
+    assert [name for name, *_ in events_of(ledger, run_id)].count("run.resumed") == 1
+
+
+def test_a_resume_that_was_planned_before_another_one_ended_runs_nothing_twice(ledger, app, submitted, planned) -> None:
+    plan = graph({"a": "", "b": ""}).plan()
+    run_id = submitted(plan, "a! b!")
+    first, second = planned(run_id, plan), planned(run_id, plan)
+    resume(ledger, app, first)
+    end(ledger, run_id, "a b!")
+
+    with pytest.raises(ResumeRefused, match="somebody else has just resumed run"):
+        resume(ledger, app, second)
+
+    assert states_of(ledger, run_id) == {"a": "succeeded", "b": "failed"}
+
+
+def test_nothing_runs_anew_while_a_cancelled_attempt_is_still_being_stopped(
+    ledger, app, chosen, submitted, planned
+) -> None:
+    plan = graph({"a": ""}).plan()
+    run_id = submitted(plan, "")
+    ledger.claim(run_id, "a", 1, "i.7.x", "w", lease_s=600)
+    ledger.cancel(run_id, "")
+    quick = chosen.model_copy(update={"lease_s": 0.1, "timeout_grace_s": 0.0})
+
+    resumption = planned(run_id, plan)
+    with pytest.raises(ResumeRefused, match="1 attempt is still being stopped"):
+        resume(ledger, app, resumption)
+    with pytest.raises(ResumeRefused, match="these are still being stopped: a on w"):
+        wait_for_stopping(ledger, quick, run_id)
+    ledger.report_stopped(Held(run_id, "a", 1, "w i.7."), {"how": "it ended when asked"})
+    wait_for_stopping(ledger, chosen, run_id)
+    resume(ledger, app, resumption)
+
+    assert states_of(ledger, run_id) == {"a": "queued"}
+
+
+def test_an_attempt_whose_worker_is_gone_holds_a_resume_up_only_for_its_lease(ledger, chosen, submitted) -> None:
+    run_id = submitted(graph({"a": ""}).plan(), "")
+    ledger.claim(run_id, "a", 1, "i.7.x", "w", lease_s=0.3)
+    ledger.cancel(run_id, "")
+
+    wait_for_stopping(ledger, chosen, run_id)
+
+    assert events_of(ledger, run_id)[-1] == ("attempt.stopped", "a", 1)
+
+
+def test_ten_thousand_steps_with_one_failure_are_planned_and_resumed_in_a_second(
+    ledger, app, chosen, messages_in
+) -> None:
+    names = [f"s{i}" for i in range(10_000)]
+    layers = {name: [names[i - 100 - i % 3]] if i >= 103 else [] for i, name in enumerate(names)}
+    plan = graph(layers).plan()
+    run_id = submit(plan, ledger, app, chosen)
+    failing = names[5000]
+    while queued := [step for step, (state, _) in ledger.states(run_id).items() if state is StepState.QUEUED]:
+        with ledger.client.pipeline(transaction=False) as pipe:
+            for step in queued:
+                say(ledger, pipe, run_id, "claim", step, 1, step, "w", 60_000_000)
+            for step, (_, token, *_) in zip(queued, pipe.execute(), strict=True):
+                outcome = "failed" if step == failing else "succeeded"
+                say(ledger, pipe, run_id, "commit", step, 1, token, "w", outcome, "{}", "", "", 0, "")
+            pipe.execute()
+    states = [state for state, _ in ledger.states(run_id).values()]
+    assert states.count(StepState.FAILED) == 1
+    assert states.count(StepState.SUCCEEDED) > 9000
+    renamed = chosen.model_copy(
+        update={"pools": {name: PoolSettings(queue=f"{pool.queue}.2") for name, pool in chosen.pools.items()}}
+    )
+
+    for settings, target in ((chosen, "as it was"), (renamed, "with every step staged anew")):
+        began = time.perf_counter()
+        run = read_run(ledger, run_id)
+        resumption = plan_resume(run, plan, app, settings)
+        resume(ledger, app, resumption)
+        took_s = time.perf_counter() - began
+        assert took_s < 1.0, target
+        assert (len(resumption.staged) > 0) is (settings is renamed)
+        assert resumption.resets[0][0] == failing
+        end(ledger, run_id, f"{failing}!")
+
+
+def say(ledger, pipe, run_id: str, *words: object) -> None:
+    """Put one operation of the ledger among many that are sent together."""
+    pipe.evalsha(SCRIPT_SHA, 1, ledger.key(run_id, "run"), *words)
+
+
+def test_reading_a_pipeline_of_ten_thousand_steps_back_takes_no_second(ledger, app, chosen) -> None:
+    plan = graph({f"s{i}": [f"s{i - 1}"] if i % 50 else [] for i in range(10_000)}).plan()
+    run_id = submit(plan, ledger, app, chosen)
+    ledger.cancel(run_id, "")
+    run: RecordedRun = read_run(ledger, run_id)
+
+    began = time.perf_counter()
+    built = RecordedDefinition(run).build(pools=chosen.pools)
+
+    assert time.perf_counter() - began < 1.0
+    assert built.steps.keys() == plan.pipeline.steps.keys()

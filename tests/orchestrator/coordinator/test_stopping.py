@@ -1,0 +1,68 @@
+"""Waiting until what was cancelled is gone."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from runs import start_graph
+
+from orchestrator.coordinator.stopping import wait_until_stopped
+from orchestrator.ledger.ledger import Held
+
+
+@pytest.fixture
+def run_id(ledger) -> str:
+    """A run of which two steps run and a third is queued."""
+    made = start_graph(ledger, {"a": "", "b": "", "c": ""})
+    for step in "ab":
+        ledger.claim(made, step, 1, "i.7.x", "w", lease_s=600)
+    return made
+
+
+def gone(ledger, run_id: str, step: str) -> None:
+    ledger.report_stopped(Held(run_id, step, 1, "w i.7."), {"how": "it ended when asked"})
+
+
+def test_nothing_is_waited_for_when_nothing_is_being_stopped(ledger, run_id) -> None:
+    assert wait_until_stopped(ledger, run_id, 30.0) == []
+
+
+def test_the_wait_ends_when_the_last_attempt_is_gone(ledger, run_id) -> None:
+    ledger.cancel(run_id, "")
+    gone(ledger, run_id, "a")
+    timer = threading.Timer(0.05, gone, (ledger, run_id, "b"))
+    timer.start()
+
+    assert wait_until_stopped(ledger, run_id, 30.0) == []
+    timer.join()
+
+
+def test_what_is_left_at_the_limit_is_told(ledger, run_id) -> None:
+    ledger.cancel(run_id, "")
+    gone(ledger, run_id, "a")
+
+    (left,) = wait_until_stopped(ledger, run_id, 0.0)
+
+    assert (left.step, left.attempt, left.worker, left.is_stopping) == ("b", 1, "w", True)
+
+
+def test_who_waits_may_have_enough_at_any_time(ledger, run_id) -> None:
+    ledger.cancel(run_id, "")
+    began = time.monotonic()
+
+    left = wait_until_stopped(ledger, run_id, 30.0, is_enough=lambda: time.monotonic() - began > 0.05)
+
+    assert len(left) == 2
+    assert time.monotonic() - began < 5
+
+
+def test_of_a_run_that_goes_on_only_the_named_steps_are_waited_for(ledger, run_id) -> None:
+    ledger.cancel_steps(run_id, ["a", "b"], "")
+    gone(ledger, run_id, "a")
+    tended: list[str] = []
+
+    assert wait_until_stopped(ledger, run_id, 30.0, steps=["a"], tend=tended.append) == []
+    assert [it.step for it in wait_until_stopped(ledger, run_id, 0.05, steps=["b"], tend=tended.append)] == ["b"]
+    assert set(tended) == {run_id}

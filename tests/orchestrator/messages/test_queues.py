@@ -1,0 +1,54 @@
+"""Where a message lies in its queue."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.ledger.ledger import Link
+from orchestrator.messages import queues
+from orchestrator.messages.dispatch import dispatch
+from orchestrator.messages.queues import Named, list_key, messages_ahead, named_in
+
+
+@pytest.fixture
+def queue(chosen) -> str:
+    return chosen.queue_of()
+
+
+def send(app, queue: str, *steps: str, priority: int = 5) -> None:
+    dispatch(app, "run", "p", [(Link(step, 1, queue, priority, 0),) for step in steps])
+
+
+def test_messages_are_counted_from_the_one_that_is_taken_next(app, redis_client, queue, monkeypatch) -> None:
+    monkeypatch.setattr(queues, "_PAGE", 2)
+    send(app, queue, "a", "b", "c", "d", "e")
+
+    ahead = [messages_ahead(redis_client, queue, 3, Named("run", step, 1)) for step in "abcde"]
+
+    assert ahead == [0, 1, 2, 3, 4]
+    redis_client.brpop([list_key(queue, 3)])
+    assert messages_ahead(redis_client, queue, 3, Named("run", "b", 1)) == 0
+    for missing in (Named("run", "a", 1), Named("run", "b", 2), Named("other", "b", 1)):
+        assert messages_ahead(redis_client, queue, 3, missing) is None
+
+
+def test_messages_of_a_stronger_priority_are_ahead_of_all_others(app, redis_client, queue) -> None:
+    send(app, queue, "later", "last")
+    send(app, queue, "first", priority=0)
+    send(app, queue, "weak", priority=9)
+
+    assert messages_ahead(redis_client, queue, 0, Named("run", "first", 1)) == 0
+    assert messages_ahead(redis_client, queue, 3, Named("run", "last", 1)) == 2
+    assert messages_ahead(redis_client, queue, 9, Named("run", "weak", 1)) == 3
+
+
+def test_a_chain_stands_for_its_first_link(app, redis_client, queue) -> None:
+    dispatch(app, "run", "p", [(Link("a", 2, queue, 5, 0), Link("b", 1, queue, 5, 0))])
+
+    (message,) = redis_client.lrange(list_key(queue, 3), 0, -1)
+    assert named_in(message) == Named("run", "a", 2)
+
+
+@pytest.mark.parametrize("message", ["", "no JSON", "{}", '{"body": "W10="}', '{"body": "W1tdLCB7fSwge31d"}'])
+def test_a_message_of_somebody_else_stands_for_nothing(message) -> None:
+    assert named_in(message) is None
