@@ -1,0 +1,137 @@
+"""The server is cut off, killed and paused: what is committed stays, and nothing is taken over because of it."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+pytestmark = pytest.mark.timeout(30)
+
+WORKING = """
+    @step
+    def hold():
+        note("began")
+        print("before")
+        wait_for("go")
+        print("after")
+        return context.attempt
+
+    @step(retries=1, retry_delay=1, retry_jitter=0)
+    def again():
+        if context.attempt == 1:
+            raise ValueError("as planned")
+        return context.attempt
+
+    @step
+    def work(number):
+        note(f"work-{number}-{context.attempt}")
+        time.sleep(0.1)
+        return number
+
+    @step
+    def total(*numbers):
+        return sum(numbers)
+
+    @pipeline
+    def working():
+        total(hold(), again(), *[work(number) for number in range(20)])
+"""
+TOTAL = 1 + 2 + sum(range(20))
+
+
+def cut(site):
+    """Cut every connection to the server but our own."""
+    for kind in ("normal", "pubsub"):
+        site.client.execute_command("CLIENT", "KILL", "TYPE", kind)
+
+
+def has_begun(run):
+    return lambda record: run.noted("began") is not None and record.steps["again"].state == "retrying"
+
+
+def test_connections_cut_in_the_middle_of_a_step_do_no_harm(server_site):
+    site = server_site
+    site.add_worker()
+    site.coordinate()
+    run = site.submit("""
+        @step
+        def hold():
+            note("began")
+            print("before")
+            wait_for("go")
+            print("after")
+
+        @step
+        def below(value):
+            return "done"
+
+        @pipeline
+        def cut():
+            below(hold())
+    """)
+    run.wait_for_note("began")
+
+    cut(site)
+    run.note("go")
+
+    record = run.ended()
+    assert record.state == "succeeded"
+    assert run.ledger.log_lines(run.run_id, "hold", 1) == ["before", "after"]
+    assert all(len(step.attempts) == 1 for step in record.steps.values())
+
+
+def test_connections_cut_again_and_again_cost_messages_at_most(server_site):
+    site = server_site
+    site.add_workers(2)
+    site.coordinate()
+    run = site.submit(WORKING)
+    run.wait_for_note("began")
+
+    for _ in range(6):
+        cut(site)
+        threading.Event().wait(0.3)
+    run.note("go")
+
+    record = run.ended(lambda repairs: all(it.event == "message.lost" for it in repairs))
+    assert record.state == "succeeded"
+    assert [len(step.attempts) for name, step in record.steps.items() if name != "again"] == [1] * 22
+    assert site.value(record, "total") == TOTAL
+
+
+def test_a_server_that_is_killed_and_started_again_loses_nothing_and_repeats_nothing(server, server_site):
+    site = server_site
+    site.add_workers(2)
+    site.coordinate()
+    run = site.submit(WORKING)
+    run.wait(has_begun(run))
+
+    server.kill()
+    run.note("go")
+    threading.Event().wait(2 * site.settings.lease_s)
+    server.restart()
+
+    # A message that was on its way when the server died may be lost; an attempt may not.
+    record = run.ended(lambda repairs: all(it.event == "message.lost" for it in repairs))
+    assert record.state == "succeeded"
+    assert [len(step.attempts) for name, step in record.steps.items() if name != "again"] == [1] * 22
+    assert not [it for it in run.events() if it.event.endswith(".refused")]
+    assert site.value(record, "total") == TOTAL
+    assert run.ledger.log_lines(run.run_id, "hold", 1) == ["before", "after"]
+
+
+def test_a_server_that_is_paused_for_longer_than_a_lease_costs_no_attempt(server, server_site):
+    site = server_site
+    site.add_workers(2)
+    site.coordinate()
+    run = site.submit(WORKING)
+    run.wait(has_begun(run))
+
+    server.pause(4)
+    run.wait(lambda _: all(run.noted(f"work-{number}-1") is not None for number in range(20)))
+    run.note("go")
+
+    record = run.ended()
+    assert record.state == "succeeded"
+    assert [len(step.attempts) for name, step in record.steps.items() if name != "again"] == [1] * 22
+    assert site.value(record, "total") == TOTAL
