@@ -66,7 +66,7 @@ def run_fields(
     if target:
         fields["target"] = target
     if pipeline.deadline_s:
-        fields["deadline_s"] = f"{pipeline.deadline_s:g}"
+        fields["deadline_s"] = f"{pipeline.deadline_s:.15g}"  # 30 days are 2592000, not 2.592e+06
     if pipeline.alerts:
         fields["alerts"] = _json(list(pipeline.alerts))
     return fields

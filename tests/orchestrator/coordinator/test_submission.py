@@ -11,6 +11,7 @@ from kombu.exceptions import OperationalError
 from runs import graph, states_of
 
 from orchestrator.coordinator.submission import RUN_ID_SHAPE, new_run_id, plan_links, staged_steps, submit
+from orchestrator.definition.builder import PipelineBuilder
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, ShellCall, Step, Template
 from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.ledger import Ledger, RunExists
@@ -117,3 +118,14 @@ def test_the_first_messages_are_the_links_of_the_plan(
     assert message.kwargs["step"] == links["a"].step
     (rest,) = message.embed["chain"]
     assert (rest["kwargs"]["step"], rest["options"]["queue"]) == (links["b"].step, links["b"].queue)
+
+
+def test_deadline_and_alerts_of_the_pipeline_are_kept(ledger: Ledger, app: Celery, chosen: Settings) -> None:
+    builder = PipelineBuilder("p", deadline=30 * 86400, alerts=["slack://$TOKEN"])
+    builder.add("a", run="true")
+
+    fields = ledger.run_fields(submit(compile_pipeline(builder.build()), ledger, app, chosen))
+
+    assert fields["deadline_s"] == "2592000"
+    assert int(fields["deadline_at"]) - int(fields["created_at"]) == 2592000 * 1_000_000
+    assert json.loads(fields["alerts"]) == ["slack://$TOKEN"]
