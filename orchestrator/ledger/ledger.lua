@@ -22,8 +22,8 @@
 --   {prefix}:{RUN}:spec     hash    step -> JSON of the call and its options; opaque here, for workers and people
 --   {prefix}:{RUN}:state    hash    step -> "state attempt token at holder"; absent = "waiting 0 0 0 -".
 --                                   at is when it got into that state; for a running step that is claimed_at.
---                                   holder is "worker claim_id" of the running attempt, and of a cancelled one that
---                                   was running
+--                                   holder is "worker claim_id" of the running attempt, and of one that is to be
+--                                   stopped: its step was cancelled, or failed because it was lost once too often
 --   {prefix}:{RUN}:join     hash    step -> upstreams that have ended; step\0bad, step\0skipped -> how many of them so;
 --                                   only for steps with several upstreams
 --   {prefix}:{RUN}:output   hash    step -> JSON of the output of its committed success; absent = null
@@ -33,6 +33,8 @@
 --                                   (running, and cancelled while its attempt is being stopped), or it has waited too
 --                                   long (queued, with a queue timeout)
 --   {prefix}:{RUN}:queued:<queue>:<level> zset  step -> when its message was last sent; one for each list of the broker
+--   {prefix}:{RUN}:<part>~<resume_id> hash  graph, children, inputs or spec as a resume will have it; until then, and for
+--                                   an hour at most
 --   {prefix}:{RUN}:events   stream  event, at, step, attempt, detail (JSON): one entry for every change
 --   {prefix}:{RUN}:log:<step>:<attempt>  list  lines of one attempt, oldest dropped beyond the limit
 --
@@ -374,7 +376,7 @@ function ops.commit()
   end
 
   local said_before = outcome == 'succeeded' and state == 'succeeded'
-    or outcome ~= 'succeeded' and (state == 'retrying' or state == 'failed')
+    or outcome ~= 'succeeded' and (state == 'retrying' or (state == 'failed' and holder == '-'))
 
   if may then
     leave(step, state)
@@ -414,8 +416,8 @@ end
 -- log step attempt token limit line ...: appends lines of a running attempt, or of one that is being stopped, keeping
 -- the last `limit`. Returns 1, or 0 when the token is no longer the current one; then the refusal is recorded.
 function ops.log()
-  local state, attempt, token = read(ARGV[2])
-  local is_writing = state == 'running' or state == 'cancelled'
+  local state, attempt, token, _, holder = read(ARGV[2])
+  local is_writing = state == 'running' or (state == 'cancelled' and holder ~= '-')
   if not is_writing or attempt ~= tonumber(ARGV[3]) or token ~= tonumber(ARGV[4]) then
     if call('EXISTS', RUN) == 1 then
       emit('log.refused', ARGV[2], ARGV[3], cjson.encode({state = state, token = tonumber(ARGV[4])}))

@@ -198,7 +198,7 @@ class RunNotEnded(Exception):
 
 
 class AttemptsStopping(Exception):
-    """Attempts of a cancelled run are still being stopped; `count` of them. Until they are gone nothing may run anew."""
+    """`count` attempts of a cancelled run are still being stopped. Until they are gone nothing may run anew."""
 
     def __init__(self, count: int) -> None:
         super().__init__(f"{count} attempts of the run are still being stopped")
@@ -210,9 +210,9 @@ class ResumedMeanwhile(Exception):
 
 
 def owner_of(worker: str, incarnation: str, pid: int) -> str:
-    """Give how the ledger names one process of a worker; `claim_id` of its claims must begin with what follows the name.
+    """Give how the ledger names one process of a worker; the `claim_id` of its claims begins with what follows it.
 
-    The incarnation tells a worker from one of the same name before a restart, whose processes may have had the same ids.
+    The incarnation tells a worker from one of the same name before a restart, whose processes may have had equal ids.
     """
     return f"{worker} {incarnation}.{pid}."
 
@@ -341,15 +341,22 @@ class Ledger:
     def hand_over(
         self, run_id: str, step: str, attempt: int, reason: str, *, token: int = 0, owner: str = ""
     ) -> Replaced | Refusal:
-        """Give a running attempt up, so that another worker goes on with the step; counts neither as failure nor lost."""
+        """Give a running attempt up, so that another worker goes on with the step; no failure, and no lost attempt."""
         detail = {"outcome": Outcome.HANDED_OVER.value, "reason": reason}
         return self._replace(run_id, step, attempt, token, owner, Outcome.HANDED_OVER.value, detail)
 
     def _replace(
         self, run_id: str, step: str, attempt: int, token: int, owner: str, kind: str, detail: Mapping[str, Any]
     ) -> Replaced | Refusal:
-        text = json.dumps(detail, separators=(",", ":"))
-        reply = self._call(run_id, "lost", step, attempt, token, owner, kind, text)
+        # The script adds words to the error's message when this was one too many: the message comes last.
+        told = dict(detail)
+        tail = 0
+        if error := dict(told.pop("error", None) or {}):
+            message = error.pop("message", "")
+            told["error"] = {**error, "message": message}
+            tail = len('"}}')
+        text = json.dumps(told, separators=(",", ":"))
+        reply = self._call(run_id, "lost", step, attempt, token, owner, kind, text, tail)
         return Replaced(StepState(reply[1]), _chains(reply[2])) if reply[0] else Refusal(reply[1])
 
     def renew(self, held: Sequence[Held], lease_s: float) -> dict[Held, str]:
@@ -401,7 +408,9 @@ class Ledger:
             int(alert_at) if alert_at else None,
         )
 
-    def resend(self, run_id: str, step: str, attempt: int, sent_at_us: int, detail: Mapping[str, Any]) -> tuple[Chain, ...]:
+    def resend(
+        self, run_id: str, step: str, attempt: int, sent_at_us: int, detail: Mapping[str, Any]
+    ) -> tuple[Chain, ...]:
         """Give the chain of a queued step whose message is gone, to one caller alone; nothing if there is no need."""
         text = json.dumps(detail, separators=(",", ":"))
         return _chains(self._call(run_id, "resend", step, attempt, sent_at_us, text))
@@ -445,9 +454,10 @@ class Ledger:
 
         `resets` are the steps that wait anew, each with how many of its upstreams are kept with their success; `again`
         are those among them that had succeeded. All other steps must have succeeded, or be `gone`. `staged` is every
-        step of the run as it is to be, empty when nothing changed. `code_changed` in `detail` (files) is recorded as
-        an event too. `seen_resumes` is how often the run had been resumed when all this was planned. Raises RunUnknown,
-        RunNotEnded, AttemptsStopping, and ResumedMeanwhile when the run is at another resume than that.
+        step of the run as it is to be, empty when nothing changed. With `fields` the run has the deadline among them,
+        or none. `code_changed` in `detail` (files) is recorded as an event too. `seen_resumes` is how often the run had
+        been resumed when all this was planned. Raises RunUnknown, RunNotEnded, AttemptsStopping, and ResumedMeanwhile
+        when the run is at another resume than that.
         """
         resume_id = token_hex(6)
         for begin in range(0, len(staged), STAGE_STEPS):
@@ -455,7 +465,15 @@ class Ledger:
             words = [word for it in page for word in (it.step, it.graph, it.children, it.inputs, it.spec)]
             self._call(run_id, "stage_again", resume_id, *words)
         pairs = [item for pair in (fields or {}).items() for item in pair]
-        told = {"again": list(again), "gone": list(gone), "reset": len(resets), **(detail or {})}
+        new, rewired = self._rewiring(run_id, staged) if staged else ([], [])
+        told = {
+            "again": list(again),
+            "gone": list(gone),
+            "new": new,
+            "rewired": rewired,
+            "reset": len(resets),
+            **(detail or {}),
+        }
         self.client.sadd(f"{self.prefix}:active", run_id)
         try:
             chains = self._call(
@@ -484,6 +502,23 @@ class Ledger:
             raise
         self.client.sadd(f"{self.prefix}:active", run_id)  # a coordinator may have struck it before it was resumed
         return _chains(chains)
+
+    def _rewiring(self, run_id: str, staged: Sequence[StagedStep]) -> tuple[list[str], list[str]]:
+        """Give the steps that a resume adds, and those to which it gives other upstreams or another trigger rule."""
+        raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "graph")))
+        specs = cast(dict[str, str], self.client.hgetall(self.key(run_id, "spec")))
+        new, rewired = [], []
+        for it in staged:
+            if it.step not in raw:
+                new.append(it.step)
+            elif (it.graph, it.spec) != (raw[it.step], specs[it.step]):
+                wired = [
+                    (json.loads(graph).get("t"), set(json.loads(spec).get("upstream", ())))
+                    for graph, spec in ((it.graph, it.spec), (raw[it.step], specs[it.step]))
+                ]
+                if wired[0] != wired[1]:
+                    rewired.append(it.step)
+        return new, rewired
 
     def claim_alert(self, run_id: str, lease_s: float) -> AlertTry | None:
         """Give the right to tell people that a run failed, for `lease_s`; None when there is nothing to tell now."""
@@ -566,12 +601,12 @@ class Ledger:
 
     def states(self, run_id: str) -> dict[str, tuple[StepState, int]]:
         """Give state and current attempt of every step that has left `waiting`."""
-        raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "state")))
-        states = {}
-        for step, text in raw.items():
-            state, attempt, _ = text.split(" ", 2)
-            states[step] = (StepState(state), int(attempt))
-        return states
+        return states_in(cast(dict[str, str], self.client.hgetall(self.key(run_id, "state"))))
+
+    def token(self, run_id: str, step: str) -> int:
+        """Give the token of a step's last attempt that began, 0 if none did."""
+        text = cast(str | None, self.client.hget(self.key(run_id, "state"), step))
+        return int(text.split(" ")[2]) if text else 0
 
     def uncounted(self, run_id: str, step: str) -> int:
         """Give how many attempts of a step do not count against its retries."""
@@ -634,17 +669,17 @@ class Ledger:
 
     def sent_at(self, run_id: str, step: str, queue: str, level: int) -> int | None:
         """Give when the message of a queued step was last sent, None if it is not queued."""
-        at = cast(float | None, self.client.zscore(self.key(run_id, f"queued:{queue}:{level}"), step))
+        at = self.client.zscore(self.key(run_id, f"queued:{queue}:{level}"), step)
         return None if at is None else int(at)
 
     def due_at(self, run_id: str, step: str) -> int | None:
         """Give when a step must be looked at: its retry is due, its lease or its wait for a worker runs out."""
-        at = cast(float | None, self.client.zscore(self.key(run_id, "due"), step))
+        at = self.client.zscore(self.key(run_id, "due"), step)
         return None if at is None else int(at)
 
     def now_us(self) -> int:
         """Give the server's clock."""
-        seconds, microseconds = cast(tuple[int, int], self.client.time())
+        seconds, microseconds = self.client.time()
         return seconds * 1_000_000 + microseconds
 
     def last_event_id(self, run_id: str) -> str:
@@ -683,6 +718,15 @@ class Ledger:
             return []
         entries = next(iter(reply.values()))[0] if isinstance(reply, dict) else reply[0][1]
         return list(map(_event, entries))
+
+
+def states_in(raw: Mapping[str, str]) -> dict[str, tuple[StepState, int]]:
+    """Give state and current attempt of every step of a state hash."""
+    states = {}
+    for step, text in raw.items():
+        state, attempt, _ = text.split(" ", 2)
+        states[step] = (StepState(state), int(attempt))
+    return states
 
 
 def _event(entry: tuple[str, dict[str, str]]) -> Event:

@@ -5,28 +5,30 @@
 local LOST_ATTEMPTS = 3  -- a step may have so many, where its graph entry (b) says nothing else
 
 -- Queues a running step again because its attempt is over without an end of its own, or fails it when it has lost as
--- many as it may. `detail` is told to people; `kind` is lost or handed_over. Returns the steps that are queued now.
-local function replace(step, attempt, token, kind, detail)
+-- many as it may. `detail` is told to people: JSON, to which is added without reading it, for Lua would spoil long
+-- numbers and empty lists; its last `tail` bytes follow the words of its error's message. `kind` is lost or handed_over.
+-- A step that fails keeps its holder, who may still be at it and is told so. Returns the steps that are queued now.
+local function replace(step, attempt, token, holder, kind, detail, tail)
   local lost, uncounted = uncounted_of(step)
-  local told = cjson.decode(detail)
   leave(step, 'running')
   if kind == 'lost' then
     local budget = graph_of(step).b or LOST_ATTEMPTS
     lost = lost + 1
-    told.lost, told.budget = lost, budget
     call('HSET', UNCOUNTED, step, lost .. ' ' .. (uncounted + 1))
+    if lost >= budget and budget > 1 and tail > 0 then
+      local last_words = ' (lost attempt ' .. lost .. ' of ' .. budget .. ': it is not tried again)'
+      detail = string.sub(detail, 1, -tail - 1) .. last_words .. string.sub(detail, -tail)
+    end
+    detail = string.sub(detail, 1, -2) .. ',"lost":' .. lost .. ',"budget":' .. budget .. '}'
     if lost >= budget then
-      if told.error and budget > 1 then
-        told.error.message = told.error.message .. ' (lost attempt ' .. lost .. ' of ' .. budget .. ': it is not tried again)'
-      end
-      write(step, 'running', 'failed', attempt, token, '-')
-      emit('step.failed', step, attempt, cjson.encode(told))
+      write(step, 'running', 'failed', attempt, token, holder)
+      emit('step.failed', step, attempt, detail)
       return propagate({{step, 'bad', step}})
     end
-    emit('attempt.lost', step, attempt, cjson.encode(told))
+    emit('attempt.lost', step, attempt, detail)
   else
     call('HSET', UNCOUNTED, step, lost .. ' ' .. (uncounted + 1))
-    emit('attempt.handed_over', step, attempt, cjson.encode(told))
+    emit('attempt.handed_over', step, attempt, detail)
   end
   queue(step, 'running', attempt + 1)
   return {{step, attempt + 1}}
@@ -63,17 +65,21 @@ local function with_names(reply, names)
   return reply
 end
 
--- lost step attempt token owner kind detail: an attempt is over and has no end of its own: its process died (kind lost)
--- or gives it up (kind handed_over). Who says so shows it by the token, by being the holder's owner, or, with neither,
--- by the lease having run out. A step that is still queued lost its message only: that is sent again.
--- Returns {1, state, {chain, ...}} or {0, why refused}.
+-- lost step attempt token owner kind detail tail: an attempt is over and has no end of its own: its process died (kind
+-- lost) or gives it up (kind handed_over). Who says so shows it by the token, by being the holder's owner, or, with
+-- neither, by the lease having run out. A step that is still queued lost its message only, or gives it back: that is
+-- sent again. Returns {1, state, {chain, ...}} or {0, why refused}.
 function ops.lost()
   local step, wanted, token, owner, kind, detail = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7]
   local state, attempt, holding, _, holder = read(step)
   local queued
   if state == 'queued' and attempt == wanted and owner ~= '' then
     call('ZADD', queued_key(graph_of(step)), now, step)
-    emit('message.lost', step, attempt, detail)
+    if kind == 'lost' then
+      emit('message.lost', step, attempt, detail)
+    else
+      emit('message.returned', step, attempt, detail)
+    end
     queued = {{step, attempt}}
   elseif state == 'running' and attempt == wanted then
     local may
@@ -85,7 +91,7 @@ function ops.lost()
       may = tonumber(call('ZSCORE', DUE, step) or 0) <= now_us
     end
     if not may then return {0, 'the attempt is held by another'} end
-    queued = replace(step, attempt, holding, kind, detail)
+    queued = replace(step, attempt, holding, holder, kind, detail, tonumber(ARGV[8]))
     settle()
   elseif state == 'queued' and attempt == wanted + 1 then
     queued = {{step, attempt}}  -- said before; the answer was lost on the way
@@ -110,7 +116,8 @@ function ops.renew()
     elseif attempt == wanted and state == 'cancelled' and is_owned(holder, owner) then
       call('ZADD', DUE, 'XX', until_us, step)
       why = 'cancelled'
-    elseif attempt > wanted or state == 'waiting' or (state == 'running' and attempt == wanted) then
+    elseif attempt > wanted or state == 'waiting' or (state == 'running' and attempt == wanted)
+      or (state == 'failed' and is_owned(holder, owner)) then  -- failed behind its back: lost once too often
       why = 'fenced'
     end
     if why then
@@ -203,8 +210,10 @@ end
 function ops.cancel_steps()
   local detail, workers, worklist = cjson.encode({reason = ARGV[2]}), {}, {}
   for index = 3, #ARGV do
+    if call('HEXISTS', GRAPH, ARGV[index]) == 0 then return redis.error_reply('UNKNOWN ' .. ARGV[index]) end
+  end
+  for index = 3, #ARGV do
     local step = ARGV[index]
-    if call('HEXISTS', GRAPH, step) == 0 then return redis.error_reply('UNKNOWN ' .. step) end
     if cancel_step(step, detail, workers) then worklist[#worklist + 1] = {step, 'bad', step} end
   end
   local cancelled = #worklist
@@ -232,12 +241,13 @@ end
 -- = it does not matter) detail again(JSON list) gone(JSON list) fields(count) field value ... then step done ...: a run
 -- that has ended goes on. Each listed step waits anew, `done` of its upstreams being kept with their success; `again`
 -- are those among them that had succeeded, `gone` are steps that there no longer are. All other steps are kept as they
--- are. Returns their chains. The same resume_id asking again gets the chains of what is still queued.
+-- are. Where fields are given the run has the deadline among them, or none. Returns the chains. The same resume_id asking
+-- again gets the chains of what is still queued.
 function ops.resume()
   local resume_id, staged, seen, detail = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
   local again, gone, fields = cjson.decode(ARGV[6]), cjson.decode(ARGV[7]), tonumber(ARGV[8])
-  local run_state, resumed_by, started_at, resumes =
-    unpack(call('HMGET', RUN, 'state', 'resume_id', 'started_at', 'resumes'))
+  local run_state, resumed_by, started_at, resumes, succeeded =
+    unpack(call('HMGET', RUN, 'state', 'resume_id', 'started_at', 'resumes', 'n:succeeded'))
   if not run_state then return redis.error_reply('UNKNOWN run') end
   local first = 9 + 2 * fields
   if resumed_by == resume_id then
@@ -249,9 +259,17 @@ function ops.resume()
   local stopping = call('ZCARD', DUE)
   if stopping > 0 then return redis.error_reply('STOPPING ' .. stopping) end
   if seen ~= '' and seen ~= (resumes or '0') then return redis.error_reply('RESUMED meanwhile') end
+  local mine = '~' .. resume_id
+  local steps = call('HLEN', staged > 0 and GRAPH .. mine or GRAPH)
+  if staged > 0 and steps ~= staged then return redis.error_reply('STAGED are ' .. steps .. ' steps of ' .. staged) end
+  local kept = tonumber(succeeded or 0) - #again
+  for _, step in ipairs(gone) do
+    if (read(step)) == 'succeeded' then kept = kept - 1 end
+  end
+  if steps - (#ARGV - first + 1) / 2 ~= kept then
+    return redis.error_reply('RESETS are not all that has not succeeded: ' .. kept .. ' steps of ' .. steps .. ' are kept')
+  end
   if staged > 0 then
-    local mine = '~' .. resume_id
-    if call('HLEN', GRAPH .. mine) ~= staged then return redis.error_reply('STAGED are not ' .. staged .. ' steps') end
     for _, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do
       call('DEL', key)
       if call('EXISTS', key .. mine) == 1 then
@@ -282,10 +300,13 @@ function ops.resume()
   for _, name in ipairs(call('HKEYS', RUN)) do
     if string.sub(name, 1, 2) == 'n:' then call('HDEL', RUN, name) end
   end
-  call('HDEL', RUN, 'ended_at', 'cancel_reason', 'deadline_at', 'deadline_s', 'alert_at', 'alert_tries', 'alert_sent')
-  if fields > 0 then call('HSET', RUN, unpack(ARGV, 9, first - 1)) end
+  call('HDEL', RUN, 'ended_at', 'cancel_reason', 'deadline_at', 'alert_at', 'alert_tries', 'alert_sent')
+  if fields > 0 then
+    call('HDEL', RUN, 'deadline_s')
+    call('HSET', RUN, unpack(ARGV, 9, first - 1))
+  end
   call('HSET', RUN, 'state', started_at and 'running' or 'queued', 'resume_id', resume_id, 'open', reset,
-    'n:waiting', reset, 'n:succeeded', call('HLEN', GRAPH) - reset)
+    'n:waiting', reset, 'n:succeeded', kept)
   call('HINCRBY', RUN, 'resumes', 1)
   set_deadline()
   emit('run.resumed', '', 0, detail)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from random import Random
+from typing import Any
 
 from orchestrator.coordinator.submission import broker_lists, staged_steps
 from orchestrator.definition.model import Pipeline, ShellCall, Step, TriggerRule
@@ -18,15 +19,17 @@ from orchestrator.settings import PoolSettings, Settings
 
 SETTINGS = Settings(pools={"cpu": PoolSettings(), "gpu": PoolSettings(queue="cuda")})
 RULES = tuple(TriggerRule)
+INSTANT_S = 1e-6  # a time that is over when somebody looks
 _numbers = count()
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Steps as the user listed them, each with upstreams and trigger rule."""
+    """Steps as the user listed them, each with upstreams and trigger rule; `options` has others than the defaults."""
 
     upstream: Mapping[str, tuple[str, ...]]
     rules: Mapping[str, str]
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def pipeline(self, name: str = "p") -> Pipeline:
         call = ShellCall("true")
@@ -34,41 +37,81 @@ class Graph:
         steps = {
             step: Step(step, call, up, options[TriggerRule(self.rules[step])]) for step, up in self.upstream.items()
         }
+        for step, more in self.options.items():
+            steps[step] = Step(step, call, self.upstream[step], StepOptions(trigger=self.rules[step], **more))
         return Pipeline(name, steps)
 
     def plan(self) -> Plan:
         return compile_pipeline(self.pipeline())
 
 
-def graph(upstream: Mapping[str, str | Iterable[str]], rules: Mapping[str, str] | None = None) -> Graph:
+class SaidTwice(Ledger):
+    """A ledger whose every answer is lost once on its way, so that the client says everything again."""
+
+    def _call(self, run_id: str, *args: Any) -> Any:
+        super()._call(run_id, *args)
+        return super()._call(run_id, *args)
+
+
+def graph(
+    upstream: Mapping[str, str | Iterable[str]],
+    rules: Mapping[str, str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Graph:
     """Give a graph from upstreams by step, as "a b" or a list, and the rules that are not all_success."""
     parents = {step: tuple(up.split() if isinstance(up, str) else up) for step, up in upstream.items()}
-    return Graph(parents, {step: (rules or {}).get(step, "all_success") for step in parents})
+    return Graph(parents, {step: (rules or {}).get(step, "all_success") for step in parents}, options or {})
 
 
-def random_graph(rng: Random, max_steps: int, *, other_rules: float) -> Graph:
-    """Give a graph of any shape in any listing order, redundant edges and several components among them."""
+def random_graph(rng: Random, max_steps: int, *, other_rules: float, options: bool = False) -> Graph:
+    """Give a graph of any shape in any listing order, redundant edges and several components among them.
+
+    With `options` some steps wait for a worker no longer than an instant, may lose another number of attempts than the
+    default, or have a priority.
+    """
     names = [f"s{i}" for i in range(rng.randint(1, max_steps))]
     density = rng.choice([0.1, 0.25, 0.5, 0.9])
     upstream = {step: [u for u in names[:i] if rng.random() < density] for i, step in enumerate(names)}
     rules = {step: rng.choice(RULES).value if rng.random() < other_rules else "all_success" for step in names}
     rng.shuffle(names)
-    return Graph({step: tuple(upstream[step]) for step in names}, rules)
+    chosen = {step: random_options(rng) for step in names} if options else {}
+    return Graph({step: tuple(upstream[step]) for step in names}, rules, chosen)
+
+
+def random_options(rng: Random) -> dict[str, Any]:
+    options: dict[str, Any] = {"priority": rng.choice([0, 5, 5, 9])}
+    if rng.random() < 0.15:
+        options["queue_timeout"] = INSTANT_S
+    if rng.random() < 0.5:
+        options["lost_attempts"] = rng.randint(1, 4)
+    return options
 
 
 def start(
-    ledger: Ledger, plan: Plan, *, max_links: int = 20, run_id: str | None = None, params: str = "{}"
+    ledger: Ledger,
+    plan: Plan,
+    *,
+    max_links: int = 20,
+    run_id: str | None = None,
+    params: str = "{}",
+    fields: Mapping[str, str | int] | None = None,
 ) -> tuple[str, tuple[Chain, ...]]:
     """Put a run of the plan into the ledger as a submit does, but send nothing. Gives its id and its root chains."""
     run_id = run_id or f"run-{next(_numbers)}"
-    lists = json.dumps(broker_lists(plan, SETTINGS))
-    fields = {"pipeline": plan.pipeline.name, "params": params, "import_path": "", "max_links": max_links, "lists": lists}
+    told = {"pipeline": plan.pipeline.name, "params": params, "import_path": "", "max_links": max_links}
+    told |= {"lists": json.dumps(broker_lists(plan, SETTINGS)), **(fields or {})}
     roots = [plan.chains[index][0] for index in plan.roots]
-    return run_id, ledger.start(run_id, staged_steps(plan, SETTINGS), roots, fields)
+    return run_id, ledger.start(run_id, staged_steps(plan, SETTINGS), roots, told)
 
 
-def start_graph(ledger: Ledger, upstream: Mapping[str, str], rules: Mapping[str, str] | None = None) -> str:
-    return start(ledger, graph(upstream, rules).plan())[0]
+def start_graph(
+    ledger: Ledger,
+    upstream: Mapping[str, str],
+    rules: Mapping[str, str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    **fields: str | int,
+) -> str:
+    return start(ledger, graph(upstream, rules, options).plan(), fields=fields)[0]
 
 
 def begin(ledger: Ledger, run_id: str, step: str, attempt: int = 1, worker: str = "w") -> int:

@@ -271,7 +271,7 @@ def test_a_claim_brings_call_params_and_outputs_of_the_steps_it_reads(ledger: Le
 
     claim = ledger.claim(run_id, "a", 1, "c", "w")
 
-    assert claim == Claim(1, {"pool": "cpu", "run": "true"}, {}, "", "p", {})
+    assert claim == Claim(1, {"pool": "cpu", "run": "true"}, {}, "", "p", 0, {})
 
 
 def test_the_script_is_loaded_again_when_the_server_has_lost_it(ledger: Ledger) -> None:

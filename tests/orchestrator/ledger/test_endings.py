@@ -6,7 +6,7 @@ import pytest
 from invariants import check_record
 from runs import begin, events_of, graph, heads, run_state, start, start_graph, states_of
 
-from orchestrator.ledger.ledger import Claim, Commit, Ledger, Tended, Refusal
+from orchestrator.ledger.ledger import Claim, Commit, Held, Ledger, Refusal, Tended
 from orchestrator.ledger.record import read_record
 from orchestrator.ledger.states import Outcome, RunState
 
@@ -150,15 +150,21 @@ def test_cancel_ends_every_open_step_and_the_run(ledger: Ledger) -> None:
         "n:succeeded": "1", "n:failed": "1", "n:upstream_failed": "1", "n:cancelled": "4",
     }  # fmt: skip
 
-    # Nothing moves any more, and the one that ran is told so.
-    promotion = ledger.tend(run_id)
-    assert promotion == Tended(RunState.CANCELLED, None, promotion.now_us, ())
+    # Nothing moves any more, but for the one that ran, which is told so: it may write its log until it is gone.
+    tended = ledger.tend(run_id)
+    assert tended == Tended(RunState.CANCELLED, tended.next_due_us, tended.now_us, ())
+    assert [attempt.step for attempt in ledger.stopping(run_id)] == ["runs"]
+    assert ledger.append_log(run_id, "runs", 1, token, ["last words"], 10)
+    ledger.report_stopped(Held(run_id, "runs", 1, "w"), {"how": "killed"})
+    tended = ledger.tend(run_id)
+    assert tended == Tended(RunState.CANCELLED, None, tended.now_us, ())
     assert ledger.cancel(run_id, "again") is None
     assert isinstance(ledger.claim(run_id, "queued", 1, "c", "w"), Refusal)
     assert isinstance(ledger.commit(run_id, "runs", 1, token, "w", Outcome.SUCCEEDED, output="1"), Refusal)
-    assert not ledger.append_log(run_id, "runs", 1, token, ["late"], 10)
     assert ledger.outputs(run_id) == {}
-    assert events_of(ledger, run_id)[-2:] == [("run.cancelled", "", 0), ("commit.refused", "runs", 1)]
+    assert events_of(ledger, run_id)[-3:] == [
+        ("run.cancelled", "", 0), ("attempt.stopped", "runs", 1), ("commit.refused", "runs", 1)
+    ]  # fmt: skip
 
     record = read_record(ledger, run_id)
     assert record.cancel_reason == "enough – genug"

@@ -7,19 +7,25 @@ from itertools import pairwise
 
 import redis
 from redis.crc import key_slot
-from runs import SETTINGS, begin, counts_in, graph, heads, run_state, start, start_graph
+from runs import INSTANT_S, SETTINGS, begin, counts_in, graph, heads, run_state, start, start_graph
 
 from orchestrator.coordinator.submission import staged_steps
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, Step, TriggerRule
 from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.ledger import SCRIPT, Claim, Ledger, StagedStep
 from orchestrator.ledger.presence import WorkerCard, announce_coordinator, announce_worker
+from orchestrator.ledger.record import REPAIRS
 from orchestrator.ledger.states import STEP_TRANSITIONS, Outcome, RunState, StepState
 from orchestrator.plan.compile import compile_pipeline
 
 HEAD, _, CODE = SCRIPT.partition("\nlocal ")
 RUN_KEYS = dict(re.findall(r"^-- +\{prefix\}:\{RUN\}:(\S+) +(hash|zset|set|stream|list) ", HEAD, re.M))
+STAGED_KEY = "<part>~<resume_id>"  # there only while a resume is being prepared
 SERVER_KEYS = dict(re.findall(r"^-- +\{prefix\}:(\w+) +(hash|zset|set|stream|list) ", HEAD, re.M))
+OTHER_EVENTS = {
+    "attempt.lost", "attempt.handed_over", "attempt.stopped", "message.lost", "message.returned",
+    "commit.refused", "log.refused",
+}  # fmt: skip
 
 
 def keys_and_types(ledger: Ledger) -> dict[str, str]:
@@ -28,21 +34,27 @@ def keys_and_types(ledger: Ledger) -> dict[str, str]:
 
 
 def full_run(ledger: Ledger) -> str:
-    """Give a run that uses everything a run can use, with one retry still due."""
+    """Give a run that uses everything a run can use: resumed, with one attempt lost, one retry due, one step queued."""
     options = StepOptions(retries=1)
     steps = [
         Step("a", FunctionCall("m:f", (ParamRef("x"),)), (), options),
         Step("b", FunctionCall("m:f", (OutputRef("a"),)), ("a",), options),
         Step("c", FunctionCall("m:f", (OutputRef("a"),)), ("a",), options),
         Step("d", FunctionCall("m:f", (OutputRef("b"), OutputRef("c"))), ("b", "c"), options),
+        Step("e", FunctionCall("m:f"), (), StepOptions(pool="gpu", priority=4)),
     ]
     plan = compile_pipeline(Pipeline("p", {step.name: step for step in steps}, {"x": 1}))
-    run_id, _ = start(ledger, plan, params='{"x":1}')
+    fields = {"target": "p.py", "code": "{}", "alerts": "[]", "deadline_s": 3600}
+    run_id, _ = start(ledger, plan, params='{"x":1}', fields=fields)
     token = begin(ledger, run_id, "a")
     ledger.append_log(run_id, "a", 1, token, ["line"], 10)
     ledger.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED, output="[1]")
     ledger.commit(run_id, "b", 1, begin(ledger, run_id, "b"), "w", Outcome.SUCCEEDED, output="2")
-    ledger.commit(run_id, "c", 1, begin(ledger, run_id, "c"), "w", Outcome.FAILED, retry_in_s=0.0)
+    begin(ledger, run_id, "c")
+    ledger.report_lost(run_id, "c", 1, {}, owner="w")
+    ledger.cancel(run_id, "enough")
+    ledger.resume(run_id, [("c", 1), ("d", 1), ("e", 0)])
+    ledger.commit(run_id, "c", 3, begin(ledger, run_id, "c", 3), "w", Outcome.FAILED, retry_in_s=0.0)
     return run_id
 
 
@@ -51,22 +63,55 @@ def test_the_keys_of_a_run_are_those_at_the_head_of_the_script(ledger: Ledger) -
     announce_coordinator(ledger.client, ledger.prefix, "c")
     announce_worker(ledger.client, ledger.prefix, WorkerCard("w", ("cpu",), 1, "prefork", "host", 1))
 
-    of_run = {f"{{{run_id}}}:{part}": kind for part, kind in RUN_KEYS.items()}
+    beside = SERVER_KEYS | {"worker:w": "string"}
+    of_run = {f"{{{run_id}}}:{part}": kind for part, kind in RUN_KEYS.items() if part != STAGED_KEY}
     of_run[f"{{{run_id}}}:log:a:1"] = of_run.pop(f"{{{run_id}}}:log:<step>:<attempt>")
-    assert keys_and_types(ledger) == of_run | SERVER_KEYS | {"worker:w": "string"}
+    of_run[f"{{{run_id}}}:queued:cuda:3"] = of_run.pop(f"{{{run_id}}}:queued:<queue>:<level>")
+    assert {
+        key: kind for key, kind in keys_and_types(ledger).items() if not key.startswith("nudge:")
+    } == of_run | beside
 
-    # Once the run has ended nothing is due.
+    # Once the run has ended nothing is due, and nothing queued.
     ledger.tend(run_id)
-    for step, attempt in (("c", 2), ("d", 1)):
+    for step, attempt in (("c", 4), ("d", 1), ("e", 2)):
         ledger.commit(run_id, step, attempt, begin(ledger, run_id, step, attempt), "w", Outcome.SUCCEEDED)
     assert run_state(ledger, run_id) == "succeeded"
-    del of_run[f"{{{run_id}}}:due"]
-    assert keys_and_types(ledger) == of_run | SERVER_KEYS | {"worker:w": "string"}
+    del of_run[f"{{{run_id}}}:due"], of_run[f"{{{run_id}}}:queued:cuda:3"]
+    assert keys_and_types(ledger) == of_run | beside
+
+
+def test_what_a_resume_stages_goes_by_itself_when_the_resume_never_comes(ledger: Ledger) -> None:
+    run_id = full_run(ledger)
+    before = keys_and_types(ledger)
+    for _ in range(2):
+        ledger._call(run_id, "stage_again", "r1", "a", '{"x":0,"q":"cpu","p":5}', '["b"]', '["b"]', "{}")
+
+    staged = {key: kind for key, kind in keys_and_types(ledger).items() if key not in before}
+    assert staged == {
+        f"{{{run_id}}}:{part}~r1": RUN_KEYS[STAGED_KEY] for part in ("graph", "children", "inputs", "spec")
+    }
+    assert all(0 < ledger.client.ttl(f"{ledger.prefix}:{key}") <= 3600 for key in staged)
+
+
+def test_a_nudge_goes_by_itself_when_the_worker_never_comes(ledger: Ledger) -> None:
+    run_id = full_run(ledger)
+    ledger.tend(run_id)
+    begin(ledger, run_id, "c", 4, worker="w2")
+
+    ledger.cancel(run_id, "enough")
+
+    assert "{prefix}:nudge:<name> a list" in HEAD
+    assert keys_and_types(ledger)["nudge:w2"] == "list"
+    assert 0 < ledger.client.ttl(ledger.nudge_key("w2")) <= 10
 
 
 def test_the_fields_of_a_run_are_those_at_the_head_of_the_script(ledger: Ledger) -> None:
     run_id = full_run(ledger)
     ledger.cancel(run_id, "enough")
+    ledger.resume(run_id, [("c", 1), ("d", 1), ("e", 0)], fields={"deadline_s": INSTANT_S})
+    ledger.tend(run_id)
+    alert_try = ledger.claim_alert(run_id, 60)
+    ledger.report_alert(run_id, alert_try, [], retry_in_s=60)
     listed = re.search(r":run +hash +(.*?)\n-- +\{prefix\}", HEAD, re.S)
     text = re.sub(r"\(.*?\)", "", re.sub(r"\s*\n--\s*", " ", listed.group(1)))
     named = {word.strip() for word in text.split(",")}
@@ -81,7 +126,7 @@ def test_every_key_of_a_run_carries_its_hash_tag(ledger: Ledger) -> None:
 
     of_run = [f"{ledger.prefix}:{key}" for key in keys_and_types(ledger) if run_id in key]
 
-    assert len(of_run) == len(RUN_KEYS)
+    assert len(of_run) == len(RUN_KEYS) - 1  # those that a resume stages have the same beginning
     assert {key_slot(key.encode()) for key in of_run} == {key_slot(run_id.encode())}
 
 
@@ -89,12 +134,12 @@ def test_a_claim_brings_params_and_outputs_to_those_who_read_them(ledger: Ledger
     run_id = full_run(ledger)
     ledger.tend(run_id)
 
-    claim = ledger.claim(run_id, "c", 2, "c", "w")
+    claim = ledger.claim(run_id, "c", 4, "c", "w")
     assert isinstance(claim, Claim)
-    assert (claim.params, claim.outputs) == ({}, {"a": "[1]"})
+    assert (claim.params, claim.outputs, claim.uncounted) == ({}, {"a": "[1]"}, 2)
     assert claim.spec["args"] == [{"$output": ["a"]}]
     assert claim.spec["options"] == {"retries": 1}
-    ledger.commit(run_id, "c", 2, claim.token, "w", Outcome.SUCCEEDED, output="null")
+    ledger.commit(run_id, "c", 4, claim.token, "w", Outcome.SUCCEEDED, output="null")
 
     claim = ledger.claim(run_id, "d", 1, "d", "w")
     assert isinstance(claim, Claim)
@@ -140,11 +185,22 @@ def test_every_state_rule_and_outcome_in_the_code_is_a_word_that_python_knows() 
         (r"\boutcome [~=]= '(\w+)'", {outcome.value for outcome in Outcome}),
         (r"'HSET', RUN, 'state', '(\w+)'", {state.value for state in RunState}),
         (r"emit\('step\.(\w+)'", states | {"started"}),
-        (r"emit\('run\.(\w+)'", states | {"created", "started"}),
+        (r"emit\('run\.(\w+)'", states | {"created", "started", "resumed", "code_changed"}),
+        (r"emit\('((?:attempt|message|commit|log)\.\w+)'", OTHER_EVENTS),
     ):
         found = set(re.findall(pattern, CODE))
         assert found, f"{pattern} finds nothing: it no longer fits the code"
         assert found <= words, pattern
+
+
+def test_attempts_that_may_be_lost_are_as_many_as_the_options_say() -> None:
+    assert re.search(r"local LOST_ATTEMPTS = (\d+) ", CODE).group(1) == str(StepOptions().lost_attempts)
+    assert f"lost attempts that it may have\n--{' ' * 35}(absent = {StepOptions().lost_attempts})" in HEAD
+
+
+def test_a_repair_is_an_event_that_the_script_writes() -> None:
+    assert REPAIRS <= OTHER_EVENTS
+    assert {f"attempt.{outcome}" for outcome in (Outcome.LOST, Outcome.HANDED_OVER)} <= OTHER_EVENTS
 
 
 def test_every_state_is_reached_by_name_in_the_code() -> None:
@@ -192,7 +248,7 @@ def test_a_run_may_have_10_000_roots_and_a_step_may_read_them_all(ledger: Ledger
     key = [ledger.key(run_id, "run")]
     with redis_client.pipeline(transaction=False) as pipe:
         for number, name in enumerate(names):
-            script(key, ["claim", name, 1, "c", "w"], pipe)
+            script(key, ["claim", name, 1, "c", "w", 6_000_000], pipe)
             output = f'"{name}"'
             script(key, ["commit", name, 1, number + 1, "w", "succeeded", "{}", output, "", 0, ""], pipe)
         answers = pipe.execute()

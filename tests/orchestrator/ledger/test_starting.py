@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from runs import SETTINGS, begin, events_of, graph, heads, run_state, start, start_graph, states_of
+from runs import SETTINGS, SaidTwice, begin, events_of, graph, heads, run_state, start, start_graph, states_of
 
 from orchestrator.coordinator.submission import staged_steps
 from orchestrator.ledger.ledger import Chain, Commit, Ledger, RunExists, RunUnknown, StagedStep
@@ -15,14 +15,6 @@ from orchestrator.ledger.states import Outcome
 GRAPH_KEYS = ("graph", "children", "inputs", "spec")
 FIELDS = {"pipeline": "p", "params": "{}", "import_path": "", "max_links": 20}
 FORK = graph({"a": "", "b": "", "c": "a b", "d": "c"}).plan()
-
-
-class SaidTwice(Ledger):
-    """A ledger whose every answer is lost once on its way, so that the client says everything again."""
-
-    def _call(self, run_id: str, *args: Any) -> Any:
-        super()._call(run_id, *args)
-        return super()._call(run_id, *args)
 
 
 def test_the_roots_are_queued_in_the_order_of_the_listing(ledger: Ledger) -> None:

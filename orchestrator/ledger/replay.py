@@ -1,0 +1,273 @@
+"""Going through the events of a run to see whether they hold what is promised of every run.
+
+Nothing started before its upstreams allowed it, no success was committed twice, no attempt is left without an end, the
+run ended as its steps say. Pure: it judges by the events, and by upstreams and rules as the user wrote them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from orchestrator.ledger.ledger import Event
+from orchestrator.ledger.states import STEP_TRANSITIONS, RunState, StepState
+
+_STEP_STATES = {
+    f"step.{'started' if it is StepState.RUNNING else it.value}": it for it in StepState if it is not StepState.WAITING
+}
+_RUN_STATES = {"run.created": RunState.QUEUED, "run.started": RunState.RUNNING, "run.resumed": RunState.RUNNING} | {
+    f"run.{it.value}": it for it in RunState if it.is_ended
+}
+_ENDS_OF_RUNS = {it for it in RunState if it.is_ended}
+_RUN_FOLLOWS: dict[str, Collection[RunState | None]] = {
+    "run.created": {None},
+    "run.started": {RunState.QUEUED},
+    "run.resumed": _ENDS_OF_RUNS,
+    **{f"run.{it.value}": {RunState.QUEUED, RunState.RUNNING} for it in _ENDS_OF_RUNS},
+}
+_BAD = {StepState.FAILED, StepState.UPSTREAM_FAILED, StepState.CANCELLED}
+_NAMED = 3  # upstreams that a sentence names
+
+
+def replay_events(events: Sequence[Event], upstream: Mapping[str, Collection[str]], rules: Mapping[str, str]) -> Replay:
+    """Give the replay of all events of a run. `upstream` (as the user wrote it) and `rules` (trigger rules) are those
+    of now; what resumes have changed about them stands in the events."""
+    resumes = [event for event in events if event.event == "run.resumed"]
+    members, unsure = set(upstream), set[str]()
+    changes: list[frozenset[str]] = []  # before each resume: the steps whose wiring then is not known, the last first
+    for event in reversed(resumes):
+        new = set(_listed(event, "new"))
+        unsure |= new | set(_listed(event, "rewired"))
+        changes.append(frozenset(unsure))
+        members = (members - new) | set(_listed(event, "gone"))
+    replay = Replay(upstream, rules, members, [*reversed(changes), frozenset()])
+    for event in events:
+        replay.take(event)
+    replay.finish()
+    return replay
+
+
+@dataclass
+class Replay:
+    """The states that events lead to, and all that is wrong on the way.
+
+    `members` are the steps of the run at the moment. `unsure` has, for the time up to each resume, the steps whose
+    upstreams or rule were others then: whether they might start is not judged.
+    """
+
+    upstream: Mapping[str, Collection[str]]
+    rules: Mapping[str, str]
+    members: set[str]
+    unsure: list[frozenset[str]]
+    states: dict[str, StepState] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+    run_state: RunState | None = None
+    is_started: bool = False
+    resumes: int = 0
+    attempts_begun: int = 0
+    violations: list[str] = field(default_factory=list)
+    _open: dict[str, int] = field(default_factory=dict)  # step -> its attempt that has begun and has no end yet
+    _replaced: set[str] = field(default_factory=set)  # steps whose attempt was lost or handed over, not queued yet
+    _last: Event | None = None
+
+    def state_of(self, step: str) -> StepState:
+        return self.states.get(step, StepState.WAITING)
+
+    def take(self, event: Event) -> None:
+        """Check the next event and take it in, right or wrong."""
+        self._check_order(event)
+        kind = event.event.partition(".")[0]
+        if kind == "run":
+            self._take_run(event)
+        elif kind == "step":
+            self._take_step(event)
+        elif event.event in ("attempt.lost", "attempt.handed_over"):
+            self._take_replaced(event)
+        elif kind == "message":
+            if (self.state_of(event.step), self.attempts.get(event.step, 0)) != (StepState.QUEUED, event.attempt):
+                self._wrong(f"{_told(event)}, but the step is {self._where(event.step)}")
+        elif event.event == "attempt.stopped" and not 1 <= event.attempt <= self.attempts.get(event.step, 0):
+            self._wrong(f"{_told(event)}, but the step is {self._where(event.step)}")
+
+    def finish(self) -> None:
+        """Check what must hold when there is no further event."""
+        if self.run_state is None:
+            self._wrong("the run has no event that creates it")
+        if self.run_state in _ENDS_OF_RUNS:
+            return
+        for step in sorted(self._replaced):
+            self._wrong(f"attempt {self.attempts[step]} of step {step!r} was lost or handed over, and nothing followed")
+        if self.run_state and all(self.state_of(step).is_ended for step in self.members):
+            self._wrong(f"all steps have ended, but the run is {self.run_state}")
+        for step in self.members:
+            if self.state_of(step) is StepState.WAITING and self._is_judged(step):
+                verdict = self._verdict(step)
+                if verdict is not StepState.WAITING:
+                    self._wrong(f"step {step!r} waits, but {self._reason(step, verdict)}")
+
+    # -- the run -------------------------------------------------------------------------------------------------
+
+    def _check_order(self, event: Event) -> None:
+        last, self._last = self._last, event
+        if last is None:
+            if event.event != "run.created":
+                self._wrong(f"the record begins with {event.event} (event {event.id}), not with run.created")
+        elif event_place(event.id) <= event_place(last.id) or event.at_us < last.at_us:
+            self._wrong(f"event {event.id} ({event.event}) is out of order: event {last.id} is not before it")
+
+    def _take_run(self, event: Event) -> None:
+        if event.event not in _RUN_FOLLOWS:
+            if event.event != "run.code_changed":
+                self._wrong(f"{event.event} (event {event.id}) is no event of a run")
+            return
+        if self.run_state not in _RUN_FOLLOWS[event.event]:
+            was = "had not been created" if self.run_state is None else f"was {self.run_state}"
+            self._wrong(f"{event.event} (event {event.id}), but the run {was}")
+        self.run_state = _RUN_STATES[event.event]
+        if event.event == "run.started":
+            self.is_started = True
+        elif event.event == "run.resumed":
+            self._resume(event)
+        elif self.run_state in _ENDS_OF_RUNS:
+            self._end(event)
+
+    def _end(self, event: Event) -> None:
+        """Every step has ended, every attempt that began too, and the run ended as they say."""
+        counts = Counter(self.state_of(step) for step in self.members)
+        for step, attempt in self._open.items():
+            self._wrong(f"{event.event} (event {event.id}), but attempt {attempt} of step {step!r} has no end")
+        for step in self.members:
+            if not self.state_of(step).is_ended and step not in self._open:
+                self._wrong(f"{event.event} (event {event.id}), but step {step!r} is {self.state_of(step)}")
+        failed, cancelled = counts[StepState.FAILED], counts[StepState.CANCELLED]
+        follows = RunState.FAILED if failed else RunState.CANCELLED if cancelled else RunState.SUCCEEDED
+        # Who cancels a run, or ends it at its deadline, decides how it ends and says why.
+        is_willed = event.event != "run.succeeded" and isinstance(event.detail, dict) and "reason" in event.detail
+        if self.run_state is not follows and not is_willed:
+            self._wrong(
+                f"{event.event} (event {event.id}), but with {failed} failed and {cancelled} cancelled steps "
+                f"the run is {follows}"
+            )
+
+    def _resume(self, event: Event) -> None:
+        if not self.is_started:
+            self.run_state = RunState.QUEUED
+        self.resumes += 1
+        self.unsure.pop(0)
+        again = set(_listed(event, "again"))
+        for step in sorted(again):
+            if self.state_of(step) is not StepState.SUCCEEDED:
+                self._wrong(
+                    f"step {step!r} runs again (event {event.id}), but it had not succeeded: it was "
+                    f"{self.state_of(step)}"
+                )
+        gone = set(_listed(event, "gone"))
+        self.members = (self.members - gone) | set(_listed(event, "new"))
+        resets = [step for step in self.members if step in again or self.state_of(step) is not StepState.SUCCEEDED]
+        told = event.detail.get("reset") if isinstance(event.detail, dict) else None
+        if told != len(resets):
+            self._wrong(f"run.resumed (event {event.id}) tells of {told} steps that wait anew, but {len(resets)} must")
+        for step in (*resets, *gone):
+            self.states.pop(step, None)
+        self._open.clear()
+        self._replaced.clear()
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    def _take_step(self, event: Event) -> None:
+        step, state = event.step, _STEP_STATES.get(event.event)
+        if state is None:
+            self._wrong(f"{event.event} of step {step!r} (event {event.id}) is no event of a step")
+            return
+        before, attempt = self.state_of(step), self.attempts.get(step, 0)
+        self._check_run_goes_on(event, state)
+        if state not in STEP_TRANSITIONS[before]:
+            if before is state is StepState.SUCCEEDED:
+                self._wrong(f"step {step!r} has a second committed success (event {event.id})")
+            else:
+                self._wrong(f"{_told(event)}, but the step was {self._where(step)}")
+        elif before is StepState.WAITING and state is not StepState.CANCELLED and self._is_judged(step):
+            verdict = self._verdict(step)
+            if verdict is not state:
+                self._wrong(f"{_told(event)}, but {self._reason(step, verdict)}")
+        if step in self._replaced and state is not StepState.QUEUED:
+            self._wrong(f"{_told(event)}, but this attempt was lost or handed over before")
+        if before is StepState.RUNNING and state is StepState.QUEUED and step not in self._replaced:
+            self._wrong(f"{_told(event)}, but attempt {attempt} has no end")
+        expected = attempt + 1 if state is StepState.QUEUED else attempt
+        if event.attempt != expected:
+            self._wrong(
+                f"{_told(event)}, but the next attempt of the step is {expected}"
+                if state is StepState.QUEUED
+                else f"{_told(event)}, but the step was {self._where(step)}"
+            )
+        self._replaced.discard(step)
+        if before is StepState.RUNNING:
+            self._open.pop(step, None)
+        if state is StepState.RUNNING:
+            self._open[step] = event.attempt
+            self.attempts_begun += 1
+        self.states[step], self.attempts[step] = state, event.attempt
+
+    def _check_run_goes_on(self, event: Event, state: StepState) -> None:
+        if event.step not in self.members:
+            self._wrong(f"{_told(event)}, but the run has no such step")
+        if self.run_state not in (RunState.QUEUED, RunState.RUNNING):
+            self._wrong(f"{_told(event)}, but the run was {self.run_state or 'not created yet'}")
+        elif state is StepState.RUNNING and self.run_state is not RunState.RUNNING:
+            self._wrong(f"{_told(event)}, but the run was {self.run_state}")
+
+    def _take_replaced(self, event: Event) -> None:
+        step = event.step
+        is_running = self.state_of(step) is StepState.RUNNING and self._open.get(step) == event.attempt
+        if not is_running or step in self._replaced:
+            self._wrong(f"{_told(event)}, but the step was {self._where(step)}")
+        else:
+            self._open.pop(step)
+            self._replaced.add(step)
+
+    def _is_judged(self, step: str) -> bool:
+        return step in self.upstream and step in self.members and step not in self.unsure[0]
+
+    def _verdict(self, step: str) -> StepState:
+        """Give what a waiting step must be by its rule, as its upstreams are now."""
+        rule, states = self.rules[step], {self.state_of(up) for up in self.upstream[step]}
+        has_bad, is_waiting = not states.isdisjoint(_BAD), not all(state.is_ended for state in states)
+        if has_bad and rule in ("all_success", "none_failed"):
+            return StepState.UPSTREAM_FAILED
+        if has_bad and rule == "one_failed":
+            return StepState.QUEUED
+        if is_waiting:
+            return StepState.WAITING
+        if rule == "one_failed" or (rule == "all_success" and StepState.SKIPPED in states):
+            return StepState.SKIPPED
+        return StepState.QUEUED
+
+    def _reason(self, step: str, verdict: StepState) -> str:
+        states = {up: self.state_of(up) for up in self.upstream[step]}
+        telling = {up: state for up, state in states.items() if state is not StepState.SUCCEEDED} or states
+        shown = ", ".join(f"{up!r} is {state}" for up, state in islice(telling.items(), _NAMED))
+        more = f" and {len(telling) - _NAMED} more" if len(telling) > _NAMED else ""
+        because = f": upstream {shown}{more}" if telling else ""
+        return f"by its rule {self.rules[step]} it is to be {verdict}{because}"
+
+    def _where(self, step: str) -> str:
+        return f"{self.state_of(step)} at attempt {self.attempts.get(step, 0)}"
+
+    def _wrong(self, sentence: str) -> None:
+        self.violations.append(sentence)
+
+
+def _told(event: Event) -> str:
+    return f"{event.event} of step {event.step!r} at attempt {event.attempt} (event {event.id})"
+
+
+def _listed(event: Event, name: str) -> Collection[str]:
+    return event.detail.get(name, ()) if isinstance(event.detail, dict) else ()
+
+
+def event_place(event_id: str) -> tuple[int, int]:
+    milliseconds, _, number = event_id.partition("-")
+    return int(milliseconds), int(number)

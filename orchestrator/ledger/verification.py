@@ -1,0 +1,140 @@
+"""Whether the record of a run holds what is promised of every run: its events by themselves, and against the ledger.
+
+A run that goes on is checked too, for what must hold already.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from orchestrator.ledger.ledger import Event, Ledger, RunUnknown, states_in
+from orchestrator.ledger.record import REPAIRS
+from orchestrator.ledger.replay import Replay, event_place, replay_events
+from orchestrator.ledger.states import RunState, StepState
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was checked and what is wrong: `violations` are sentences that name step and event."""
+
+    run_id: str
+    state: RunState
+    events: int
+    steps: int
+    attempts: int
+    repairs: int
+    violations: tuple[str, ...]
+
+
+def verify_run(ledger: Ledger, run_id: str) -> Verification:
+    """Check a run as it stands. Raises RunUnknown."""
+    standing = read_standing(ledger, run_id)
+    replay = replay_events(standing.events, standing.upstream, standing.rules)
+    return Verification(
+        run_id,
+        RunState(standing.fields["state"]),
+        len(standing.events),
+        len(standing.upstream),
+        replay.attempts_begun,
+        sum(event.event in REPAIRS for event in standing.events),
+        (*replay.violations, *compare(standing, replay)),
+    )
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A run as the ledger holds it at one moment, with all events up to then. `queued` are the steps whose message is
+    noted as sent, None if the run does not say where; `due` those that must be looked at some time."""
+
+    fields: Mapping[str, str]
+    upstream: Mapping[str, tuple[str, ...]]
+    rules: Mapping[str, str]
+    impatient: frozenset[str]  # steps with a queue timeout
+    states: Mapping[str, tuple[StepState, int]]
+    due: frozenset[str]
+    queued: Counter[str] | None
+    outputs: frozenset[str]
+    events: tuple[Event, ...]
+
+
+def read_standing(ledger: Ledger, run_id: str) -> Standing:
+    """Read a run at one moment. Raises RunUnknown."""
+    client, lists = ledger.client, None
+    while True:  # the lists of queues are another run's after a resume, hardly ever twice in a row
+        with client.pipeline(transaction=True) as pipe:
+            for part in ("run", "graph", "spec", "state"):
+                pipe.hgetall(ledger.key(run_id, part))
+            pipe.hkeys(ledger.key(run_id, "output"))
+            pipe.zrange(ledger.key(run_id, "due"), 0, -1)
+            pipe.xrevrange(ledger.key(run_id, "events"), count=1)
+            for queue, level in json.loads(lists or "[]"):
+                pipe.zrange(ledger.key(run_id, f"queued:{queue}:{level}"), 0, -1)
+            fields, graph, specs, states, outputs, due, newest, *queued = pipe.execute()
+        if not fields:
+            raise RunUnknown(run_id)
+        if lists == fields.get("lists"):
+            break
+        lists = fields.get("lists")
+    places = {step: json.loads(text) for step, text in graph.items()}
+    last = event_place(newest[0][0]) if newest else (0, 0)
+    return Standing(
+        fields,
+        {step: tuple(json.loads(specs[step]).get("upstream", ())) for step in places},
+        {step: place.get("t", "all_success") for step, place in places.items()},
+        frozenset(step for step, place in places.items() if "w" in place),
+        states_in(states),
+        frozenset(due),
+        None if lists is None else Counter(step for steps in queued for step in steps),
+        frozenset(outputs),
+        tuple(event for event in ledger.events(run_id) if event_place(event.id) <= last),
+    )
+
+
+def compare(standing: Standing, replay: Replay) -> Iterable[str]:
+    """Give what differs between the ledger and the states to which the events lead."""
+    fields, held = standing.fields, standing.states
+    for step in standing.upstream:
+        told = replay.state_of(step), replay.attempts.get(step, 0)
+        is_held = held.get(step, (StepState.WAITING, 0))
+        if told != is_held:
+            yield (
+                f"by its events step {step!r} is {told[0]} at attempt {told[1]}, "
+                f"but the ledger has it {is_held[0]} at attempt {is_held[1]}"
+            )
+    for step in sorted(held.keys() - standing.upstream.keys()):
+        if held[step] != (StepState.WAITING, replay.attempts.get(step, 0)):
+            yield f"the run has no step {step!r}, but the ledger has it {held[step][0]} at attempt {held[step][1]}"
+    if fields["state"] != replay.run_state:
+        yield f"by its events the run is {replay.run_state}, but the ledger has it {fields['state']}"
+
+    counts = Counter(replay.state_of(step) for step in standing.upstream)
+    for state in StepState:
+        if int(fields.get(f"n:{state}", 0)) != counts[state]:
+            yield f"{counts[state]} steps are {state}, but the ledger counts {fields.get(f'n:{state}', 0)}"
+    still_open = sum(count for state, count in counts.items() if not state.is_ended)
+    if int(fields["open"]) != still_open:
+        yield f"{still_open} steps have not ended, but the ledger counts {fields['open']}"
+    if int(fields["token"]) != replay.attempts_begun:
+        yield f"{replay.attempts_begun} attempts have begun, but the ledger has given {fields['token']} tokens"
+    if int(fields.get("resumes", 0)) != replay.resumes:
+        yield f"the run was resumed {replay.resumes} times, but the ledger counts {fields.get('resumes', 0)}"
+    yield from _compare_waiting(standing)
+
+
+def _compare_waiting(standing: Standing) -> Iterable[str]:
+    """Give the steps that nobody would ever look at again, and those that are looked at in vain."""
+    for step in standing.upstream:
+        state = standing.states.get(step, (StepState.WAITING, 0))[0]
+        is_timed = state in (StepState.RUNNING, StepState.RETRYING)
+        is_timed = is_timed or (state is StepState.QUEUED and step in standing.impatient)
+        if is_timed and step not in standing.due:
+            yield f"step {step!r} is {state}, but the ledger does not know when to look at it again"
+        if not is_timed and step in standing.due and state is not StepState.CANCELLED:
+            yield f"step {step!r} is {state}, but the ledger means to look at it again"
+        if standing.queued is not None and standing.queued[step] != (state is StepState.QUEUED):
+            yield f"step {step!r} is {state}, but stands in {standing.queued[step]} lists of those that are queued"
+        if step in standing.outputs and state is not StepState.SUCCEEDED:
+            yield f"step {step!r} is {state}, but the ledger has an output of it"
