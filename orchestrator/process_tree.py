@@ -50,6 +50,10 @@ class ProcessTree:
             with suppress(psutil.NoSuchProcess):
                 self._add(child)
 
+    def members(self) -> list[psutil.Process]:
+        """Give every process that was ever seen below the root, whether it runs or not."""
+        return list(self._known)
+
     @property
     def size(self) -> int:
         """Give how many processes were ever seen below the root."""

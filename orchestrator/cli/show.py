@@ -158,7 +158,8 @@ def _event_json(event: Event) -> dict[str, Any]:
 def _event_line(event: Event) -> str:
     detail = event.detail
     if isinstance(detail, dict):
-        error = f" {error_line(detail['error'])}" if detail.get("error") else ""
+        failed = detail.get("error")
+        error = f" {error_line(failed) if isinstance(failed, dict) else failed}" if failed else ""
         told = {
             key: rfc3339(value) if key == "due_at" else _shortened(value)
             for key, value in detail.items()

@@ -15,7 +15,6 @@ from typing import cast
 
 from orchestrator.ledger.ledger import Chain, ExpiredLease, Ledger, Replaced, Tended, WaitingList
 from orchestrator.ledger.presence import last_sign_of_life
-from orchestrator.ledger.states import StepState
 from orchestrator.messages.queues import list_key
 from orchestrator.settings import Settings
 
@@ -35,7 +34,7 @@ class Repair:
         self._settings = settings
         self._calm_since = self._last_contact = time.monotonic()
         self._missing: dict[str, dict[tuple[str, int], float]] = {}  # run -> (step, attempt) -> missed since
-        self._heads: dict[str, tuple[float, float | None]] = {}  # list -> (looked at, since when its head is queued)
+        self._heads: dict[str, tuple[float, float | None]] = {}  # list -> (looked at, when its head was sent)
 
     def note_contact(self, began: float) -> None:
         """Note that a call which began at `began` (monotonic) was answered."""
@@ -91,7 +90,7 @@ class Repair:
             settled_us = tended.now_us - round(SETTLED_S * 1e6)
             if waiting.oldest_at_us > settled_us:
                 continue
-            head_us = self._head_queued_at(waiting, now)
+            head_us = self._head_sent_at(waiting, now)
             if head_us is None or waiting.oldest_at_us > head_us - SETTLED_S * 1e6:
                 continue
             limit_us = min(settled_us, head_us - SETTLED_S * 1e6)
@@ -111,17 +110,17 @@ class Repair:
         if missing:
             self._missing[run_id] = missing
 
-    def _head_queued_at(self, waiting: WaitingList, now: float) -> float | None:
-        """Give since when (µs) the step at the head of a broker's list is queued: inf when the list is empty, None when
-        no message near the head counts any more."""
+    def _head_sent_at(self, waiting: WaitingList, now: float) -> float | None:
+        """Give when (µs) the message at the head of a broker's list was sent: inf when the list is empty, None when no
+        message near the head counts any more."""
         key = list_key(waiting.queue, waiting.level)
         looked_at, head_us = self._heads.get(key, (0.0, None))
         if now - looked_at > self._settings.poll_interval_s / 2:
-            head_us = self._look_at_head(key)
+            head_us = self._look_at_head(key, waiting)
             self._heads[key] = now, head_us
         return head_us
 
-    def _look_at_head(self, key: str) -> float | None:
+    def _look_at_head(self, key: str, waiting: WaitingList) -> float | None:
         raw = cast(list[str], self._ledger.client.lrange(key, -HEAD_MESSAGES, -1))
         for text in reversed(raw):
             try:
@@ -129,7 +128,7 @@ class Repair:
                 run_id, step, attempt = named["run_id"], named["step"], named["attempt"]
             except (ValueError, KeyError, TypeError):
                 continue  # somebody else's message
-            current = self._ledger.attempts_in(run_id, [step], StepState.QUEUED).get(step)
-            if current and current[0] == attempt:
-                return current[1]
+            sent_at_us = self._ledger.sent_at_us(run_id, waiting.queue, waiting.level, step, attempt)
+            if sent_at_us is not None:
+                return sent_at_us
         return None if raw else float("inf")
