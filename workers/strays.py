@@ -63,9 +63,23 @@ def _set_up_main(sender: Any, **_: Any) -> None:
 
 
 def watch_pool(pool: Any) -> None:
-    """Remember the pool, which knows the children that are no strays."""
+    """Remember the pool, which knows the children that are no strays, and let it notice a child's death at once."""
     global _pool
     _pool = pool
+    children = getattr(pool, "_pool", None)
+    track = getattr(children, "_track_child_process", None)
+    if children is None or track is None or not hasattr(os, "pidfd_open"):
+        return
+
+    def track_by_pidfd(child: Any, hub: Any) -> None:
+        # Celery waits for the end of a pipe. A dying child closes it a moment before it can be waited for, and what it
+        # forked may keep it open: either way its death would be noticed by Celery's look every 5 s only.
+        if getattr(child, "_sentinel_poll", None) is None:
+            with suppress(OSError):
+                child._sentinel_poll = os.pidfd_open(child.pid)
+        track(child, hub)
+
+    children._track_child_process = track_by_pidfd
 
 
 def _set_up_child(sender: Any, **_: Any) -> None:
@@ -88,24 +102,23 @@ def kill_strays() -> None:
         return
     own = {process.pid for process in getattr(getattr(_pool, "_pool", None), "_pool", ())} | {_guardian.pid}
     deadline = time.monotonic() + KILL_LIMIT_S
-    for child in psutil.Process().children():
-        if child.pid in own or not runs(child):
-            _reap(child.pid, own)
-            continue
-        logger.warning("process %d was left behind by a step whose process died: it is killed", child.pid)
-        tree = ProcessTree(child.pid)
-
-        def kill(pid: int = child.pid) -> None:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-        if not tree.kill(max(0.1, deadline - time.monotonic()), kill):
-            logger.error("process %d, or something it started, cannot be killed", child.pid)
-        _reap(child.pid, own)
+    # Again and again: what a stray had started becomes our child once the stray is gone.
+    while strays := [child for child in psutil.Process().children() if child.pid not in own]:
+        for stray in strays:
+            if runs(stray):
+                _kill(stray.pid, max(0.1, deadline - time.monotonic()))
+            with suppress(ChildProcessError):
+                os.waitpid(stray.pid, os.WNOHANG)  # Celery waits for its own children, and for those only
+        if time.monotonic() > deadline:
+            return
 
 
-def _reap(pid: int, own: set[int]) -> None:
-    """Let a dead orphan go. Celery waits for its own children, and for those only."""
-    if pid not in own:
-        with suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
+def _kill(pid: int, limit_s: float) -> None:
+    logger.warning("process %d was left behind by a step whose process died: it is killed", pid)
+
+    def kill() -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    if not ProcessTree(pid).kill(limit_s, kill):
+        logger.error("process %d, or something it started, cannot be killed", pid)
