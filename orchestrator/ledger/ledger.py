@@ -626,6 +626,12 @@ class Ledger:
         attempts = self.attempts_in(run_id, [step for step, _ in found], StepState.QUEUED)
         return [(step, attempts[step][0], int(at)) for step, at in found if step in attempts]
 
+    def sent_at_us(self, run_id: str, queue: str, level: int, step: str, attempt: int) -> int | None:
+        """Give when the message of a queued attempt was last sent, None if the attempt is not queued (any more)."""
+        attempts = self.attempts_in(run_id, [step], StepState.QUEUED)
+        sent_at = self.client.zscore(self.key(run_id, f"queued:{queue}:{level}"), step)
+        return int(sent_at) if sent_at is not None and step in attempts and attempts[step][0] == attempt else None
+
     def attempts_in(self, run_id: str, steps: Sequence[str], state: StepState) -> dict[str, tuple[int, int]]:
         """Give (attempt, since when) of those of the steps that are in this state now."""
         if not steps:
