@@ -334,7 +334,8 @@ class Ledger:
         """Record that an attempt is over without an end of its own: it is replaced, or its step fails when it has lost
         as many as it may. Who neither has the token nor is its owner is believed only when the lease has run out.
 
-        `detail` has error (type, message) and found. May be said twice.
+        `detail` has error (type, message) and found. May be said twice by the token or the owner; of many who only saw
+        the lease run out, one is believed.
         """
         return self._replace(run_id, step, attempt, token, owner, "lost", {"outcome": Outcome.LOST.value, **detail})
 

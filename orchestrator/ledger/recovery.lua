@@ -93,6 +93,9 @@ function ops.lost()
     if not may then return {0, 'the attempt is held by another'} end
     queued = replace(step, attempt, holding, holder, kind, detail, tonumber(ARGV[8]))
     settle()
+  elseif token == 0 and owner == '' then
+    -- Of many who saw the lease run out, one is believed and sends the message.
+    return {0, 'the step is ' .. state .. ' at attempt ' .. attempt}
   elseif state == 'queued' and attempt == wanted + 1 then
     queued = {{step, attempt}}  -- said before; the answer was lost on the way
   elseif state == 'failed' and attempt == wanted then

@@ -165,6 +165,8 @@ class LedgerModel:
             word = "message.lost" if kind == "lost" else "message.returned"
             self.changes.append((word, step, attempt))
             return "queued", {step}
+        if not token and not owner and (it.state != "running" or it.attempt != attempt):
+            return None  # many may have seen that the lease had run out: one of them is believed
         if it.state == "queued" and it.attempt == attempt + 1:
             return "queued", {step}
         if it.state == "failed" and it.attempt == attempt:
