@@ -23,6 +23,7 @@ COMMANDS = {
     "runs": "orchestrator.cli.show:runs",
     "show": "orchestrator.cli.show:show",
     "why": "orchestrator.cli.why:why",
+    "verify": "orchestrator.cli.verify:verify",
     "events": "orchestrator.cli.show:events",
     "logs": "orchestrator.cli.show:logs",
     "worker": "orchestrator.cli.services:worker",

@@ -101,9 +101,9 @@ class Replay:
             self._wrong(f"attempt {self.attempts[step]} of step {step!r} was lost or handed over, and nothing followed")
         if self.run_state and all(self.state_of(step).is_ended for step in self.members):
             self._wrong(f"all steps have ended, but the run is {self.run_state}")
-        for step in self.members:
+        for step in sorted(self.members):
             if self.state_of(step) is StepState.WAITING and self._is_judged(step):
-                verdict = self._verdict(step)
+                verdict = self.verdict(step)
                 if verdict is not StepState.WAITING:
                     self._wrong(f"step {step!r} waits, but {self._reason(step, verdict)}")
 
@@ -138,8 +138,8 @@ class Replay:
         counts = Counter(self.state_of(step) for step in self.members)
         for step, attempt in self._open.items():
             self._wrong(f"{event.event} (event {event.id}), but attempt {attempt} of step {step!r} has no end")
-        for step in self.members:
-            if not self.state_of(step).is_ended and step not in self._open:
+        for step in sorted(self.members - self._open.keys()):
+            if not self.state_of(step).is_ended:
                 self._wrong(f"{event.event} (event {event.id}), but step {step!r} is {self.state_of(step)}")
         failed, cancelled = counts[StepState.FAILED], counts[StepState.CANCELLED]
         follows = RunState.FAILED if failed else RunState.CANCELLED if cancelled else RunState.SUCCEEDED
@@ -182,27 +182,25 @@ class Replay:
             self._wrong(f"{event.event} of step {step!r} (event {event.id}) is no event of a step")
             return
         before, attempt = self.state_of(step), self.attempts.get(step, 0)
+        expected = attempt + 1 if state is StepState.QUEUED else attempt
         self._check_run_goes_on(event, state)
         if state not in STEP_TRANSITIONS[before]:
             if before is state is StepState.SUCCEEDED:
                 self._wrong(f"step {step!r} has a second committed success (event {event.id})")
             else:
                 self._wrong(f"{_told(event)}, but the step was {self._where(step)}")
+        elif event.attempt != expected:
+            number = f"the next attempt of the step is {expected}"
+            was = number if state is StepState.QUEUED else f"the step was {self._where(step)}"
+            self._wrong(f"{_told(event)}, but {was}")
         elif before is StepState.WAITING and state is not StepState.CANCELLED and self._is_judged(step):
-            verdict = self._verdict(step)
+            verdict = self.verdict(step)
             if verdict is not state:
                 self._wrong(f"{_told(event)}, but {self._reason(step, verdict)}")
         if step in self._replaced and state is not StepState.QUEUED:
             self._wrong(f"{_told(event)}, but this attempt was lost or handed over before")
         if before is StepState.RUNNING and state is StepState.QUEUED and step not in self._replaced:
             self._wrong(f"{_told(event)}, but attempt {attempt} has no end")
-        expected = attempt + 1 if state is StepState.QUEUED else attempt
-        if event.attempt != expected:
-            self._wrong(
-                f"{_told(event)}, but the next attempt of the step is {expected}"
-                if state is StepState.QUEUED
-                else f"{_told(event)}, but the step was {self._where(step)}"
-            )
         self._replaced.discard(step)
         if before is StepState.RUNNING:
             self._open.pop(step, None)
@@ -231,7 +229,7 @@ class Replay:
     def _is_judged(self, step: str) -> bool:
         return step in self.upstream and step in self.members and step not in self.unsure[0]
 
-    def _verdict(self, step: str) -> StepState:
+    def verdict(self, step: str) -> StepState:
         """Give what a waiting step must be by its rule, as its upstreams are now."""
         rule, states = self.rules[step], {self.state_of(up) for up in self.upstream[step]}
         has_bad, is_waiting = not states.isdisjoint(_BAD), not all(state.is_ended for state in states)
@@ -251,7 +249,7 @@ class Replay:
         shown = ", ".join(f"{up!r} is {state}" for up, state in islice(telling.items(), _NAMED))
         more = f" and {len(telling) - _NAMED} more" if len(telling) > _NAMED else ""
         because = f": upstream {shown}{more}" if telling else ""
-        return f"by its rule {self.rules[step]} it is to be {verdict}{because}"
+        return f"by its rule {self.rules[step]} it must be {verdict}{because}"
 
     def _where(self, step: str) -> str:
         return f"{self.state_of(step)} at attempt {self.attempts.get(step, 0)}"

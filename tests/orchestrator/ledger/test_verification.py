@@ -1,0 +1,442 @@
+"""Nothing is wrong with the record of a run that went as it may, and all that is wrong with a forged one is found."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import pytest
+from oracle import judge
+from runs import RULES, SETTINGS, Graph, begin, graph, run_state, start, start_graph
+
+from orchestrator.coordinator.submission import staged_steps
+from orchestrator.ledger.ledger import SCRIPT, Event, Ledger, RunUnknown
+from orchestrator.ledger.replay import Replay, replay_events
+from orchestrator.ledger.states import Outcome, RunState, StepState
+from orchestrator.ledger.verification import verify_run
+
+UPSTREAM = {"a": "", "b": "a", "c": "a b", "x": "", "y": "x", "tidy": "y c"}
+TIDY = {"tidy": "all_done"}
+RawEvent = tuple[str, dict[str, str]]
+Tampering = Callable[[Ledger, str], object]
+
+
+def end(ledger: Ledger, run_id: str, step: str, attempt: int = 1, outcome: Outcome = Outcome.SUCCEEDED, **more) -> None:
+    ledger.commit(run_id, step, attempt, begin(ledger, run_id, step, attempt), "w", outcome, **more)
+
+
+def half_a_run(ledger: Ledger) -> str:
+    """Give a run in which a was retried and has succeeded, b was lost and runs again, x has failed."""
+    run_id = start_graph(ledger, UPSTREAM, TIDY, {"a": {"queue_timeout": 3600.0}})
+    end(ledger, run_id, "a", outcome=Outcome.FAILED, retry_in_s=0.0)
+    ledger.tend(run_id)
+    end(ledger, run_id, "a", 2, output="1")
+    begin(ledger, run_id, "b")
+    ledger.report_lost(run_id, "b", 1, {"error": {"type": "ProcessLost", "message": "gone"}}, owner="w")
+    end(ledger, run_id, "x", outcome=Outcome.FAILED)
+    begin(ledger, run_id, "b", 2)
+    return run_id
+
+
+def ended_run(ledger: Ledger) -> str:
+    run_id = half_a_run(ledger)
+    token = int(ledger.run_fields(run_id)["token"])
+    ledger.commit(run_id, "b", 2, token, "w", Outcome.SUCCEEDED)
+    end(ledger, run_id, "c")
+    end(ledger, run_id, "tidy")
+    assert run_state(ledger, run_id) == "failed"
+    return run_id
+
+
+def resumed_run(ledger: Ledger) -> str:
+    """Give a run that was resumed after its failure: x runs anew, and a, b, c were asked for again."""
+    run_id = ended_run(ledger)
+    ledger.resume(
+        run_id, [("a", 0), ("b", 0), ("c", 0), ("x", 0), ("y", 0), ("tidy", 0)], again=["a", "b", "c", "tidy"]
+    )
+    begin(ledger, run_id, "x", 2)
+    return run_id
+
+
+def rewrite(ledger: Ledger, run_id: str, change: Callable[[list[RawEvent]], list[RawEvent]]) -> None:
+    """Write the events of a run anew: those that `change` gives, with new ids."""
+    key = ledger.key(run_id, "events")
+    events = ledger.client.xrange(key)
+    ledger.client.delete(key)
+    for number, (_, fields) in enumerate(change(events), 1):
+        ledger.client.xadd(key, fields, f"{number}-0")
+
+
+def place_of(events: list[RawEvent], event: str, step: str, attempt: int) -> int:
+    wanted = (event, step, str(attempt))
+    return next(i for i, (_, it) in enumerate(events) if (it["event"], it["step"], it["attempt"]) == wanted)
+
+
+def without(event: str, step: str = "", attempt: int = 0) -> Tampering:
+    def tamper(ledger: Ledger, run_id: str) -> None:
+        def change(events: list[RawEvent]) -> list[RawEvent]:
+            place = place_of(events, event, step, attempt)
+            return events[:place] + events[place + 1 :]
+
+        rewrite(ledger, run_id, change)
+
+    return tamper
+
+
+def changed(event: str, step: str = "", attempt: int = 0, /, **fields: str | int) -> Tampering:
+    """Tamper with the fields of an event."""
+
+    def tamper(ledger: Ledger, run_id: str) -> None:
+        def change(events: list[RawEvent]) -> list[RawEvent]:
+            place = place_of(events, event, step, attempt)
+            changed = {**events[place][1], **{name: str(value) for name, value in fields.items()}}
+            return [*events[:place], ("", changed), *events[place + 1 :]]
+
+        rewrite(ledger, run_id, change)
+
+    return tamper
+
+
+def moved(event: tuple[str, str, int], before: tuple[str, str, int]) -> Tampering:
+    """Move an event to before another one, at the same time."""
+
+    def tamper(ledger: Ledger, run_id: str) -> None:
+        def change(events: list[RawEvent]) -> list[RawEvent]:
+            place, target = place_of(events, *event), place_of(events, *before)
+            it = {**events[place][1], "at": events[target][1]["at"]}
+            rest = events[:place] + events[place + 1 :]
+            return [*rest[:target], ("", it), *rest[target:]]
+
+        rewrite(ledger, run_id, change)
+
+    return tamper
+
+
+def added(event: str, step: str = "", attempt: int = 0, detail: Any = "") -> Tampering:
+    """Add a false event at the end."""
+
+    def tamper(ledger: Ledger, run_id: str) -> None:
+        seconds, microseconds = ledger.client.time()
+        text = detail if isinstance(detail, str) else json.dumps(detail)
+        fields = {"event": event, "at": seconds * 1_000_000 + microseconds, "step": step, "attempt": attempt}
+        ledger.client.xadd(ledger.key(run_id, "events"), {**fields, "detail": text})
+
+    return tamper
+
+
+def on_key(part: str, command: str, *words: object) -> Tampering:
+    return lambda ledger, run_id: ledger.client.execute_command(command, ledger.key(run_id, part), *words)
+
+
+def sentences(ledger: Ledger, run_id: str) -> tuple[str, ...]:
+    return verify_run(ledger, run_id).violations
+
+
+@pytest.mark.parametrize("make", [half_a_run, ended_run, resumed_run])
+def test_a_run_that_went_as_it_may_has_no_violation(ledger: Ledger, make: Callable[[Ledger], str]) -> None:
+    run_id = make(ledger)
+
+    verification = verify_run(ledger, run_id)
+
+    assert verification.violations == ()
+    assert verification.run_id == run_id
+    assert verification.state is RunState(run_state(ledger, run_id))
+    events = [event.event for event in ledger.events(run_id)]
+    assert (verification.events, verification.steps) == (len(events), 6)
+    assert verification.attempts == events.count("step.started")
+    assert verification.repairs == 1
+
+
+def test_a_run_without_steps_and_one_that_has_just_begun_have_no_violation(ledger: Ledger) -> None:
+    for upstream in ({}, {"a": "", "alarm": "", "page": "alarm"}):
+        run_id, _ = start(ledger, graph(upstream, {"alarm": "one_failed"} if upstream else {}).plan())
+        assert sentences(ledger, run_id) == ()
+
+
+def test_a_run_that_is_not_there_is_unknown(ledger: Ledger) -> None:
+    with pytest.raises(RunUnknown):
+        verify_run(ledger, "gone")
+
+
+TOLD_BY_EVENTS: dict[str, tuple[Callable[[Ledger], str], Tampering, str]] = {
+    "a step that ran before its upstream ended": (
+        ended_run, moved(("step.queued", "b", 1), ("step.succeeded", "a", 2)),
+        r"step.queued of step 'b' at attempt 1 \(event .*\), but by its rule all_success it must be waiting: "
+        "upstream 'a' is running",
+    ),
+    "a step below a failure that ran": (
+        ended_run, changed("step.upstream_failed", "y", 0, event="step.queued", attempt=1),
+        r"step.queued of step 'y' at attempt 1 \(event .*\), but by its rule all_success it must be upstream_failed: "
+        "upstream 'x' is failed",
+    ),
+    "a step that was skipped though it may run": (
+        ended_run, changed("step.queued", "tidy", 1, event="step.skipped", attempt=0),
+        r"step.skipped of step 'tidy' .*, but by its rule all_done it must be queued: upstream 'y' is upstream_failed",
+    ),
+    "a step that waits in vain": (
+        half_a_run, without("step.upstream_failed", "y"),
+        "step 'y' waits, but by its rule all_success it must be upstream_failed: upstream 'x' is failed",
+    ),
+    "a second success": (
+        half_a_run, added("step.succeeded", "a", 2), r"step 'a' has a second committed success \(event .*\)",
+    ),
+    "a success that nothing began": (
+        half_a_run, added("step.succeeded", "c", 0),
+        r"step.succeeded of step 'c' at attempt 0 \(event .*\), but the step was waiting at attempt 0",
+    ),
+    "a start of what has ended": (
+        half_a_run, added("step.started", "x", 1, "w"),
+        r"step.started of step 'x' .*, but the step was failed at attempt 1",
+    ),
+    "an attempt without an end": (
+        ended_run, without("step.succeeded", "c", 1),
+        r"run.failed \(event .*\), but attempt 1 of step 'c' has no end",
+    ),
+    "a retry of what has no end": (
+        ended_run, without("attempt.lost", "b", 1),
+        r"step.queued of step 'b' at attempt 2 \(event .*\), but attempt 1 has no end",
+    ),
+    "a success of what was lost": (
+        ended_run, changed("step.queued", "b", 2, event="step.succeeded", attempt=1),
+        r"step.succeeded of step 'b' at attempt 1 \(event .*\), but this attempt was lost or handed over before",
+    ),
+    "a loss of what does not run": (
+        half_a_run, added("attempt.lost", "a", 2, {}),
+        r"attempt.lost of step 'a' .*, but the step was succeeded at attempt 2",
+    ),
+    "a loss of another attempt": (
+        half_a_run, added("attempt.lost", "b", 1, {}),
+        r"attempt.lost of step 'b' at attempt 1 .*, but the step was running at attempt 2",
+    ),
+    "a loss that nothing followed": (
+        half_a_run, added("attempt.lost", "b", 2, {}),
+        "attempt 2 of step 'b' was lost or handed over, and nothing followed",
+    ),
+    "a number of an attempt that is left out": (
+        ended_run, changed("step.queued", "a", 2, attempt=3),
+        r"step.queued of step 'a' at attempt 3 \(event .*\), but the next attempt of the step is 2",
+    ),
+    "an end of another attempt": (
+        half_a_run, changed("step.failed", "x", 1, attempt=4),
+        r"step.failed of step 'x' at attempt 4 .*, but the step was running at attempt 1",
+    ),
+    "a run that succeeded though a step failed": (
+        ended_run, changed("run.failed", event="run.succeeded"),
+        r"run.succeeded \(event .*\), but with 1 failed and 0 cancelled steps the run is failed",
+    ),
+    "a run that was cancelled by nobody": (
+        ended_run, changed("run.failed", event="run.cancelled"),
+        r"run.cancelled \(event .*\), but with 1 failed and 0 cancelled steps the run is failed",
+    ),
+    "a run that ended too early": (
+        half_a_run, added("run.failed"), r"run.failed \(event .*\), but step 'c' is waiting",
+    ),
+    "a run that did not end": (ended_run, without("run.failed"), "all steps have ended, but the run is running"),
+    "a run that ended twice": (ended_run, added("run.failed"), r"run.failed \(event .*\), but the run was failed"),
+    "a step that changed after the end": (
+        ended_run, added("step.queued", "y", 1), r"step.queued of step 'y' .*, but the run was failed",
+    ),
+    "a step that started before the run": (
+        ended_run, without("run.started"), r"step.started of step 'a' .*, but the run was queued",
+    ),
+    "a run that was never created": (
+        half_a_run, without("run.created"), r"the record begins with step.queued \(event .*\), not with run.created",
+    ),
+    "a time before the one before": (
+        half_a_run, changed("step.succeeded", "a", 2, at=1),
+        r"event \S+ \(step.succeeded\) is out of order: event \S+ is not before it",
+    ),
+    "a step that the run does not have": (
+        half_a_run, added("step.queued", "z", 1), r"step.queued of step 'z' .*, but the run has no such step",
+    ),
+    "an event that there is not": (
+        half_a_run, added("step.exploded", "b", 2), r"step.exploded of step 'b' \(event .*\) is no event of a step",
+    ),
+    "an event of runs that there is not": (
+        half_a_run, added("run.exploded"), r"run.exploded \(event .*\) is no event of a run",
+    ),
+    "a message of what is not queued": (
+        half_a_run, added("message.lost", "b", 2, {}),
+        r"message.lost of step 'b' .*, but the step is running at attempt 2",
+    ),
+    "a stop of what never was": (
+        half_a_run, added("attempt.stopped", "c", 1, {}), r"attempt.stopped of step 'c' .*, but the step is waiting .*",
+    ),
+    "a resume of what goes on": (
+        half_a_run, added("run.resumed", detail={"again": [], "reset": 0}),
+        r"run.resumed \(event .*\), but the run was running",
+    ),
+    "a resume that runs again what had not succeeded": (
+        resumed_run, changed("run.resumed", detail='{"again":["a","b","c","tidy","x"],"reset":6}'),
+        r"step 'x' runs again \(event .*\), but it had not succeeded: it was failed",
+    ),
+    "a resume that keeps what has not succeeded": (
+        resumed_run, changed("run.resumed", detail='{"again":["a","b","c","tidy"],"reset":5}'),
+        r"run.resumed \(event .*\) tells of 5 steps that wait anew, but 6 must",
+    ),
+    "a kept step that runs again": (
+        resumed_run, changed("run.resumed", detail='{"again":["b","c","tidy"],"reset":5}'),
+        r"step.queued of step 'a' at attempt 3 \(event .*\), but the step was succeeded at attempt 2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TOLD_BY_EVENTS)
+def test_the_events_alone_show(ledger: Ledger, case: str) -> None:
+    make, tamper, expected = TOLD_BY_EVENTS[case]
+    run_id = make(ledger)
+
+    tamper(ledger, run_id)
+
+    told = replay_of(ledger, run_id).violations
+    assert any(re.fullmatch(expected, sentence) for sentence in told), told
+    assert set(told) <= set(sentences(ledger, run_id))
+
+
+def replay_of(ledger: Ledger, run_id: str) -> Replay:
+    upstream = {step: spec.get("upstream", ()) for step, spec in ledger.specs(run_id).items()}
+    rules = {step: place.get("t", "all_success") for step, place in ledger.graph(run_id).items()}
+    return replay_events(list(ledger.events(run_id)), upstream, rules)
+
+
+@pytest.mark.parametrize(
+    ("make", "tamper", "expected"),
+    [
+        (ended_run, on_key("state", "HSET", "a", "failed 2 2 0 -"),
+         "by its events step 'a' is succeeded at attempt 2, but the ledger has it failed at attempt 2"),
+        (half_a_run, on_key("state", "HSET", "c", "queued 1 0 0 -"),
+         "by its events step 'c' is waiting at attempt 0, but the ledger has it queued at attempt 1"),
+        (half_a_run, on_key("state", "HDEL", "b"),
+         "by its events step 'b' is running at attempt 2, but the ledger has it waiting at attempt 0"),
+        (half_a_run, on_key("state", "HSET", "z", "running 1 9 0 w c"),
+         "the run has no step 'z', but the ledger has it running at attempt 1"),
+        (ended_run, on_key("run", "HSET", "state", "succeeded"),
+         "by its events the run is failed, but the ledger has it succeeded"),
+        (ended_run, on_key("run", "HINCRBY", "n:succeeded", 1), "4 steps are succeeded, but the ledger counts 5"),
+        (half_a_run, on_key("run", "HINCRBY", "open", -1), "3 steps have not ended, but the ledger counts 2"),
+        (half_a_run, on_key("run", "HINCRBY", "token", 1), "5 attempts have begun, but the ledger has given 6 tokens"),
+        (resumed_run, on_key("run", "HINCRBY", "resumes", 1), "the run was resumed 1 times, but the ledger counts 2"),
+        (half_a_run, on_key("due", "ZREM", "b"),
+         "step 'b' is running, but the ledger does not know when to look at it again"),
+        (resumed_run, on_key("due", "ZREM", "a"),
+         "step 'a' is queued, but the ledger does not know when to look at it again"),
+        (ended_run, on_key("due", "ZADD", 1, "x"), "step 'x' is failed, but the ledger means to look at it again"),
+        (resumed_run, on_key("queued:cpu:3", "ZREM", "a"),
+         "step 'a' is queued, but stands in 0 lists of those that are queued"),
+        (half_a_run, on_key("queued:cpu:3", "ZADD", 1, "c"),
+         "step 'c' is waiting, but stands in 1 lists of those that are queued"),
+        (half_a_run, on_key("output", "HSET", "x", "1"), "step 'x' is failed, but the ledger has an output of it"),
+        (half_a_run, without("step.started", "b", 2),
+         "by its events step 'b' is queued at attempt 2, but the ledger has it running at attempt 2"),
+    ],
+)  # fmt: skip
+def test_what_differs_between_the_events_and_the_ledger_is_found(ledger: Ledger, make, tamper, expected: str) -> None:
+    run_id = make(ledger)
+
+    tamper(ledger, run_id)
+
+    assert expected in sentences(ledger, run_id)
+
+
+def test_a_record_without_events_is_wrong(ledger: Ledger) -> None:
+    run_id = half_a_run(ledger)
+    ledger.client.delete(ledger.key(run_id, "events"))
+
+    assert "the run has no event that creates it" in sentences(ledger, run_id)
+
+
+def test_events_out_of_order_are_found() -> None:
+    created = Event("5-0", "run.created", 5, "", 0, "")
+    queued = Event("4-9", "step.queued", 5, "a", 1, "")
+
+    told = replay_events([created, queued], {"a": ()}, {"a": "all_success"}).violations
+
+    assert told == ["event 4-9 (step.queued) is out of order: event 5-0 is not before it"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_is_judged_as_the_oracle_judges_it(rule: str) -> None:
+    for count in range(4):
+        for states in product(StepState, repeat=count):
+            upstream = {str(place): state for place, state in enumerate(states)}
+            replay = Replay({"v": tuple(upstream)}, {"v": rule}, {"v"}, [frozenset()], states=upstream)
+            assert replay.verdict("v") == judge(rule, states), states
+
+
+def test_a_resume_with_other_steps_is_judged_by_the_steps_that_there_were(ledger: Ledger) -> None:
+    run_id = ended_run(ledger)
+    # b is gone, c waits for a only, x and y are as before, new waits for c, y tidies up too.
+    other = graph({"new": "c", "a": "", "c": "a", "x": "", "y": "x", "tidy": "y"}, {"y": "all_done", **TIDY})
+    resume_as(ledger, run_id, other, kept="a c tidy", gone="b")
+    (event,) = [event for event in ledger.events(run_id) if event.event == "run.resumed"]
+    assert (event.detail["new"], event.detail["gone"]) == (["new"], ["b"])
+    assert event.detail["rewired"] == ["c", "y", "tidy"]
+    assert sentences(ledger, run_id) == ()
+
+    end(ledger, run_id, "x", 2, Outcome.FAILED)
+    end(ledger, run_id, "y", 1)
+    end(ledger, run_id, "new", 1, Outcome.FAILED)
+    assert sentences(ledger, run_id) == ()
+
+    # b comes back, and counts on from the attempts that it had.
+    resume_as(ledger, run_id, graph({**UPSTREAM, "new": "b"}, TIDY), kept="a y c tidy", gone="")
+    end(ledger, run_id, "b", 3)
+    assert sentences(ledger, run_id) == ()
+    added("step.queued", "new", 2)(ledger, run_id)
+    assert any(sentence.startswith("step.queued of step 'new'") for sentence in sentences(ledger, run_id))
+
+
+def resume_as(ledger: Ledger, run_id: str, other: Graph, *, kept: str, gone: str) -> None:
+    plan = other.plan()
+    resets = [(step, sum(up in kept.split() for up in plan.upstream[step])) for step in other.upstream]
+    ledger.resume(
+        run_id,
+        [(step, done) for step, done in resets if step not in kept.split()],
+        gone=gone.split(),
+        staged=list(staged_steps(plan, SETTINGS)),
+    )
+
+
+def test_a_run_that_goes_on_is_seen_at_one_moment(ledger: Ledger) -> None:
+    names = [f"s{i}" for i in range(300)]
+    run_id = start_graph(ledger, {name: " ".join(names[max(0, i - 3) : i]) for i, name in enumerate(names)})
+
+    def go_on() -> None:
+        for name in names:
+            end(ledger, run_id, name)
+
+    work = threading.Thread(target=go_on)
+    work.start()
+    seen = set()
+    while work.is_alive():
+        verification = verify_run(ledger, run_id)
+        assert verification.violations == ()
+        seen.add(verification.events)
+    work.join()
+
+    assert len(seen) > 1
+    assert verify_run(ledger, run_id).violations == ()
+
+
+def test_10_000_steps_are_verified_within_seconds(ledger: Ledger) -> None:
+    names = [f"s{i}" for i in range(10_000)]
+    upstream = {name: names[max(0, i - i % 100 - 3) : i - i % 100] for i, name in enumerate(names)}
+    run_id, _ = start(ledger, graph(upstream).plan())
+    script, key = ledger.client.register_script(SCRIPT), [ledger.key(run_id, "run")]
+    with ledger.client.pipeline(transaction=False) as pipe:
+        for number, name in enumerate(names):
+            script(key, ["claim", name, 1, "c", "w", 6_000_000], pipe)
+            script(key, ["commit", name, 1, number + 1, "w", "succeeded", "{}", "", "", 0, ""], pipe)
+        pipe.execute()
+    assert run_state(ledger, run_id) == "succeeded"
+
+    began = time.monotonic()
+    verification = verify_run(ledger, run_id)
+
+    assert (verification.violations, verification.attempts) == ((), 10_000)
+    assert time.monotonic() - began < 5
