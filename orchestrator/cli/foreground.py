@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from itertools import takewhile
 from types import FrameType
 
 import click
@@ -17,7 +16,7 @@ from orchestrator.cli.progress import Progress, progress_for
 from orchestrator.cli.record_json import record_json
 from orchestrator.cli.session import Session, open_session
 from orchestrator.cli.summary import summary_text
-from orchestrator.ledger.ledger import Held
+from orchestrator.ledger.ledger import Event, Held, Ledger
 from orchestrator.ledger.presence import SIGN_OF_LIFE_S, announce_follower, withdraw_follower
 from orchestrator.ledger.record import RunRecord, read_record, read_skeleton
 from orchestrator.ledger.states import RunState, StepState
@@ -106,8 +105,7 @@ def follow_to_the_end(
     try:
         begin()
         record = read_skeleton(ledger, run_id)
-        if after != "0":
-            record.tell(takewhile(lambda event: event.id != after, ledger.events(run_id)))
+        record.tell(_events_until(ledger, run_id, after))
         with progress_for(record, is_quiet=as_json) as progress:
             _watch(session, record, progress, local, after)
         _end_workers(session, local, run_id, interruption)
@@ -132,6 +130,14 @@ def follow_to_the_end(
     }
     click.echo(summary_text(record, logs), err=as_json)
     return record, code
+
+
+def _events_until(ledger: Ledger, run_id: str, last: str) -> Iterator[Event]:
+    if last != "0":
+        for event in ledger.events(run_id):
+            yield event
+            if event.id == last:
+                return
 
 
 def finish(ctx: click.Context, record: RunRecord, code: int, as_json: bool) -> None:
@@ -209,6 +215,10 @@ def _end_workers(
 
     ledger = session.ledger
     limit_s = session.settings.timeout_grace_s + STOPPING_SLACK_S if is_waiting else 0.0
+    if is_waiting and not interruption.is_repeated() and (count := len(ledger.stopping(run_id))):
+        many = "1 step is" if count == 1 else f"{count:,} steps are"
+        hint = "; Ctrl-C again ends them at once" if local else ""
+        click.echo(f"{many} being stopped{hint}", err=True)
     left = wait_until_stopped(ledger, run_id, limit_s, is_enough=interruption.is_repeated)
     if local is None:
         return

@@ -121,6 +121,22 @@ def test_a_second_ctrl_c_changes_nothing(place, long_run):
     assert place.call("show", "last", "--json").json["state"] == "cancelled"
 
 
+def test_a_second_ctrl_c_does_not_wait_for_the_grace_of_steps_that_are_being_stopped(place, long_run):
+    place.variables["ORCHESTRATOR_TIMEOUT_GRACE_S"] = "60"
+    process = long_run(place.write("long.yaml", SHELL))
+
+    os.kill(process.pid, signal.SIGINT)
+    assert "being stopped; Ctrl-C again ends them at once" in process.stderr.readline()
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+
+    assert process.returncode == 130
+    assert "Traceback" not in out + err
+    assert place.processes() == []
+    stopped = place.call("show", "last", "--json").json["steps"]["stubborn"]["attempts"][0]["stopped"]
+    assert stopped["how"] == "killed with its worker"
+
+
 def test_an_interrupt_before_the_run_began_leaves_nothing(place, wait_until):
     """The pipeline's own module is still being imported."""
     file = place.write("slow.py", """

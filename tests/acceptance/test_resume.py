@@ -1,0 +1,280 @@
+"""A run that ended goes on in its own record: after a failure, a cancel, a killed command, and with mended code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+
+import pytest
+
+BROKEN = """
+    import pathlib
+
+    def note(step):
+        with pathlib.Path("ran").open("a") as file:
+            file.write(step + "\\n")
+
+    @step
+    def load(rows: int):
+        note("load")
+        return list(range(rows))
+
+    @step
+    def train(rows):
+        note("train")
+        return len(rows) / 0
+
+    @step
+    def check(rows):
+        note("check")
+        return sum(rows)
+
+    @step
+    def report(size, total):
+        note("report")
+        return [size, total]
+
+    @pipeline
+    def learn(rows: int = 3):
+        loaded = load(rows)
+        report(train(loaded), check(loaded))
+"""
+MENDED = BROKEN.replace("len(rows) / 0", "len(rows)")
+
+
+def ran(place):
+    """Give how often each step ran since the last look."""
+    path = place.folder / "ran"
+    words = path.read_text().split() if path.exists() else []
+    path.write_text("")
+    return Counter(words)
+
+
+def attempts(record):
+    return {name: len(step["attempts"]) for name, step in record["steps"].items()}
+
+
+@pytest.fixture(scope="module")
+def mended(tmp_path_factory, place_in):
+    """A run that failed, whose code was mended, and that was resumed; with all that was said."""
+    place = place_in(tmp_path_factory.mktemp("mended"))
+    file = place.write("learn.py", BROKEN)
+    failed = place.call("run", file, "--json")
+    before = ran(place)
+    place.write(file, MENDED)
+    resumed = place.call("resume", "last", "--json")
+    return place, failed, before, resumed
+
+
+def test_a_failed_run_ends_with_the_command_that_lets_it_go_on(mended) -> None:
+    _, failed, before, _ = mended
+
+    assert failed.code == 1
+    assert before == {"load": 1, "train": 1, "check": 1}
+    assert failed.err.splitlines()[-1] == f"go on with: orchestrator resume {failed.json['run_id']}"
+
+
+def test_a_resume_keeps_what_succeeded_and_runs_the_mended_code(mended) -> None:
+    place, failed, _, resumed = mended
+
+    assert (resumed.code, ran(place)) == (0, {"train": 1, "report": 1})
+    record = resumed.json
+    assert record["run_id"] == failed.json["run_id"]
+    assert (record["state"], record["resumes"]) == ("succeeded", 1)
+    assert attempts(record) == {"load": 1, "train": 2, "check": 1, "report": 1}
+    assert [it["outcome"] for it in record["steps"]["train"]["attempts"]] == ["failed", "succeeded"]
+    assert record["steps"]["report"]["output"] == [3, 3]
+    assert len(place.call("runs", "--json").json) == 1
+
+
+def test_the_change_of_code_is_told_and_stands_in_the_record(mended) -> None:
+    place, _, _, resumed = mended
+
+    assert "changed since the run was last started: learn.py" in resumed.err
+    told = {event["event"]: event.get("detail") for event in place.call("events", "last", "--json").json}
+    assert told["run.code_changed"] == {"changed": ["learn.py"]}
+    assert told["run.resumed"]["code_changed"] == ["learn.py"]
+
+
+def test_from_runs_a_step_and_all_below_it_again_and_tells_what_it_keeps_of_old(mended) -> None:
+    place, *_ = mended
+    ran(place)
+
+    done = place.call("resume", "last", "--from", "check", "-p", "rows=5", "--json")
+
+    assert done.code == 0
+    assert ran(place) == {"check": 1, "report": 1}
+    assert "step load succeeded with other arguments; --from load runs it again" in done.err
+    assert done.json["params"] == {"rows": 5}
+    assert done.json["steps"]["report"]["output"] == [3, 3]
+    again = place.call("resume", "last", "--from", "load")
+    assert again.code == 0
+    assert "resumed: 4 steps wait anew, 4 of which had succeeded" in again.out
+    assert "succeeded with other arguments" not in again.err
+    assert "after it was resumed for the 3rd time: 4 succeeded" in again.out
+    assert "report gave [5, 10]" in again.out
+
+
+def test_a_resume_that_makes_no_sense_is_refused(mended, place) -> None:
+    made, *_ = mended
+    for arguments, told in (
+        (["resume", "last"], "has succeeded: nothing is left to do. --from STEP runs a step and all below it again."),
+        (["resume", "last", "--from", "lod"], "has no step 'lod'. Did you mean 'load'?"),
+        (["resume", "last", "--from", "load", "-p", "row=5"], "there is no param 'row'. Did you mean 'rows'?"),
+        (["resume", "none"], "there is no run 'none'"),
+        (["resume", "last", "--detach"], "--detach leaves the run to a server's workers, and there is none"),
+    ):
+        done = made.call(*arguments)
+        assert done.code == 2, arguments
+        assert told in done.err
+        assert "Traceback" not in done.err
+
+
+FIRST = """
+    params: {word: none}
+    steps:
+      a: {run: "echo a >> ran; echo ${{ params.word }}"}
+      old: {run: "echo old >> ran", needs: a}
+      b: {run: "echo b >> ran; false", needs: [a, old]}
+      c: {run: "echo c >> ran; echo ${{ params.word }} ${{ steps.b.output }}"}
+"""
+SECOND = """
+    params: {word: none}
+    steps:
+      a: {run: "echo a >> ran; echo ${{ params.word }}"}
+      new: {run: "echo new >> ran; echo added", needs: a}
+      b: {run: "echo b >> ran; echo ${{ steps.new.output }}", needs: a}
+      c: {run: "echo c >> ran; echo ${{ params.word }} ${{ steps.b.output }}"}
+"""
+
+
+def test_steps_and_options_of_a_file_that_was_changed_take_effect(place, place_in) -> None:
+    place.variables["ORCHESTRATOR_DATA_DIR"] = str(place.folder / "data")
+    elsewhere = place_in(place.folder / "elsewhere", place.variables)
+    assert place.call("run", place.write("words.yaml", FIRST)).code == 1
+    assert ran(place) == {"a": 1, "old": 1, "b": 1}
+
+    place.write("words.yaml", SECOND)
+    done = elsewhere.call("resume", "last", "-p", "word=said", "--json")  # the file is found from any folder
+
+    assert done.code == 0, done.err
+    assert ran(elsewhere) == {"new": 1, "b": 1, "c": 1}
+    assert "new in the pipeline: new" in done.err
+    assert "no longer in the pipeline: old" in done.err
+    assert "step a succeeded with other arguments" in done.err
+    assert list(done.json["steps"]) == ["a", "new", "b", "c"]
+    assert done.json["steps"]["c"]["output"] == "said added"
+
+
+def test_without_its_file_a_run_goes_on_as_it_was_recorded(place) -> None:
+    python = place.call("run", place.write("learn.py", MENDED.replace("sum(rows)", "wait(rows)")), "--json")
+    yaml = place.call("run", place.write("words.yaml", FIRST.replace("; false", "; test -e good")), "--json")
+    assert (python.code, yaml.code) == (1, 1)
+    (place.folder / "words.yaml").unlink()
+    (place.folder / "good").touch()
+    ran(place)
+
+    done = place.call("resume", yaml.json["run_id"], "-p", "word=said", "--json")
+
+    assert done.code == 0, done.err
+    assert "words.yaml any more: the steps are run as they were recorded" in done.err
+    assert ran(place) == {"b": 1, "c": 1}
+    assert done.json["steps"]["c"]["output"] == "said null"
+
+    (place.folder / "learn.py").rename(place.folder / "other.py")
+    refused = place.call("resume", python.json["run_id"], "-p", "rows=5")
+    assert refused.code == 2
+    assert "param 'rows' cannot be changed: there is no" in refused.err
+    assert "Bring the pipeline back, or leave -p out." in refused.err
+
+
+HOLDING = """
+    steps:
+      a: {run: "echo a >> ran"}
+      hold: {run: "echo hold >> ran; test -e good || { touch holding; sleep 600; }", needs: a}
+      below: {run: "echo below >> ran", needs: hold}
+"""
+
+
+def test_a_run_that_was_interrupted_goes_on_and_can_be_interrupted_again(place, wait_until) -> None:
+    file = place.write("holding.yaml", HOLDING)
+    for arguments in (["run", file], ["resume", "last"]):
+        (place.folder / "holding").unlink(missing_ok=True)
+        with place.start(*arguments) as process:
+            wait_until(lambda: (place.folder / "holding").exists())
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert "hold stopped after" in out
+        assert out.splitlines()[-1].startswith("go on with: orchestrator resume ")
+        assert "Traceback" not in out + err
+    (place.folder / "good").touch()
+
+    done = place.call("resume", "last", "--json")
+
+    assert done.code == 0
+    assert ran(place) == {"a": 1, "hold": 3, "below": 1}
+    assert [it["outcome"] for it in done.json["steps"]["hold"]["attempts"]] == ["cancelled", "cancelled", "succeeded"]
+    assert all("how" in it["stopped"] for it in done.json["steps"]["hold"]["attempts"][:2])
+
+
+def test_a_run_whose_command_was_killed_is_cancelled_first_and_then_goes_on(place, wait_until) -> None:
+    place.variables["ORCHESTRATOR_LEASE_S"] = "1"
+    with place.start("run", place.write("holding.yaml", HOLDING)) as process:
+        wait_until(lambda: (place.folder / "holding").exists())
+        process.kill()
+    wait_until(lambda: not place.processes(), 10)
+
+    refused = place.call("resume", "last")
+    assert refused.code == 2
+    run_id = place.call("runs", "--json").json[0]["run_id"]
+    assert f"run {run_id} is running: only a run that has ended can be resumed." in refused.err
+    assert f"orchestrator cancel {run_id}" in refused.err
+
+    cancelled = place.call("cancel", run_id)
+    assert cancelled.code == 0
+    assert "hold stopped: its worker is gone: the lease ran out" in cancelled.out
+    (place.folder / "good").touch()
+    assert place.call("resume", run_id).code == 0
+    assert ran(place) == {"a": 1, "hold": 2, "below": 1}
+
+
+@pytest.fixture
+def server(tmp_path, place_in, shared_redis_url, wait_until):
+    """A place whose runs go to a server with one worker."""
+    variables = {
+        "ORCHESTRATOR_REDIS_URL": shared_redis_url,
+        "ORCHESTRATOR_KEY_PREFIX": f"resume-{os.getpid()}-{time.monotonic_ns()}",
+        "ORCHESTRATOR_POOLS": f'{{"cpu": {{"queue": "resume-{os.getpid()}"}}}}',
+    }
+    place = place_in(tmp_path / "server", variables)
+    with (place.folder / "worker.log").open("wb") as log:
+        worker = place.start("worker", "--concurrency", "2", stdout=log, stderr=log)
+    wait_until(lambda: "2 slots on" in place.call("doctor").out)
+    yield place
+    worker.terminate()
+    worker.wait(20)
+
+
+def test_of_two_resumes_at_once_on_a_server_one_goes_through_and_nothing_runs_twice(server) -> None:
+    steps = "".join(f'  s{n}: {{run: "echo s{n} >> ran", needs: gate}}\n' for n in range(20))
+    file = server.write("wide.yaml", 'steps:\n  gate: {run: "echo gate >> ran; test -e good"}\n' + steps)
+    assert server.call("run", file).code == 1
+    (server.folder / "good").touch()
+    ran(server)
+
+    both = [server.start("resume", "last") for _ in range(2)]
+    told = [process.communicate(timeout=40) for process in both]
+
+    assert sorted(process.returncode for process in both) == [0, 2]
+    refused = told[[process.returncode for process in both].index(2)][1]
+    late = ("somebody else has just resumed run", "only a run that has ended can be resumed", "has succeeded")
+    assert any(words in refused for words in late), refused
+    assert ran(server) == {"gate": 1, **{f"s{n}": 1 for n in range(20)}}
+
+    detached = server.call("resume", "last", "--from", "s3", "--detach")
+    assert (detached.code, detached.err) == (0, "")
+    assert server.call("events", detached.out.strip(), "-f").code == 0
+    assert ran(server) == {"s3": 1}
