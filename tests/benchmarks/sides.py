@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from celery.exceptions import TimeoutError as ResultTimeout
 from redis import Redis
 from shapes import Shape, chain, fan
 
+from orchestrator.coordinator.service import Coordinator
 from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
@@ -144,14 +146,10 @@ def both_sides(url: str, folder: Path, *, events: bool) -> Iterator[tuple[Ours, 
     settings = Settings(data_dir=folder, celery_events=events)
     with ExitStack() as stack:
         ours_url, plain_url = url, url.replace("db=0", "db=1")
-        ours_worker = stack.enter_context(
-            local_workers(settings, ours_url, SLOTS, import_path=HERE, ready_limit_s=READY_LIMIT_S)
-        )
+        ours = _ours(stack, settings, ours_url)
         plain_worker = stack.enter_context(
             local_workers(settings, plain_url, SLOTS, import_path=HERE, app="plain_worker", ready_limit_s=READY_LIMIT_S)
         )
-        app = create_app(ours_worker.settings, ours_url)
-        ours = Ours(ours_worker.settings, Ledger(connect(ours_url)), app, ours_worker)
         app = plain_celery.create_plain_app(celery_broker_url(plain_url), plain_worker.settings.queue_of())
         plain = Plain(app, connect(plain_url), plain_worker)
         # Without this a Celery result that is dropped later looks for a server that is gone, and says so.
@@ -163,6 +161,30 @@ def both_sides(url: str, folder: Path, *, events: bool) -> Iterator[tuple[Ours, 
             ours.run(ours.plan(shape), READY_LIMIT_S)
             plain.run(shape, READY_LIMIT_S)
         yield ours, plain
+
+
+@contextmanager
+def with_and_without_net(url: str, folder: Path) -> Iterator[tuple[Ours, Ours]]:
+    """Give our side twice with warm workers: with default leases and a coordinator that looks for what is lost, and
+    with neither (a lease that lasts for hours is renewed once in an hour, and nobody looks)."""
+    settings, stopped = Settings(data_dir=folder, celery_events=False), threading.Event()
+    with ExitStack() as stack:
+        netted = _ours(stack, settings, url)
+        bare = _ours(stack, settings.model_copy(update={"lease_s": 10_000.0, "key_prefix": "bare"}), url)
+        coordinator = threading.Thread(target=Coordinator(netted.ledger, netted.app, settings).serve, args=(stopped,))
+        coordinator.start()
+        stack.callback(coordinator.join)
+        stack.callback(stopped.set)
+        for shape in (chain(50), fan(100)):
+            for side in (netted, bare):
+                side.run(side.plan(shape), READY_LIMIT_S)
+        yield netted, bare
+
+
+def _ours(stack: ExitStack, settings: Settings, url: str) -> Ours:
+    worker = stack.enter_context(local_workers(settings, url, SLOTS, import_path=HERE, ready_limit_s=READY_LIMIT_S))
+    ledger = Ledger(connect(url), settings.key_prefix)
+    return Ours(worker.settings, ledger, create_app(worker.settings, url), worker)
 
 
 @contextmanager
