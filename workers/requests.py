@@ -42,9 +42,12 @@ class StepRequest(Request):  # type: ignore[misc]
         if fast := cls.__dict__.get("on_success"):
 
             def on_success(self: StepRequest, result: Any, **kwargs: Any) -> Any:
-                if not result[0]:  # else on_failure is next
+                if not result[0]:  # else on_failure is next, and tells the failure callback which attempt ended
                     running.end(id(self))
-                return fast(self, result, **kwargs)
+                try:
+                    return fast(self, result, **kwargs)
+                finally:
+                    running.end(id(self))  # whatever came of it
 
             cls.on_success = on_success
 

@@ -167,6 +167,7 @@ def local_workers(
     handed_down = settings.model_copy(
         update={
             "redis_url": normalise_redis_url(redis_url),
+            "alerts": (),  # secrets that no worker needs
             "parent_pid": os.getpid() if parent_watch else None,
         }
     )
