@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -120,6 +121,8 @@ def _definition(run: RecordedRun, params: Sequence[str]) -> Definition:
     from orchestrator.coordinator.recorded import RecordedDefinition
     from orchestrator.coordinator.resumption import ResumeRefused
 
+    if (path := run.fields["import_path"]) and path not in sys.path:
+        sys.path.insert(0, path)  # a module is found from any folder, as a file is
     if run.target and is_there(run.target):
         return _loaded(run)
     why = f"there is no {run.target} any more" if run.target else "the record does not say where its pipeline is from"

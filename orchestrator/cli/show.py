@@ -71,7 +71,8 @@ def show(run_text: str, as_json: bool) -> None:
     if record.state.is_ended:
         click.echo(summary_text(record, logs))
     else:
-        resumed = f", resumed {rfc3339(record.resumed_at_us)}" if record.resumed_at_us else ""
+        times = "once" if record.resumes == 1 else f"{record.resumes} times"
+        resumed = f", resumed {times}, last at {rfc3339(record.resumed_at_us)}" if record.resumes else ""
         click.echo(f"run {record.run_id} is {record.state.value}{resumed}")
         if record.repairs:
             click.echo(repairs_text(record))
@@ -89,11 +90,13 @@ def events(run_text: str, follow: bool, as_json: bool) -> None:
         if as_json and not follow:
             click.echo(json.dumps([_event_json(event) for event in told]))
             return
-        after = "0"
+        after, is_over = "0", False
         while True:
             for event in told:
                 click.echo(json.dumps(_event_json(event)) if as_json else _event_line(event))
-            if not follow or any(event.event in _RUN_ENDS for event in told):
+                if event.event in _RUN_ENDS or event.event == "run.resumed":
+                    is_over = event.event in _RUN_ENDS
+            if is_over or not follow:
                 return
             after = told[-1].id if told else after
             told = session.ledger.wait_for_events(run_id, after, 5.0)

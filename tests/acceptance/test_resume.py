@@ -276,5 +276,7 @@ def test_of_two_resumes_at_once_on_a_server_one_goes_through_and_nothing_runs_tw
 
     detached = server.call("resume", "last", "--from", "s3", "--detach")
     assert (detached.code, detached.err) == (0, "")
-    assert server.call("events", detached.out.strip(), "-f").code == 0
+    followed = server.call("events", detached.out.strip(), "-f").out.splitlines()
+    ends = [line.split()[1] for line in followed if line.split()[1].startswith("run.")]
+    assert ends[-2:] == ["run.resumed", "run.succeeded"]  # earlier ends did not end the following
     assert ran(server) == {"s3": 1}
