@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench chaos clean
 
 help: ## Show these lines.
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,11 @@ check: $(STAMP) ## Lint, format and types, as CI checks them.
 bench: $(STAMP) ## Measure against plain Celery; table on the screen, JSON in build/benchmarks.json.
 	@mkdir -p build
 	@$(BIN)/python tests/benchmarks/run.py --json build/benchmarks.json
+
+chaos: $(STAMP) ## Kill, halt, cut and drop at random under 3 x 200 pipelines, then time recoveries; ARGS='--seeds 7'.
+	@mkdir -p build
+	@$(BIN)/python tests/chaos/chaos.py --seeds 1 2 3 $(ARGS)
+	@$(BIN)/python tests/chaos/recovery.py --json build/recovery.json
 
 clean: ## Remove builds and caches. The record of runs (.orchestrator) and .venv stay.
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

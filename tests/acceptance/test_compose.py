@@ -98,10 +98,15 @@ def command_of(service: dict[str, Any]) -> list[str]:
 
 
 def environment_of(service: dict[str, Any]) -> dict[str, str]:
-    """Give the service's environment with ${NAME...} taken from the variables of the test."""
+    """Give the service's environment with ${NAME...} taken from the variables of the test; ${NAME:-x} may be unset."""
     given = {"ORCHESTRATOR_FLOWER_PASSWORD": PASSWORD}
+
+    def value_of(match: re.Match[str]) -> str:
+        name, otherwise = match[1], match[2]
+        return given.get(name, otherwise[2:]) if otherwise.startswith(":-") else given[name]
+
     return {
-        name: re.sub(r"\$\{(\w+)[^}]*\}", lambda match: given[match[1]], str(value))
+        name: re.sub(r"\$\{(\w+)([^}]*)\}", value_of, str(value))
         for name, value in service.get("environment", {}).items()
     }
 
