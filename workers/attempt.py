@@ -18,7 +18,7 @@ from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.messages.dispatch import dispatch
 from workers.calls import call_step
 from workers.failures import MESSAGE_CHARS, Failure, OutputNotStored, error_text, options_of
-from workers.interruption import interruptible, should_stop
+from workers.interruption import interruptible, is_asked_in_thread, should_stop
 from workers.process import INCARNATION, WorkerProcess
 
 _claim_numbers = itertools.count(1)
@@ -77,6 +77,8 @@ def run_attempt(
         if os.getpid() != pid:  # a process that the step forked and let return: it must not commit for its parent
             os._exit(0)
 
+    if is_asked_in_thread(run_id, step, attempt):
+        return End(failure=AttemptFailed("the attempt was stopped"))
     if error is None:
         commit = process.ledger.commit(
             run_id, step, attempt, claim.token, worker, Outcome.SUCCEEDED, output=output, follower=follower

@@ -42,7 +42,12 @@ def is_draining() -> bool:
 
 def should_stop(run_id: str, step: str, attempt: int) -> bool:
     """Whether an attempt that runs in this process had better end."""
-    return _draining[0] == 1 or _is_asked or (run_id, step, attempt) in _asked_threads
+    return _draining[0] == 1 or _is_asked or is_asked_in_thread(run_id, step, attempt)
+
+
+def is_asked_in_thread(run_id: str, step: str, attempt: int) -> bool:
+    """Whether an attempt in a thread was asked to end; then who asked tells the ledger, whatever the step gives."""
+    return (run_id, step, attempt) in _asked_threads
 
 
 @contextlib.contextmanager

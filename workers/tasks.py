@@ -49,7 +49,9 @@ def register_tasks(app: Celery) -> None:
     @app.task(name=FAILURE_TASK)  # type: ignore[untyped-decorator]
     def failure(request: Any, exc: BaseException, traceback: Any) -> None:
         attempt = request.attempt_that_ended
-        if attempt is None or attempt.stop_reason:
-            return  # who stopped it tells the ledger
+        if attempt is None:
+            return
         kill_strays()  # before another attempt begins
+        if attempt.stop_reason:
+            return  # who stopped it tells the ledger
         report_death(current_process(app), attempt.held, attempt.pid, exc)

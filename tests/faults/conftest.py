@@ -315,6 +315,14 @@ class Site:
         run_id = submit(compile_pipeline(pipeline), self.ledger, self.app, self.settings)
         return Run(self, run_id, pipeline, Path(pipeline.import_path or ""))
 
+    def commands(self, name: str) -> int:
+        """Give how many processes of a program run here, whoever started them."""
+        count = 0
+        for process in marked(self.mark):
+            with suppress(psutil.NoSuchProcess):
+                count += process.name() == name
+        return count
+
     def strays(self) -> list[str]:
         """Tell of processes that are neither of a living worker itself nor expected; idle workers only."""
         allowed = set()
@@ -324,13 +332,13 @@ class Site:
                 own = [main, *main.children()]
                 # A worker's main process has its children and its guardian, and nobody else's orphans.
                 if len(own) > 2 + worker.slots:
-                    return [f"below {worker.name}: {it.pid} {it.status()} {it.cmdline()}" for it in own]
+                    return [f"below {worker.name}: {it.pid} {it.status()} {it.name()}" for it in own]
                 allowed.update(own)
         return [f"{it.pid} {it.cmdline()}" for it in marked(self.mark) if it not in allowed]
 
     def assert_nothing_left(self) -> None:
         """No process of a step is left, within a moment."""
-        limit = time.monotonic() + GONE_LIMIT_S
+        limit, left = time.monotonic() + GONE_LIMIT_S, [""]
         while True:
             with suppress(psutil.NoSuchProcess):
                 left = self.strays()
@@ -514,13 +522,21 @@ def session_url(shared_redis_url: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def shared(session_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Two workers of two children and a coordinator, for harm that they outlive. Leave them as they were."""
+def lasting_site(session_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with ExitStack() as stack:
         site = Site(session_url, tmp_path_factory.mktemp("shared"), stack)
         site.add_workers(2)
         site.coordinate()
         yield site
+
+
+@pytest.fixture
+def shared(lasting_site: Site) -> Iterator[Site]:
+    """Two workers of two children and a coordinator, for harm that they outlive. No run outlives its test."""
+    yield lasting_site
+    for run_id in lasting_site.ledger.active_runs():
+        lasting_site.ledger.cancel(run_id, "its test is over")
+        wait_until(lambda run_id=run_id: not lasting_site.ledger.leased(run_id))
 
 
 @pytest.fixture

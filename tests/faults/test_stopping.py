@@ -1,0 +1,172 @@
+"""Steps that are cancelled or take too long: they are gone soon, whatever they do, with all that they started."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from orchestrator.messages.dispatch import dispatch
+
+pytestmark = pytest.mark.timeout(30)
+
+ENDED_WHEN_ASKED = "it ended when asked"
+KILLED = "killed after a grace of 0.5 s"
+KILLED_BELOW = "it ended when asked; what it had started was killed after a grace of 0.5 s"
+
+# What the step does, how many commands that turn a deaf ear to SIGTERM it has started then, and how it is stopped.
+STEPS = {
+    "python": ("slow.add('slow', turn{options})", 0, ENDED_WHEN_ASKED),
+    "python that swallows": ("slow.add('slow', swallow{options})", 0, KILLED),
+    "C that holds the GIL": ("slow.add('slow', count{options})", 0, KILLED),
+    "shell": (
+        "slow.add('slow', run=f'touch {{FOLDER}}/began; {{DEAF}} & setsid {{DEAF}} & {{DEAF}}'{options})",
+        6,
+        KILLED_BELOW,
+    ),
+}
+SOURCE = """
+    DEAF = "sh -c 'trap \\"\\" TERM INT HUP; sleep 600 & sleep 600'"
+
+    def turn():
+        note("began")
+        while True:
+            pass
+
+    def swallow():
+        note("began")
+        while True:
+            try:
+                time.sleep(600)
+            except BaseException:
+                pass
+
+    def count():
+        note("began")
+        sum(range(10**12))
+
+    slow = PipelineBuilder("slow")
+    {add}
+    slow.add("below", "time:time", needs="slow")
+"""
+
+
+def submit(site, name, options=""):
+    add, commands, how = STEPS[name]
+    run = site.submit(SOURCE.format(add=add.format(options=options)))
+    run.wait_for_note("began")
+    run.wait(lambda _: site.commands("sleep") == commands)
+    return run, how
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_cancelled_step_is_gone_soon_with_all_it_started_and_the_record_says_how(shared, name):
+    run, how = submit(shared, name)
+
+    began = time.monotonic()
+    run.ledger.cancel(run.run_id, "enough")
+    shared.assert_nothing_left()
+    took_s = time.monotonic() - began
+
+    assert took_s < 2 + shared.settings.timeout_grace_s
+    record = run.ended()
+    assert record.state == "cancelled"
+    assert record.cancel_reason == "enough"
+    (stopped,) = run.events("attempt.stopped")
+    assert (stopped.step, stopped.attempt) == ("slow", 1)
+    assert stopped.detail["reason"] == "cancelled"
+    assert stopped.detail["how"] == how
+    assert stopped.detail["after_s"] < 2 + shared.settings.timeout_grace_s
+    assert record.steps["below"].attempts == []
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_that_takes_too_long_is_gone_soon_with_all_it_started(shared, name):
+    run, how = submit(shared, name, ", timeout=1")
+
+    record = run.ended()
+
+    assert record.state == "failed"
+    (attempt,) = record.steps["slow"].attempts
+    assert attempt.outcome == "timed_out"
+    assert (attempt.ended_at_us - attempt.started_at_us) / 1e6 < 1 + 2 + shared.settings.timeout_grace_s
+    told = "" if how.startswith(ENDED_WHEN_ASKED) else f"; it did not stop when asked and was {how}"
+    assert attempt.error["message"] == f"the attempt took longer than its timeout of 1 s{told}"
+    assert record.steps["below"].state == "upstream_failed"
+
+
+def test_a_pool_that_cannot_end_a_step_says_so_and_asks_it(site):
+    worker = site.add_worker(pool="threads")
+    site.coordinate()
+    source = """
+        def obey():
+            note("began")
+            while not context.should_stop:
+                time.sleep(0.01)
+            note("obeyed")
+            wait_for("go")
+
+        slow = PipelineBuilder("slow")
+        slow.add("slow", obey{options})
+        slow.add("below", "time:time", needs="slow")
+    """
+    assert (
+        "a pool of type thread cannot end a step: timeouts, cancelling and draining only ask it to stop" in worker.log
+    )
+    cancelled = site.submit(source.format(options=""))
+    timed_out = site.submit(source.format(options=", timeout=0.5"))
+    cancelled.wait_for_note("began")
+
+    cancelled.ledger.cancel(cancelled.run_id, "enough")
+    for run in (cancelled, timed_out):
+        run.wait_for_note("obeyed")
+        assert not run.events("attempt.stopped")
+        assert not run.events("step.failed")
+        run.note("go")
+
+    cancelled.wait(lambda _: cancelled.events("attempt.stopped"))
+    record = cancelled.ended()
+    assert record.state == "cancelled"
+    (stopped,) = cancelled.events("attempt.stopped")
+    assert stopped.detail["how"] == "it ended by itself: its pool cannot end a step"
+    record = timed_out.ended()
+    assert record.state == "failed"
+    (attempt,) = record.steps["slow"].attempts
+    assert attempt.outcome == "timed_out"
+    assert attempt.error["message"] == (
+        "the attempt took longer than its timeout of 0.5 s; its pool cannot end a step, so it was waited for"
+    )
+
+
+def test_one_step_of_a_run_can_be_cancelled_and_the_rest_goes_on(shared):
+    run = shared.submit("""
+        @step
+        def slow():
+            note("began")
+            subprocess.run(["sleep", "600"])
+
+        @step(trigger="all_done")
+        def after():
+            return "went on"
+
+        @step
+        def below(value):
+            return value
+
+        @pipeline
+        def branching():
+            value = slow()
+            below(value)
+            after().after(value)
+    """)
+    run.wait_for_note("began")
+
+    _, chains = run.ledger.cancel_steps(run.run_id, ["slow"], "not needed")
+    dispatch(shared.app, run.run_id, "branching", chains)
+
+    run.wait(lambda _: run.events("attempt.stopped"))
+    record = run.ended()
+    assert {name: step.state.value for name, step in record.steps.items()} == {
+        "slow": "cancelled", "below": "upstream_failed", "after": "succeeded"
+    }  # fmt: skip
+    assert record.steps["slow"].cancel_reason == "not needed"
