@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 import psutil
-from celery.signals import worker_init, worker_process_init
+from celery.signals import worker_init, worker_process_init, worker_shutdown
 from celery.utils.log import get_logger
 
 from orchestrator.process_tree import ProcessTree, adopt_orphans, runs
@@ -39,6 +39,7 @@ def connect_signals() -> None:
     """Have the main process and its children set up when Celery starts them; called once, when the app is made."""
     worker_init.connect(_set_up_main)
     worker_process_init.connect(_set_up_child)
+    worker_shutdown.connect(kill_strays)  # its children have ended by then
 
 
 def _set_up_main(sender: Any, **_: Any) -> None:
@@ -96,7 +97,7 @@ def _set_up_child(sender: Any, **_: Any) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
 
 
-def kill_strays() -> None:
+def kill_strays(**_: Any) -> None:
     """End what dead children have left behind; returns when all of it is gone. In the main process only."""
     if _guardian is None or _pool is None:
         return
@@ -114,7 +115,7 @@ def kill_strays() -> None:
 
 
 def _kill(pid: int, limit_s: float) -> None:
-    logger.warning("process %d was left behind by a step whose process died: it is killed", pid)
+    logger.warning("process %d was left behind by a step whose process has ended: it is killed", pid)
 
     def kill() -> None:
         with suppress(ProcessLookupError):

@@ -72,9 +72,10 @@ def test_many_coordinators_at_once_mend_and_log_each_loss_once(site, caplog):
     assert site.drop_messages() == 6
     doomed.kill()
 
-    site.coordinate(4)
-    run.wait(lambda record: record.repairs == 10)
+    with site.coordinator(4):
+        run.wait(lambda record: record.repairs == 10)
     assert len(site.messages()) == 10
+    site.coordinate()
     site.add_worker(slots=4)
 
     record = run.ended(

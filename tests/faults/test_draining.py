@@ -1,0 +1,185 @@
+"""A worker is told to end: its steps end or are handed over, none is lost, and nothing counts as a failure."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+pytestmark = pytest.mark.timeout(30)
+
+HOLDING = """
+    @step
+    def hold():
+        note(f"began-{context.attempt}")
+        if context.attempt == 1:
+            subprocess.Popen(["sleep", "600"])
+            wait_for("go")
+        return context.worker
+
+    @step
+    def behind():
+        return context.worker
+
+    @step
+    def below(worker):
+        return worker
+
+    @pipeline
+    def holding():
+        below(hold())
+        behind.options(priority=9)()
+"""
+
+
+def outcomes(record, step):
+    return [attempt.outcome for attempt in record.steps[step].attempts]
+
+
+@pytest.fixture
+def leaving(site):
+    """Give a worker with one child, a run of which it runs `hold` while `behind` waits, and the run's site."""
+    site.coordinate()
+    worker = site.add_worker(slots=1)
+    run = site.submit(HOLDING)
+    run.wait_for_note("began-1")
+    return worker, run
+
+
+@pytest.mark.parametrize("to_whom", ["the worker", "its whole process group"])
+def test_a_worker_that_is_told_to_end_lets_its_step_end_and_takes_no_more(site, leaving, wait_until, to_whom):
+    worker, run = leaving
+    if to_whom == "the worker":
+        worker.tell(signal.SIGTERM)
+    else:
+        os.killpg(worker.process.pid, signal.SIGTERM)
+    run.wait(lambda _: "waiting for 1 running steps; a second signal hands them over" in worker.log)
+
+    run.note("go")
+    assert worker.process.wait(20) == 0
+    assert run.state("hold") == "succeeded"
+    assert (run.state("below"), run.state("behind")) == ("queued", "queued")
+    assert len(site.messages()) == 2
+    wait_until(lambda: not worker.processes(), 2)
+    other = site.add_worker()
+
+    record = run.ended()
+    assert record.state == "succeeded"
+    assert all(len(step.attempts) == 1 for step in record.steps.values())
+    assert site.value(record, "behind").startswith(other.name)
+    assert not run.events("attempt.handed_over")
+
+
+@pytest.mark.parametrize("how", ["SIGTERM twice", "SIGINT twice", "SIGQUIT"])
+def test_a_worker_that_is_hurried_hands_its_step_over_to_another_one(site, leaving, wait_until, how):
+    worker, run = leaving
+    other = site.add_worker()
+    signum = signal.Signals[how.split()[0]]
+    worker.tell(signum)
+    if how.endswith("twice"):
+        run.wait(lambda _: "a second signal hands them over" in worker.log)
+        worker.tell(signum)
+
+    record = run.ended()
+
+    worker.process.wait(20)
+    wait_until(lambda: not worker.processes(), 2)
+    assert record.state == "succeeded"
+    assert outcomes(record, "hold") == ["handed_over", "succeeded"]
+    assert run.events("attempt.handed_over")[0].detail["reason"] == "its worker ended"
+    assert site.value(record, "below").startswith(other.name)
+    assert run.ledger.uncounted(run.run_id, "hold") == 1
+
+
+def test_a_worker_whose_grace_is_over_hands_its_step_over(site):
+    site.coordinate()
+    worker = site.add_worker(slots=1, drain_grace_s=0.5)
+    run = site.submit("""
+        @step
+        def hold():
+            note(f"began-{context.attempt}")
+            if context.attempt == 1:
+                sum(range(10**12))  # it cannot even be asked
+            return context.attempt
+
+        @pipeline
+        def holding():
+            hold()
+    """)
+    run.wait_for_note("began-1")
+    site.add_worker()
+
+    worker.tell(signal.SIGTERM)
+
+    record = run.ended()
+    worker.process.wait(20)
+    assert outcomes(record, "hold") == ["handed_over", "succeeded"]
+
+
+def test_handing_over_uses_up_neither_retries_nor_lost_attempts(site):
+    site.coordinate()
+    run = site.submit("""
+        @step(lost_attempts=1, retries=1, retry_delay=0)
+        def hold():
+            note(f"began-{context.attempt}")
+            if context.attempt < 3:
+                wait_for("never")
+            if context.attempt == 3:
+                raise ValueError("the only failure")
+            return context.attempt
+
+        @pipeline
+        def holding():
+            hold()
+    """)
+    for attempt in (1, 2):
+        worker = site.add_worker(slots=1)
+        run.wait_for_note(f"began-{attempt}")
+        worker.tell(signal.SIGQUIT)
+        worker.process.wait(20)
+    site.add_worker(slots=1)
+
+    record = run.ended()
+    assert record.state == "succeeded"
+    assert outcomes(record, "hold") == ["handed_over", "handed_over", "failed", "succeeded"]
+
+
+def test_a_step_that_saves_a_checkpoint_when_it_should_stop_goes_on_from_there_on_another_worker(site):
+    site.coordinate()
+    worker = site.add_worker(slots=1)
+    run = site.submit("""
+        @step
+        def train():
+            checkpoint = context.checkpoint_dir / "epoch"
+            epoch = int(checkpoint.read_text()) if checkpoint.exists() else 0
+            trained = []
+            while epoch < 10:
+                if context.should_stop:
+                    checkpoint.write_text(str(epoch))
+                    context.hand_over()
+                trained.append(epoch)
+                epoch += 1
+                if epoch == 5 and context.attempt == 1:
+                    note("half")
+                    while not context.should_stop:
+                        time.sleep(0.01)
+            return trained, context.worker
+
+        @pipeline
+        def training():
+            train()
+    """)
+    run.wait_for_note("half")
+    other = site.add_worker()
+
+    worker.tell(signal.SIGTERM)
+
+    record = run.ended()
+    assert worker.process.wait(20) == 0
+    assert outcomes(record, "train") == ["handed_over", "succeeded"]
+    assert run.events("attempt.handed_over")[0].detail["reason"] == "the step handed over"
+    trained, who = site.value(record, "train")
+    assert trained == [5, 6, 7, 8, 9]
+    assert who.startswith(other.name)
+    assert not site.settings.checkpoint_dir(run.run_id, "train").exists()
