@@ -506,19 +506,17 @@ class Ledger:
 
     def _rewiring(self, run_id: str, staged: Sequence[StagedStep]) -> tuple[list[str], list[str]]:
         """Give the steps that a resume adds, and those to which it gives other upstreams or another trigger rule."""
-        raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "graph")))
+        graphs = cast(dict[str, str], self.client.hgetall(self.key(run_id, "graph")))
         specs = cast(dict[str, str], self.client.hgetall(self.key(run_id, "spec")))
         new, rewired = [], []
         for it in staged:
-            if it.step not in raw:
+            if it.step not in graphs:
                 new.append(it.step)
-            elif (it.graph, it.spec) != (raw[it.step], specs[it.step]):
-                wired = [
-                    (json.loads(graph).get("t"), set(json.loads(spec).get("upstream", ())))
-                    for graph, spec in ((it.graph, it.spec), (raw[it.step], specs[it.step]))
-                ]
-                if wired[0] != wired[1]:
-                    rewired.append(it.step)
+                continue
+            graph, spec = graphs[it.step], specs[it.step]
+            has_other_rule = it.graph != graph and json.loads(it.graph).get("t") != json.loads(graph).get("t")
+            if has_other_rule or (it.spec != spec and _upstream_in(it.spec) != _upstream_in(spec)):
+                rewired.append(it.step)
         return new, rewired
 
     def claim_alert(self, run_id: str, lease_s: float) -> AlertTry | None:
@@ -725,6 +723,10 @@ class Ledger:
             return []
         entries = next(iter(reply.values()))[0] if isinstance(reply, dict) else reply[0][1]
         return list(map(_event, entries))
+
+
+def _upstream_in(spec: str) -> set[str]:
+    return set(json.loads(spec).get("upstream", ()))
 
 
 def states_in(raw: Mapping[str, str]) -> dict[str, tuple[StepState, int]]:

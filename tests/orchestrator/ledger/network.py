@@ -35,7 +35,7 @@ from orchestrator.ledger.ledger import (
 from orchestrator.ledger.states import Outcome
 from orchestrator.messages.queues import priority_level
 
-WORKERS = ("w1", "w2", "w3")
+WORKERS = ("w1", "w11", "w2")  # one name is the beginning of another
 COPIES = (0, 1, 1, 1, 1, 2, 3)  # how often a message that is sent arrives
 LONG_S, NO_TIME_S = 3600.0, 0.0  # leases
 LONG_US = 1_000_000_000
