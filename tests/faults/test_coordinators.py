@@ -67,6 +67,8 @@ def test_many_coordinators_at_once_mend_and_log_each_loss_once(site, caplog):
     run.wait(lambda record: sum(step.state == "running" for step in record.steps.values()) == 4)
     running = [name for name in run.pipeline.steps if run.state(name) == "running"]
     queued = [name for name in run.pipeline.steps if run.state(name) == "queued"]
+    for name in running:
+        run.wait_for_note(name.replace("work", "began"))
     for name in queued:
         run.note(name.replace("work", "began"))
     assert site.drop_messages() == 6
