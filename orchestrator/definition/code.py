@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from orchestrator.definition.model import FunctionCall, Pipeline
@@ -18,32 +21,35 @@ def code_of(pipeline: Pipeline) -> dict[str, str]:
     """
     if not pipeline.import_path:
         return {}
-    root = Path(pipeline.import_path).resolve()
-    names = {
-        step.call.uses.partition(":")[0] for step in pipeline.steps.values() if isinstance(step.call, FunctionCall)
-    }
-    files = {file for name in names if (file := _source(name))}
-    files |= {Path(loaded) for module in list(sys.modules.values()) if (loaded := _own_file(module))}
+    folders = {form(pipeline.import_path).rstrip(os.sep) + os.sep for form in (os.path.abspath, os.path.realpath)}
     found = {}
-    for file in sorted(files):
-        resolved = file.resolve()
-        if resolved.is_relative_to(root) and "site-packages" not in resolved.parts and resolved.is_file():
-            found[str(resolved.relative_to(root))] = hashlib.sha256(resolved.read_bytes()).hexdigest()
-    return found
+    for file in _source_files(pipeline):
+        for folder in folders:
+            if file.startswith(folder) and f"{os.sep}site-packages{os.sep}" not in file:
+                try:
+                    status = os.stat(file)
+                except OSError:
+                    continue
+                found[file.removeprefix(folder)] = _sha256(file, status.st_mtime_ns, status.st_size)
+    return dict(sorted(found.items()))
 
 
-def _source(module: str) -> Path | None:
-    loaded = sys.modules.get(module)
-    if loaded is not None:
-        file = _own_file(loaded)
-        return Path(file) if file else None
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError, AttributeError):
-        return None
-    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+def _source_files(pipeline: Pipeline) -> Iterator[str]:
+    calls = (step.call for step in pipeline.steps.values())
+    for module in {call.uses.partition(":")[0] for call in calls if isinstance(call, FunctionCall)}:
+        if module not in sys.modules:
+            try:
+                spec = importlib.util.find_spec(module)
+            except (ImportError, ValueError, AttributeError):
+                continue
+            if spec and spec.origin and spec.origin.endswith(".py"):
+                yield os.path.abspath(spec.origin)
+    for loaded in list(sys.modules.values()):
+        file = getattr(loaded, "__file__", None)
+        if isinstance(file, str) and file.endswith(".py"):
+            yield file
 
 
-def _own_file(module: object) -> str | None:
-    file = getattr(module, "__file__", None)
-    return file if isinstance(file, str) and file.endswith(".py") else None
+@cache
+def _sha256(file: str, mtime_ns: int, size_bytes: int) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
