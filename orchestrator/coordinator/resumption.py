@@ -21,6 +21,7 @@ from orchestrator.definition.wire import references
 from orchestrator.ledger.ledger import AttemptsStopping, Ledger, ResumedMeanwhile, RunNotEnded, StagedStep
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.messages.dispatch import dispatch
+from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
 from orchestrator.settings import Settings
 
@@ -94,6 +95,8 @@ def plan_resume(
     succeeded = {name for name in steps if name in run.steps and _state(run, name) is StepState.SUCCEEDED}
     again = _with_descendants(steps, from_steps) & succeeded
     kept = succeeded - again
+    if unproven := kept & _with_descendants(steps, set(steps) - kept):
+        plan = compile_pipeline(plan.pipeline, unproven=unproven)
     staged = tuple(staged_steps(plan, settings))
     most_attempts = max((attempts for _, attempts in run.states.values()), default=0)
     fields = run_fields(plan, app, settings, run.run_id, target or run.target, most_attempts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from orchestrator.definition.faults import PipelineInvalid, did_you_mean
 from orchestrator.definition.model import Pipeline, TriggerRule
@@ -10,10 +10,11 @@ from orchestrator.plan.graph import depths, downstream_of, find_loop, find_redun
 from orchestrator.plan.plan import Chord, Plan
 
 
-def compile_pipeline(pipeline: Pipeline) -> Plan:
+def compile_pipeline(pipeline: Pipeline, *, unproven: Collection[str] = ()) -> Plan:
     """Give the plan of a pipeline: the same waiting as its edges say, no barrier added and none lost.
 
-    The same pipeline always gives the same plan. Raises PipelineInvalid for a loop or an unknown upstream,
+    The same pipeline always gives the same plan. `unproven` are steps whose success says nothing of what is before them:
+    in a run that goes on, those that are kept though something before them runs anew. Raises PipelineInvalid for a loop or an unknown upstream,
     which a pipeline from the definition side does not have.
     """
     names = tuple(pipeline.steps)
@@ -23,7 +24,10 @@ def compile_pipeline(pipeline: Pipeline) -> Plan:
         loop = " -> ".join(names[v] for v in find_loop(written, order))
         raise PipelineInvalid(pipeline.name, [f"steps form a loop: {loop}. Remove one of these inputs."])
     depth = depths(written, order)
-    needs_success = [TriggerRule(step.options.trigger) is TriggerRule.ALL_SUCCESS for step in pipeline.steps.values()]
+    needs_success = [
+        TriggerRule(step.options.trigger) is TriggerRule.ALL_SUCCESS and name not in unproven
+        for name, step in pipeline.steps.items()
+    ]
     redundant = find_redundant_edges(written, order, depth, needs_success)
     upstream = written
     if redundant:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs import begin, events_of, graph, random_graph, states_of
+from runs import begin, events_of, graph, random_graph, run_state, states_of
 
 from orchestrator.coordinator.recorded import RecordedDefinition, RecordedRun, read_run
 from orchestrator.coordinator.resumption import (
@@ -28,6 +28,7 @@ from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.ledger import SCRIPT_SHA, Held
 from orchestrator.ledger.record import read_record
 from orchestrator.ledger.states import Outcome, StepState
+from orchestrator.ledger.verification import verify_run
 from orchestrator.messages.queues import queue_keys
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
@@ -133,6 +134,17 @@ def test_steps_that_are_new_run_and_those_that_are_gone_are_dropped(ledger, app,
     end(ledger, run_id, "n d")
     record = read_record(ledger, run_id)
     assert (record.state.value, list(record.steps)) == ("succeeded", ["a", "c", "n", "d"])
+
+
+def test_a_kept_step_with_a_new_upstream_proves_nothing_about_that(ledger, app, submitted, planned) -> None:
+    run_id = submitted(graph({"v": "", "x": "v"}).plan(), "v x!")
+
+    resume(ledger, app, planned(run_id, graph({"u": "", "v": "u", "x": "v u"}).plan()))
+    assert states_of(ledger, run_id) == {"u": "queued", "v": "succeeded", "x": "waiting"}
+    end(ledger, run_id, "u x")
+
+    assert run_state(ledger, run_id) == "succeeded"
+    assert verify_run(ledger, run_id).violations == ()
 
 
 def test_a_step_that_comes_back_is_run_and_counts_its_attempts_on(ledger, app, submitted, planned) -> None:

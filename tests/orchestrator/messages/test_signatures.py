@@ -65,10 +65,11 @@ def test_a_step_is_sent_as_ids_only(offline_app: Celery) -> None:
     assert "soft_time_limit" not in options
 
 
-def test_a_timeout_is_a_soft_limit_with_a_hard_one_behind_it(offline_app: Celery) -> None:
+def test_a_timeout_travels_as_the_soft_limit_and_celery_is_given_no_hard_one(offline_app: Celery) -> None:
     options = step_signature(offline_app, RUN_ID, "p", link(timeout_s=2.5)).options
 
-    assert options["soft_time_limit"] == 2.5 < options["time_limit"]
+    assert options["soft_time_limit"] == 2.5
+    assert "time_limit" not in options  # it would end the child alone, and leave what that had started
 
 
 def test_links_are_a_native_chain_and_one_link_is_no_chain(offline_app: Celery) -> None:
