@@ -169,7 +169,7 @@ def test_only_the_ledger_writes_what_is_in_it() -> None:
     naming = [
         m for m in MODULES if not is_inside(m, "orchestrator.ledger") and ".key(" in MODULES[m].read_text("utf-8")
     ]
-    writing = ("hset(", "xadd(", "zadd(", "hdel(", "eval(", "evalsha(", "rpush(", "sadd(")
+    writing = ("hset(", "xadd(", "zadd(", "hdel(", "eval(", "evalsha(", "fcall(", "rpush(", "sadd(")
     assert [
         module
         for module in MODULES

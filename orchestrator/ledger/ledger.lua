@@ -2,7 +2,7 @@
 -- words and the course of a run that goes well; `recovery.lua`, which the client puts behind it, holds the rest.
 --
 -- Every operation is one atomic call and writes its events in the same call, so the record cannot drift from the
--- state. KEYS[1] is the run's hash; all other keys of the run share its hash tag and are derived from it:
+-- state. The one key of a call is the run's hash; all other keys of the run share its hash tag and are derived from it:
 --
 --   {prefix}:{RUN}:run      hash    pipeline, state, params, import_path, created_at, started_at, ended_at,
 --                                   max_links, token (last one given), open (steps that have not ended),
@@ -50,21 +50,27 @@
 --   running -> queued;  waiting -> upstream_failed | skipped;  any that has not ended -> cancelled
 -- A lost or handed-over attempt takes a running step back to queued. A resume takes steps that have ended to waiting.
 
-local RUN = KEYS[1]
-local BASE = string.sub(RUN, 1, -4)
-local GRAPH, CHILDREN, INPUTS, SPEC = BASE .. 'graph', BASE .. 'children', BASE .. 'inputs', BASE .. 'spec'
-local STATE, JOIN, OUTPUT = BASE .. 'state', BASE .. 'join', BASE .. 'output'
-local DUE, EVENTS, UNCOUNTED = BASE .. 'due', BASE .. 'events', BASE .. 'uncounted'
-
-local call = redis.call
-local clock = call('TIME')
-local now_us = clock[1] * 1000000 + clock[2]
-local now = string.format('%.0f', now_us)
+-- What a call works with; a function of the server keeps these between calls, so `enter` sets every one of them anew.
+local call, ARGS
+local RUN, BASE, GRAPH, CHILDREN, INPUTS, SPEC, STATE, JOIN, OUTPUT, DUE, EVENTS, UNCOUNTED
+local now_us, now
+local graphs  -- decoded graph entries of this call
+local counts  -- state -> change of its count in this call
+local ended   -- steps that ended in this call
 
 local ENDED = {succeeded = true, failed = true, cancelled = true, skipped = true, upstream_failed = true}
-local graphs = {}  -- decoded graph entries of this call
-local counts = {}  -- state -> change of its count in this call
-local ended = 0    -- steps that ended in this call
+
+local function enter(keys, args)
+  call, ARGS, RUN = redis.call, args, keys[1]
+  BASE = string.sub(RUN, 1, -4)
+  GRAPH, CHILDREN, INPUTS, SPEC = BASE .. 'graph', BASE .. 'children', BASE .. 'inputs', BASE .. 'spec'
+  STATE, JOIN, OUTPUT = BASE .. 'state', BASE .. 'join', BASE .. 'output'
+  DUE, EVENTS, UNCOUNTED = BASE .. 'due', BASE .. 'events', BASE .. 'uncounted'
+  local clock = call('TIME')
+  now_us = clock[1] * 1000000 + clock[2]
+  now = string.format('%.0f', now_us)
+  graphs, counts, ended = {}, {}, 0
+end
 
 local function after(us)
   return string.format('%.0f', now_us + us)
@@ -277,13 +283,13 @@ local ops = {}
 -- not started yet; may be called many times. The first call drops what a submit that died has left.
 function ops.stage()
   if call('EXISTS', RUN) == 1 then return redis.error_reply('EXISTS the run is already started') end
-  if ARGV[2] == '0' then call('DEL', GRAPH, CHILDREN, INPUTS, SPEC) end
-  for index = 3, #ARGV, 5 do
-    local step = ARGV[index]
-    call('HSET', GRAPH, step, ARGV[index + 1])
-    if ARGV[index + 2] ~= '' then call('HSET', CHILDREN, step, ARGV[index + 2]) end
-    if ARGV[index + 3] ~= '' then call('HSET', INPUTS, step, ARGV[index + 3]) end
-    call('HSET', SPEC, step, ARGV[index + 4])
+  if ARGS[2] == '0' then call('DEL', GRAPH, CHILDREN, INPUTS, SPEC) end
+  for index = 3, #ARGS, 5 do
+    local step = ARGS[index]
+    call('HSET', GRAPH, step, ARGS[index + 1])
+    if ARGS[index + 2] ~= '' then call('HSET', CHILDREN, step, ARGS[index + 2]) end
+    if ARGS[index + 3] ~= '' then call('HSET', INPUTS, step, ARGS[index + 3]) end
+    call('HSET', SPEC, step, ARGS[index + 4])
   end
   for _, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do call('EXPIRE', key, 3600) end  -- a submit that dies leaves nothing for ever
   return 1
@@ -292,14 +298,14 @@ end
 -- start steps start_id roots(JSON list) field value ...: makes the run exist and queues its roots. Returns their
 -- chains. The same start_id asking again (a reply was lost on the way) gets the chains of what is still queued.
 function ops.start()
-  local steps, roots = tonumber(ARGV[2]), cjson.decode(ARGV[4])
+  local steps, roots = tonumber(ARGS[2]), cjson.decode(ARGS[4])
   local started_by = call('HGET', RUN, 'start_id')
-  if started_by == ARGV[3] then return chains_of(still_queued(roots)) end
+  if started_by == ARGS[3] then return chains_of(still_queued(roots)) end
   if started_by then return redis.error_reply('EXISTS the run is already started') end
   local staged = call('HLEN', GRAPH)
   if staged ~= steps then return redis.error_reply('STAGED are ' .. staged .. ' steps of ' .. steps) end
   call('HSET', RUN, 'state', 'queued', 'created_at', now, 'token', 0, 'open', steps, 'n:waiting', steps,
-    'start_id', ARGV[3], unpack(ARGV, 5))
+    'start_id', ARGS[3], unpack(ARGS, 5))
   set_deadline()
   for _, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do call('PERSIST', key) end
   emit('run.created', '', 0, '')
@@ -323,7 +329,7 @@ end
 -- Returns {1, token, spec, params or '', import_path, pipeline, attempts that do not count against the retries,
 -- step, output, ...} or {0, why not}. The same claim_id asking again (a reply was lost on the way) gets the same answer.
 function ops.claim()
-  local step, wanted, claim_id, worker, lease_us = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], tonumber(ARGV[6])
+  local step, wanted, claim_id, worker, lease_us = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], tonumber(ARGS[6])
   local owner = worker .. ' ' .. claim_id
   local run_state, import_path, pipeline = unpack(call('HMGET', RUN, 'state', 'import_path', 'pipeline'))
   local state, attempt, token, _, holder = read(step)
@@ -362,9 +368,9 @@ end
 -- attempt and for one whose holder is owned by `worker`. retry_in_us is '' when there is no retry.
 -- Returns {1, state, 1 if Celery's own chain goes on with `next` else 0, {chain, ...}} or {0, why refused}.
 function ops.commit()
-  local step, wanted, token, worker = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-  local outcome, detail, output = ARGV[6], ARGV[7], ARGV[8]
-  local follower, follower_attempt, retry_in_us = ARGV[9], tonumber(ARGV[10]), ARGV[11]
+  local step, wanted, token, worker = ARGS[2], tonumber(ARGS[3]), tonumber(ARGS[4]), ARGS[5]
+  local outcome, detail, output = ARGS[6], ARGS[7], ARGS[8]
+  local follower, follower_attempt, retry_in_us = ARGS[9], tonumber(ARGS[10]), ARGS[11]
   local state, attempt, holding, _, holder = read(step)
   local queued, goes_on = {}, 0
 
@@ -416,16 +422,16 @@ end
 -- log step attempt token limit line ...: appends lines of a running attempt, or of one that is being stopped, keeping
 -- the last `limit`. Returns 1, or 0 when the token is no longer the current one; then the refusal is recorded.
 function ops.log()
-  local state, attempt, token, _, holder = read(ARGV[2])
+  local state, attempt, token, _, holder = read(ARGS[2])
   local is_writing = state == 'running' or (state == 'cancelled' and holder ~= '-')
-  if not is_writing or attempt ~= tonumber(ARGV[3]) or token ~= tonumber(ARGV[4]) then
+  if not is_writing or attempt ~= tonumber(ARGS[3]) or token ~= tonumber(ARGS[4]) then
     if call('EXISTS', RUN) == 1 then
-      emit('log.refused', ARGV[2], ARGV[3], cjson.encode({state = state, token = tonumber(ARGV[4])}))
+      emit('log.refused', ARGS[2], ARGS[3], cjson.encode({state = state, token = tonumber(ARGS[4])}))
     end
     return 0
   end
-  local key = BASE .. 'log:' .. ARGV[2] .. ':' .. ARGV[3]
-  for index = 6, #ARGV do call('RPUSH', key, ARGV[index]) end
-  call('LTRIM', key, -tonumber(ARGV[5]), -1)
+  local key = BASE .. 'log:' .. ARGS[2] .. ':' .. ARGS[3]
+  for index = 6, #ARGS do call('RPUSH', key, ARGS[index]) end
+  call('LTRIM', key, -tonumber(ARGS[5]), -1)
   return 1
 end

@@ -70,7 +70,7 @@ end
 -- neither, by the lease having run out. A step that is still queued lost its message only, or gives it back: that is
 -- sent again. Returns {1, state, {chain, ...}} or {0, why refused}.
 function ops.lost()
-  local step, wanted, token, owner, kind, detail = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7]
+  local step, wanted, token, owner, kind, detail = ARGS[2], tonumber(ARGS[3]), tonumber(ARGS[4]), ARGS[5], ARGS[6], ARGS[7]
   local state, attempt, holding, _, holder = read(step)
   local queued
   if state == 'queued' and attempt == wanted and owner ~= '' then
@@ -91,7 +91,7 @@ function ops.lost()
       may = tonumber(call('ZSCORE', DUE, step) or 0) <= now_us
     end
     if not may then return {0, 'the attempt is held by another'} end
-    queued = replace(step, attempt, holding, holder, kind, detail, tonumber(ARGV[8]))
+    queued = replace(step, attempt, holding, holder, kind, detail, tonumber(ARGS[8]))
     settle()
   elseif token == 0 and owner == '' then
     -- Of many who saw the lease run out, one is believed and sends the message.
@@ -109,9 +109,9 @@ end
 -- renew lease_us then step attempt owner ...: a worker's main process is alive and so are these attempts of it.
 -- Returns {place in the call from 1, why, ...} for those to be stopped: cancelled, or fenced (somebody took over).
 function ops.renew()
-  local until_us, stop = after(tonumber(ARGV[2])), {}
-  for index = 3, #ARGV, 3 do
-    local step, wanted, owner = ARGV[index], tonumber(ARGV[index + 1]), ARGV[index + 2]
+  local until_us, stop = after(tonumber(ARGS[2])), {}
+  for index = 3, #ARGS, 3 do
+    local step, wanted, owner = ARGS[index], tonumber(ARGS[index + 1]), ARGS[index + 2]
     local state, attempt, _, _, holder = read(step)
     local why
     if attempt == wanted and state == 'running' and is_owned(holder, owner) then
@@ -133,7 +133,7 @@ end
 
 -- stopped step attempt owner detail: the process of an attempt that had to be stopped is gone, with all it started.
 function ops.stopped()
-  local step, wanted, owner, detail = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+  local step, wanted, owner, detail = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5]
   local state, attempt, _, _, holder = read(step)
   if call('EXISTS', RUN) == 0 then return 0 end
   if state == 'cancelled' and attempt == wanted and is_owned(holder, owner) then call('ZREM', DUE, step) end
@@ -153,7 +153,7 @@ function ops.tend()
   if deadline_at and not ENDED[run_state] and now_us >= tonumber(deadline_at) then
     cancel_all('failed', 'missed its deadline of ' .. call('HGET', RUN, 'deadline_s') .. ' s')
   end
-  local due = call('ZRANGEBYSCORE', DUE, '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGV[2])
+  local due = call('ZRANGEBYSCORE', DUE, '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGS[2])
   for index = 1, #due, 2 do
     local step = due[index]
     local state, attempt, token, at, holder = read(step)
@@ -189,7 +189,7 @@ end
 -- resend step attempt sent_at detail: the message of a queued step is gone, and is sent again by the one caller whose
 -- sent_at is the last. Returns {chain}, or {} when there is nothing to send.
 function ops.resend()
-  local step, wanted, sent_at, detail = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+  local step, wanted, sent_at, detail = ARGS[2], tonumber(ARGS[3]), tonumber(ARGS[4]), ARGS[5]
   local state, attempt = read(step)
   if state ~= 'queued' or attempt ~= wanted then return {} end
   local key = queued_key(graph_of(step))
@@ -204,19 +204,19 @@ end
 function ops.cancel()
   local run_state = call('HGET', RUN, 'state')
   if not run_state or ENDED[run_state] then return {-1} end
-  local cancelled, workers = cancel_all('cancelled', ARGV[2])
+  local cancelled, workers = cancel_all('cancelled', ARGS[2])
   return with_names({cancelled}, workers)
 end
 
 -- cancel_steps reason step ...: these steps are cancelled, unless they have ended; for what is below them they failed.
 -- Returns {how many steps that were, {chain, ...}, worker with an attempt to stop, ...}.
 function ops.cancel_steps()
-  local detail, workers, worklist = cjson.encode({reason = ARGV[2]}), {}, {}
-  for index = 3, #ARGV do
-    if call('HEXISTS', GRAPH, ARGV[index]) == 0 then return redis.error_reply('UNKNOWN ' .. ARGV[index]) end
+  local detail, workers, worklist = cjson.encode({reason = ARGS[2]}), {}, {}
+  for index = 3, #ARGS do
+    if call('HEXISTS', GRAPH, ARGS[index]) == 0 then return redis.error_reply('UNKNOWN ' .. ARGS[index]) end
   end
-  for index = 3, #ARGV do
-    local step = ARGV[index]
+  for index = 3, #ARGS do
+    local step = ARGS[index]
     if cancel_step(step, detail, workers) then worklist[#worklist + 1] = {step, 'bad', step} end
   end
   local cancelled = #worklist
@@ -229,11 +229,11 @@ end
 -- that there are; may be called many times. Two resumes at once do not mix what they stage.
 function ops.stage_again()
   local keys = {}
-  for place, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do keys[place] = key .. '~' .. ARGV[2] end
-  for index = 3, #ARGV, 5 do
+  for place, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do keys[place] = key .. '~' .. ARGS[2] end
+  for index = 3, #ARGS, 5 do
     for place, key in ipairs(keys) do
-      local text = ARGV[index + place]
-      if text ~= '' then call('HSET', key, ARGV[index], text) end
+      local text = ARGS[index + place]
+      if text ~= '' then call('HSET', key, ARGS[index], text) end
     end
   end
   for _, key in ipairs(keys) do call('EXPIRE', key, 3600) end
@@ -247,15 +247,15 @@ end
 -- are. Where fields are given the run has the deadline among them, or none. Returns the chains. The same resume_id asking
 -- again gets the chains of what is still queued.
 function ops.resume()
-  local resume_id, staged, seen, detail = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
-  local again, gone, fields = cjson.decode(ARGV[6]), cjson.decode(ARGV[7]), tonumber(ARGV[8])
+  local resume_id, staged, seen, detail = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5]
+  local again, gone, fields = cjson.decode(ARGS[6]), cjson.decode(ARGS[7]), tonumber(ARGS[8])
   local run_state, resumed_by, started_at, resumes, succeeded =
     unpack(call('HMGET', RUN, 'state', 'resume_id', 'started_at', 'resumes', 'n:succeeded'))
   if not run_state then return redis.error_reply('UNKNOWN run') end
   local first = 9 + 2 * fields
   if resumed_by == resume_id then
     local steps = {}
-    for index = first, #ARGV, 2 do steps[#steps + 1] = ARGV[index] end
+    for index = first, #ARGS, 2 do steps[#steps + 1] = ARGS[index] end
     return chains_of(still_queued(steps))
   end
   if not ENDED[run_state] then return redis.error_reply('RUNNING the run is ' .. run_state) end
@@ -269,7 +269,7 @@ function ops.resume()
   for _, step in ipairs(gone) do
     if (read(step)) == 'succeeded' then kept = kept - 1 end
   end
-  if steps - (#ARGV - first + 1) / 2 ~= kept then
+  if steps - (#ARGS - first + 1) / 2 ~= kept then
     return redis.error_reply('RESETS are not all that has not succeeded: ' .. kept .. ' steps of ' .. steps .. ' are kept')
   end
   if staged > 0 then
@@ -289,8 +289,8 @@ function ops.resume()
   for _, step in ipairs(again) do call('HDEL', OUTPUT, step) end
 
   local roots, reset = {}, 0
-  for index = first, #ARGV, 2 do
-    local step, done = ARGV[index], tonumber(ARGV[index + 1])
+  for index = first, #ARGS, 2 do
+    local step, done = ARGS[index], tonumber(ARGS[index + 1])
     local entry, _, attempt, token = graph_of(step), read(step)
     local upstreams = entry.u or 0
     call('HSET', STATE, step, 'waiting ' .. attempt .. ' ' .. token .. ' ' .. now .. ' -')
@@ -306,7 +306,7 @@ function ops.resume()
   call('HDEL', RUN, 'ended_at', 'cancel_reason', 'deadline_at', 'alert_at', 'alert_tries', 'alert_sent')
   if fields > 0 then
     call('HDEL', RUN, 'deadline_s')
-    call('HSET', RUN, unpack(ARGV, 9, first - 1))
+    call('HSET', RUN, unpack(ARGS, 9, first - 1))
   end
   call('HSET', RUN, 'state', started_at and 'running' or 'queued', 'resume_id', resume_id, 'open', reset,
     'n:waiting', reset, 'n:succeeded', kept)
@@ -339,7 +339,7 @@ end
 function ops.alert()
   local alert_at, sent, ended_at = unpack(call('HMGET', RUN, 'alert_at', 'alert_sent', 'ended_at'))
   if not alert_at or tonumber(alert_at) > now_us then return {0} end
-  call('HSET', RUN, 'alert_at', after(tonumber(ARGV[2])))
+  call('HSET', RUN, 'alert_at', after(tonumber(ARGS[2])))
   return {call('HINCRBY', RUN, 'alert_tries', 1), sent or '[]', ended_at}
 end
 
@@ -347,16 +347,16 @@ end
 -- there is no more to tell. Of an incident that is over (the run was resumed) only the events are kept; who was
 -- overtaken by a later try adds what it sent. The same report_id again changes nothing.
 function ops.alerted()
-  local report_id, incident, try, retry_in_us = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+  local report_id, incident, try, retry_in_us = ARGS[2], ARGS[3], ARGS[4], ARGS[5]
   local ended_at, alert_at, tries, before, told =
     unpack(call('HMGET', RUN, 'ended_at', 'alert_at', 'alert_tries', 'alert_sent', 'alert_told'))
   if told == report_id or call('EXISTS', RUN) == 0 then return 0 end
   call('HSET', RUN, 'alert_told', report_id)
-  for index = 7, #ARGV, 2 do emit(ARGV[index], '', 0, ARGV[index + 1]) end
+  for index = 7, #ARGS, 2 do emit(ARGS[index], '', 0, ARGS[index + 1]) end
   if ended_at ~= incident or not alert_at then return 0 end
   local sent, is_sent = cjson.decode(before or '[]'), {}
   for _, target in ipairs(sent) do is_sent[target] = true end
-  for _, target in ipairs(cjson.decode(ARGV[6])) do
+  for _, target in ipairs(cjson.decode(ARGS[6])) do
     if not is_sent[target] then sent[#sent + 1] = target end
   end
   if #sent > 0 then call('HSET', RUN, 'alert_sent', cjson.encode(sent)) end
@@ -368,5 +368,3 @@ function ops.alerted()
   end
   return 1
 end
-
-return ops[ARGV[1]]()

@@ -25,7 +25,7 @@ from orchestrator.coordinator.submission import staged_steps, submit
 from orchestrator.definition.faults import PipelineInvalid
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, ShellCall, Step, Template
 from orchestrator.definition.options import StepOptions
-from orchestrator.ledger.ledger import SCRIPT_SHA, Held
+from orchestrator.ledger.ledger import FUNCTION, Held
 from orchestrator.ledger.record import read_record
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.verification import verify_run
@@ -414,7 +414,7 @@ def test_ten_thousand_steps_with_one_failure_are_planned_and_resumed_in_a_second
 
 def say(ledger, pipe, run_id: str, *words: object) -> None:
     """Put one operation of the ledger among many that are sent together."""
-    pipe.evalsha(SCRIPT_SHA, 1, ledger.key(run_id, "run"), *words)
+    pipe.fcall(FUNCTION, 1, ledger.key(run_id, "run"), *words)
 
 
 def test_reading_a_pipeline_of_ten_thousand_steps_back_takes_no_second(ledger, app, chosen) -> None:

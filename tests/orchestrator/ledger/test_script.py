@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
+import pytest
 import redis
 from redis.crc import key_slot
 from runs import INSTANT_S, SETTINGS, begin, counts_in, graph, heads, run_state, start, start_graph
@@ -12,7 +13,8 @@ from runs import INSTANT_S, SETTINGS, begin, counts_in, graph, heads, run_state,
 from orchestrator.coordinator.submission import staged_steps
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, Step, TriggerRule
 from orchestrator.definition.options import StepOptions
-from orchestrator.ledger.ledger import SCRIPT, Claim, Ledger, StagedStep
+from orchestrator.ledger.connection import connect
+from orchestrator.ledger.ledger import SCRIPT, Claim, Held, Ledger, StagedStep
 from orchestrator.ledger.presence import WorkerCard, announce_coordinator, announce_worker
 from orchestrator.ledger.record import REPAIRS
 from orchestrator.ledger.states import STEP_TRANSITIONS, Outcome, RunState, StepState
@@ -314,3 +316,28 @@ def test_steps_are_staged_in_the_order_of_the_listing_as_the_script_says(ledger:
                    '{"pool":"cpu","run":"true","upstream":["a"]}'),
         StagedStep("a", '{"x":1,"q":"cpu","p":5,"n":"z"}', '["z"]', "", '{"pool":"cpu","run":"true"}'),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "rules", [["+@all"], ["+@all", "-function"], ["+@all", "-fcall"], ["+@all", "-function", "-fcall"]]
+)
+def test_a_server_that_lets_us_load_no_function_gets_a_script(
+    shared_redis_url: str, redis_client: redis.Redis, ledger: Ledger, rules: list[str]
+) -> None:
+    redis_client.function_flush("SYNC")
+    redis_client.script_flush("SYNC")
+    redis_client.acl_setuser("limited", enabled=True, nopass=True, keys=["*"], channels=["*"], reset=True, commands=[
+        *rules
+    ])  # fmt: skip
+    with connect(shared_redis_url) as client:
+        client.execute_command("AUTH", "limited", "")
+        limited = Ledger(client, ledger.prefix)
+        run_id = start_graph(limited, {"a": "", "b": "a"})
+        held = [Held(run_id, "a", 1, "w "), Held("gone", "a", 1, "w ")]
+
+        token = begin(limited, run_id, "a")
+        assert limited.renew(held, 5.0) == {held[1]: "fenced"}
+        assert heads(limited.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED).ready) == ["b"]
+
+    assert bool(redis_client.function_list()) == (rules == ["+@all"])
+    assert begin(ledger, run_id, "b") == token + 1  # and who may load one goes on with the same run
