@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Any
 
-from celery import Celery, bootsteps
+from celery import bootsteps
 from celery.signals import worker_shutting_down
 from celery.utils.log import get_logger
 
@@ -57,14 +57,14 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
             if self._thread is None:
                 note_draining()
                 # No daemon: the interpreter waits for it, so what is handed over is handed over whole.
-                self._thread = threading.Thread(target=self._drain, args=(parent.app,), name="drain")
+                self._thread = threading.Thread(target=self._drain, args=(parent,), name="drain")
                 self._thread.start()
 
         worker_shutting_down.connect(told, weak=False)
         if is_main_thread:
             signal.signal(signal.SIGQUIT, hurry)
 
-    def _drain(self, app: Celery) -> None:
+    def _drain(self, parent: Any) -> None:
         limit = time.monotonic() + settings().drain_grace_s
         left = list(running)
         if left:
@@ -72,8 +72,11 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
         while list(running) and not self._is_hurried.is_set() and time.monotonic() < limit:
             self._is_hurried.wait(LOOK_S)
         began = time.monotonic()
+        # Until Celery takes no more messages this worker would itself take the steps that it hands over.
+        while parent.blueprint.state == bootsteps.RUN and time.monotonic() < began + END_LIMIT_S:
+            time.sleep(LOOK_S)
         while (left := list(running)) and time.monotonic() < began + END_LIMIT_S:
-            threads = [thread for attempt in left if (thread := stop_soon(app, attempt, HANDED_OVER))]
+            threads = [thread for attempt in left if (thread := stop_soon(parent.app, attempt, HANDED_OVER))]
             for thread in threads:
                 thread.join(END_LIMIT_S)
             if any(attempt.pid == os.getpid() for attempt in left):

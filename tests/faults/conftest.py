@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import secrets
 import signal
@@ -220,7 +221,7 @@ class Site:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=chosen.child_environment() | {"PYTHONPATH": str(self.folder), MARK: mark},
+                env=chosen.child_environment() | {"PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}", MARK: mark},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -485,6 +486,7 @@ class Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
+        self.address = "127.0.0.1", self._port
         self.url = f"redis://127.0.0.1:{self._port}/0"
         self.process = self._start()
 

@@ -183,3 +183,30 @@ def test_a_step_that_saves_a_checkpoint_when_it_should_stop_goes_on_from_there_o
     assert trained == [5, 6, 7, 8, 9]
     assert who.startswith(other.name)
     assert not site.settings.checkpoint_dir(run.run_id, "train").exists()
+
+
+def test_a_pool_that_cannot_end_a_step_hands_it_over_and_ends_with_it(site, wait_until):
+    site.coordinate()
+    worker = site.add_worker(pool="threads")
+    run = site.submit("""
+        @step
+        def hold():
+            note(f"began-{context.attempt}")
+            if context.attempt == 1:
+                subprocess.run(["sleep", "600"])
+            return context.worker
+
+        @pipeline
+        def holding():
+            hold()
+    """)
+    run.wait_for_note("began-1")
+    other = site.add_worker()
+
+    worker.tell(signal.SIGQUIT)
+
+    record = run.ended()
+    assert worker.process.wait(20) == 0
+    wait_until(lambda: not worker.processes(), 2)
+    assert outcomes(record, "hold") == ["handed_over", "succeeded"]
+    assert site.value(record, "hold").startswith(other.name)
