@@ -59,7 +59,7 @@ def run_attempt(
     error: BaseException | None = None
     output = ""
     here = Attempt(
-        run_id, step, attempt, claim.token, worker, process.settings.checkpoint_dir(run_id, step),
+        run_id, step, attempt, claim.token, worker, lambda: process.settings.checkpoint_dir(run_id, step),
         lambda: should_stop(run_id, step, attempt),
     )  # fmt: skip
     is_only = threading.current_thread() is threading.main_thread()
@@ -84,7 +84,7 @@ def run_attempt(
             run_id, step, attempt, claim.token, worker, Outcome.SUCCEEDED, output=output, follower=follower
         )
         if isinstance(commit, Commit) and (here.has_checkpoints or attempt > 1):
-            shutil.rmtree(here.checkpoint_dir, ignore_errors=True)  # if the step is ever run again, it begins anew
+            shutil.rmtree(here.checkpoint_dir(), ignore_errors=True)  # if the step is ever run again, it begins anew
         return _finish(process, run_id, claim, commit, None, 0.0)
     if isinstance(error, StopRequested) and not error.is_timeout:
         return End(failure=AttemptFailed("the attempt was stopped"))  # who asked for it tells the ledger

@@ -87,30 +87,30 @@ def _be_ordinary() -> None:
         signal.signal(name, signal.SIG_DFL)
 
 
-@contextlib.contextmanager
-def busy() -> Iterator[None]:
+class busy:  # noqa: N801 (used as a function; generators cost three times as much, and this is in every step's way)
     """Let this child outlive SIGTERM inside the block: its worker's main process decides about it."""
-    global _is_busy, _is_asked
-    if not _is_listening:
-        yield
-        return
-    _is_busy, _is_asked = True, False
-    if signal.getsignal(signal.SIGUSR1) is not _stop or signal.getsignal(signal.SIGTERM) is not _terminate:
-        _listen()  # a step before took the signals for itself
-    try:
-        yield
-    finally:
+
+    def __enter__(self) -> None:
+        global _is_busy, _is_asked
+        if _is_listening:
+            _is_busy, _is_asked = True, False
+            if signal.getsignal(signal.SIGUSR1) is not _stop or signal.getsignal(signal.SIGTERM) is not _terminate:
+                _listen()  # a step before took the signals for itself
+
+    def __exit__(self, *raised: object) -> None:
+        global _is_busy
         _is_busy = False
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
+class interruptible:  # noqa: N801 (as above)
     """Let the step inside be stopped. After the block its work is over, and the record must be written whole."""
-    global _is_interruptible
-    _is_interruptible = _is_listening and threading.current_thread() is threading.main_thread()
-    try:
-        yield
-    finally:
+
+    def __enter__(self) -> None:
+        global _is_interruptible
+        _is_interruptible = _is_listening and threading.current_thread() is threading.main_thread()
+
+    def __exit__(self, *raised: object) -> None:
+        global _is_interruptible
         _is_interruptible = False
 
 

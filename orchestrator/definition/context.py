@@ -6,8 +6,7 @@ rest raises NotInAttempt. Workers set the attempt; nothing here knows how.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,14 +35,14 @@ class HandedOver(BaseException):
 
 @dataclass(slots=True)
 class Attempt:
-    """An attempt as its step sees it. `checkpoint_dir` is not made before it is asked for (`has_checkpoints`)."""
+    """An attempt as its step sees it. The folder of `checkpoint_dir` is made when it is asked for."""
 
     run_id: str
     step: str
     attempt: int
     token: int
     worker: str
-    checkpoint_dir: Path
+    checkpoint_dir: Callable[[], Path]
     should_stop: Callable[[], bool]
     has_checkpoints: bool = False
 
@@ -95,9 +94,10 @@ class Context:
         and is removed when the step has succeeded.
         """
         attempt = self._attempt
-        attempt.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        folder = attempt.checkpoint_dir()
+        folder.mkdir(parents=True, exist_ok=True)
         attempt.has_checkpoints = True
-        return attempt.checkpoint_dir
+        return folder
 
     def hand_over(self) -> NoReturn:
         """End this attempt here and let another one go on, as after saving a checkpoint because of `should_stop`.
@@ -127,16 +127,22 @@ def _here() -> Attempt | None:
     return _current.get() or _only
 
 
-@contextmanager
-def attempt_context(attempt: Attempt, *, is_only: bool) -> Iterator[None]:
+class attempt_context:  # noqa: N801 (used as a function; a generator would cost every step three times as much)
     """Let the context be that attempt inside the block; for workers. `is_only`: no other runs here meanwhile."""
-    global _only
-    mark = _current.set(attempt)
-    if is_only:
-        _only = attempt
-    try:
-        yield
-    finally:
-        _current.reset(mark)
-        if is_only:
+
+    __slots__ = ("_attempt", "_is_only", "_mark")
+
+    def __init__(self, attempt: Attempt, *, is_only: bool) -> None:
+        self._attempt, self._is_only = attempt, is_only
+
+    def __enter__(self) -> None:
+        global _only
+        self._mark = _current.set(self._attempt)
+        if self._is_only:
+            _only = self._attempt
+
+    def __exit__(self, *raised: object) -> None:
+        global _only
+        _current.reset(self._mark)
+        if self._is_only:
             _only = None
