@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.artifacts.outputs import decode_output
 from orchestrator.artifacts.store import ArtifactStore
+from orchestrator.definition.context import StopRequested
 from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.wire import from_wire
 from orchestrator.ledger.ledger import Claim
@@ -104,16 +105,13 @@ def _run_shell(command: str | Template, values: _Values) -> Any:
         stdout=subprocess.PIPE,
         start_new_session=True,
     )
+    kept = bytearray()
     with _ended_with_us(process):
-        assert process.stdout is not None
-        kept = bytearray()
-        while chunk := os.read(process.stdout.fileno(), 65536):
-            with contextlib.suppress(ValueError):  # a closed stdout must not fail the step
-                sys.stdout.write(chunk.decode(errors="replace"))
-                sys.stdout.flush()
-            kept += chunk
-            del kept[:-SHELL_OUTPUT_BYTES]
-        code = process.wait()
+        try:
+            code = _follow(process, kept)
+        except StopRequested:
+            _follow(process, kept)  # who stops us has sent it SIGTERM, and kills it when the grace is over
+            raise
     if code:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         raise CommandFailed(f"the command {how}: {text.strip().splitlines()[0][:200] if text.strip() else ''}")
@@ -122,6 +120,18 @@ def _run_shell(command: str | Template, values: _Values) -> Any:
         with contextlib.suppress(json.JSONDecodeError):
             return json.loads(shown)
     return shown or None
+
+
+def _follow(process: subprocess.Popen[bytes], kept: bytearray) -> int:
+    """Print what a command writes until it ends, keep the end of it, and give its exit code."""
+    assert process.stdout is not None
+    while chunk := os.read(process.stdout.fileno(), 65536):
+        with contextlib.suppress(ValueError):  # a closed stdout must not fail the step
+            sys.stdout.write(chunk.decode(errors="replace"))
+            sys.stdout.flush()
+        kept += chunk
+        del kept[:-SHELL_OUTPUT_BYTES]
+    return process.wait()
 
 
 def _shell_parts(command: Template, values: _Values, variables: dict[str, str]) -> Iterator[str]:
@@ -141,7 +151,7 @@ def _param(reference: ParamRef, values: _Values) -> Any:
 
 @contextlib.contextmanager
 def _ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """End the command's whole process group if we leave early, as at a timeout."""
+    """End the command's whole process group if we leave early."""
     try:
         yield
     except BaseException:

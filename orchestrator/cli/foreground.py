@@ -129,7 +129,22 @@ def follow_to_the_end(
         if step.state is StepState.FAILED and step.attempts
     }
     click.echo(summary_text(record, logs), err=as_json)
+    _tell_people(session, run_id)
     return record, code
+
+
+def _tell_people(session: Session, run_id: str) -> None:
+    """Wait, but not for long, until who has to be told that the run failed has been told. Ctrl-C leaves it to others."""
+    from orchestrator.coordinator.service import ALERTS_LIMIT_S, Coordinator
+
+    coordinator = Coordinator(session.ledger, session.app, session.settings)
+    limit = time.monotonic() + ALERTS_LIMIT_S
+    with contextlib.suppress(KeyboardInterrupt):
+        while run_id in session.ledger.active_runs() and (left_s := limit - time.monotonic()) > 0:
+            pause_s = coordinator.tend(run_id)
+            coordinator.finish(left_s)
+            coordinator.tend(run_id)  # strikes it from the active runs when nobody is left to be told
+            time.sleep(min(pause_s, left_s))
 
 
 def _events_until(ledger: Ledger, run_id: str, last: str) -> Iterator[Event]:
@@ -184,10 +199,7 @@ def _watch(
             next_look = now + POOLS_LOOK_S
             progress.show_unserved(unserved_steps(ledger, record.steps))
     withdraw_follower(ledger.client, ledger.prefix, coordinator.name, record.run_id)
-    if record.state is RunState.FAILED:
-        coordinator.tend(record.run_id)  # somebody may have to be told
-        coordinator.finish()
-    coordinator.tend(record.run_id)
+    coordinator.tend(record.run_id)  # strikes it from the active runs, or begins to tell people that it failed
 
 
 def _cancel(

@@ -122,3 +122,17 @@ def test_variables_of_the_shell_are_left_alone(runs, shell):
     record = shell("value=5; echo $value ${value} '$${{ params.x }}'")
 
     assert runs.value(record, "command") == "5 5 ${{ params.x }}"
+
+
+def test_a_command_that_times_out_is_asked_first_and_may_tidy_up(runs, pipeline_from, tmp_path):
+    record = runs.run(
+        pipeline_from(f"""
+            shell = PipelineBuilder("shell")
+            command = "trap 'echo tidied; touch {tmp_path}/tidied; exit 0' TERM; sleep 600 & wait"
+            shell.add("slow", run=command, timeout=0.5)
+        """)
+    )
+
+    assert record.steps["slow"].attempts[0].outcome == "timed_out"
+    assert (tmp_path / "tidied").exists()
+    assert runs.log(record, "slow") == ["tidied"]
