@@ -38,7 +38,7 @@ PAGES = [
     "CHANGELOG.md",
     *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
 ]
-CODE_PAGES = ["README.md", "docs/pipelines.md", "docs/operations.md"]
+CODE_PAGES = ["README.md", "docs/pipelines.md", "docs/operations.md", "docs/recovery.md"]
 LIMIT_S = 60.0
 
 
