@@ -6,8 +6,6 @@ coordinators may look at the same time.
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ from typing import cast
 
 from orchestrator.ledger.ledger import Chain, ExpiredLease, Ledger, Replaced, Tended, WaitingList
 from orchestrator.ledger.presence import last_sign_of_life
-from orchestrator.messages.queues import list_key
+from orchestrator.messages.queues import list_key, named_in
 from orchestrator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -123,12 +121,10 @@ class Repair:
     def _look_at_head(self, key: str, waiting: WaitingList) -> float | None:
         raw = cast(list[str], self._ledger.client.lrange(key, -HEAD_MESSAGES, -1))
         for text in reversed(raw):
-            try:
-                _, named, _ = json.loads(base64.b64decode(json.loads(text)["body"]))
-                run_id, step, attempt = named["run_id"], named["step"], named["attempt"]
-            except (ValueError, KeyError, TypeError):
+            named = named_in(text)
+            if named is None:
                 continue  # somebody else's message
-            sent_at_us = self._ledger.sent_at_us(run_id, waiting.queue, waiting.level, step, attempt)
+            sent_at_us = self._ledger.sent_at_us(named.run_id, waiting.queue, waiting.level, named.step, named.attempt)
             if sent_at_us is not None:
                 return sent_at_us
         return None if raw else float("inf")

@@ -5,7 +5,8 @@
 -- state. The one key of a call is the run's hash; all other keys of the run share its hash tag and are derived from it:
 --
 --   {prefix}:{RUN}:run      hash    pipeline, state, params, import_path, created_at, started_at, ended_at,
---                                   max_links, token (last one given), open (steps that have not ended),
+--                                   max_links, token (last one given: µs since created_at), open (steps that have not
+--                                   ended),
 --                                   n:<state> (how many steps are in that state), cancel_reason, start_id,
 --                                   lists (JSON [[queue, level], ...]: the queues of its steps), target (where the
 --                                   pipeline was loaded from), code (JSON: file -> SHA-256), deadline_s (seconds from
@@ -80,6 +81,11 @@ local function emit(event, step, attempt, detail)
   call('XADD', EVENTS, '*', 'event', event, 'at', now, 'step', step, 'attempt', attempt, 'detail', detail)
 end
 
+-- Adds a token to a JSON object as text, for cjson would round a large one.
+local function with_token(detail, token)
+  return string.sub(detail, 1, -2) .. ',"token":' .. token .. '}'
+end
+
 local function graph_of(step)
   local entry = graphs[step]
   if not entry then
@@ -94,12 +100,12 @@ local function children_of(step)
   return text and cjson.decode(text) or {}
 end
 
--- state, attempt, token, at, holder
+-- state, attempt, token, at, holder. Token and time stay text: Lua writes numbers from 1e14 on without their last digits.
 local function read(step)
   local text = call('HGET', STATE, step)
-  if not text then return 'waiting', 0, 0, 0, '-' end
+  if not text then return 'waiting', 0, '0', '0', '-' end
   local state, attempt, token, at, holder = string.match(text, '^(%S+) (%d+) (%d+) (%d+) (.*)$')
-  return state, tonumber(attempt), tonumber(token), at, holder
+  return state, tonumber(attempt), token, at, holder
 end
 
 -- Whether a holder is of this owner: a worker's name, or "worker incarnation.pid." for one process of it.
@@ -331,11 +337,14 @@ end
 function ops.claim()
   local step, wanted, claim_id, worker, lease_us = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], tonumber(ARGS[6])
   local owner = worker .. ' ' .. claim_id
-  local run_state, import_path, pipeline = unpack(call('HMGET', RUN, 'state', 'import_path', 'pipeline'))
+  local run_state, import_path, pipeline, last, created_at =
+    unpack(call('HMGET', RUN, 'state', 'import_path', 'pipeline', 'token', 'created_at'))
   local state, attempt, token, _, holder = read(step)
   if attempt ~= wanted then return {0, 'attempt ' .. wanted .. ' is not current, the step is ' .. state .. ' at attempt ' .. attempt} end
   if state == 'queued' then
-    token = call('HINCRBY', RUN, 'token', 1)
+    -- By the clock, so that a token never comes again even if a server that crashed has forgotten the last ones.
+    token = string.format('%.0f', math.max(tonumber(last) + 1, now_us - tonumber(created_at)))
+    call('HSET', RUN, 'token', token)
     leave(step, state)
     write(step, state, 'running', attempt, token, owner)
     call('ZADD', DUE, after(lease_us), step)
@@ -352,7 +361,7 @@ function ops.claim()
   if graph_of(step).m then params = call('HGET', RUN, 'params') or '' end
   local uncounted = 0
   if attempt > 1 then _, uncounted = uncounted_of(step) end
-  local reply = {1, token, call('HGET', SPEC, step), params, import_path or '', pipeline, uncounted}
+  local reply = {1, tonumber(token), call('HGET', SPEC, step), params, import_path or '', pipeline, uncounted}
   local inputs = call('HGET', INPUTS, step)
   if inputs then
     for _, source in ipairs(cjson.decode(inputs)) do
@@ -368,14 +377,14 @@ end
 -- attempt and for one whose holder is owned by `worker`. retry_in_us is '' when there is no retry.
 -- Returns {1, state, 1 if Celery's own chain goes on with `next` else 0, {chain, ...}} or {0, why refused}.
 function ops.commit()
-  local step, wanted, token, worker = ARGS[2], tonumber(ARGS[3]), tonumber(ARGS[4]), ARGS[5]
+  local step, wanted, token, worker = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5]
   local outcome, detail, output = ARGS[6], ARGS[7], ARGS[8]
   local follower, follower_attempt, retry_in_us = ARGS[9], tonumber(ARGS[10]), ARGS[11]
   local state, attempt, holding, _, holder = read(step)
   local queued, goes_on = {}, 0
 
   local may = attempt == wanted
-  if token == 0 then
+  if token == '0' then
     may = may and (state == 'queued' or (state == 'running' and is_owned(holder, worker)))
   else
     may = may and holding == token and state == 'running'
@@ -402,12 +411,12 @@ function ops.commit()
       queued = propagate({{step, 'bad', step}})
     end
     settle()
-  elseif attempt == wanted and holding == token and token ~= 0 and said_before then
+  elseif attempt == wanted and holding == token and token ~= '0' and said_before then
     -- The answer was lost on the way: tell again what still waits for a worker.
     queued = still_queued(children_of(step))
   else
-    if token ~= 0 and call('EXISTS', RUN) == 1 then
-      emit('commit.refused', step, wanted, cjson.encode({outcome = outcome, state = state, token = token}))
+    if token ~= '0' and call('EXISTS', RUN) == 1 then
+      emit('commit.refused', step, wanted, with_token(cjson.encode({outcome = outcome, state = state}), token))
     end
     return {0, 'the step is ' .. state .. ' at attempt ' .. attempt}
   end
@@ -424,9 +433,9 @@ end
 function ops.log()
   local state, attempt, token, _, holder = read(ARGS[2])
   local is_writing = state == 'running' or (state == 'cancelled' and holder ~= '-')
-  if not is_writing or attempt ~= tonumber(ARGS[3]) or token ~= tonumber(ARGS[4]) then
+  if not is_writing or attempt ~= tonumber(ARGS[3]) or token ~= ARGS[4] then
     if call('EXISTS', RUN) == 1 then
-      emit('log.refused', ARGS[2], ARGS[3], cjson.encode({state = state, token = tonumber(ARGS[4])}))
+      emit('log.refused', ARGS[2], ARGS[3], with_token(cjson.encode({state = state}), ARGS[4]))
     end
     return 0
   end

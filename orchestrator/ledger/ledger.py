@@ -67,7 +67,10 @@ class StagedStep:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A granted claim: the attempt may begin, and only the holder of `token` may commit it."""
+    """A granted claim: the attempt may begin, and only the holder of `token` may commit it.
+
+    Tokens grow with every claim of the run, and none comes again even if the server has forgotten the last ones.
+    """
 
     token: int
     spec: dict[str, Any]
@@ -651,7 +654,7 @@ class Ledger:
     def token(self, run_id: str, step: str) -> int:
         """Give the token of a step's last attempt that began, 0 if none did."""
         text = cast(str | None, self.client.hget(self.key(run_id, "state"), step))
-        return int(text.split(" ")[2]) if text else 0
+        return token_in(text) if text else 0
 
     def uncounted(self, run_id: str, step: str) -> int:
         """Give how many attempts of a step do not count against its retries."""
@@ -718,11 +721,6 @@ class Ledger:
             for step, text in graph.items()
         }
 
-    def sent_at(self, run_id: str, step: str, queue: str, level: int) -> int | None:
-        """Give when the message of a queued step was last sent, None if it is not queued."""
-        at = self.client.zscore(self.key(run_id, f"queued:{queue}:{level}"), step)
-        return None if at is None else int(at)
-
     def due_at(self, run_id: str, step: str) -> int | None:
         """Give when a step must be looked at: its retry is due, its lease or its wait for a worker runs out."""
         at = self.client.zscore(self.key(run_id, "due"), step)
@@ -782,6 +780,11 @@ def states_in(raw: Mapping[str, str]) -> dict[str, tuple[StepState, int]]:
         state, attempt, _ = text.split(" ", 2)
         states[step] = (StepState(state), int(attempt))
     return states
+
+
+def token_in(text: str) -> int:
+    """Give the token in one value of a state hash, 0 for none."""
+    return int(text.split(" ", 3)[2])
 
 
 def _event(entry: tuple[str, dict[str, str]]) -> Event:

@@ -70,7 +70,7 @@ end
 -- neither, by the lease having run out. A step that is still queued lost its message only, or gives it back: that is
 -- sent again. Returns {1, state, {chain, ...}} or {0, why refused}.
 function ops.lost()
-  local step, wanted, token, owner, kind, detail = ARGS[2], tonumber(ARGS[3]), tonumber(ARGS[4]), ARGS[5], ARGS[6], ARGS[7]
+  local step, wanted, token, owner, kind, detail = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], ARGS[6], ARGS[7]
   local state, attempt, holding, _, holder = read(step)
   local queued
   if state == 'queued' and attempt == wanted and owner ~= '' then
@@ -83,7 +83,7 @@ function ops.lost()
     queued = {{step, attempt}}
   elseif state == 'running' and attempt == wanted then
     local may
-    if token ~= 0 then
+    if token ~= '0' then
       may = token == holding
     elseif owner ~= '' then
       may = is_owned(holder, owner)
@@ -93,7 +93,7 @@ function ops.lost()
     if not may then return {0, 'the attempt is held by another'} end
     queued = replace(step, attempt, holding, holder, kind, detail, tonumber(ARGS[8]))
     settle()
-  elseif token == 0 and owner == '' then
+  elseif token == '0' and owner == '' then
     -- Of many who saw the lease run out, one is believed and sends the message.
     return {0, 'the step is ' .. state .. ' at attempt ' .. attempt}
   elseif state == 'queued' and attempt == wanted + 1 then

@@ -67,6 +67,7 @@ class Replay:
     is_started: bool = False
     resumes: int = 0
     attempts_begun: int = 0
+    begun: dict[str, int] = field(default_factory=dict)  # step -> its last attempt that began
     violations: list[str] = field(default_factory=list)
     _open: dict[str, int] = field(default_factory=dict)  # step -> its attempt that has begun and has no end yet
     _replaced: set[str] = field(default_factory=set)  # steps whose attempt was lost or handed over, not queued yet
@@ -207,6 +208,7 @@ class Replay:
         if state is StepState.RUNNING:
             self._open[step] = event.attempt
             self.attempts_begun += 1
+            self.begun[step] = event.attempt
         self.states[step], self.attempts[step] = state, event.attempt
 
     def _check_run_goes_on(self, event: Event, state: StepState) -> None:

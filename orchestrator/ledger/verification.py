@@ -10,10 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from orchestrator.ledger.ledger import Event, Ledger, RunUnknown, states_in
+from orchestrator.ledger.ledger import Event, Ledger, RunUnknown, states_in, token_in
 from orchestrator.ledger.record import REPAIRS
 from orchestrator.ledger.replay import Replay, event_place, replay_events
 from orchestrator.ledger.states import RunState, StepState
+
+# A step that was reset by a resume and then skipped, or failed because of its upstreams, has given up its token.
+_KEEP_TOKENS = {StepState.RUNNING, StepState.SUCCEEDED, StepState.RETRYING, StepState.FAILED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class Standing:
     rules: Mapping[str, str]
     impatient: frozenset[str]  # steps with a queue timeout
     states: Mapping[str, tuple[StepState, int]]
+    tokens: Mapping[str, int]  # of the last attempt, 0 if it has not begun
     due: frozenset[str]
     queued: Counter[str] | None
     outputs: frozenset[str]
@@ -86,6 +90,7 @@ def read_standing(ledger: Ledger, run_id: str) -> Standing:
         {step: place.get("t", "all_success") for step, place in places.items()},
         frozenset(step for step, place in places.items() if "w" in place),
         states_in(states),
+        {step: token_in(text) for step, text in states.items()},
         frozenset(due),
         None if lists is None else Counter(step for steps in queued for step in steps),
         frozenset(outputs),
@@ -117,11 +122,31 @@ def compare(standing: Standing, replay: Replay) -> Iterable[str]:
     still_open = sum(count for state, count in counts.items() if not state.is_ended)
     if int(fields["open"]) != still_open:
         yield f"{still_open} steps have not ended, but the ledger counts {fields['open']}"
-    if int(fields["token"]) != replay.attempts_begun:
-        yield f"{replay.attempts_begun} attempts have begun, but the ledger has given {fields['token']} tokens"
     if int(fields.get("resumes", 0)) != replay.resumes:
         yield f"the run was resumed {replay.resumes} times, but the ledger counts {fields.get('resumes', 0)}"
+    yield from _compare_tokens(standing, replay)
     yield from _compare_waiting(standing)
+
+
+def _compare_tokens(standing: Standing, replay: Replay) -> Iterable[str]:
+    """Give the tokens that may fence nobody off: given twice, given to nobody, or to be given again."""
+    last, holders = int(standing.fields["token"]), dict[int, str]()
+    if not last and replay.attempts_begun:
+        yield f"{replay.attempts_begun} attempts have begun, but the ledger has given no token"
+    for step, token in standing.tokens.items():
+        state, attempt = standing.states[step]
+        has_begun = replay.begun.get(step) == attempt
+        if not token:
+            if has_begun and state in _KEEP_TOKENS:
+                yield f"step {step!r} is {state} and attempt {attempt} of it has begun, but without a token"
+            continue
+        if not has_begun:
+            yield f"step {step!r} has token {token}, but attempt {attempt} of it has not begun"
+        if token > last:
+            yield f"step {step!r} has token {token}, but the last one that the ledger has given is {last}"
+        if token in holders:
+            yield f"steps {holders[token]!r} and {step!r} have the same token {token}"
+        holders[token] = step
 
 
 def _compare_waiting(standing: Standing) -> Iterable[str]:

@@ -90,6 +90,7 @@ class Network:
     has_deadline: bool = False  # which it has missed when somebody looks
     may_time_out: bool = True
     may_be_late: bool = True  # by a deadline that a resume gives
+    age_us: int = 0  # how long ago the run was created; from 1e14 on numbers need care in Lua
     run_id: str = ""
     sent: list[Chain] = field(default_factory=list)
     in_flight: list[Chain] = field(default_factory=list)
@@ -106,6 +107,8 @@ class Network:
         self.model = LedgerModel(_shape(self.graph), has_missed_deadline=self.has_deadline)
         fields = DEADLINE if self.has_deadline else {}
         self.run_id, ready = start(self._teller(), plan, max_links=self.max_links, fields=fields)
+        if self.age_us:
+            self.ledger.client.hincrby(self.ledger.key(self.run_id, "run"), "created_at", -self.age_us)
         self._compare_ready(ready, self.model.start())
         self.compare()
         self._send(ready)
@@ -142,9 +145,8 @@ class Network:
         """A commit with a token that is not the current one, or for an attempt that is not."""
         if self.said:
             held = self.rng.choice(self.said)[0]
-            self._commit(
-                held, held.token + self.rng.choice([0, 1, 7]), self.rng.random() < 0.7, (), self.rng.randint(0, 2)
-            )
+            token = self.rng.choice([held.token, held.token + 1, self.rng.choice(self.held).token])
+            self._commit(held, token, self.rng.random() < 0.7, (), self.rng.randint(0, 2))
 
     def write_log(self) -> None:
         """An attempt writes a line: one that runs, or one that ended long ago."""
@@ -401,8 +403,9 @@ class Network:
         claim_id, lasts = f"{process}{self.claims}", self.rng.random() < 0.8
         for _ in self._times():
             claim = self.ledger.claim(self.run_id, step, attempt, claim_id, worker, LONG_S if lasts else NO_TIME_S)
-            token = self.model.claim(step, attempt, claim_id, worker, lasts=lasts)
-            assert (claim.token if isinstance(claim, Claim) else None) == token
+            given = claim.token if isinstance(claim, Claim) else None
+            token = self.model.claim(step, attempt, claim_id, worker, given=given or 0, lasts=lasts)
+            assert given == token
             self.compare()
         if isinstance(claim, Claim) and token is not None:
             assert claim.uncounted == self.model.steps[step].uncounted

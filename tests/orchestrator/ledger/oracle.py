@@ -89,6 +89,7 @@ class LedgerModel:
     cancel_reason: str | None = None
     resumes: int = 0
     last_token: int = 0
+    begun: int = 0  # attempts
     steps: dict[str, StepModel] = field(default_factory=dict)
     gone: dict[str, StepModel] = field(default_factory=dict)
     due: dict[str, float] = field(default_factory=dict)
@@ -107,13 +108,15 @@ class LedgerModel:
         self._end_run_if_done()
         return queued
 
-    def claim(self, step: str, attempt: int, claim_id: str, worker: str, *, lasts: bool) -> int | None:
-        """Give the token, None if the claim is refused. The lease `lasts`, or has run out already."""
+    def claim(self, step: str, attempt: int, claim_id: str, worker: str, *, given: int, lasts: bool) -> int | None:
+        """Give the token, None if the claim is refused. A new one is the one that was `given`, if it is larger than all
+        before. The lease `lasts`, or has run out already."""
         self.now += 1
         it = self.steps.get(step, StepModel())
         holder = f"{worker} {claim_id}"
         if it.attempt == attempt and it.state == "queued":
-            self.last_token += 1
+            self.begun += 1
+            self.last_token = max(given, self.last_token + 1)
             it.token, it.holder = self.last_token, holder
             if self.run_state == "queued":
                 self.run_state, self.is_started = "running", True

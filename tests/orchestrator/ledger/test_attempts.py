@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from runs import begin, events_of, heads, run_state, start_graph, states_of
 
-from orchestrator.ledger.ledger import Claim, Commit, Ledger, Refusal
+from orchestrator.ledger.ledger import Claim, Commit, Ledger, Refusal, Replaced
 from orchestrator.ledger.states import Outcome, StepState
+from orchestrator.ledger.verification import verify_run
 
 SUCCEEDED, FAILED = Outcome.SUCCEEDED, Outcome.FAILED
 
@@ -69,7 +70,58 @@ def test_messages_of_a_run_that_is_not_there_leave_no_trace(ledger: Ledger) -> N
 def test_tokens_grow_with_every_claim(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": "", "b": "", "c": ""})
 
-    assert [begin(ledger, run_id, step) for step in "bca"] == [1, 2, 3]
+    b, c, a = (begin(ledger, run_id, step) for step in "bca")
+
+    assert 0 < b < c < a
+    assert [ledger.token(run_id, step) for step in "abc"] == [a, b, c]
+
+
+def test_no_token_comes_again_though_the_server_has_forgotten_the_last_ones(ledger: Ledger) -> None:
+    run_id = start_graph(ledger, dict.fromkeys("abcd", ""))
+    first = begin(ledger, run_id, "a")
+    given = [first, begin(ledger, run_id, "b"), begin(ledger, run_id, "c")]
+
+    for forgetful in (first, 0):
+        ledger.client.hset(ledger.key(run_id, "run"), "token", forgetful)
+        ledger.client.hset(ledger.key(run_id, "state"), "c", f"queued 1 0 {ledger.now_us()} -")
+        given.append(begin(ledger, run_id, "c"))
+
+    assert given == sorted(set(given))
+    assert isinstance(commit(ledger, run_id, "c", given[2]), Refusal)
+    assert isinstance(commit(ledger, run_id, "c", given[-1]), Commit)
+
+
+def test_tokens_grow_though_the_clock_is_set_back(ledger: Ledger) -> None:
+    run_id = start_graph(ledger, {"a": "", "b": "", "c": ""})
+    first = begin(ledger, run_id, "a")
+    ledger.client.hincrby(ledger.key(run_id, "run"), "created_at", 3600 * 10**6)  # as good as an hour back
+
+    assert [begin(ledger, run_id, step) for step in "bc"] == [first + 1, first + 2]
+
+
+@pytest.mark.parametrize("age_us", [10**14 - 1, 10**14, 10**15, 2**52])
+def test_tokens_of_a_run_that_is_years_old_keep_every_digit(ledger: Ledger, age_us: int) -> None:
+    run_id = start_graph(ledger, {"a": "", "b": "a"})
+    ledger.client.hincrby(ledger.key(run_id, "run"), "created_at", -age_us)
+    # An odd number at the end is the first that rounding would spoil.
+    ledger.client.hset(ledger.key(run_id, "run"), "token", token := age_us + 3600 * 10**6 + 1)
+
+    claims = [ledger.claim(run_id, "a", 1, "c", "w") for _ in range(2)]
+
+    assert [claim.token for claim in claims] == [token + 1] * 2
+    assert ledger.run_fields(run_id)["token"] == str(token + 1)
+    assert ledger.token(run_id, "a") == token + 1
+    assert isinstance(commit(ledger, run_id, "a", token), Refusal)
+    assert not ledger.append_log(run_id, "a", 1, token + 2, ["line"], 10)
+    assert ledger.append_log(run_id, "a", 1, token + 1, ["line"], 10)
+    refused = [event.detail["token"] for event in ledger.events(run_id) if event.event.endswith(".refused")]
+    assert refused == [token, token + 2]
+    assert isinstance(ledger.report_lost(run_id, "a", 1, {}, token=token), Refusal)
+    assert isinstance(ledger.report_lost(run_id, "a", 1, {}, token=token + 1), Replaced)
+    assert isinstance(commit(ledger, run_id, "a", begin(ledger, run_id, "a", 2), FAILED, attempt=2), Commit)
+    ledger.resume(run_id, [("a", 0), ("b", 0)])
+    assert begin(ledger, run_id, "a", 3) == ledger.token(run_id, "a") == token + 3
+    assert verify_run(ledger, run_id).violations == ()
 
 
 @pytest.mark.parametrize(
@@ -245,7 +297,7 @@ def test_a_claim_brings_call_params_and_outputs_of_the_steps_it_reads(ledger: Le
 
     claim = ledger.claim(run_id, "a", 1, "c", "w")
 
-    assert claim == Claim(1, {"pool": "cpu", "run": "true"}, {}, "", "p", 0, {})
+    assert claim == Claim(ledger.token(run_id, "a"), {"pool": "cpu", "run": "true"}, {}, "", "p", 0, {})
 
 
 def test_the_script_is_loaded_again_when_the_server_has_lost_it(ledger: Ledger) -> None:

@@ -221,13 +221,13 @@ def test_a_loss_that_is_told_twice_counts_once(ledger: Ledger) -> None:
 
 def test_a_process_that_died_before_it_claimed_lost_a_message_and_no_attempt(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": ""})
-    sent_at = ledger.sent_at(run_id, "a", "cpu", 3)
+    sent_at_us = ledger.sent_at_us(run_id, "cpu", 3, "a", 1)
 
     answer = lose(ledger, run_id, "a", 1, owner=owner_of("w", "i", 1))
 
     assert [chain[0][:2] for chain in answer.ready] == [("a", 1)]
     assert events_of(ledger, run_id)[-1] == ("message.lost", "a", 1)
-    assert ledger.sent_at(run_id, "a", "cpu", 3) > sent_at
+    assert ledger.sent_at_us(run_id, "cpu", 3, "a", 1) > sent_at_us
     assert claim(ledger, run_id, "a", 1, "w i.2.").uncounted == 0
 
 

@@ -249,12 +249,12 @@ def test_a_run_may_have_10_000_roots_and_a_step_may_read_them_all(ledger: Ledger
     script = redis_client.register_script(SCRIPT)
     key = [ledger.key(run_id, "run")]
     with redis_client.pipeline(transaction=False) as pipe:
-        for number, name in enumerate(names):
+        for name in names:
             script(key, ["claim", name, 1, "c", "w", 6_000_000], pipe)
-            output = f'"{name}"'
-            script(key, ["commit", name, 1, number + 1, "w", "succeeded", "{}", output, "", 0, ""], pipe)
+        for name, (_, token, *_) in zip(names, pipe.execute(), strict=True):
+            script(key, ["commit", name, 1, token, "w", "succeeded", "{}", f'"{name}"', "", 0, ""], pipe)
         answers = pipe.execute()
-    assert [answer[3] for answer in answers[1:-1:2]] == [[]] * 9_999
+    assert [answer[3] for answer in answers[:-1]] == [[]] * 9_999
 
     assert ledger.claim(run_id, "all", 1, "c", "w").outputs == {name: f'"{name}"' for name in names}
     assert counts_in(ledger.run_fields(run_id)) == {"succeeded": 10_000, "running": 1}
@@ -340,4 +340,4 @@ def test_a_server_that_lets_us_load_no_function_gets_a_script(
         assert heads(limited.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED).ready) == ["b"]
 
     assert bool(redis_client.function_list()) == (rules == ["+@all"])
-    assert begin(ledger, run_id, "b") == token + 1  # and who may load one goes on with the same run
+    assert begin(ledger, run_id, "b") > token  # and who may load one goes on with the same run
