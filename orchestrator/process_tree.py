@@ -65,8 +65,10 @@ class ProcessTree:
             with suppress(psutil.NoSuchProcess):
                 process.terminate()
 
-    def kill(self, limit_s: float, kill_root: Callable[[], None] | None = None) -> bool:
+    def kill(self, limit_s: float, kill_root: Callable[[], bool] | None = None) -> bool:
         """End all that is below the root, and the root too if `kill_root` does that; True when all of it is gone.
+
+        `kill_root` tells whether it has killed the root; else the root goes on, and what it starts from now on as well.
 
         Everything is halted before anything is killed, so that nothing starts anew while the rest is being ended.
         """
@@ -80,8 +82,9 @@ class ProcessTree:
                 halted.add(process)
                 with suppress(psutil.NoSuchProcess):
                     process.suspend()
-        if kill_root:
-            kill_root()
+        if kill_root and not kill_root():
+            root = []
+            self.let_go()
         limit = time.monotonic() + limit_s
         while rest := [process for process in (*root, *self.look()) if runs(process)]:
             for process in rest:

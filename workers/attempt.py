@@ -13,8 +13,8 @@ from typing import Any
 from orchestrator.artifacts.outputs import encode_output
 from orchestrator.artifacts.store import Artifact
 from orchestrator.definition.context import Attempt, HandedOver, StopRequested, attempt_context
-from orchestrator.ledger.ledger import Claim, Commit, Refusal, Replaced
 from orchestrator.ledger.states import Outcome, StepState
+from orchestrator.ledger.values import Claim, Commit, Refusal, Replaced
 from orchestrator.messages.dispatch import dispatch
 from workers.calls import call_step
 from workers.failures import MESSAGE_CHARS, Failure, OutputNotStored, error_text, options_of

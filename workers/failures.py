@@ -16,8 +16,8 @@ from typing import Any
 from orchestrator.definition.context import StopRequested
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.retry import exception_names, may_retry, retry_delay_s
-from orchestrator.ledger.ledger import Commit, Held, Refusal, Replaced
 from orchestrator.ledger.states import Outcome
+from orchestrator.ledger.values import Commit, Held, Refusal, Replaced
 from orchestrator.messages.dispatch import dispatch
 from workers.process import WorkerProcess
 

@@ -13,7 +13,7 @@ from celery.signals import worker_shutdown
 from celery.utils.log import get_logger
 from celery.worker.request import Request
 
-from orchestrator.ledger.ledger import Held, owner_of
+from orchestrator.ledger.values import Held, owner_of
 from workers.process import INCARNATION
 from workers.running import RunningAttempt, running
 

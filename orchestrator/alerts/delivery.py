@@ -19,7 +19,8 @@ from typing import Any
 from orchestrator.alerts.message import Message, failure_message
 from orchestrator.alerts.sending import send
 from orchestrator.alerts.targets import Target, read_targets
-from orchestrator.ledger.ledger import AlertTry, Ledger, RunUnknown
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.values import AlertTry, RunUnknown
 from orchestrator.settings import Settings
 
 logger = logging.getLogger(__name__)

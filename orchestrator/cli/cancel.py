@@ -12,8 +12,8 @@ import click
 from orchestrator.cli.session import RunNotFound, Session, find_run, open_session
 from orchestrator.cli.summary import stopped_text
 from orchestrator.definition.faults import did_you_mean
-from orchestrator.ledger.ledger import Event, LeasedAttempt
 from orchestrator.ledger.states import RunState
+from orchestrator.ledger.values import Event, LeasedAttempt
 
 STOPPING_SLACK_S = 2.0
 

@@ -16,10 +16,11 @@ from orchestrator.cli.progress import Progress, progress_for
 from orchestrator.cli.record_json import record_json
 from orchestrator.cli.session import Session, open_session
 from orchestrator.cli.summary import summary_text
-from orchestrator.ledger.ledger import Event, Held, Ledger
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import SIGN_OF_LIFE_S, announce_follower, withdraw_follower
 from orchestrator.ledger.record import RunRecord, read_record, read_skeleton
 from orchestrator.ledger.states import RunState, StepState
+from orchestrator.ledger.values import Event, Held
 from orchestrator.local.workers import LocalWorkerError, LocalWorkers, local_workers
 from orchestrator.settings import Settings, available_cores
 
@@ -134,7 +135,7 @@ def follow_to_the_end(
 
 
 def _tell_people(session: Session, run_id: str) -> None:
-    """Wait, but not for long, until who has to be told that the run failed has been told. Ctrl-C leaves it to others."""
+    """Wait, but not for long, until people have been told that the run failed. Ctrl-C leaves it to others."""
     from orchestrator.coordinator.service import ALERTS_LIMIT_S, Coordinator
 
     coordinator = Coordinator(session.ledger, session.app, session.settings)

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.summary import SKIP_REASON, clock_text, duration_text, error_line, stopped_text, unserved_text
-from orchestrator.ledger.ledger import Event
 from orchestrator.ledger.record import RunRecord
 from orchestrator.ledger.states import StepState
+from orchestrator.ledger.values import Event
 
 RUNNING_ROWS = 8
 RECENT_ROWS = 6

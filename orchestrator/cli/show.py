@@ -12,9 +12,9 @@ from orchestrator.cli.session import RunNotFound, find_run, open_session
 from orchestrator.cli.summary import SKIP_REASON, duration_text, error_line, repairs_text, summary_text
 from orchestrator.coordinator.reasons import Surroundings, brief, look_around
 from orchestrator.definition.faults import did_you_mean
-from orchestrator.ledger.ledger import Event
 from orchestrator.ledger.record import RunRecord, StepRecord, read_record, rfc3339
 from orchestrator.ledger.states import RunState, StepState
+from orchestrator.ledger.values import Event
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 LISTED = 5  # of a list in an event's detail

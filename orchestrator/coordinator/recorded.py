@@ -13,8 +13,9 @@ from orchestrator.definition.model import FunctionCall, ParamRef, Pipeline, Shel
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.params import Param, inferred_param
 from orchestrator.definition.wire import from_wire, references
-from orchestrator.ledger.ledger import Ledger, StagedStep
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import RunState, StepState
+from orchestrator.ledger.values import StagedStep
 
 
 @dataclass(frozen=True)

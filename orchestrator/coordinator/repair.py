@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator
 from typing import cast
 
-from orchestrator.ledger.ledger import Chain, ExpiredLease, Ledger, Replaced, Tended, WaitingList
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import last_sign_of_life
+from orchestrator.ledger.values import Chain, ExpiredLease, Replaced, Tended, WaitingList
 from orchestrator.messages.queues import list_key, named_in
 from orchestrator.settings import Settings
 

@@ -18,8 +18,9 @@ from orchestrator.definition.code import code_of
 from orchestrator.definition.faults import OrchestratorError, did_you_mean
 from orchestrator.definition.model import ParamRef, Step
 from orchestrator.definition.wire import references
-from orchestrator.ledger.ledger import AttemptsStopping, Ledger, ResumedMeanwhile, RunNotEnded, StagedStep
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import RunState, StepState
+from orchestrator.ledger.values import AttemptsStopping, ResumedMeanwhile, RunNotEnded, StagedStep
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 
-from orchestrator.ledger.ledger import LeasedAttempt, Ledger
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.values import LeasedAttempt
 
 LOOK_S = 0.1
 

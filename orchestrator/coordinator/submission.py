@@ -15,7 +15,8 @@ from orchestrator.definition.code import code_of
 from orchestrator.definition.model import FunctionCall, ParamRef, Pipeline
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.wire import references, to_wire
-from orchestrator.ledger.ledger import Chain, Ledger, Link, StagedStep
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.values import Chain, Link, StagedStep
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.messages.queues import priority_level
 from orchestrator.messages.signatures import largest_message_bytes, links_per_message

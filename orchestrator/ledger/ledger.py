@@ -1,4 +1,4 @@
-"""The ledger's client: one method for each operation of `ledger.lua` and `recovery.lua`, and the reads.
+"""The ledger's client: one method for each operation of `ledger.lua` and `recovery.lua`, beside the reads.
 
 Every write is one atomic call. Times are microseconds since the epoch by the server's clock.
 """
@@ -6,288 +6,51 @@ Every write is one atomic call. Times are microseconds since the epoch by the se
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import sha1
-from importlib.resources import files
+from collections.abc import Iterable, Mapping, Sequence
 from secrets import token_hex
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import redis
-from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
+from redis.exceptions import ResponseError
 
+from orchestrator.ledger.reads import LedgerReads
+from orchestrator.ledger.script import Script
 from orchestrator.ledger.states import Outcome, RunState, StepState
-
-_TEXT = "\n".join(
-    files("orchestrator.ledger").joinpath(name).read_text("utf-8") for name in ("ledger.lua", "recovery.lua")
+from orchestrator.ledger.values import (
+    AlertTry,
+    AttemptsStopping,
+    Chain,
+    Claim,
+    Commit,
+    ExpiredLease,
+    Held,
+    Link,
+    Refusal,
+    Replaced,
+    ResumedMeanwhile,
+    RunExists,
+    RunNotEnded,
+    RunUnknown,
+    StagedStep,
+    StepUnknown,
+    Tended,
+    WaitingList,
 )
-_VERSION = sha1(_TEXT.encode(), usedforsecurity=False).hexdigest()[:12]
-FUNCTION = f"orchestrator_{_VERSION}"  # two versions may work on one server
-LIBRARY = f"""#!lua name={FUNCTION}
-{_TEXT}
-redis.register_function('{FUNCTION}', function(keys, args)
-  enter(keys, args)
-  return ops[args[1]]()
-end)
-"""
-SCRIPT = f"{_TEXT}\nenter(KEYS, ARGV)\nreturn ops[ARGV[1]]()\n"
-_SCRIPT_SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
 DEFAULT_LEASE_S = 6.0
 NUDGE_KEPT_S = 10
 STAGE_STEPS = 1000  # steps written in one call, so that a huge submit never blocks the server for long
-EVENTS_PAGE = 5000
 
 
-class Link(NamedTuple):
-    """One step of a chain, as its message needs it. `timeout_s` is 0 when there is none."""
-
-    step: str
-    attempt: int
-    queue: str
-    priority: int
-    timeout_s: float
-
-
-Chain = tuple[Link, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StagedStep:
-    """A step on its way into the ledger, each part as JSON text; the head of ledger.lua says what is in it.
-
-    `children` and `inputs` are empty text where there are none.
-    """
-
-    step: str
-    graph: str
-    children: str
-    inputs: str
-    spec: str
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A granted claim: the attempt may begin, and only the holder of `token` may commit it.
-
-    Tokens grow with every claim of the run, and none comes again even if the server has forgotten the last ones.
-    """
-
-    token: int
-    spec: dict[str, Any]
-    params: dict[str, Any]
-    import_path: str
-    pipeline: str
-    uncounted: int  # attempts before this one that do not count against the step's retries
-    outputs: dict[str, str]  # step -> JSON text of its output, "" for null
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """The ledger said no. That is no error: messages are hints, and a duplicate or a late one gets this answer."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """A commit that counts. `ready` are the chains to dispatch now; `is_chain_going_on` says that Celery's own
-    chain message may go on with the next link."""
-
-    state: StepState
-    is_chain_going_on: bool
-    ready: tuple[Chain, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """An attempt as the main process of its worker knows it. `owner` names the process that runs it, see `owner_of`."""
-
-    run_id: str
-    step: str
-    attempt: int
-    owner: str
-
-
-@dataclass(frozen=True, slots=True)
-class ExpiredLease:
-    """A running attempt whose lease has run out, and since when."""
-
-    step: str
-    attempt: int
-    worker: str
-    expired_at_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class LeasedAttempt:
-    """An attempt that a worker holds: it runs, or is being stopped because its step was cancelled."""
-
-    step: str
-    attempt: int
-    worker: str
-    is_stopping: bool
-    since_us: int  # when it was claimed, or cancelled
-    lease_until_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingList:
-    """A list of the broker in which messages of a run should lie; the oldest was sent at `oldest_at_us`."""
-
-    queue: str
-    level: int
-    oldest_at_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tended:
-    """What `tend` did and found. `state` is None when there is no such run; `ready` is to be dispatched."""
-
-    state: RunState | None
-    next_due_us: int | None
-    now_us: int
-    ready: tuple[Chain, ...]
-    expired: tuple[ExpiredLease, ...] = ()
-    waiting: tuple[WaitingList, ...] = ()
-    alert_at_us: int | None = None
-
-    @property
-    def next_due_in_s(self) -> float | None:
-        """Give the seconds until something is due; None if nothing is."""
-        return None if self.next_due_us is None else max(0.0, (self.next_due_us - self.now_us) / 1e6)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing will ever have to be done for this run, unless somebody resumes it."""
-        return self.state is None or (self.state.is_ended and self.next_due_us is None and self.alert_at_us is None)
-
-
-@dataclass(frozen=True, slots=True)
-class Replaced:
-    """What became of a step whose attempt was lost or handed over. `ready` is to be dispatched."""
-
-    state: StepState
-    ready: tuple[Chain, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AlertTry:
-    """The right to tell people now that a run failed. `number` counts from 1; `sent` are targets that know already.
-
-    `incident` tells one end of the run from another one after a resume.
-    """
-
-    number: int
-    sent: tuple[str, ...]
-    incident: str
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One change. `id` orders events and continues a reading; `detail` is parsed JSON or plain text."""
-
-    id: str
-    event: str
-    at_us: int
-    step: str
-    attempt: int
-    detail: Any
-
-
-class RunExists(Exception):
-    """A run of that id is already started."""
-
-
-class RunUnknown(LookupError):
-    """The ledger holds no such run."""
-
-
-class StepUnknown(LookupError):
-    """The run has no such step."""
-
-
-class RunNotEnded(Exception):
-    """Only a run that has ended can be resumed; the text is its state."""
-
-
-class AttemptsStopping(Exception):
-    """`count` attempts of a cancelled run are still being stopped. Until they are gone nothing may run anew."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__(f"{count} attempts of the run are still being stopped")
-        self.count = count
-
-
-class ResumedMeanwhile(Exception):
-    """Somebody else has resumed the run since this resume was planned."""
-
-
-def owner_of(worker: str, incarnation: str, pid: int) -> str:
-    """Give how the ledger names one process of a worker; the `claim_id` of its claims begins with what follows it.
-
-    The incarnation tells a worker from one of the same name before a restart, whose processes may have had equal ids.
-    """
-    return f"{worker} {incarnation}.{pid}."
-
-
-class Ledger:
+class Ledger(LedgerReads):
     """State of runs in one Redis. Safe to share between threads, as the client is; not across a fork."""
 
     def __init__(self, client: redis.Redis, prefix: str = "orc") -> None:
-        self.client = client
-        self.prefix = prefix
-        self._has_functions = True  # until the server says otherwise
-
-    def key(self, run_id: str, part: str) -> str:
-        return f"{self.prefix}:{{{run_id}}}:{part}"
+        super().__init__(client, prefix)
+        self._script = Script(client)
 
     def _call(self, run_id: str, *args: Any) -> Any:
-        return self._calls([(run_id, args)])[0]
-
-    def _calls(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
-        """Do operations, several of them in one round trip; each is atomic by itself.
-
-        They are a function of the server, loaded when it is not there yet. A server without functions (before Redis 7)
-        or that lets us load none gets a script, which costs it about 8 µs more a call to set up.
-        """
-        try:
-            return self._send(calls)
-        except ResponseError as error:
-            if not self._provide(error):
-                raise
-        return self._calls(calls)  # at most from the function to the script, which is loaded next
-
-    def _send(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
-        if len(calls) == 1:
-            run_id, args = calls[0]
-            if self._has_functions:
-                return [self.client.fcall(FUNCTION, 1, self.key(run_id, "run"), *args)]
-            return [self.client.evalsha(_SCRIPT_SHA, 1, self.key(run_id, "run"), *args)]
-        with self.client.pipeline(transaction=False) as pipe:
-            for run_id, args in calls:
-                if self._has_functions:
-                    pipe.fcall(FUNCTION, 1, self.key(run_id, "run"), *args)
-                else:
-                    pipe.evalsha(_SCRIPT_SHA, 1, self.key(run_id, "run"), *args)
-            return pipe.execute()
-
-    def _provide(self, error: ResponseError) -> bool:
-        """Load what the server said it has not; False if the error was another one."""
-        if self._has_functions and "function not found" in str(error).lower():
-            try:
-                self.client.function_load(LIBRARY)
-            except ResponseError as refusal:
-                self._has_functions = "already exists" in str(refusal)  # or somebody else was faster
-            return True
-        if self._has_functions and (isinstance(error, NoPermissionError) or "unknown command" in str(error).lower()):
-            self._has_functions = False
-            return True
-        if isinstance(error, NoScriptError):
-            self.client.script_load(SCRIPT)
-            return True
-        return False
-
-    # -- writes ------------------------------------------------------------------------------------------------
+        return self._script.call(self.key(run_id, "run"), *args)
 
     def start(
         self, run_id: str, steps: Iterable[StagedStep], roots: Sequence[str], fields: Mapping[str, str | int]
@@ -425,9 +188,12 @@ class Ledger:
         if not by_run:
             return {}
         lease_us = round(lease_s * 1_000_000)
-        replies = self._calls(
+        replies = self._script.calls(
             [
-                (run_id, ["renew", lease_us, *(word for it in attempts for word in (it.step, it.attempt, it.owner))])
+                (
+                    self.key(run_id, "run"),
+                    ["renew", lease_us, *(word for it in attempts for word in (it.step, it.attempt, it.owner))],
+                )
                 for run_id, attempts in by_run.items()
             ]
         )
@@ -599,10 +365,6 @@ class Ledger:
                 pipe.expire(self.nudge_key(name), NUDGE_KEPT_S)
             pipe.execute()
 
-    def nudge_key(self, worker: str) -> str:
-        """Give the list that a worker's main process waits at between two renewals."""
-        return f"{self.prefix}:nudge:{worker}"
-
     def append_log(self, run_id: str, step: str, attempt: int, token: int, lines: Sequence[str], limit: int) -> bool:
         """Add lines to an attempt's log, of which the last `limit` are kept. False: the token is no longer current."""
         return bool(self._call(run_id, "log", step, attempt, token, limit, *lines))
@@ -614,184 +376,9 @@ class Ledger:
         if state and not RunState(state).is_ended:  # it was started just now
             self.client.sadd(f"{self.prefix}:active", run_id)
 
-    # -- reads -------------------------------------------------------------------------------------------------
-
-    def active_runs(self) -> list[str]:
-        """Give the runs that have not ended, as far as coordinators have noticed."""
-        return sorted(cast(set[str], self.client.smembers(f"{self.prefix}:active")))
-
-    def recent_runs(self, limit: int) -> list[str]:
-        """Give run ids, newest first."""
-        return cast(list[str], self.client.zrevrange(f"{self.prefix}:runs", 0, limit - 1))
-
-    def run_fields(self, run_id: str) -> dict[str, str]:
-        """Give the fields of a run as they are kept. Raises RunUnknown."""
-        fields = cast(dict[str, str], self.client.hgetall(self.key(run_id, "run")))
-        if not fields:
-            raise RunUnknown(run_id)
-        return fields
-
-    def graph(self, run_id: str) -> dict[str, dict[str, Any]]:
-        """Give every step's place in the graph (keys as at the head of ledger.lua), in the user's order."""
-        raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "graph")))
-        graph = {step: json.loads(text) for step, text in raw.items()}
-        return dict(sorted(graph.items(), key=lambda item: cast(int, item[1]["x"])))
-
-    def specs(self, run_id: str) -> dict[str, dict[str, Any]]:
-        """Give every step's call and options, as the worker gets them."""
-        raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "spec")))
-        return {step: json.loads(text) for step, text in raw.items()}
-
-    def spec(self, run_id: str, step: str) -> dict[str, Any] | None:
-        """Give one step's call and options, None if there is no such step."""
-        text = cast(str | None, self.client.hget(self.key(run_id, "spec"), step))
-        return json.loads(text) if text else None
-
-    def states(self, run_id: str) -> dict[str, tuple[StepState, int]]:
-        """Give state and current attempt of every step that has left `waiting`."""
-        return states_in(cast(dict[str, str], self.client.hgetall(self.key(run_id, "state"))))
-
-    def token(self, run_id: str, step: str) -> int:
-        """Give the token of a step's last attempt that began, 0 if none did."""
-        text = cast(str | None, self.client.hget(self.key(run_id, "state"), step))
-        return token_in(text) if text else 0
-
-    def uncounted(self, run_id: str, step: str) -> int:
-        """Give how many attempts of a step do not count against its retries."""
-        text = cast(str | None, self.client.hget(self.key(run_id, "uncounted"), step))
-        return int(text.split(" ")[1]) if text else 0
-
-    def queued_before(
-        self, run_id: str, queue: str, level: int, before_us: int, limit: int = 100
-    ) -> list[tuple[str, int, int]]:
-        """Give (step, attempt, when its message was last sent) for queued steps of one broker list, oldest first."""
-        found = cast(
-            list[tuple[str, float]],
-            self.client.zrangebyscore(
-                self.key(run_id, f"queued:{queue}:{level}"), "-inf", before_us, start=0, num=limit, withscores=True
-            ),
-        )
-        attempts = self.attempts_in(run_id, [step for step, _ in found], StepState.QUEUED)
-        return [(step, attempts[step][0], int(at)) for step, at in found if step in attempts]
-
-    def sent_at_us(self, run_id: str, queue: str, level: int, step: str, attempt: int) -> int | None:
-        """Give when the message of a queued attempt was last sent, None if the attempt is not queued (any more)."""
-        attempts = self.attempts_in(run_id, [step], StepState.QUEUED)
-        sent_at = self.client.zscore(self.key(run_id, f"queued:{queue}:{level}"), step)
-        return int(sent_at) if sent_at is not None and step in attempts and attempts[step][0] == attempt else None
-
-    def attempts_in(self, run_id: str, steps: Sequence[str], state: StepState) -> dict[str, tuple[int, int]]:
-        """Give (attempt, since when) of those of the steps that are in this state now."""
-        if not steps:
-            return {}
-        texts = cast(list[str | None], self.client.hmget(self.key(run_id, "state"), list(steps)))
-        found = {}
-        for step, text in zip(steps, texts, strict=True):
-            is_state, attempt, _, at, _ = text.split(" ", 4) if text else ("", "0", "", "0", "")
-            if is_state == state.value:
-                found[step] = int(attempt), int(at)
-        return found
-
-    def leased(self, run_id: str) -> list[LeasedAttempt]:
-        """Give the attempts of a run that workers hold, by the end of their leases."""
-        due = cast(list[tuple[str, float]], self.client.zrange(self.key(run_id, "due"), 0, -1, withscores=True))
-        steps = [step for step, _ in due]
-        texts = cast(list[str | None], self.client.hmget(self.key(run_id, "state"), steps)) if steps else []
-        found = []
-        for (step, until), text in zip(due, texts, strict=True):
-            state, attempt, _, at, holder = text.split(" ", 4) if text else ("", "0", "", "0", "")
-            if state in (StepState.RUNNING.value, StepState.CANCELLED.value):
-                is_stopping = state == StepState.CANCELLED.value
-                worker = holder.partition(" ")[0]
-                found.append(LeasedAttempt(step, int(attempt), worker, is_stopping, int(at), int(until)))
-        return found
-
-    def stopping(self, run_id: str) -> list[LeasedAttempt]:
-        """Give the attempts of cancelled steps that are not known to be gone yet."""
-        return [attempt for attempt in self.leased(run_id) if attempt.is_stopping]
-
-    def staged(self, run_id: str) -> dict[str, StagedStep]:
-        """Give every step as it was staged."""
-        with self.client.pipeline(transaction=False) as pipe:
-            for part in ("graph", "children", "inputs", "spec"):
-                pipe.hgetall(self.key(run_id, part))
-            graph, children, inputs, specs = cast(list[dict[str, str]], pipe.execute())
-        return {
-            step: StagedStep(step, text, children.get(step, ""), inputs.get(step, ""), specs[step])
-            for step, text in graph.items()
-        }
-
-    def due_at(self, run_id: str, step: str) -> int | None:
-        """Give when a step must be looked at: its retry is due, its lease or its wait for a worker runs out."""
-        at = self.client.zscore(self.key(run_id, "due"), step)
-        return None if at is None else int(at)
-
-    def now_us(self) -> int:
-        """Give the server's clock."""
-        seconds, microseconds = self.client.time()
-        return seconds * 1_000_000 + microseconds
-
-    def last_event_id(self, run_id: str) -> str:
-        """Give the id of the latest event of a run, "0" if there is none."""
-        newest = cast(list[tuple[str, dict[str, str]]], self.client.xrevrange(self.key(run_id, "events"), count=1))
-        return newest[0][0] if newest else "0"
-
-    def outputs(self, run_id: str) -> dict[str, str]:
-        """Give the JSON text of every output that is not null."""
-        return cast(dict[str, str], self.client.hgetall(self.key(run_id, "output")))
-
-    def log_lines(self, run_id: str, step: str, attempt: int) -> list[str]:
-        return cast(list[str], self.client.lrange(self.key(run_id, f"log:{step}:{attempt}"), 0, -1))
-
-    def events(self, run_id: str, after: str = "0") -> Iterator[Event]:
-        """Give the events of a run behind the event id `after`, oldest first, read in pages."""
-        while True:
-            page = cast(
-                list[tuple[str, dict[str, str]]],
-                self.client.xrange(self.key(run_id, "events"), f"({after}" if after != "0" else "-", "+", EVENTS_PAGE),
-            )
-            yield from map(_event, page)
-            if len(page) < EVENTS_PAGE:
-                return
-            after = page[-1][0]
-
-    def wait_for_events(self, run_id: str, after: str, timeout_s: float) -> list[Event]:
-        """Give the next events of a run, waiting for at most `timeout_s`; may be empty."""
-        reply = cast(
-            list[tuple[str, list[tuple[str, dict[str, str]]]]] | dict[str, Any],
-            self.client.xread(
-                {self.key(run_id, "events"): after}, count=EVENTS_PAGE, block=max(1, round(timeout_s * 1000))
-            ),
-        )
-        if not reply:
-            return []
-        entries = next(iter(reply.values()))[0] if isinstance(reply, dict) else reply[0][1]
-        return list(map(_event, entries))
-
 
 def _upstream_in(spec: str) -> set[str]:
     return set(json.loads(spec).get("upstream", ()))
-
-
-def states_in(raw: Mapping[str, str]) -> dict[str, tuple[StepState, int]]:
-    """Give state and current attempt of every step of a state hash."""
-    states = {}
-    for step, text in raw.items():
-        state, attempt, _ = text.split(" ", 2)
-        states[step] = (StepState(state), int(attempt))
-    return states
-
-
-def token_in(text: str) -> int:
-    """Give the token in one value of a state hash, 0 for none."""
-    return int(text.split(" ", 3)[2])
-
-
-def _event(entry: tuple[str, dict[str, str]]) -> Event:
-    event_id, fields = entry
-    text = fields["detail"]
-    detail = json.loads(text) if text.startswith("{") else text
-    return Event(event_id, fields["event"], int(fields["at"]), fields["step"], int(fields["attempt"]), detail)
 
 
 def _chains(raw: Iterable[str]) -> tuple[Chain, ...]:

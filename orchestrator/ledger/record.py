@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from orchestrator.ledger.ledger import Event, Ledger
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, RunState, StepState
+from orchestrator.ledger.values import Event
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ENDINGS = {"step.succeeded", "step.failed", "step.retrying", "step.cancelled"}

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from orchestrator.ledger.ledger import Event
 from orchestrator.ledger.states import STEP_TRANSITIONS, RunState, StepState
+from orchestrator.ledger.values import Event
 
 _STEP_STATES = {
     f"step.{'started' if it is StepState.RUNNING else it.value}": it for it in StepState if it is not StepState.WAITING

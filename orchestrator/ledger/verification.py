@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from orchestrator.ledger.ledger import Event, Ledger, RunUnknown, states_in, token_in
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.reads import states_in, token_in
 from orchestrator.ledger.record import REPAIRS
 from orchestrator.ledger.replay import Replay, event_place, replay_events
 from orchestrator.ledger.states import RunState, StepState
+from orchestrator.ledger.values import Event, RunUnknown
 
 # A step that was reset by a resume and then skipped, or failed because of its upstreams, has given up its token.
 _KEEP_TOKENS = {StepState.RUNNING, StepState.SUCCEEDED, StepState.RETRYING, StepState.FAILED}

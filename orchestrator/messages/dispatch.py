@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from celery import Celery
 
-from orchestrator.ledger.ledger import Chain
+from orchestrator.ledger.values import Chain
 from orchestrator.messages.signatures import chain_signature, publish
 
 BATCH_MESSAGES = 500

@@ -16,7 +16,7 @@ from kombu.connection import Connection
 from kombu.messaging import Producer
 from kombu.utils.json import dumps
 
-from orchestrator.ledger.ledger import Chain, Link
+from orchestrator.ledger.values import Chain, Link
 from orchestrator.plan.plan import Plan
 
 STEP_TASK = "pipeline.step"

@@ -13,9 +13,9 @@ from orchestrator.plan.plan import Chord, Plan
 def compile_pipeline(pipeline: Pipeline, *, unproven: Collection[str] = ()) -> Plan:
     """Give the plan of a pipeline: the same waiting as its edges say, no barrier added and none lost.
 
-    The same pipeline always gives the same plan. `unproven` are steps whose success says nothing of what is before them:
-    in a run that goes on, those that are kept though something before them runs anew. Raises PipelineInvalid for a loop or an unknown upstream,
-    which a pipeline from the definition side does not have.
+    The same pipeline always gives the same plan. `unproven` are steps whose success says nothing of what is before
+    them: in a run that goes on, those that are kept though something before them runs anew. Raises PipelineInvalid for
+    a loop or an unknown upstream, which a pipeline from the definition side does not have.
     """
     names = tuple(pipeline.steps)
     written = _upstream_numbers(pipeline)

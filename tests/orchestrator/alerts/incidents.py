@@ -11,8 +11,9 @@ from typing import Any
 from orchestrator.alerts.delivery import AlertDelivery, Pace
 from orchestrator.coordinator.submission import broker_lists, staged_steps
 from orchestrator.definition.builder import PipelineBuilder
-from orchestrator.ledger.ledger import Claim, Ledger
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
+from orchestrator.ledger.values import Claim
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.settings import Settings
 

@@ -25,9 +25,10 @@ from orchestrator.coordinator.submission import staged_steps, submit
 from orchestrator.definition.faults import PipelineInvalid
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, ShellCall, Step, Template
 from orchestrator.definition.options import StepOptions
-from orchestrator.ledger.ledger import FUNCTION, Held
 from orchestrator.ledger.record import read_record
+from orchestrator.ledger.script import FUNCTION
 from orchestrator.ledger.states import Outcome, StepState
+from orchestrator.ledger.values import Held
 from orchestrator.ledger.verification import verify_run
 from orchestrator.messages.queues import queue_keys
 from orchestrator.plan.compile import compile_pipeline

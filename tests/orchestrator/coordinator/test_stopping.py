@@ -9,7 +9,7 @@ import pytest
 from runs import start_graph
 
 from orchestrator.coordinator.stopping import wait_until_stopped
-from orchestrator.ledger.ledger import Held
+from orchestrator.ledger.values import Held
 
 
 @pytest.fixture

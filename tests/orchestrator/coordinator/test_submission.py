@@ -14,7 +14,8 @@ from orchestrator.coordinator.submission import RUN_ID_SHAPE, new_run_id, plan_l
 from orchestrator.definition.builder import PipelineBuilder
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, ShellCall, Step, Template
 from orchestrator.definition.options import StepOptions
-from orchestrator.ledger.ledger import Ledger, RunExists
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.values import RunExists
 from orchestrator.messages.app import create_app
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.settings import Settings

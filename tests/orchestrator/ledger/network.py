@@ -19,20 +19,20 @@ from oracle import DEADLINE_S, LedgerModel, Shape
 from runs import INSTANT_S, RULES, SETTINGS, Graph, SaidTwice, counts_in, random_options, start
 
 from orchestrator.coordinator.submission import broker_lists, staged_steps
-from orchestrator.ledger.ledger import (
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.states import Outcome
+from orchestrator.ledger.values import (
     AttemptsStopping,
     Chain,
     Claim,
     Commit,
     Event,
     Held,
-    Ledger,
     Refusal,
     Replaced,
     RunNotEnded,
     owner_of,
 )
-from orchestrator.ledger.states import Outcome
 from orchestrator.messages.queues import priority_level
 
 WORKERS = ("w1", "w11", "w2")  # one name is the beginning of another

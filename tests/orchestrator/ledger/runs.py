@@ -12,7 +12,8 @@ from typing import Any
 from orchestrator.coordinator.submission import broker_lists, staged_steps
 from orchestrator.definition.model import Pipeline, ShellCall, Step, TriggerRule
 from orchestrator.definition.options import StepOptions
-from orchestrator.ledger.ledger import Chain, Ledger
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.values import Chain
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
 from orchestrator.settings import PoolSettings, Settings

@@ -7,8 +7,9 @@ from typing import Any
 
 from runs import begin, run_state, start_graph
 
-from orchestrator.ledger.ledger import AlertTry, Ledger
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
+from orchestrator.ledger.values import AlertTry
 
 SENT: tuple[str, dict[str, Any]] = ("alert.sent", {"target": "json://here"})
 

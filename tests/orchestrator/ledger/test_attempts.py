@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from runs import begin, events_of, heads, run_state, start_graph, states_of
 
-from orchestrator.ledger.ledger import Claim, Commit, Ledger, Refusal, Replaced
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, StepState
+from orchestrator.ledger.values import Claim, Commit, Refusal, Replaced
 from orchestrator.ledger.verification import verify_run
 
 SUCCEEDED, FAILED = Outcome.SUCCEEDED, Outcome.FAILED

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from runs import begin, counts_in, events_of, heads, run_state, start_graph, states_of
 
-from orchestrator.ledger.ledger import Held, Ledger, Refusal, StepUnknown
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record import read_record
 from orchestrator.ledger.states import Outcome
+from orchestrator.ledger.values import Held, Refusal, StepUnknown
 from orchestrator.ledger.verification import verify_run
 
 

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import begin, graph, start, start_graph
 
-from orchestrator.ledger import ledger as ledger_module
-from orchestrator.ledger.ledger import Ledger, RunUnknown
+from orchestrator.ledger import reads as reads_module
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record import read_record, read_skeleton, rfc3339
 from orchestrator.ledger.states import Outcome, RunState, StepState
+from orchestrator.ledger.values import RunUnknown
 
 ODD_TEXT = 'naïve 漢字 🙂 \x00\x1b[31m \\ " / \u2028 end'
 ODD_NAMES = ["a.b-c_d[0]", "[x]", "x[17].train-2", "1", "_" + "9" * 199, "[" * 199 + "z", "A" * 200]
@@ -106,7 +107,7 @@ def test_events_are_read_in_pages_without_loss(ledger: Ledger, monkeypatch: pyte
     at_once = list(ledger.events(run_id))
 
     for page in (1, 7, 14):
-        monkeypatch.setattr(ledger_module, "EVENTS_PAGE", page)
+        monkeypatch.setattr(reads_module, "EVENTS_PAGE", page)
         assert list(ledger.events(run_id)) == at_once
     assert len(at_once) == 14
     assert list(ledger.events(run_id, at_once[4].id)) == at_once[5:]

@@ -21,20 +21,20 @@ from runs import (
 )
 
 from orchestrator.coordinator.submission import staged_steps
-from orchestrator.ledger.ledger import (
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.record import read_record
+from orchestrator.ledger.states import Outcome, RunState, StepState
+from orchestrator.ledger.values import (
     AttemptsStopping,
     Chain,
     Claim,
     Commit,
     Held,
-    Ledger,
     Refusal,
     ResumedMeanwhile,
     RunNotEnded,
     RunUnknown,
 )
-from orchestrator.ledger.record import read_record
-from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.verification import verify_run
 
 FAILED, SUCCEEDED = Outcome.FAILED, Outcome.SUCCEEDED

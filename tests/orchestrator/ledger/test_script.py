@@ -14,10 +14,12 @@ from orchestrator.coordinator.submission import staged_steps
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, Step, TriggerRule
 from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.connection import connect
-from orchestrator.ledger.ledger import SCRIPT, Claim, Held, Ledger, StagedStep
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, announce_coordinator, announce_worker
 from orchestrator.ledger.record import REPAIRS
+from orchestrator.ledger.script import SCRIPT
 from orchestrator.ledger.states import STEP_TRANSITIONS, Outcome, RunState, StepState
+from orchestrator.ledger.values import Claim, Held, StagedStep
 from orchestrator.plan.compile import compile_pipeline
 
 HEAD, _, CODE = SCRIPT.partition("\nlocal ")

@@ -15,9 +15,11 @@ from oracle import judge
 from runs import RULES, SETTINGS, Graph, begin, graph, run_state, start, start_graph
 
 from orchestrator.coordinator.submission import staged_steps
-from orchestrator.ledger.ledger import SCRIPT, Event, Ledger, RunUnknown
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.replay import Replay, replay_events
+from orchestrator.ledger.script import SCRIPT
 from orchestrator.ledger.states import Outcome, RunState, StepState
+from orchestrator.ledger.values import Event, RunUnknown
 from orchestrator.ledger.verification import verify_run
 
 UPSTREAM = {"a": "", "b": "a", "c": "a b", "x": "", "y": "x", "tidy": "y c"}

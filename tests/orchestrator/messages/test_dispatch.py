@@ -5,7 +5,7 @@ from __future__ import annotations
 import redis
 from celery import Celery
 
-from orchestrator.ledger.ledger import Link
+from orchestrator.ledger.values import Link
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.messages.queues import queue_keys, queue_length
 from orchestrator.settings import Settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.ledger.ledger import Link
+from orchestrator.ledger.values import Link
 from orchestrator.messages import queues
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.messages.queues import Named, list_key, messages_ahead, named_in

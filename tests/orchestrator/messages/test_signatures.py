@@ -15,7 +15,7 @@ from runs import SETTINGS, graph, random_graph
 from orchestrator.coordinator.submission import plan_links, plan_message_bytes
 from orchestrator.definition.model import Pipeline, ShellCall, Step
 from orchestrator.definition.options import StepOptions
-from orchestrator.ledger.ledger import Link
+from orchestrator.ledger.values import Link
 from orchestrator.messages.app import create_app
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.messages.signatures import (

@@ -1,0 +1,202 @@
+"""What can be read of runs in the ledger; nothing here changes anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import redis
+
+from orchestrator.ledger.states import StepState
+from orchestrator.ledger.values import Event, LeasedAttempt, RunUnknown, StagedStep
+
+EVENTS_PAGE = 5000
+
+
+class LedgerReads:
+    """Runs in one Redis, to be read. Safe to share between threads, as the client is; not across a fork."""
+
+    def __init__(self, client: redis.Redis, prefix: str = "orc") -> None:
+        self.client = client
+        self.prefix = prefix
+
+    def key(self, run_id: str, part: str) -> str:
+        return f"{self.prefix}:{{{run_id}}}:{part}"
+
+    def nudge_key(self, worker: str) -> str:
+        """Give the list that a worker's main process waits at between two renewals."""
+        return f"{self.prefix}:nudge:{worker}"
+
+    def active_runs(self) -> list[str]:
+        """Give the runs that have not ended, as far as coordinators have noticed."""
+        return sorted(cast(set[str], self.client.smembers(f"{self.prefix}:active")))
+
+    def recent_runs(self, limit: int) -> list[str]:
+        """Give run ids, newest first."""
+        return cast(list[str], self.client.zrevrange(f"{self.prefix}:runs", 0, limit - 1))
+
+    def run_fields(self, run_id: str) -> dict[str, str]:
+        """Give the fields of a run as they are kept. Raises RunUnknown."""
+        fields = cast(dict[str, str], self.client.hgetall(self.key(run_id, "run")))
+        if not fields:
+            raise RunUnknown(run_id)
+        return fields
+
+    def graph(self, run_id: str) -> dict[str, dict[str, Any]]:
+        """Give every step's place in the graph (keys as at the head of ledger.lua), in the user's order."""
+        raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "graph")))
+        graph = {step: json.loads(text) for step, text in raw.items()}
+        return dict(sorted(graph.items(), key=lambda item: cast(int, item[1]["x"])))
+
+    def specs(self, run_id: str) -> dict[str, dict[str, Any]]:
+        """Give every step's call and options, as the worker gets them."""
+        raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "spec")))
+        return {step: json.loads(text) for step, text in raw.items()}
+
+    def spec(self, run_id: str, step: str) -> dict[str, Any] | None:
+        """Give one step's call and options, None if there is no such step."""
+        text = cast(str | None, self.client.hget(self.key(run_id, "spec"), step))
+        return json.loads(text) if text else None
+
+    def states(self, run_id: str) -> dict[str, tuple[StepState, int]]:
+        """Give state and current attempt of every step that has left `waiting`."""
+        return states_in(cast(dict[str, str], self.client.hgetall(self.key(run_id, "state"))))
+
+    def token(self, run_id: str, step: str) -> int:
+        """Give the token of a step's last attempt that began, 0 if none did."""
+        text = cast(str | None, self.client.hget(self.key(run_id, "state"), step))
+        return token_in(text) if text else 0
+
+    def uncounted(self, run_id: str, step: str) -> int:
+        """Give how many attempts of a step do not count against its retries."""
+        text = cast(str | None, self.client.hget(self.key(run_id, "uncounted"), step))
+        return int(text.split(" ")[1]) if text else 0
+
+    def queued_before(
+        self, run_id: str, queue: str, level: int, before_us: int, limit: int = 100
+    ) -> list[tuple[str, int, int]]:
+        """Give (step, attempt, when its message was last sent) for queued steps of one broker list, oldest first."""
+        found = cast(
+            list[tuple[str, float]],
+            self.client.zrangebyscore(
+                self.key(run_id, f"queued:{queue}:{level}"), "-inf", before_us, start=0, num=limit, withscores=True
+            ),
+        )
+        attempts = self.attempts_in(run_id, [step for step, _ in found], StepState.QUEUED)
+        return [(step, attempts[step][0], int(at)) for step, at in found if step in attempts]
+
+    def sent_at_us(self, run_id: str, queue: str, level: int, step: str, attempt: int) -> int | None:
+        """Give when the message of a queued attempt was last sent, None if the attempt is not queued (any more)."""
+        attempts = self.attempts_in(run_id, [step], StepState.QUEUED)
+        sent_at = self.client.zscore(self.key(run_id, f"queued:{queue}:{level}"), step)
+        return int(sent_at) if sent_at is not None and step in attempts and attempts[step][0] == attempt else None
+
+    def attempts_in(self, run_id: str, steps: Sequence[str], state: StepState) -> dict[str, tuple[int, int]]:
+        """Give (attempt, since when) of those of the steps that are in this state now."""
+        if not steps:
+            return {}
+        texts = cast(list[str | None], self.client.hmget(self.key(run_id, "state"), list(steps)))
+        found = {}
+        for step, text in zip(steps, texts, strict=True):
+            is_state, attempt, _, at, _ = text.split(" ", 4) if text else ("", "0", "", "0", "")
+            if is_state == state.value:
+                found[step] = int(attempt), int(at)
+        return found
+
+    def leased(self, run_id: str) -> list[LeasedAttempt]:
+        """Give the attempts of a run that workers hold, by the end of their leases."""
+        due = cast(list[tuple[str, float]], self.client.zrange(self.key(run_id, "due"), 0, -1, withscores=True))
+        steps = [step for step, _ in due]
+        texts = cast(list[str | None], self.client.hmget(self.key(run_id, "state"), steps)) if steps else []
+        found = []
+        for (step, until), text in zip(due, texts, strict=True):
+            state, attempt, _, at, holder = text.split(" ", 4) if text else ("", "0", "", "0", "")
+            if state in (StepState.RUNNING.value, StepState.CANCELLED.value):
+                is_stopping = state == StepState.CANCELLED.value
+                worker = holder.partition(" ")[0]
+                found.append(LeasedAttempt(step, int(attempt), worker, is_stopping, int(at), int(until)))
+        return found
+
+    def stopping(self, run_id: str) -> list[LeasedAttempt]:
+        """Give the attempts of cancelled steps that are not known to be gone yet."""
+        return [attempt for attempt in self.leased(run_id) if attempt.is_stopping]
+
+    def staged(self, run_id: str) -> dict[str, StagedStep]:
+        """Give every step as it was staged."""
+        with self.client.pipeline(transaction=False) as pipe:
+            for part in ("graph", "children", "inputs", "spec"):
+                pipe.hgetall(self.key(run_id, part))
+            graph, children, inputs, specs = cast(list[dict[str, str]], pipe.execute())
+        return {
+            step: StagedStep(step, text, children.get(step, ""), inputs.get(step, ""), specs[step])
+            for step, text in graph.items()
+        }
+
+    def due_at(self, run_id: str, step: str) -> int | None:
+        """Give when a step must be looked at: its retry is due, its lease or its wait for a worker runs out."""
+        at = self.client.zscore(self.key(run_id, "due"), step)
+        return None if at is None else int(at)
+
+    def now_us(self) -> int:
+        """Give the server's clock."""
+        seconds, microseconds = self.client.time()
+        return seconds * 1_000_000 + microseconds
+
+    def last_event_id(self, run_id: str) -> str:
+        """Give the id of the latest event of a run, "0" if there is none."""
+        newest = cast(list[tuple[str, dict[str, str]]], self.client.xrevrange(self.key(run_id, "events"), count=1))
+        return newest[0][0] if newest else "0"
+
+    def outputs(self, run_id: str) -> dict[str, str]:
+        """Give the JSON text of every output that is not null."""
+        return cast(dict[str, str], self.client.hgetall(self.key(run_id, "output")))
+
+    def log_lines(self, run_id: str, step: str, attempt: int) -> list[str]:
+        return cast(list[str], self.client.lrange(self.key(run_id, f"log:{step}:{attempt}"), 0, -1))
+
+    def events(self, run_id: str, after: str = "0") -> Iterator[Event]:
+        """Give the events of a run behind the event id `after`, oldest first, read in pages."""
+        while True:
+            page = cast(
+                list[tuple[str, dict[str, str]]],
+                self.client.xrange(self.key(run_id, "events"), f"({after}" if after != "0" else "-", "+", EVENTS_PAGE),
+            )
+            yield from map(_event, page)
+            if len(page) < EVENTS_PAGE:
+                return
+            after = page[-1][0]
+
+    def wait_for_events(self, run_id: str, after: str, timeout_s: float) -> list[Event]:
+        """Give the next events of a run, waiting for at most `timeout_s`; may be empty."""
+        reply = cast(
+            list[tuple[str, list[tuple[str, dict[str, str]]]]] | dict[str, Any],
+            self.client.xread(
+                {self.key(run_id, "events"): after}, count=EVENTS_PAGE, block=max(1, round(timeout_s * 1000))
+            ),
+        )
+        if not reply:
+            return []
+        entries = next(iter(reply.values()))[0] if isinstance(reply, dict) else reply[0][1]
+        return list(map(_event, entries))
+
+
+def states_in(raw: Mapping[str, str]) -> dict[str, tuple[StepState, int]]:
+    """Give state and current attempt of every step of a state hash."""
+    states = {}
+    for step, text in raw.items():
+        state, attempt, _ = text.split(" ", 2)
+        states[step] = (StepState(state), int(attempt))
+    return states
+
+
+def token_in(text: str) -> int:
+    """Give the token in one value of a state hash, 0 for none."""
+    return int(text.split(" ", 3)[2])
+
+
+def _event(entry: tuple[str, dict[str, str]]) -> Event:
+    event_id, fields = entry
+    text = fields["detail"]
+    detail = json.loads(text) if text.startswith("{") else text
+    return Event(event_id, fields["event"], int(fields["at"]), fields["step"], int(fields["attempt"]), detail)

@@ -1,0 +1,200 @@
+"""What the ledger takes and answers, as values, and what it raises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from orchestrator.ledger.states import RunState, StepState
+
+
+class Link(NamedTuple):
+    """One step of a chain, as its message needs it. `timeout_s` is 0 when there is none."""
+
+    step: str
+    attempt: int
+    queue: str
+    priority: int
+    timeout_s: float
+
+
+Chain = tuple[Link, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StagedStep:
+    """A step on its way into the ledger, each part as JSON text; the head of ledger.lua says what is in it.
+
+    `children` and `inputs` are empty text where there are none.
+    """
+
+    step: str
+    graph: str
+    children: str
+    inputs: str
+    spec: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A granted claim: the attempt may begin, and only the holder of `token` may commit it.
+
+    Tokens grow with every claim of the run, and none comes again even if the server has forgotten the last ones.
+    """
+
+    token: int
+    spec: dict[str, Any]
+    params: dict[str, Any]
+    import_path: str
+    pipeline: str
+    uncounted: int  # attempts before this one that do not count against the step's retries
+    outputs: dict[str, str]  # step -> JSON text of its output, "" for null
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The ledger said no. That is no error: messages are hints, and a duplicate or a late one gets this answer."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit that counts. `ready` are the chains to dispatch now; `is_chain_going_on` says that Celery's own
+    chain message may go on with the next link."""
+
+    state: StepState
+    is_chain_going_on: bool
+    ready: tuple[Chain, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An attempt as the main process of its worker knows it. `owner` names the process that runs it, see `owner_of`."""
+
+    run_id: str
+    step: str
+    attempt: int
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiredLease:
+    """A running attempt whose lease has run out, and since when."""
+
+    step: str
+    attempt: int
+    worker: str
+    expired_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedAttempt:
+    """An attempt that a worker holds: it runs, or is being stopped because its step was cancelled."""
+
+    step: str
+    attempt: int
+    worker: str
+    is_stopping: bool
+    since_us: int  # when it was claimed, or cancelled
+    lease_until_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingList:
+    """A list of the broker in which messages of a run should lie; the oldest was sent at `oldest_at_us`."""
+
+    queue: str
+    level: int
+    oldest_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tended:
+    """What `tend` did and found. `state` is None when there is no such run; `ready` is to be dispatched."""
+
+    state: RunState | None
+    next_due_us: int | None
+    now_us: int
+    ready: tuple[Chain, ...]
+    expired: tuple[ExpiredLease, ...] = ()
+    waiting: tuple[WaitingList, ...] = ()
+    alert_at_us: int | None = None
+
+    @property
+    def next_due_in_s(self) -> float | None:
+        """Give the seconds until something is due; None if nothing is."""
+        return None if self.next_due_us is None else max(0.0, (self.next_due_us - self.now_us) / 1e6)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will ever have to be done for this run, unless somebody resumes it."""
+        return self.state is None or (self.state.is_ended and self.next_due_us is None and self.alert_at_us is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """What became of a step whose attempt was lost or handed over. `ready` is to be dispatched."""
+
+    state: StepState
+    ready: tuple[Chain, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AlertTry:
+    """The right to tell people now that a run failed. `number` counts from 1; `sent` are targets that know already.
+
+    `incident` tells one end of the run from another one after a resume.
+    """
+
+    number: int
+    sent: tuple[str, ...]
+    incident: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change. `id` orders events and continues a reading; `detail` is parsed JSON or plain text."""
+
+    id: str
+    event: str
+    at_us: int
+    step: str
+    attempt: int
+    detail: Any
+
+
+class RunExists(Exception):
+    """A run of that id is already started."""
+
+
+class RunUnknown(LookupError):
+    """The ledger holds no such run."""
+
+
+class StepUnknown(LookupError):
+    """The run has no such step."""
+
+
+class RunNotEnded(Exception):
+    """Only a run that has ended can be resumed; the text is its state."""
+
+
+class AttemptsStopping(Exception):
+    """`count` attempts of a cancelled run are still being stopped. Until they are gone nothing may run anew."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"{count} attempts of the run are still being stopped")
+        self.count = count
+
+
+class ResumedMeanwhile(Exception):
+    """Somebody else has resumed the run since this resume was planned."""
+
+
+def owner_of(worker: str, incarnation: str, pid: int) -> str:
+    """Give how the ledger names one process of a worker; the `claim_id` of its claims begins with what follows it.
+
+    The incarnation tells a worker from one of the same name before a restart, whose processes may have had equal ids.
+    """
+    return f"{worker} {incarnation}.{pid}."
