@@ -27,7 +27,8 @@ logger = get_logger(__name__)
 class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
     """Renews the leases of all running attempts in one call, and stops those that the answer names.
 
-    The threads outlive this step's stop: while the worker waits for its last steps, their leases are renewed on.
+    The threads outlive this step's stop: while the worker waits for its last steps, and for what is left of those that
+    are being stopped, their leases are renewed on.
     """
 
     requires = ("celery.worker.components:Pool",)
@@ -59,7 +60,7 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
         # A client of its own that gives up at once: the next renewal is near, and the last one still holds.
         ledger = Ledger(connect(broker_url(), retries=0, timeout_s=chosen.lease_s), chosen.key_prefix)
         nudged = ledger.nudge_key(parent.hostname)
-        while not self._over.is_set():
+        while not self._over.is_set() or running.held():
             began = time.monotonic()
             try:
                 self._renew(parent, ledger)
@@ -70,7 +71,7 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
                 self._over.wait(chosen.renewal_interval_s / 2)
 
     def _renew(self, parent: Any, ledger: Ledger) -> None:
-        attempts = {attempt.held: attempt for attempt in running}
+        attempts = {attempt.held: attempt for attempt in running.held()}
         if not attempts:
             return
         to_stop = ledger.renew(list(attempts), current_process(parent.app).settings.lease_s)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from orchestrator.ledger.ledger import Held
+from orchestrator.ledger.values import Held
 
 
 @dataclass(eq=False, slots=True)
@@ -22,6 +22,7 @@ class RunningAttempt:
     timeout_s: float
     began: float = field(default_factory=time.monotonic)
     stop_reason: str = ""
+    was_killed: bool = False
     is_fenced: bool = False  # the ledger said once that somebody took over
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -37,6 +38,7 @@ class Running:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self._attempts: dict[int, RunningAttempt] = {}
+        self._stopping: set[RunningAttempt] = set()
         self.timeout_set = threading.Event()
 
     def begin(self, key: int, attempt: RunningAttempt) -> None:
@@ -52,6 +54,26 @@ class Running:
         if attempt:
             attempt.ended.set()
         return attempt
+
+    def begin_stopping(self, attempt: RunningAttempt, reason: str) -> bool:
+        """Note that an attempt is being stopped; False if it is already, or has ended."""
+        with self.lock:
+            if attempt.stop_reason or attempt.ended.is_set():
+                return False
+            attempt.stop_reason = reason
+            self._stopping.add(attempt)
+            return True
+
+    def end_stopping(self, attempt: RunningAttempt) -> None:
+        """Note that an attempt is gone with all that it started, and that the ledger knows."""
+        with self.lock:
+            self._stopping.discard(attempt)
+
+    def held(self) -> set[RunningAttempt]:
+        """Give all whose leases this worker keeps: those that run, and those that ended while they were being stopped
+        and of which something may still be left."""
+        with self.lock:
+            return {*self._attempts.values(), *self._stopping}
 
     def __iter__(self) -> Iterator[RunningAttempt]:
         return iter(list(self._attempts.values()))

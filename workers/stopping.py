@@ -19,7 +19,7 @@ from celery import Celery
 from celery.utils.log import get_logger
 
 from orchestrator.definition.context import StopRequested
-from orchestrator.ledger.ledger import Commit, Refusal, Replaced
+from orchestrator.ledger.values import Commit, Refusal, Replaced
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.process_tree import ProcessTree
 from workers.failures import commit_for
@@ -37,10 +37,8 @@ PAUSE_S = 0.02
 
 def stop_soon(app: Celery, attempt: RunningAttempt, reason: str) -> threading.Thread | None:
     """Begin to stop an attempt, in a thread that is given back; None if it is being stopped already or has ended."""
-    with running.lock:
-        if attempt.stop_reason or not running.is_running(attempt):
-            return None
-        attempt.stop_reason = reason
+    if not running.begin_stopping(attempt, reason):
+        return None
     thread = threading.Thread(target=_stop, args=(app, attempt, reason), name=f"stop-{attempt.held.step}")
     thread.start()
     return thread
@@ -55,6 +53,8 @@ def _stop(app: Celery, attempt: RunningAttempt, reason: str) -> None:
             _stop_process(process, attempt, reason)
     except Exception:
         logger.exception("run %s: step %s could not be stopped", attempt.held.run_id, attempt.held.step)
+    finally:
+        running.end_stopping(attempt)
 
 
 def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) -> None:
@@ -67,17 +67,19 @@ def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) 
             tree.let_go()
     tree.terminate()
     limit = began + grace_s
-    while (left := _left(tree, attempt) or not attempt.ended.is_set()) and time.monotonic() < limit:
+    while (_left(tree, attempt) or not attempt.ended.is_set()) and time.monotonic() < limit:
         time.sleep(PAUSE_S)
-    was_polite = not _halt(attempt)
-    if was_polite:
+    has_to_halt, left = _halt(attempt), _left(tree, attempt)
+    if has_to_halt:
+        is_gone = tree.kill(KILL_LIMIT_S, partial(_kill_child, attempt))
+    else:
+        is_gone = not left or tree.kill(KILL_LIMIT_S)
+    if was_polite := not attempt.was_killed:
         how = "it ended when asked"
         if left:
             how += f"; what it had started was killed after a grace of {grace_s:g} s"
-        is_gone = _left(tree, attempt) == [] or tree.kill(KILL_LIMIT_S)
     else:
         how = f"killed after a grace of {grace_s:g} s"
-        is_gone = tree.kill(KILL_LIMIT_S, partial(_kill_child, attempt))
     detail = {
         "reason": reason,
         "how": how if is_gone else f"{how}; some of its processes cannot be killed",
@@ -111,10 +113,12 @@ def _halt(attempt: RunningAttempt) -> bool:
         return True
 
 
-def _kill_child(attempt: RunningAttempt) -> None:
+def _kill_child(attempt: RunningAttempt) -> bool:
+    """Kill the attempt's process; False if the attempt ended just before it was halted: then it goes on for others."""
     with running.lock, suppress(ProcessLookupError):
-        # If it ended just before it was halted, it may go on: for another attempt.
-        os.kill(attempt.pid, signal.SIGKILL if running.is_running(attempt) else signal.SIGCONT)
+        attempt.was_killed = running.is_running(attempt)
+        os.kill(attempt.pid, signal.SIGKILL if attempt.was_killed else signal.SIGCONT)
+    return attempt.was_killed
 
 
 def _stop_thread(process: WorkerProcess, attempt: RunningAttempt, reason: str) -> None:

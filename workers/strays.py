@@ -117,9 +117,10 @@ def kill_strays(**_: Any) -> None:
 def _kill(pid: int, limit_s: float) -> None:
     logger.warning("process %d was left behind by a step whose process has ended: it is killed", pid)
 
-    def kill() -> None:
+    def kill() -> bool:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+        return True
 
     if not ProcessTree(pid).kill(limit_s, kill):
         logger.error("process %d, or something it started, cannot be killed", pid)

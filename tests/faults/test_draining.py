@@ -71,6 +71,34 @@ def test_a_worker_that_is_told_to_end_lets_its_step_end_and_takes_no_more(site, 
     assert not run.events("attempt.handed_over")
 
 
+def test_a_worker_that_waits_for_its_steps_keeps_no_message_that_is_sent_meanwhile(site):
+    site.coordinate()
+    worker = site.add_worker(slots=2)
+    run = site.submit(HOLDING)
+    run.wait_for("behind", "succeeded")
+    run.wait_for_note("began-1")
+    worker.tell(signal.SIGTERM)
+    run.wait(lambda _: "waiting for 1 running steps" in worker.log)
+    # Its last request for a message may still lie with the server, which answers it with the next one.
+    other = site.submit("""
+        @step
+        def work(number):
+            return context.worker
+
+        @pipeline
+        def wide():
+            for number in range(3):
+                work(number)
+    """)
+    second = site.add_worker()
+
+    record = other.ended()
+    assert worker.is_alive
+    assert all(step.attempts[0].worker.startswith(second.name) for step in record.steps.values())
+    run.note("go")
+    assert run.ended().state == "succeeded"
+
+
 @pytest.mark.parametrize("how", ["SIGTERM twice", "SIGINT twice", "SIGQUIT"])
 def test_a_worker_that_is_hurried_hands_its_step_over_to_another_one(site, leaving, wait_until, how):
     worker, run = leaving
@@ -210,3 +238,33 @@ def test_a_pool_that_cannot_end_a_step_hands_it_over_and_ends_with_it(site, wait
     wait_until(lambda: not worker.processes(), 2)
     assert outcomes(record, "hold") == ["handed_over", "succeeded"]
     assert site.value(record, "hold").startswith(other.name)
+
+
+def test_a_step_is_handed_over_when_all_it_had_started_is_gone_however_long_that_takes(new_site):
+    site = new_site(timeout_grace_s=3)  # twice the lease
+    site.coordinate()
+    worker = site.add_worker(slots=1)
+    run = site.submit("""
+        @step
+        def hold():
+            if context.attempt == 2:
+                return os.path.exists(f"/proc/{(FOLDER / 'deaf').read_text()}")
+            deaf = subprocess.Popen(["sh", "-c", f"trap '' TERM; echo > {FOLDER}/began; sleep 600 & wait; sleep 600"])
+            note("deaf", deaf.pid)
+            wait_for("never")
+
+        @pipeline
+        def holding():
+            hold()
+    """)
+    run.wait_for_note("deaf")
+    run.wait_for_note("began")
+    site.add_worker()
+
+    worker.tell(signal.SIGQUIT)
+
+    record = run.ended()
+    assert outcomes(record, "hold") == ["handed_over", "succeeded"]
+    assert site.value(record, "hold") is False
+    first = record.steps["hold"].attempts[0]
+    assert (first.ended_at_us - first.started_at_us) / 1e6 > 3

@@ -19,10 +19,11 @@ STEPS = {
     "python": ("slow.add('slow', turn{options})", 0, ENDED_WHEN_ASKED),
     "python that swallows": ("slow.add('slow', swallow{options})", 0, KILLED),
     "C that holds the GIL": ("slow.add('slow', count{options})", 0, KILLED),
+    "python with commands": ("slow.add('slow', command{options})", 4, KILLED_BELOW),
     "shell": (
         "slow.add('slow', run=f'touch {{FOLDER}}/began; {{DEAF}} & setsid {{DEAF}} & {{DEAF}}'{options})",
         6,
-        KILLED_BELOW,
+        KILLED,
     ),
 }
 SOURCE = """
@@ -44,6 +45,11 @@ SOURCE = """
     def count():
         note("began")
         sum(range(10**12))
+
+    def command():
+        subprocess.Popen(f"setsid {{DEAF}}", shell=True)
+        subprocess.Popen(DEAF, shell=True)
+        turn()
 
     slow = PipelineBuilder("slow")
     {add}

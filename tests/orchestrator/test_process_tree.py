@@ -1,0 +1,49 @@
+"""Process trees are ended whole, and no more than that."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+
+import psutil
+import pytest
+
+from orchestrator.process_tree import ProcessTree, runs
+
+NESTED = "sleep 600 & sh -c 'trap \"\" TERM; sleep 600 & sleep 600' & wait"
+
+
+@pytest.fixture
+def root(wait_until):
+    """Give a shell with four processes below it."""
+    with subprocess.Popen(["sh", "-c", NESTED]) as started:
+        process = psutil.Process(started.pid)
+        wait_until(lambda: len(process.children(recursive=True)) == 4)
+        yield process
+        for left in (process, *process.children(recursive=True)):
+            left.kill()
+
+
+def test_a_tree_is_killed_with_its_root(root):
+    tree = ProcessTree(root.pid)
+
+    def kill_root():
+        root.kill()
+        return True
+
+    assert tree.kill(5, kill_root)
+    assert tree.size == 4
+    assert not runs(root)
+    assert not any(map(runs, tree.members()))
+
+
+def test_a_root_that_is_let_go_runs_on(root):
+    tree = ProcessTree(root.pid)
+
+    def let_go():
+        root.send_signal(signal.SIGCONT)
+        return False
+
+    assert tree.kill(5, let_go)
+    assert not any(map(runs, tree.members()))
+    assert tree.size == 4
