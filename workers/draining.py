@@ -73,7 +73,7 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
             self._is_hurried.wait(LOOK_S)
         began = time.monotonic()
         # Until Celery takes no more messages this worker would itself take the steps that it hands over.
-        while parent.blueprint.state == bootsteps.RUN and time.monotonic() < began + END_LIMIT_S:
+        while parent.consumer.blueprint.state != bootsteps.TERMINATE and time.monotonic() < began + END_LIMIT_S:
             time.sleep(LOOK_S)
         while (left := list(running)) and time.monotonic() < began + END_LIMIT_S:
             threads = [thread for attempt in left if (thread := stop_soon(parent.app, attempt, HANDED_OVER))]

@@ -6,11 +6,14 @@ that no child has accepted when it stops and when its connection breaks, trustin
 
 from __future__ import annotations
 
+from contextlib import suppress
+from queue import Empty
 from typing import Any
 
 from celery import Celery, bootsteps
 from celery.signals import worker_shutdown
 from celery.utils.log import get_logger
+from celery.worker import state
 from celery.worker.request import Request
 
 from orchestrator.ledger.values import Held, owner_of
@@ -79,6 +82,24 @@ class GivingBack(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, parent: Any) -> None:
         give_back(parent.app)
+
+    def stop(self, parent: Any) -> None:
+        """Take no more messages, and give back what nobody has begun: Celery would keep it until the last step ends."""
+        if state.should_stop is None and state.should_terminate is None:
+            return  # it connects anew
+        try:
+            self._stop_asking(parent.task_consumer)
+            give_back(parent.app)
+        except Exception as error:
+            logger.warning("messages that were not begun could not be given back yet: %s", error)
+
+    @staticmethod
+    def _stop_asking(consumer: Any) -> None:
+        """Wait for the answer to the last request for a message, a second at most. It may be one."""
+        consumer.cancel()
+        if consumer.channel._in_poll:
+            with suppress(Empty):
+                consumer.channel._brpop_read()  # goes back to its queue at once, as there is no consumer
 
 
 def give_back(app: Celery) -> None:

@@ -71,15 +71,23 @@ def test_a_worker_that_is_told_to_end_lets_its_step_end_and_takes_no_more(site, 
     assert not run.events("attempt.handed_over")
 
 
-def test_a_worker_that_waits_for_its_steps_keeps_no_message_that_is_sent_meanwhile(site):
+def test_a_worker_that_waits_for_its_steps_keeps_no_message_that_is_sent_meanwhile(server_site):
+    site = server_site
+    (site.folder / "patient_app.py").write_text("""
+from workers.app import app
+
+# The server may answer a request for a message for so many seconds, in place of one.
+app.conf.broker_transport_options = {**app.conf.broker_transport_options, "polling_interval": 3}
+""")
     site.coordinate()
-    worker = site.add_worker(slots=2)
+    worker = site.add_worker(slots=2, app="patient_app")
     run = site.submit(HOLDING)
     run.wait_for("behind", "succeeded")
     run.wait_for_note("began-1")
+    run.wait(lambda _: any(it["cmd"] == "brpop" and "b" in it["flags"] for it in site.client.client_list()))
     worker.tell(signal.SIGTERM)
-    run.wait(lambda _: "waiting for 1 running steps" in worker.log)
-    # Its last request for a message may still lie with the server, which answers it with the next one.
+    run.wait(lambda _: "a second signal hands them over" in worker.log)
+    # Its last request may still lie with the server, which answers it with the next message.
     other = site.submit("""
         @step
         def work(number):
@@ -92,11 +100,12 @@ def test_a_worker_that_waits_for_its_steps_keeps_no_message_that_is_sent_meanwhi
     """)
     second = site.add_worker()
 
-    record = other.ended()
+    other.wait()
     assert worker.is_alive
-    assert all(step.attempts[0].worker.startswith(second.name) for step in record.steps.values())
     run.note("go")
     assert run.ended().state == "succeeded"
+    record = other.check()
+    assert all(step.attempts[0].worker.startswith(second.name) for step in record.steps.values())
 
 
 @pytest.mark.parametrize("how", ["SIGTERM twice", "SIGINT twice", "SIGQUIT"])
