@@ -30,7 +30,7 @@ class Crew:
         self._settings, self._folder = settings, folder
         self.names = [f"chaos-{number}" for number in range(size)]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.halted: dict[str, float] = {}  # name -> until when
+        self._halted: dict[str, tuple[float, list[psutil.Process]]] = {}  # name -> until when, and what
 
     def start(self, name: str) -> None:
         command = [CELERY, "-A", "workers.app", "worker", "-Q", self._settings.queue_of(), "-n", f"{name}@%h"]
@@ -54,16 +54,26 @@ class Crew:
             return [main, *main.children(recursive=True)]
         return []
 
-    def wake(self, *, all_of_them: bool = False) -> None:
-        for name, until in list(self.halted.items()):
-            if all_of_them or until < time.monotonic():
-                del self.halted[name]
-                for process in self.tree(name):
+    def halt(self, name: str, for_s: float) -> None:
+        """Halt a worker and all that it started, for a while."""
+        self.wake(name)
+        tree = self.tree(name)
+        self._halted[name] = time.monotonic() + for_s, tree
+        for process in tree:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+
+    def wake(self, *names: str) -> None:
+        """Let go on whose time is up, and these workers in any case; also what is left of one that died meanwhile."""
+        for name, (until, processes) in list(self._halted.items()):
+            if name in names or until < time.monotonic():
+                del self._halted[name]
+                for process in processes:
                     with suppress(psutil.NoSuchProcess):
                         process.resume()
 
     def end(self) -> None:
-        self.wake(all_of_them=True)
+        self.wake(*self.names)
         for process in self.processes.values():
             process.kill()
             process.wait()
@@ -100,7 +110,7 @@ class Harm:
                 self.done[deed.__name__] += 1
             self._crew.wake()
             self._crew.restart_dead()
-        self._crew.wake(all_of_them=True)
+        self._crew.wake(*self._crew.names)
         self._crew.restart_dead()
 
     def kill_worker(self) -> None:
@@ -115,10 +125,7 @@ class Harm:
 
     def halt_worker(self) -> None:
         """SIGSTOP for up to twice a lease."""
-        name = self._rng.choice(self._crew.names)
-        self._crew.halted[name] = time.monotonic() + self._rng.uniform(0.1, 2) * self._settings.lease_s
-        for process in self._crew.tree(name):
-            process.suspend()
+        self._crew.halt(self._rng.choice(self._crew.names), self._rng.uniform(0.1, 2) * self._settings.lease_s)
 
     def drain_worker(self) -> None:
         process = self._crew.processes[self._rng.choice(self._crew.names)]
