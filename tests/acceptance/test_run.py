@@ -9,6 +9,7 @@ import time
 from datetime import datetime
 
 import psutil
+import pytest
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
@@ -131,6 +132,7 @@ def test_what_a_step_leaves_running_ends_with_the_run(place):
     assert place.processes() == []
 
 
+@pytest.mark.alone  # it measures time
 def test_the_first_step_starts_within_three_seconds_of_the_command(place):
     file = place.write("good.py", GOOD)
     took_s = []

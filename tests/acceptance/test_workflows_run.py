@@ -23,7 +23,10 @@ SCALED_TOO = ["tfx-taxi-8", "nf-scrnaseq-14", "nf-sarek-26", "blast-43", "nf-fet
 AT_ONCE = ["cycles-219", "nf-rnaseq-197", "seismology-1101"]
 TOLERANCE = 0.10
 
-pytestmark = pytest.mark.skipif(not INDEX, reason="no real workflows beside the repository; set WORKFLOWS_DIR")
+pytestmark = [
+    pytest.mark.alone,  # it measures time
+    pytest.mark.skipif(not INDEX, reason="no real workflows beside the repository; set WORKFLOWS_DIR"),
+]
 
 
 def built(name, scale):

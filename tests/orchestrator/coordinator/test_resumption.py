@@ -378,6 +378,7 @@ def test_an_attempt_whose_worker_is_gone_holds_a_resume_up_only_for_its_lease(le
     assert events_of(ledger, run_id)[-1] == ("attempt.stopped", "a", 1)
 
 
+@pytest.mark.alone  # it measures time
 def test_ten_thousand_steps_with_one_failure_are_planned_and_resumed_in_a_second(
     ledger, app, chosen, messages_in
 ) -> None:
@@ -418,6 +419,7 @@ def say(ledger, pipe, run_id: str, *words: object) -> None:
     pipe.fcall(FUNCTION, 1, ledger.key(run_id, "run"), *words)
 
 
+@pytest.mark.alone  # it measures time
 def test_reading_a_pipeline_of_ten_thousand_steps_back_takes_no_second(ledger, app, chosen) -> None:
     plan = graph({f"s{i}": [f"s{i - 1}"] if i % 50 else [] for i in range(10_000)}).plan()
     run_id = submit(plan, ledger, app, chosen)

@@ -248,6 +248,7 @@ def test_a_socket_folder_that_others_may_enter_is_not_trusted(
         assert not url.startswith(f"unix://{open_to_all}")
 
 
+@pytest.mark.alone  # it measures time
 def test_a_start_is_fast(data_dir: Path) -> None:
     """From call to PONG; the target is 0.4 s, the best of three leaves room for a busy machine."""
     times = []

@@ -10,6 +10,8 @@ import pytest
 
 from orchestrator.plan.compile import compile_pipeline
 
+pytestmark = pytest.mark.alone  # it measures time
+
 SEED = 7
 
 
