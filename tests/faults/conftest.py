@@ -62,8 +62,8 @@ from orchestrator import PipelineBuilder, context, pipeline, step
 FOLDER = pathlib.Path(__file__).parent  # of this run alone
 
 def note(name, text=""):
-    (FOLDER / "writing").write_text(str(text))
-    (FOLDER / "writing").rename(FOLDER / name)
+    (FOLDER / f"{name}.new").write_text(str(text))
+    (FOLDER / f"{name}.new").rename(FOLDER / name)
 
 def is_noted(name):
     return (FOLDER / name).exists()

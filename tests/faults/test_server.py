@@ -94,7 +94,7 @@ def test_connections_cut_again_and_again_cost_messages_at_most(server_site):
     run.note("go")
 
     record = run.ended(lambda repairs: all(it.event == "message.lost" for it in repairs))
-    assert record.state == "succeeded"
+    assert record.state == "succeeded", run.story()
     assert [len(step.attempts) for name, step in record.steps.items() if name != "again"] == [1] * 22
     assert site.value(record, "total") == TOTAL
 
@@ -113,7 +113,7 @@ def test_a_server_that_is_killed_and_started_again_loses_nothing_and_repeats_not
 
     # A message that was on its way when the server died may be lost; an attempt may not.
     record = run.ended(lambda repairs: all(it.event == "message.lost" for it in repairs))
-    assert record.state == "succeeded"
+    assert record.state == "succeeded", run.story()
     assert [len(step.attempts) for name, step in record.steps.items() if name != "again"] == [1] * 22
     assert not [it for it in run.events() if it.event.endswith(".refused")]
     assert site.value(record, "total") == TOTAL
@@ -132,6 +132,6 @@ def test_a_server_that_is_paused_for_longer_than_a_lease_costs_no_attempt(server
     run.note("go")
 
     record = run.ended()
-    assert record.state == "succeeded"
+    assert record.state == "succeeded", run.story()
     assert [len(step.attempts) for name, step in record.steps.items() if name != "again"] == [1] * 22
     assert site.value(record, "total") == TOTAL
