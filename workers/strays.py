@@ -8,6 +8,7 @@ What is left when the main process itself is killed, its guardian ends.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import subprocess
@@ -86,6 +87,7 @@ def watch_pool(pool: Any) -> None:
 def _set_up_child(sender: Any, **_: Any) -> None:
     if os.getpid() == _main_pid or not _main_pid:  # the solo pool sends this signal in the main process
         return
+    gc.freeze()  # what came by the fork stays: no collection need look at it, nor copy its pages
     listen_in_child()
     if not adopt_orphans() or _guardian is None or _guardian.stdin is None:
         return
