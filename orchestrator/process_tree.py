@@ -7,9 +7,10 @@ process above it, is a subreaper (`adopt_orphans`); once seen, a member stays kn
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 
 import psutil
@@ -19,11 +20,13 @@ _PAUSE_S = 0.02
 
 
 class ProcessTree:
-    """The tree below a process. `keeping` are processes below it that are left alone, with all that they started."""
+    """The tree below a process, but for Python's own trackers of shared memory and semaphores.
 
-    def __init__(self, pid: int, keeping: Collection[int] = ()) -> None:
+    Those ignore SIGTERM, belong to no step, and end by themselves once nobody uses them.
+    """
+
+    def __init__(self, pid: int) -> None:
         self.pid = pid
-        self._keeping = frozenset(keeping)
         self._known: set[psutil.Process] = set()
         self._has_root = True
         self.look()
@@ -44,11 +47,10 @@ class ProcessTree:
 
     def _add(self, process: psutil.Process) -> None:
         for child in process.children():
-            if child.pid in self._keeping or child in self._known:
-                continue
-            self._known.add(child)
-            with suppress(psutil.NoSuchProcess):
-                self._add(child)
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if child not in self._known and not _is_tracker(child):
+                    self._known.add(child)
+                    self._add(child)
 
     def members(self) -> list[psutil.Process]:
         """Give every process that was ever seen below the root, whether it runs or not."""
@@ -58,6 +60,11 @@ class ProcessTree:
     def size(self) -> int:
         """Give how many processes were ever seen below the root."""
         return len(self._known)
+
+    def wait(self) -> None:
+        """Wait until nothing is left below the root."""
+        while self.look():
+            time.sleep(_PAUSE_S)
 
     def terminate(self) -> None:
         """Ask every process below the root to end (SIGTERM)."""
@@ -95,6 +102,10 @@ class ProcessTree:
                 return False
             time.sleep(_PAUSE_S)
         return True
+
+
+def _is_tracker(process: psutil.Process) -> bool:
+    return any(re.match(r"from [\w.]+\.(resource|semaphore)_tracker import main", word) for word in process.cmdline())
 
 
 def runs(process: psutil.Process) -> bool:

@@ -16,6 +16,7 @@ from orchestrator.definition.context import Attempt, HandedOver, StopRequested, 
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Claim, Commit, Refusal, Replaced
 from orchestrator.messages.dispatch import dispatch
+from orchestrator.process_tree import ProcessTree
 from workers.calls import call_step
 from workers.failures import MESSAGE_CHARS, Failure, OutputNotStored, error_text, options_of
 from workers.interruption import interruptible, is_asked_in_thread, should_stop
@@ -26,6 +27,10 @@ _claim_numbers = itertools.count(1)
 
 class AttemptFailed(Exception):
     """An attempt failed; the text says with what. Carries text only, so that it passes between any processes."""
+
+
+class AttemptStopped(AttemptFailed):
+    """An attempt was stopped from outside."""
 
 
 class AttemptRetrying(AttemptFailed):
@@ -78,7 +83,7 @@ def run_attempt(
             os._exit(0)
 
     if is_asked_in_thread(run_id, step, attempt):
-        return End(failure=AttemptFailed("the attempt was stopped"))
+        return End(failure=AttemptStopped("the attempt was stopped"))
     if error is None:
         commit = process.ledger.commit(
             run_id, step, attempt, claim.token, worker, Outcome.SUCCEEDED, output=output, follower=follower
@@ -87,12 +92,15 @@ def run_attempt(
             shutil.rmtree(here.checkpoint_dir(), ignore_errors=True)  # if the step is ever run again, it begins anew
         return _finish(process, run_id, claim, commit, None, 0.0)
     if isinstance(error, StopRequested) and not error.is_timeout:
-        return End(failure=AttemptFailed("the attempt was stopped"))  # who asked for it tells the ledger
+        return End(failure=AttemptStopped("the attempt was stopped"))  # who asked for it tells the ledger
     if isinstance(error, HandedOver):
         replaced = process.ledger.hand_over(run_id, step, attempt, "the step handed over", token=claim.token)
         if isinstance(replaced, Replaced):
             dispatch(process.app, run_id, claim.pipeline, replaced.ready)
         return End(failure=AttemptRetrying("the step handed over"))
+    if isinstance(error, StopRequested):
+        # What the step had started has been asked to end. Until it has, or we are killed with it, no retry may begin.
+        ProcessTree(pid).wait()
     failure = Failure.of(error, options_of(claim.spec), attempt - claim.uncounted)
     commit = process.ledger.commit(run_id, step, attempt, claim.token, worker, failure.outcome, **failure.for_commit())
     return _finish(process, run_id, claim, commit, failure.error, failure.retry_in_s or 0.0)

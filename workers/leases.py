@@ -40,7 +40,7 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, parent: Any) -> None:
         worker_shutdown.connect(self._end, weak=False)
         watch_pool(parent.pool)
-        pool_type = str(parent.pool_cls.__module__).rpartition(".")[2]
+        pool_type = str(parent.pool_cls.__module__).rpartition(".")[2].replace("thread", "threads")
         if pool_type != "prefork":
             logger.warning(
                 "a pool of type %s cannot end a step: timeouts, cancelling and draining only ask it to stop, "

@@ -9,7 +9,7 @@ from celery.exceptions import Retry
 from celery.utils.log import get_task_logger
 
 from orchestrator.messages.signatures import FAILURE_TASK, STEP_TASK
-from workers.attempt import AttemptFailed, AttemptRetrying, run_attempt
+from workers.attempt import AttemptFailed, AttemptRetrying, AttemptStopped, run_attempt
 from workers.failures import report_death
 from workers.interruption import busy
 from workers.process import current_process
@@ -35,7 +35,7 @@ def register_tasks(app: Celery) -> None:
             )  # fmt: skip
         request.errbacks = None  # the failure callback is for failures that only Celery saw
         if end.failure:
-            how = "is retried" if isinstance(end.failure, AttemptRetrying) else "failed"
+            how = {AttemptRetrying: "is retried", AttemptStopped: "was stopped"}.get(type(end.failure), "failed")
             logger.warning("run %s: step %s %s at attempt %s: %s", run_id, step, how, attempt, end.failure)
         if isinstance(end.failure, AttemptRetrying):
             raise Retry(str(end.failure), exc=AttemptFailed(str(end.failure)), when=end.failure.in_s)

@@ -117,7 +117,7 @@ def test_a_pool_that_cannot_end_a_step_says_so_and_asks_it(site):
         slow.add("below", "time:time", needs="slow")
     """
     assert (
-        "a pool of type thread cannot end a step: timeouts, cancelling and draining only ask it to stop" in worker.log
+        "a pool of type threads cannot end a step: timeouts, cancelling and draining only ask it to stop" in worker.log
     )
     cancelled = site.submit(source.format(options=""))
     timed_out = site.submit(source.format(options=", timeout=0.5"))

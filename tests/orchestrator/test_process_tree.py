@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 
 import psutil
 import pytest
@@ -47,3 +48,13 @@ def test_a_root_that_is_let_go_runs_on(root):
     assert tree.kill(5, let_go)
     assert not any(map(runs, tree.members()))
     assert tree.size == 4
+
+
+def test_pythons_own_trackers_are_left_alone(wait_until):
+    code = "from multiprocessing import resource_tracker as t; t.ensure_running(); import time; time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", code]) as started:
+        process = psutil.Process(started.pid)
+        wait_until(lambda: any("resource_tracker" in word for it in process.children() for word in it.cmdline()))
+
+        assert ProcessTree(started.pid).look() == []
+        started.kill()

@@ -73,6 +73,26 @@ def test_a_timeout_may_be_retried(runs, ending):
     assert [attempt.outcome for attempt in record.steps["end"].attempts] == ["timed_out", "succeeded"]
 
 
+def test_a_retry_begins_when_all_that_a_timed_out_attempt_started_is_gone(own_worker, ending):
+    source = """
+    import pathlib, subprocess, time, psutil
+
+    @step(timeout=0.5, retries=1, retry_delay=0)
+    def end(folder):
+        path = pathlib.Path(folder, "deaf")
+        if path.exists():
+            return psutil.pid_exists(int(path.read_text()))
+        deaf = subprocess.Popen(["sh", "-c", "trap '' TERM; while true; do sleep 1; done"], start_new_session=True)
+        path.write_text(str(deaf.pid))
+        time.sleep(60)
+    """
+    with own_worker(slots=2) as runs:
+        record = runs.run(ending(source))
+
+        assert [attempt.outcome for attempt in record.steps["end"].attempts] == ["timed_out", "succeeded"]
+        assert runs.value(record, "below") is False
+
+
 def test_a_shell_step_that_times_out_ends_with_its_children(runs, pipeline_from, tmp_path, wait_until):
     pids = tmp_path / "pids"
     record = runs.run(
