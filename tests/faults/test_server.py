@@ -127,7 +127,7 @@ def test_a_server_that_is_paused_for_longer_than_a_lease_costs_no_attempt(server
     run = site.submit(WORKING)
     run.wait(has_begun(run))
 
-    server.pause(4)
+    server.pause(10)
     run.wait(lambda _: all(run.noted(f"work-{number}-1") is not None for number in range(20)))
     run.note("go")
 

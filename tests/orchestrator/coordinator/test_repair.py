@@ -1,0 +1,63 @@
+"""What a coordinator finds of leases that ran out: whose fault it was, and when it does not judge."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from runs import events_of, start_graph, states_of
+
+from orchestrator.coordinator.repair import Repair
+from orchestrator.coordinator.service import Coordinator
+from orchestrator.ledger.presence import WorkerCard, announce_worker
+from orchestrator.settings import Settings
+
+LEASE_S = 0.5
+
+
+@pytest.fixture
+def quick(chosen: Settings) -> Settings:
+    return chosen.model_copy(update={"lease_s": LEASE_S, "poll_interval_s": 0.05})
+
+
+def lost(ledger, run_id):
+    return [event.detail["error"]["type"] for event in ledger.events(run_id) if event.event == "attempt.lost"]
+
+
+@pytest.mark.parametrize(("gives_signs", "cause"), [(False, "HostLost"), (True, "WorkerHung")])
+def test_a_lease_that_ran_out_is_told_by_whether_its_worker_lives(ledger, app, quick, wait_until, gives_signs, cause):
+    run_id = start_graph(ledger, {"a": ""})
+    assert ledger.claim(run_id, "a", 1, "claim", "w", LEASE_S)
+    coordinator = Coordinator(ledger, app, quick)
+
+    def look():
+        if gives_signs:
+            announce_worker(ledger.client, ledger.prefix, WorkerCard("w", ("cpu",), 1, "prefork", "host", 1))
+        coordinator.tend(run_id)
+        return lost(ledger, run_id)
+
+    wait_until(look, 10)
+
+    assert lost(ledger, run_id) == [cause]
+    assert states_of(ledger, run_id) == {"a": "queued"}
+
+
+def test_no_lease_is_judged_before_workers_had_the_server_for_a_renewal(ledger, quick, wait_until) -> None:
+    """While it was away nobody could renew; a worker that lives does so before the coordinator judges."""
+    run_id = start_graph(ledger, {"a": "", "b": ""})
+    repair = Repair(ledger, quick)
+
+    def judged(step):
+        tended = ledger.tend(run_id)
+        assert [lease.step for lease in tended.expired] == [step]
+        return [chain[0].step for chain in repair.mend(run_id, tended)]
+
+    for step in "ab":
+        assert ledger.claim(run_id, step, 1, step, "w", 0.000_001)
+        repair.note_trouble()
+        began = time.monotonic()
+        assert judged(step) == []
+        wait_until(lambda step=step: judged(step) == [step], 10)
+        assert time.monotonic() - began >= quick.renewal_interval_s
+
+    assert [event for event, _, _ in events_of(ledger, run_id)].count("attempt.lost") == 2
