@@ -53,7 +53,9 @@ class Coordinator:
         if ready:
             dispatch(self._app, run_id, self._ledger.run_fields(run_id)["pipeline"], ready)
         due_in_s = tended.next_due_in_s
-        return self._poll_interval_s if due_in_s is None else min(self._poll_interval_s, due_in_s)
+        if due_in_s is None or tended.expired:  # a lease that is not judged yet is due all the time
+            return self._poll_interval_s
+        return min(self._poll_interval_s, due_in_s)
 
     def round(self) -> float:
         """Do the round for every run that has not ended, and give the seconds until the next one."""
