@@ -17,12 +17,14 @@ import psutil
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PAUSE_S = 0.02
+_TRACKER = re.compile(r"from [\w.]+_tracker import main; ?main\(")  # as multiprocessing, billiard and loky start theirs
 
 
 class ProcessTree:
     """The tree below a process, but for Python's own trackers of shared memory and semaphores.
 
-    Those ignore SIGTERM, belong to no step, and end by themselves once nobody uses them.
+    Those ignore SIGTERM, belong to no step, and end by themselves once nobody uses them. A member that belongs to
+    another user (`sudo`) cannot be ended, and keeps no other from being ended.
     """
 
     def __init__(self, pid: int) -> None:
@@ -69,7 +71,7 @@ class ProcessTree:
     def terminate(self) -> None:
         """Ask every process below the root to end (SIGTERM)."""
         for process in self.look():
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 process.terminate()
 
     def kill(self, limit_s: float, kill_root: Callable[[], bool] | None = None) -> bool:
@@ -87,7 +89,7 @@ class ProcessTree:
         while new := [process for process in (*root, *self.look()) if process not in halted and runs(process)]:
             for process in new:
                 halted.add(process)
-                with suppress(psutil.NoSuchProcess):
+                with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                     process.suspend()
         if kill_root and not kill_root():
             root = []
@@ -96,7 +98,7 @@ class ProcessTree:
         while rest := [process for process in (*root, *self.look()) if runs(process)]:
             for process in rest:
                 if process not in root:
-                    with suppress(psutil.NoSuchProcess):
+                    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                         process.kill()
             if time.monotonic() > limit:
                 return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -58,3 +59,36 @@ def test_pythons_own_trackers_are_left_alone(wait_until):
 
         assert ProcessTree(started.pid).look() == []
         started.kill()
+
+
+@pytest.mark.parametrize("name", ["object_tracker", "resource_tracker"])
+def test_a_process_that_only_bears_the_name_of_a_tracker_is_ended_like_any_other(wait_until, name):
+    with subprocess.Popen(["sh", "-c", f"sh -c 'sleep 600 & wait' {name}.py & wait"]) as started:
+        wait_until(lambda: len(psutil.Process(started.pid).children(recursive=True)) == 2)
+        tree = ProcessTree(started.pid)
+
+        assert tree.kill(5)
+        assert tree.size == 2
+        started.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes of two users")
+def test_a_member_that_belongs_to_another_user_keeps_no_other_from_being_ended():
+    code = """
+import os, subprocess
+from orchestrator.process_tree import ProcessTree, runs
+
+foreign = subprocess.Popen(["sleep", "600"])
+os.setresuid(65534, 65534, 0)
+own = subprocess.Popen(["sleep", "600"])
+tree = ProcessTree(os.getpid())
+tree.terminate()
+is_gone = tree.kill(0.3)
+left = [process.pid for process in tree.members() if runs(process)]
+os.setresuid(0, 0, 0)
+foreign.kill()
+print(is_gone, left == [foreign.pid])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+
+    assert done.stdout == "False True\n", done.stderr
