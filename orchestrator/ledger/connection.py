@@ -9,11 +9,14 @@ from redis.retry import Retry
 
 from orchestrator.redis_url import redis_client_url
 
+ANSWER_LIMIT_S = 30.0  # no call of the ledger takes as long; a connection that is silent for so long is dead
+
 
 def connect(url: str, *, retries: int = 3, timeout_s: float | None = None) -> Redis:
     """Give a client that repeats a call up to `retries` times, at most 2 s apart, when the server cannot be reached.
 
-    Repeating is safe: every operation of the ledger may be said twice. `timeout_s` bounds the wait for an answer.
+    Repeating is safe: every operation of the ledger may be said twice. `timeout_s` bounds the wait for an answer, which
+    is ANSWER_LIMIT_S else: the system would wait for hours at a connection whose other end is gone without a word.
     """
     client_url = redis_client_url(url)
     options = {} if client_url.startswith("unix:") else {"socket_keepalive": True}
@@ -21,7 +24,7 @@ def connect(url: str, *, retries: int = 3, timeout_s: float | None = None) -> Re
         client_url,
         decode_responses=True,
         socket_connect_timeout=5,
-        socket_timeout=timeout_s,
+        socket_timeout=ANSWER_LIMIT_S if timeout_s is None else timeout_s,
         health_check_interval=25,
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=2.0), retries),
         retry_on_error=[ConnectionError, TimeoutError],
