@@ -14,7 +14,7 @@ from typing import cast
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import last_sign_of_life
 from orchestrator.ledger.values import Chain, ExpiredLease, Replaced, Tended, WaitingList
-from orchestrator.messages.queues import list_key, named_in
+from orchestrator.messages.queues import Named, list_key, lying_in, named_in
 from orchestrator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -93,18 +93,27 @@ class Repair:
             if head_us is None or waiting.oldest_at_us > head_us - SETTLED_S * 1e6:
                 continue
             limit_us = min(settled_us, head_us - SETTLED_S * 1e6)
+            overdue: dict[Named, tuple[int, float]] = {}  # when it was sent last, and for how long it is missing
             for step, attempt, sent_at_us in self._ledger.queued_before(
                 run_id, waiting.queue, waiting.level, int(limit_us)
             ):
                 since = missing[step, attempt] = before.get((step, attempt), now)
-                if now - since < self._settings.message_lost_after_s:
-                    continue
-                what = "is empty" if head_us == float("inf") else "holds younger messages only"
-                found = f"queue {waiting.queue} {what}, and no worker has begun for {now - since:.1f} s"
-                del missing[step, attempt]
-                chains = self._ledger.resend(run_id, step, attempt, sent_at_us, {"found": found})
+                if now - since >= self._settings.message_lost_after_s:
+                    overdue[Named(run_id, step, attempt)] = sent_at_us, now - since
+                    del missing[step, attempt]
+            if not overdue:
+                continue
+            what, there = "is empty", set[Named]()
+            if head_us != float("inf"):
+                # One that was given back, or sent while others were, may lie behind younger ones.
+                what = "holds younger messages only"
+                there = lying_in(self._ledger.client, waiting.queue, waiting.level, overdue)
+            for named in overdue.keys() - there:
+                sent_at_us, for_s = overdue[named]
+                found = f"queue {waiting.queue} {what}, and no worker has begun for {for_s:.1f} s"
+                chains = self._ledger.resend(run_id, named.step, named.attempt, sent_at_us, {"found": found})
                 if chains:
-                    logger.warning("run %s: the message of step %s is lost, it is sent again: %s", run_id, step, found)
+                    logger.warning("run %s: the message of step %s is lost, it is sent again: %s", *named[:2], found)
                 yield from chains
         if missing:
             self._missing[run_id] = missing

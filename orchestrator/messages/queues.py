@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple, cast
 
 import redis
@@ -64,6 +64,16 @@ def messages_ahead(client: redis.Redis, queue: str, level: int, named: Named) ->
         if named.run_id in message and named_in(message) == named:
             return before + place
     return None
+
+
+def lying_in(client: redis.Redis, queue: str, level: int, wanted: Collection[Named]) -> set[Named]:
+    """Give those of the attempts that have a message in a list of a queue, wherever in it."""
+    key, runs, found, begin = list_key(queue, level), {named.run_id for named in wanted}, set[Named](), 0
+    # From the end where messages come in: what is taken from the other end meanwhile lets us skip none.
+    while page := cast(list[str], client.lrange(key, begin, begin + _PAGE - 1)):
+        found |= {named for text in page if any(run_id in text for run_id in runs) and (named := named_in(text))}
+        begin += len(page)
+    return found & set(wanted)
 
 
 def _from_the_head(client: redis.Redis, key: str) -> Iterator[str]:

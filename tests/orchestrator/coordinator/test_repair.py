@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 
 import pytest
-from runs import events_of, start_graph, states_of
+from runs import events_of, graph, start_graph, states_of
 
 from orchestrator.coordinator.repair import Repair
 from orchestrator.coordinator.service import Coordinator
+from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.presence import WorkerCard, announce_worker
+from orchestrator.messages.queues import list_key, named_in
 from orchestrator.settings import Settings
 
 LEASE_S = 0.5
@@ -17,7 +19,7 @@ LEASE_S = 0.5
 
 @pytest.fixture
 def quick(chosen: Settings) -> Settings:
-    return chosen.model_copy(update={"lease_s": LEASE_S, "poll_interval_s": 0.05})
+    return chosen.model_copy(update={"lease_s": LEASE_S, "poll_interval_s": 0.05, "message_lost_after_s": 0.4})
 
 
 def lost(ledger, run_id):
@@ -61,3 +63,25 @@ def test_no_lease_is_judged_before_workers_had_the_server_for_a_renewal(ledger, 
         assert time.monotonic() - began >= quick.renewal_interval_s
 
     assert [event for event, _, _ in events_of(ledger, run_id)].count("attempt.lost") == 2
+
+
+def test_a_message_that_lies_behind_younger_ones_is_not_lost(ledger, app, quick, wait_until) -> None:
+    """As one that a worker gave back, or one of many that were still being sent when a shorter run was submitted."""
+    early = submit(graph({"a": "", "b": ""}).plan(), ledger, app, quick)
+    key = list_key(quick.queue_of(), 3)
+    first, second = ledger.client.lpop(key, 2)
+    sent_at = ledger.sent_at_us(early, quick.queue_of(), 3, "a", 1)
+    wait_until(lambda: ledger.now_us() > sent_at + 1_100_000)
+    submit(graph({"c": ""}).plan(), ledger, app, quick)
+    ledger.client.lpush(key, second)  # behind c, and the other one is gone
+    assert {named_in(text).step for text in (first, second)} == {"a", "b"}
+    coordinator, began = Coordinator(ledger, app, quick), time.monotonic()
+
+    def mended():
+        coordinator.tend(early)
+        return [event.step for event in ledger.events(early) if event.event == "message.lost"]
+
+    wait_until(mended, 10)
+    wait_until(lambda: mended() and time.monotonic() > began + 5 * quick.message_lost_after_s, 10)
+
+    assert mended() == [named_in(first).step]

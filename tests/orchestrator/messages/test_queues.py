@@ -7,7 +7,7 @@ import pytest
 from orchestrator.ledger.values import Link
 from orchestrator.messages import queues
 from orchestrator.messages.dispatch import dispatch
-from orchestrator.messages.queues import Named, list_key, messages_ahead, named_in
+from orchestrator.messages.queues import Named, list_key, lying_in, messages_ahead, named_in
 
 
 @pytest.fixture
@@ -30,6 +30,17 @@ def test_messages_are_counted_from_the_one_that_is_taken_next(app, redis_client,
     assert messages_ahead(redis_client, queue, 3, Named("run", "b", 1)) == 0
     for missing in (Named("run", "a", 1), Named("run", "b", 2), Named("other", "b", 1)):
         assert messages_ahead(redis_client, queue, 3, missing) is None
+
+
+def test_messages_are_found_wherever_they_lie_in_their_list(app, redis_client, queue, monkeypatch) -> None:
+    monkeypatch.setattr(queues, "_PAGE", 2)
+    send(app, queue, "a", "b", "c", "d", "e")
+    send(app, queue, "f", priority=0)
+    redis_client.lpush(list_key(queue, 3), "of somebody else, who names run")
+    wanted = {Named("run", step, attempt) for step in "aef" for attempt in (1, 2)}
+
+    assert lying_in(redis_client, queue, 3, wanted) == {Named("run", "a", 1), Named("run", "e", 1)}
+    assert lying_in(redis_client, queue, 9, wanted) == set()
 
 
 def test_messages_of_a_stronger_priority_are_ahead_of_all_others(app, redis_client, queue) -> None:
