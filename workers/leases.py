@@ -57,8 +57,8 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
     def _renew_for_ever(self, parent: Any) -> None:
         process = current_process(parent.app)
         chosen = process.settings
-        # A client of its own that gives up at once: the next renewal is near, and the last one still holds.
-        ledger = Ledger(connect(broker_url(), retries=0, timeout_s=chosen.lease_s), chosen.key_prefix)
+        # A client of its own that gives up soon: through another connection it goes before the last renewal is over.
+        ledger = Ledger(connect(broker_url(), retries=0, timeout_s=chosen.lease_s / 2), chosen.key_prefix)
         nudged = ledger.nudge_key(parent.hostname)
         while not self._over.is_set() or running.held():
             began = time.monotonic()
@@ -68,7 +68,7 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
                 ledger.client.blpop([nudged], max(0.05, pause_s))
             except Exception as error:
                 logger.warning("leases could not be renewed: %s", error)
-                self._over.wait(chosen.renewal_interval_s / 2)
+                self._over.wait(chosen.renewal_interval_s / 4)
 
     def _renew(self, parent: Any, ledger: Ledger) -> None:
         attempts = {attempt.held: attempt for attempt in running.held()}

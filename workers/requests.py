@@ -28,7 +28,7 @@ _not_begun: dict[str, StepRequest] = {}
 class StepRequest(Request):  # type: ignore[misc]
     """A message of a queue without acknowledgements: Celery's own would look for it among the unacked in vain.
 
-    Its time limit is kept by `workers.clocks`, which ends all that a step started; Celery would end the child alone.
+    Its time limit is kept by `workers.leases`, which ends all that a step started; Celery would end the child alone.
     """
 
     time_limits: tuple[float | None, float | None]  # hard, soft; as Celery's pool will have them

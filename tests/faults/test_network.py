@@ -31,7 +31,7 @@ class Wire:
         self._address = address
         self._is_whole, self._is_over = threading.Event(), False
         self._is_whole.set()
-        self._sockets, self._threads = [], []
+        self._sockets, self._threads, self._deaf = [], [], set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
         self._start(self._accept)
@@ -57,7 +57,8 @@ class Wire:
         with suppress(OSError):
             while data := source.recv(65536):
                 self._is_whole.wait()
-                target.sendall(data)
+                if source not in self._deaf:
+                    target.sendall(data)
         for end in (source, target):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -68,6 +69,10 @@ class Wire:
             for end in self._sockets:
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
+
+    def deafen(self):
+        """Let nothing through any more that comes by the connections of now; new ones work."""
+        self._deaf.update(self._sockets)
 
     def mend(self):
         self._is_whole.set()
@@ -134,3 +139,18 @@ def test_a_worker_that_was_cut_off_commits_late_if_nobody_took_over(server_site,
 
     record = run.ended()
     assert [attempt.outcome for attempt in record.steps["hold"].attempts] == ["succeeded"]
+
+
+def test_a_worker_whose_connections_die_in_silence_keeps_its_lease_through_others(server_site, wire):
+    """As when a firewall between them has forgotten the connections: the worker is told nothing."""
+    site = server_site
+    site.add_worker(slots=1, redis_url=wire.url)
+    site.coordinate()
+    run = site.submit(HOLDING)
+    run.wait_for_note("began-1")
+
+    wire.deafen()
+    deaf_until = run.ledger.due_at(run.run_id, "hold") + 3_000_000 * site.settings.lease_s
+    run.wait(lambda _: run.ledger.due_at(run.run_id, "hold") > deaf_until)
+
+    assert not run.events("attempt.lost")
