@@ -23,6 +23,7 @@ SETTLED_S = 1.0  # a message sent later than this ago may still be on its way
 HEAD_MESSAGES = 50  # looked at from the head of a list, until one is found that counts
 SLOW_CALL_S = 1.0
 LONG_GAP_S = 3.0
+CLOCK_STEP_S = 1.0
 
 
 class Repair:
@@ -32,12 +33,20 @@ class Repair:
         self._ledger = ledger
         self._settings = settings
         self._calm_since = self._last_contact = time.monotonic()
+        self._server_ahead_s = 0.0  # of our monotonic clock
         self._missing: dict[str, dict[tuple[str, int], float]] = {}  # run -> (step, attempt) -> missed since
         self._heads: dict[str, tuple[float, float | None]] = {}  # list -> (looked at, when its head was sent)
 
-    def note_contact(self, began: float) -> None:
-        """Note that a call which began at `began` (monotonic) was answered."""
+    def note_contact(self, began: float, server_us: int) -> None:
+        """Note that a call which began at `began` (monotonic) was answered, at `server_us` by the server's clock.
+
+        A clock that is put forward ends leases before their time, which their workers can renew at once.
+        """
         now = time.monotonic()
+        ahead_s = server_us / 1e6 - now
+        if ahead_s - self._server_ahead_s > CLOCK_STEP_S:
+            self._calm_since = now
+        self._server_ahead_s = ahead_s
         longest_gap_s = max(LONG_GAP_S, 3 * self._settings.poll_interval_s)
         if now - began > SLOW_CALL_S or began - self._last_contact > longest_gap_s:
             self._calm_since = now

@@ -43,7 +43,7 @@ class Coordinator:
         except Exception:
             self._repair.note_trouble()
             raise
-        self._repair.note_contact(began)
+        self._repair.note_contact(began, tended.now_us)
         if tended.is_over:
             self._ledger.forget_active(run_id)
             self._repair.forget(run_id)

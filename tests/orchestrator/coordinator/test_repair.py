@@ -65,6 +65,21 @@ def test_no_lease_is_judged_before_workers_had_the_server_for_a_renewal(ledger, 
     assert [event for event, _, _ in events_of(ledger, run_id)].count("attempt.lost") == 2
 
 
+def test_no_lease_is_judged_when_the_servers_clock_was_put_forward_just_now(ledger, quick, wait_until) -> None:
+    run_id = start_graph(ledger, {"a": "", "b": ""})
+    repair = Repair(ledger, quick)
+
+    def judged(step, forward_us=0):
+        repair.note_contact(time.monotonic(), ledger.now_us() + forward_us)
+        ledger.claim(run_id, step, 1, step, "w", 0.000_001)
+        return [chain[0].step for chain in repair.mend(run_id, ledger.tend(run_id))]
+
+    wait_until(lambda: judged("a") == ["a"], 10)
+
+    assert judged("b", 10_000_000) == []
+    wait_until(lambda: judged("b", 10_000_000) == ["b"], 10)
+
+
 def test_a_message_that_lies_behind_younger_ones_is_not_lost(ledger, app, quick, wait_until) -> None:
     """As one that a worker gave back, or one of many that were still being sent when a shorter run was submitted."""
     early = submit(graph({"a": "", "b": ""}).plan(), ledger, app, quick)
