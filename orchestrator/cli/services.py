@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import secrets
 import signal
 import socket
@@ -55,17 +56,22 @@ def worker(pools: tuple[str, ...], concurrency: int | None, name: str | None) ->
 
 @click.command()
 def serve() -> None:
-    """Coordinate: send off retries that are due. Any number may run; without one, retries wait."""
+    """Coordinate: send off retries that are due, mend what was lost, keep deadlines, tell people. Any number may run."""
     from orchestrator.coordinator.service import Coordinator
 
     logging.basicConfig(level=settings().log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    stopped = threading.Event()
+    # A signal that sets an event for which this thread is just beginning to wait would wait for itself, for ever.
+    told: queue.SimpleQueue[int] = queue.SimpleQueue()
     for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda signum, frame: stopped.set())
+        signal.signal(name, lambda signum, frame: told.put(signum))
     with open_session() as session:
-        coordinator = Coordinator(session.ledger, session.app, session.settings)
+        coordinator, stopped = Coordinator(session.ledger, session.app, session.settings), threading.Event()
         click.echo(f"coordinator {coordinator.name} serves {masked_url(session.redis_url)}", err=True)
-        coordinator.serve(stopped)
+        serving = threading.Thread(target=coordinator.serve, args=(stopped,), name="coordinator")
+        serving.start()
+        told.get()
+        stopped.set()
+        serving.join()
 
 
 @click.command()
