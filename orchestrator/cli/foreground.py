@@ -121,7 +121,7 @@ def follow_to_the_end(
         click.echo(f"{type(error).__name__}: {error}", err=True)
         ledger.cancel(run_id, "the local worker ended")  # nobody is left who could go on with it
         _end_workers(session, local, run_id, interruption, is_waiting=False)
-        ledger.forget_active(run_id)
+        _strike(ledger, run_id)
         code = NOT_SUCCEEDED
     record = read_record(ledger, run_id)
     logs = {
@@ -130,7 +130,8 @@ def follow_to_the_end(
         if step.state is StepState.FAILED and step.attempts
     }
     click.echo(summary_text(record, logs), err=as_json)
-    _tell_people(session, run_id)
+    if record.state is RunState.FAILED:
+        _tell_people(session, run_id)
     return record, code
 
 
@@ -217,7 +218,13 @@ def _cancel(
         raise KeyboardInterrupt
     session.ledger.cancel(run_id, reason)
     _end_workers(session, local, run_id, interruption)
-    session.ledger.forget_active(run_id)
+    _strike(session.ledger, run_id)
+
+
+def _strike(ledger: Ledger, run_id: str) -> None:
+    """Strike a run from the coordinators' list, unless somebody has yet to be told of it or a step is being stopped."""
+    if ledger.tend(run_id).is_over:
+        ledger.forget_active(run_id)
 
 
 def _end_workers(

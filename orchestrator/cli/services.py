@@ -56,7 +56,7 @@ def worker(pools: tuple[str, ...], concurrency: int | None, name: str | None) ->
 
 @click.command()
 def serve() -> None:
-    """Coordinate: send off retries that are due, mend what was lost, keep deadlines, tell people. Any number may run."""
+    """Coordinate: send off due retries, mend what was lost, keep deadlines, tell people. Any number may run."""
     from orchestrator.coordinator.service import Coordinator
 
     logging.basicConfig(level=settings().log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
