@@ -99,8 +99,7 @@ def run_attempt(
             dispatch(process.app, run_id, claim.pipeline, replaced.ready)
         return End(failure=AttemptRetrying("the step handed over"))
     if isinstance(error, StopRequested):
-        # What the step had started has been asked to end. Until it has, or we are killed with it, no retry may begin.
-        ProcessTree(pid).wait()
+        ProcessTree(pid).wait()  # our worker ends what the step had started; before that no retry may begin
     failure = Failure.of(error, options_of(claim.spec), attempt - claim.uncounted)
     commit = process.ledger.commit(run_id, step, attempt, claim.token, worker, failure.outcome, **failure.for_commit())
     return _finish(process, run_id, claim, commit, failure.error, failure.retry_in_s or 0.0)

@@ -32,6 +32,7 @@ logger = get_logger(__name__)
 TIMED_OUT, CANCELLED, FENCED, HANDED_OVER = "timed_out", "cancelled", "fenced", "handed_over"
 ASK = {TIMED_OUT: signal.SIGUSR1}  # any other reason: SIGUSR2
 KILL_LIMIT_S = 10.0
+OBEY_S = 0.5  # what a step has to end in once all that it had started is gone
 PAUSE_S = 0.02
 
 
@@ -69,11 +70,14 @@ def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) 
     limit = began + grace_s
     while (_left(tree, attempt) or not attempt.ended.is_set()) and time.monotonic() < limit:
         time.sleep(PAUSE_S)
-    has_to_halt, left = _halt(attempt), _left(tree, attempt)
-    if has_to_halt:
+    if left := _left(tree, attempt):
+        # The step itself may have obeyed, and only wait for what it had started.
+        tree.kill(OBEY_S)
+        attempt.ended.wait(OBEY_S)
+    if _halt(attempt):
         is_gone = tree.kill(KILL_LIMIT_S, partial(_kill_child, attempt))
     else:
-        is_gone = not left or tree.kill(KILL_LIMIT_S)
+        is_gone = not _left(tree, attempt) or tree.kill(KILL_LIMIT_S)
     if was_polite := not attempt.was_killed:
         how = "it ended when asked"
         if left:

@@ -23,7 +23,7 @@ STEPS = {
     "shell": (
         "slow.add('slow', run=f'touch {{FOLDER}}/began; {{DEAF}} & setsid {{DEAF}} & {{DEAF}}'{options})",
         6,
-        KILLED,
+        KILLED_BELOW,
     ),
 }
 SOURCE = """

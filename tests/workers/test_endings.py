@@ -81,7 +81,8 @@ def test_a_retry_begins_when_all_that_a_timed_out_attempt_started_is_gone(own_wo
     def end(folder):
         path = pathlib.Path(folder, "deaf")
         if path.exists():
-            return psutil.pid_exists(int(path.read_text()))
+            deaf = int(path.read_text())
+            return psutil.pid_exists(deaf) and psutil.Process(deaf).status() != psutil.STATUS_ZOMBIE
         deaf = subprocess.Popen(["sh", "-c", "trap '' TERM; while true; do sleep 1; done"], start_new_session=True)
         path.write_text(str(deaf.pid))
         time.sleep(60)

@@ -128,7 +128,7 @@ def test_messages_of_a_cancelled_run_are_dropped(runs, messages, counted, ran, w
 
     wait_until(lambda: messages.of(counted, "task-succeeded") == ["p.b"])  # a dropped message is no failure
     wait_until(lambda: "attempt.stopped" in [event.event for event in runs.ledger.events(counted)])
-    assert messages.of(counted, "task-failed") == ["p.a"]
+    wait_until(lambda: messages.of(counted, "task-failed") == ["p.a"])
     assert ran() == ["a"]
 
 
