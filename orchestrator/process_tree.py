@@ -17,7 +17,6 @@ import psutil
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PAUSE_S = 0.02
-_TRACKER = re.compile(r"from [\w.]+_tracker import main; ?main\(")  # as multiprocessing, billiard and loky start theirs
 
 
 class ProcessTree:

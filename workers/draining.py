@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from celery import bootsteps
-from celery.signals import worker_shutting_down
+from celery.signals import worker_shutdown, worker_shutting_down
 from celery.utils.log import get_logger
 
 from orchestrator.settings import settings
@@ -35,7 +35,7 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, parent: Any, **options: Any) -> None:
-        self._is_hurried = threading.Event()
+        self._is_hurried, self._has_ended = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         super().__init__(parent, **options)
 
@@ -60,22 +60,32 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
                 self._thread = threading.Thread(target=self._drain, args=(parent,), name="drain")
                 self._thread.start()
 
+        def end(**_: Any) -> None:
+            self._has_ended.set()
+
         worker_shutting_down.connect(told, weak=False)
+        worker_shutdown.connect(end, weak=False)
         if is_main_thread:
             signal.signal(signal.SIGQUIT, hurry)
+
+    def _is_over(self) -> bool:
+        """Whether the worker has waited for all its steps, or its main thread is at its end for another reason."""
+        return self._has_ended.is_set() or not threading.main_thread().is_alive()
 
     def _drain(self, parent: Any) -> None:
         limit = time.monotonic() + settings().drain_grace_s
         left = list(running)
         if left:
             logger.warning("waiting for %d running steps; a second signal hands them over", len(left))
-        while list(running) and not self._is_hurried.is_set() and time.monotonic() < limit:
-            self._is_hurried.wait(LOOK_S)
+        # Not only while something runs: a child may have begun with a step of which this process has not heard yet.
+        while not self._is_over() and not self._is_hurried.is_set() and time.monotonic() < limit:
+            time.sleep(LOOK_S)
         began = time.monotonic()
         # Until Celery takes no more messages this worker would itself take the steps that it hands over.
         while parent.consumer.blueprint.state != bootsteps.TERMINATE and time.monotonic() < began + END_LIMIT_S:
             time.sleep(LOOK_S)
-        while (left := list(running)) and time.monotonic() < began + END_LIMIT_S:
+        while not self._is_over() and time.monotonic() < began + END_LIMIT_S:
+            left = list(running)
             threads = [thread for attempt in left if (thread := stop_soon(parent.app, attempt, HANDED_OVER))]
             for thread in threads:
                 thread.join(END_LIMIT_S)

@@ -36,10 +36,6 @@ def note_draining() -> None:
     _draining[0] = 1
 
 
-def is_draining() -> bool:
-    return _draining[0] == 1
-
-
 def should_stop(run_id: str, step: str, attempt: int) -> bool:
     """Whether an attempt that runs in this process had better end."""
     return _draining[0] == 1 or _is_asked or is_asked_in_thread(run_id, step, attempt)

@@ -108,6 +108,34 @@ app.conf.broker_transport_options = {**app.conf.broker_transport_options, "polli
     assert all(step.attempts[0].worker.startswith(second.name) for step in record.steps.values())
 
 
+def test_a_step_that_a_child_has_just_begun_when_its_worker_is_told_to_end_may_end_too(site):
+    (site.folder / "sudden_app.py").write_text("""
+import os, signal, time
+from workers.app import app
+from workers.requests import StepRequest
+
+accept = StepRequest.on_accepted
+
+def end_and_accept(self, pid, at):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.2)  # as if this process were slow to hear of its child
+    accept(self, pid, at)
+
+StepRequest.on_accepted = end_and_accept
+""")
+    site.coordinate()
+    worker = site.add_worker(slots=1, app="sudden_app")
+    run = site.submit(HOLDING)
+    run.wait_for_note("began-1")
+    lease_until = run.ledger.due_at(run.run_id, "hold") + 1_500_000
+    run.wait(lambda _: (run.ledger.due_at(run.run_id, "hold") or 0) > lease_until)
+    run.note("go")
+
+    assert worker.process.wait(20) == 0
+    assert run.state("hold") == "succeeded"
+    assert not run.events("attempt.handed_over")
+
+
 @pytest.mark.parametrize("how", ["SIGTERM twice", "SIGINT twice", "SIGQUIT"])
 def test_a_worker_that_is_hurried_hands_its_step_over_to_another_one(site, leaving, wait_until, how):
     worker, run = leaving
