@@ -35,8 +35,9 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, parent: Any, **options: Any) -> None:
-        self._is_hurried, self._has_ended = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
+        # Plain values, not events: one handler may interrupt another one in the middle of taking an event's lock.
+        self._orders, self._is_hurried = 0, False
+        self._has_ended = threading.Event()
         super().__init__(parent, **options)
 
     def start(self, parent: Any) -> None:
@@ -46,19 +47,20 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
         def hurry(*_: Any) -> None:
             # In place of Celery's cold shutdown, which sends SIGTERM to the children and then waits for them itself.
             if os.getpid() == main_pid:
-                self._is_hurried.set()
+                self._is_hurried = True
                 os.kill(main_pid, signal.SIGTERM)
 
         def told(how: str = "", **_: Any) -> None:
-            if how == "Cold" or self._thread is not None:
-                self._is_hurried.set()
+            self._orders += 1
+            is_first = self._orders == 1
+            if how == "Cold" or not is_first:
+                self._is_hurried = True
             if is_main_thread:
                 signal.signal(signal.SIGINT, hurry)
-            if self._thread is None:
+            if is_first:
                 note_draining()
                 # No daemon: the interpreter waits for it, so what is handed over is handed over whole.
-                self._thread = threading.Thread(target=self._drain, args=(parent,), name="drain")
-                self._thread.start()
+                threading.Thread(target=self._drain, args=(parent,), name="drain").start()
 
         def end(**_: Any) -> None:
             self._has_ended.set()
@@ -78,7 +80,7 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
         if left:
             logger.warning("waiting for %d running steps; a second signal hands them over", len(left))
         # Not only while something runs: a child may have begun with a step of which this process has not heard yet.
-        while not self._is_over() and not self._is_hurried.is_set() and time.monotonic() < limit:
+        while not self._is_over() and not self._is_hurried and time.monotonic() < limit:
             time.sleep(LOOK_S)
         began = time.monotonic()
         # Until Celery takes no more messages this worker would itself take the steps that it hands over.

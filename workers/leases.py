@@ -23,6 +23,8 @@ from workers.strays import watch_pool
 
 logger = get_logger(__name__)
 
+LONGEST_LOOK_S = 1.0  # so long an attempt that could not be stopped waits for the next try
+
 
 class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
     """Renews the leases of all running attempts in one call, and stops those that the answer names.
@@ -84,14 +86,15 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _watch_timeouts(self, parent: Any) -> None:
         while not self._over.is_set():
-            now, next_look = time.monotonic(), None
+            now = time.monotonic()
+            next_look = now + LONGEST_LOOK_S
             for attempt in running:
                 times_out_at = attempt.times_out_at
                 if times_out_at is None:
                     continue
                 if times_out_at <= now:
                     stop_soon(parent.app, attempt, TIMED_OUT)
-                elif next_look is None or times_out_at < next_look:
-                    next_look = times_out_at
-            running.timeout_set.wait(None if next_look is None else next_look - now)
+                else:
+                    next_look = min(next_look, times_out_at)
+            running.timeout_set.wait(next_look - now)
             running.timeout_set.clear()

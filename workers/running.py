@@ -64,6 +64,12 @@ class Running:
             self._stopping.add(attempt)
             return True
 
+    def give_up_stopping(self, attempt: RunningAttempt) -> None:
+        """Note that an attempt could not be stopped, so that whoever wants it to end may try again."""
+        with self.lock:
+            self._stopping.discard(attempt)
+            attempt.stop_reason = ""
+
     def end_stopping(self, attempt: RunningAttempt) -> None:
         """Note that an attempt is gone with all that it started, and that the ledger knows."""
         with self.lock:

@@ -41,7 +41,12 @@ def stop_soon(app: Celery, attempt: RunningAttempt, reason: str) -> threading.Th
     if not running.begin_stopping(attempt, reason):
         return None
     thread = threading.Thread(target=_stop, args=(app, attempt, reason), name=f"stop-{attempt.held.step}")
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:  # no more threads: the step itself may have used them up
+        logger.error("run %s: step %s cannot be stopped now: %s", attempt.held.run_id, attempt.held.step, error)
+        running.give_up_stopping(attempt)
+        return None
     return thread
 
 
@@ -54,7 +59,8 @@ def _stop(app: Celery, attempt: RunningAttempt, reason: str) -> None:
             _stop_process(process, attempt, reason)
     except Exception:
         logger.exception("run %s: step %s could not be stopped", attempt.held.run_id, attempt.held.step)
-    finally:
+        running.give_up_stopping(attempt)
+    else:
         running.end_stopping(attempt)
 
 

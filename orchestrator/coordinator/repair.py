@@ -107,7 +107,7 @@ class Repair:
                 run_id, waiting.queue, waiting.level, int(limit_us)
             ):
                 since = missing[step, attempt] = before.get((step, attempt), now)
-                if now - since >= self._settings.message_lost_after_s:
+                if now - max(since, self._calm_since) >= self._settings.message_lost_after_s:
                     overdue[Named(run_id, step, attempt)] = sent_at_us, now - since
                     del missing[step, attempt]
             if not overdue:
