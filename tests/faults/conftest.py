@@ -293,10 +293,13 @@ class Site:
         return [message for key in queue_keys(self.queue) for message in self.client.lrange(key, 0, -1)]
 
     def drop_messages(self) -> int:
-        """Delete the queue; gives how many messages were in it."""
-        count = len(self.messages())
-        self.client.delete(*queue_keys(self.queue))
-        return count
+        """Delete the queue; gives how many messages were in it. In one transaction: workers take from it meanwhile."""
+        keys = queue_keys(self.queue)
+        with self.client.pipeline(transaction=True) as pipe:
+            for key in keys:
+                pipe.llen(key)
+            pipe.delete(*keys)
+            return sum(pipe.execute()[:-1])
 
     # -- runs ------------------------------------------------------------------------------------------------
 
