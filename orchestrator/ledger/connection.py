@@ -16,15 +16,19 @@ def connect(url: str, *, retries: int = 3, timeout_s: float | None = None) -> Re
     """Give a client that repeats a call up to `retries` times, at most 2 s apart, when the server cannot be reached.
 
     Repeating is safe: every operation of the ledger may be said twice. `timeout_s` bounds the wait for an answer, which
-    is ANSWER_LIMIT_S else: the system would wait for hours at a connection whose other end is gone without a word.
+    over TCP is ANSWER_LIMIT_S else: the system would wait for hours at a connection whose other end is gone without a
+    word. A Unix socket's other end cannot go so, and a limit costs every call a system call more.
     """
     client_url = redis_client_url(url)
-    options = {} if client_url.startswith("unix:") else {"socket_keepalive": True}
+    is_unix = client_url.startswith("unix:")
+    options = {} if is_unix else {"socket_keepalive": True}
+    if timeout_s is None and not is_unix:
+        timeout_s = ANSWER_LIMIT_S
     return Redis.from_url(
         client_url,
         decode_responses=True,
         socket_connect_timeout=5,
-        socket_timeout=ANSWER_LIMIT_S if timeout_s is None else timeout_s,
+        socket_timeout=timeout_s,
         health_check_interval=25,
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=2.0), retries),
         retry_on_error=[ConnectionError, TimeoutError],
