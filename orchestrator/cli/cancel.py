@@ -15,8 +15,6 @@ from orchestrator.definition.faults import did_you_mean
 from orchestrator.ledger.states import RunState
 from orchestrator.ledger.values import Event, LeasedAttempt
 
-STOPPING_SLACK_S = 2.0
-
 
 @click.command()
 @click.argument("run_text", metavar="RUN")
@@ -90,12 +88,12 @@ def _wait(
     if not left or not is_waiting:
         return left
     from orchestrator.coordinator.service import Coordinator
-    from orchestrator.coordinator.stopping import wait_until_stopped
+    from orchestrator.coordinator.stopping import stopping_limit_s, wait_until_stopped
 
     if not is_quiet:
         many = "1 attempt is" if len(left) == 1 else f"{len(left):,} attempts are"
         click.echo(f"{many} being stopped", err=True)
-    limit_s = chosen.lease_s + chosen.timeout_grace_s + STOPPING_SLACK_S
+    limit_s = stopping_limit_s(chosen)
     tend = Coordinator(ledger, session.app, chosen).tend if steps else None  # only then the run goes on
     return wait_until_stopped(ledger, run_id, limit_s, steps=steps or None, tend=tend)
 

@@ -12,7 +12,7 @@ from typing import Any
 from celery import Celery
 
 from orchestrator.coordinator.recorded import RecordedRun, values_of
-from orchestrator.coordinator.stopping import wait_until_stopped
+from orchestrator.coordinator.stopping import stopping_limit_s, wait_until_stopped
 from orchestrator.coordinator.submission import run_fields, staged_steps
 from orchestrator.definition.code import code_of
 from orchestrator.definition.faults import OrchestratorError, did_you_mean
@@ -27,7 +27,6 @@ from orchestrator.plan.plan import Plan
 from orchestrator.settings import Settings
 
 _CALL = ("uses", "args", "with", "run")  # what of a step's spec is its call
-STOPPING_SLACK_S = 2.0
 
 
 class ResumeRefused(OrchestratorError):
@@ -155,7 +154,7 @@ def resume(ledger: Ledger, app: Celery, resumption: Resumption) -> None:
 
 def wait_for_stopping(ledger: Ledger, settings: Settings, run_id: str) -> None:
     """Wait until the attempts of a run that was cancelled are gone. Raises ResumeRefused when they do not go."""
-    limit_s = settings.lease_s + settings.timeout_grace_s + STOPPING_SLACK_S
+    limit_s = stopping_limit_s(settings)
     if left := wait_until_stopped(ledger, run_id, limit_s):
         shown = ", ".join(f"{attempt.step} on {attempt.worker}" for attempt in left[:5])
         more = f" and {len(left) - 5} more" if left[5:] else ""

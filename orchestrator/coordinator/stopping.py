@@ -7,8 +7,15 @@ from collections.abc import Callable, Collection
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import LeasedAttempt
+from orchestrator.settings import Settings
 
 LOOK_S = 0.1
+SLACK_S = 2.0
+
+
+def stopping_limit_s(settings: Settings) -> float:
+    """Give the seconds in which every cancelled attempt is gone: stopped by its worker, or its lease run out."""
+    return settings.lease_s + settings.timeout_grace_s + SLACK_S
 
 
 def wait_until_stopped(
