@@ -34,12 +34,8 @@ class Wire:
         self._sockets, self._threads, self._deaf = [], [], set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
-        self._start(self._accept)
-
-    def _start(self, target, *arguments):
-        thread = threading.Thread(target=target, args=arguments, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def _accept(self):
         while True:
@@ -50,8 +46,9 @@ class Wire:
             self._is_whole.wait()
             far = socket.create_connection(self._address)
             self._sockets += [near, far]
-            self._start(self._carry, near, far)
-            self._start(self._carry, far, near)
+            for ends in ((near, far), (far, near)):
+                self._threads.append(threading.Thread(target=self._carry, args=ends, daemon=True))
+                self._threads[-1].start()
 
     def _carry(self, source, target):
         with suppress(OSError):
@@ -79,14 +76,17 @@ class Wire:
 
     def close(self):
         self._is_over = True
-        self.cut(silent=False)
         self.mend()
         socket.create_connection(self._listener.getsockname()).close()
+        self._accepting.join(5)
+        # Only now: a connection that waited for the cut to be mended would miss its end.
+        self.cut(silent=False)
+        self.mend()
         for thread in self._threads:
             thread.join(5)
-            assert not thread.is_alive()
         for end in (self._listener, *self._sockets):
             end.close()
+        assert not [thread for thread in (self._accepting, *self._threads) if thread.is_alive()]
 
 
 @pytest.fixture
