@@ -19,7 +19,7 @@ from celery.utils.log import get_logger
 
 from orchestrator.ledger.presence import SIGN_OF_LIFE_S, WorkerCard, announce_worker, withdraw_worker
 from orchestrator.settings import settings
-from workers.process import current_process
+from workers.process import INCARNATION, current_process
 
 logger = get_logger(__name__)
 
@@ -61,6 +61,7 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
             pool_type=str(parent.pool_cls.__module__).rpartition(".")[2].replace("thread", "threads"),
             host=socket.gethostname(),
             pid=os.getpid(),
+            incarnation=INCARNATION,
         )
         while True:
             try:

@@ -192,8 +192,11 @@ def _watch(
         now = time.monotonic()
         if now >= next_round:
             next_round = now + coordinator.tend(record.run_id)
-            if local:
-                local.check()
+            if local and not local.alive():
+                died = local.bury()
+                progress.warn(f"local worker {local.name} {died}: it is started again (its log: {local.log_path})")
+                coordinator.take_over_from(record.run_id, local.worker_id, died)
+                local.start_again()
         if now >= next_sign:
             next_sign = now + SIGN_OF_LIFE_S
             announce_follower(ledger.client, ledger.prefix, coordinator.name, record.run_id)

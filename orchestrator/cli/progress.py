@@ -34,6 +34,9 @@ class Progress(Protocol):
     def show_unserved(self, pools: dict[str, list[str]]) -> None:
         """Show for which pools steps wait in vain."""
 
+    def warn(self, text: str) -> None:
+        """Show what somebody should know though it is no change of the run."""
+
 
 @contextmanager
 def progress_for(record: RunRecord, *, is_quiet: bool) -> Iterator[Progress]:
@@ -81,8 +84,11 @@ class Lines:
 
     def show_unserved(self, pools: dict[str, list[str]]) -> None:
         for pool in set(pools) - self._warned:
-            click.echo(unserved_text(pool, pools[pool]), err=self._is_quiet)
+            self.warn(unserved_text(pool, pools[pool]))
         self._warned = set(pools)
+
+    def warn(self, text: str) -> None:
+        click.echo(text, err=self._is_quiet)
 
 
 class Panel:
@@ -101,7 +107,7 @@ class Panel:
         for event in events:
             self._now_us = event.at_us
             if news := _news(event):
-                self._add(event, "", news, "yellow")
+                self._add(event.at_us, "", news, "yellow")
             if event.event == "run.resumed":
                 self._reset(event)
             if not event.event.startswith("step.") or event.step not in self._state_of:
@@ -109,10 +115,13 @@ class Panel:
             state = StepState(event.event.removeprefix("step.").replace("started", "running"))
             self._set(event.step, state)
             if state not in (StepState.QUEUED, StepState.RUNNING):
-                self._add(event, event.step, f" {state.value}{_remark(event)}", STYLES.get(state.value, ""))
+                self._add(event.at_us, event.step, f" {state.value}{_remark(event)}", STYLES.get(state.value, ""))
 
-    def _add(self, event: Event, head: str, text: str, style: str) -> None:
-        line = Text(f"{clock_text(event.at_us)} ", style="dim")
+    def warn(self, text: str) -> None:
+        self._add(self._now_us, "", text, "yellow")
+
+    def _add(self, at_us: int, head: str, text: str, style: str) -> None:
+        line = Text(f"{clock_text(at_us)} ", style="dim")
         line.append(head, style="bold")
         line.append(text, style=style)
         self._recent = [*self._recent, line][-RECENT_ROWS:]

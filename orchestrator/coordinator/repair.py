@@ -66,6 +66,17 @@ class Repair:
         chains += self._send_again(run_id, tended)
         return tuple(chains)
 
+    def take_over_from(self, run_id: str, worker: str, died: str) -> Iterator[Chain]:
+        """Have others go on with what a worker ran that is known to be gone, before its leases run out; `died` tells of
+        what: "was killed by signal 9 (SIGKILL)". No other worker of that name may have begun anything yet."""
+        message = f"its worker {worker} {died}"
+        detail = {"error": {"type": "WorkerLost", "message": message, "traceback": ""}, "found": message}
+        for it in self._ledger.leased(run_id):
+            if it.worker == worker and not it.is_stopping:
+                answer = self._ledger.report_lost(run_id, it.step, it.attempt, detail, owner=worker)
+                if isinstance(answer, Replaced):
+                    yield from answer.ready
+
     def forget(self, run_id: str) -> None:
         self._missing.pop(run_id, None)
 
@@ -83,7 +94,9 @@ class Repair:
         lease_s = self._settings.lease_s
         sign = last_sign_of_life(self._ledger.client, self._ledger.prefix, lease.worker)
         renewed = lease.expired_at_us / 1e6 - lease_s
-        if sign is not None and sign > renewed + lease_s / 2:
+        if sign is not None and sign[1].incarnation != lease.incarnation:
+            return "WorkerLost", f"its worker {lease.worker} ended in the middle of it and was started again"
+        if sign is not None and sign[0] > renewed + lease_s / 2:
             return (
                 "WorkerHung",
                 f"its worker {lease.worker} hangs: it lives, and has not renewed the lease for {lease_s:g} s",

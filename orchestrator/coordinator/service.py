@@ -15,6 +15,7 @@ from orchestrator.alerts.delivery import AlertDelivery
 from orchestrator.coordinator.repair import Repair
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import announce_coordinator, withdraw_coordinator
+from orchestrator.ledger.values import Chain
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.settings import Settings
 
@@ -49,13 +50,19 @@ class Coordinator:
             self._repair.forget(run_id)
         if tended.alert_at_us is not None:
             self._alerts.offer(run_id, tended.alert_at_us, tended.now_us)
-        ready = (*tended.ready, *self._repair.mend(run_id, tended))
-        if ready:
-            dispatch(self._app, run_id, self._ledger.run_fields(run_id)["pipeline"], ready)
+        self._dispatch(run_id, (*tended.ready, *self._repair.mend(run_id, tended)))
         due_in_s = tended.next_due_in_s
         if due_in_s is None or tended.expired:  # a lease that is not judged yet is due all the time
             return self._poll_interval_s
         return min(self._poll_interval_s, due_in_s)
+
+    def take_over_from(self, run_id: str, worker: str, died: str) -> None:
+        """Have others go on with what a worker ran that is known to be gone; `died` tells of what, as a predicate."""
+        self._dispatch(run_id, tuple(self._repair.take_over_from(run_id, worker, died)))
+
+    def _dispatch(self, run_id: str, ready: tuple[Chain, ...]) -> None:
+        if ready:
+            dispatch(self._app, run_id, self._ledger.run_fields(run_id)["pipeline"], ready)
 
     def round(self) -> float:
         """Do the round for every run that has not ended, and give the seconds until the next one."""

@@ -35,6 +35,7 @@ from orchestrator.ledger.values import (
     StepUnknown,
     Tended,
     WaitingList,
+    incarnation_in,
 )
 
 DEFAULT_LEASE_S = 6.0
@@ -217,8 +218,8 @@ class Ledger(LedgerReads):
             int(now),
             _chains(chains),
             tuple(
-                ExpiredLease(step, attempt, worker, int(float(at)))
-                for step, attempt, worker, at in map(json.loads, expired)
+                ExpiredLease(step, attempt, *incarnation_in(holder), int(float(at)))
+                for step, attempt, holder, at in map(json.loads, expired)
             ),
             tuple(WaitingList(queue, int(level), int(float(at))) for queue, level, at in json.loads(waiting)),
             int(alert_at) if alert_at else None,

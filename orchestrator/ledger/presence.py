@@ -19,7 +19,8 @@ COUNTS_FOR_S = 8.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerCard:
-    """A worker process as it announces itself. `slots` are the steps it runs at a time."""
+    """A worker process as it announces itself. `slots` are the steps it runs at a time; `incarnation` tells it from one
+    of the same name before a restart."""
 
     worker: str
     queues: tuple[str, ...]
@@ -27,6 +28,7 @@ class WorkerCard:
     pool_type: str
     host: str
     pid: int
+    incarnation: str
 
 
 def announce_worker(client: redis.Redis, prefix: str, card: WorkerCard) -> None:
@@ -50,17 +52,20 @@ def present_workers(client: redis.Redis, prefix: str) -> list[WorkerCard]:
     client.zremrangebyscore(f"{prefix}:workers", "-inf", f"({now}")
     names = cast(list[str], client.zrange(f"{prefix}:workers", 0, -1))
     texts = cast(list[str | None], client.mget([f"{prefix}:worker:{name}" for name in names])) if names else []
-    cards = [json.loads(text) for text in texts if text]
-    return [
-        WorkerCard(**{**card, "queues": tuple(card["queues"])})
-        for card in sorted(cards, key=lambda c: str(c["worker"]))
-    ]
+    return sorted((_card(text) for text in texts if text), key=lambda card: card.worker)
 
 
-def last_sign_of_life(client: redis.Redis, prefix: str, worker: str) -> float | None:
-    """Give when a worker last gave a sign of life (seconds since the epoch), None if that is long ago or never was."""
+def last_sign_of_life(client: redis.Redis, prefix: str, worker: str) -> tuple[float, WorkerCard] | None:
+    """Give when a worker last gave a sign of life (seconds since the epoch), with its card; None if that is long ago or
+    never was."""
     until = client.zscore(f"{prefix}:workers", worker)
-    return None if until is None else until - COUNTS_FOR_S
+    text = cast(str | None, client.get(f"{prefix}:worker:{worker}"))
+    return None if until is None or text is None else (until - COUNTS_FOR_S, _card(text))
+
+
+def _card(text: str) -> WorkerCard:
+    card = json.loads(text)
+    return WorkerCard(**{**card, "queues": tuple(card["queues"])})
 
 
 def announce_coordinator(client: redis.Redis, prefix: str, name: str) -> None:

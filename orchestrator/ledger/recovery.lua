@@ -144,7 +144,7 @@ end
 -- tend limit: does what is due: queues retries, fails what has waited too long for a worker, ends a run that missed its
 -- deadline. Leases that have run out and queues to look into are told to the caller, who knows what became of worker
 -- and message. Returns {run state or '', next due time or '', now, {chain, ...},
--- {JSON [step, attempt, worker, since when the lease is over], ...}, JSON [[queue, level, oldest sent at], ...],
+-- {JSON [step, attempt, holder, since when the lease is over], ...}, JSON [[queue, level, oldest sent at], ...],
 -- alert_at or ''}.
 function ops.tend()
   local run_state, deadline_at, lists = unpack(call('HMGET', RUN, 'state', 'deadline_at', 'lists'))
@@ -158,7 +158,7 @@ function ops.tend()
     local step = due[index]
     local state, attempt, token, at, holder = read(step)
     if state == 'running' then
-      expired[#expired + 1] = cjson.encode({step, attempt, string.match(holder, '^%S+'), due[index + 1]})
+      expired[#expired + 1] = cjson.encode({step, attempt, holder, due[index + 1]})
     else
       call('ZREM', DUE, step)
       if state == 'retrying' then

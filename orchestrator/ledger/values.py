@@ -80,11 +80,12 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class ExpiredLease:
-    """A running attempt whose lease has run out, and since when."""
+    """A running attempt whose lease has run out, and since when; `incarnation` is its worker's, see `owner_of`."""
 
     step: str
     attempt: int
     worker: str
+    incarnation: str
     expired_at_us: int
 
 
@@ -198,3 +199,9 @@ def owner_of(worker: str, incarnation: str, pid: int) -> str:
     The incarnation tells a worker from one of the same name before a restart, whose processes may have had equal ids.
     """
     return f"{worker} {incarnation}.{pid}."
+
+
+def incarnation_in(holder: str) -> tuple[str, str]:
+    """Give worker and incarnation of the holder of an attempt, which is "worker claim_id"."""
+    worker, _, claim_id = holder.partition(" ")
+    return worker, claim_id.partition(".")[0]

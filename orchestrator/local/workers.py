@@ -11,10 +11,11 @@ import hashlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from orchestrator.settings import PoolSettings, Settings
 
 WORKER_APP = "workers.app"
 _READY = re.compile(rb"\bready\.\s*$", re.MULTILINE)
+RESTARTS = 10  # of a worker that was ready each time; more would help nobody
 _LOG_TAIL_LINES = 30
 _TERM_GRACE_S = 1.0
 _KILL_LIMIT_S = 10.0
@@ -42,12 +44,43 @@ class LocalWorkerError(OrchestratorError):
 class LocalWorkers:
     """One Celery worker with `slots` children that serves several pools. Use `local_workers` to make one."""
 
-    def __init__(self, name: str, settings: Settings, log_path: Path, process: subprocess.Popen[bytes]) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        log_path: Path,
+        name_lock: int,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+    ) -> None:
         self.name = name
         self.settings = settings  # with the queues that this worker reads: submit with these
         self.log_path = log_path
-        self._process = process
+        self._name_lock: int | None = name_lock
+        self._command, self._environment = command, environment
+        self._restarts = 0
+        self._start()
+
+    def _start(self) -> None:
+        assert self._name_lock is not None, "nothing is started in a name that was given up"
         self._tree: set[psutil.Process] = set()
+        with self.log_path.open("ab") as log:
+            self._log_begins = log.tell()
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                # The name stays taken until the last process of the tree is gone, also if this one is killed.
+                pass_fds=[self._name_lock],
+            )
+
+    @property
+    def worker_id(self) -> str:
+        """The worker's name as the ledger has it: with the host's, as Celery makes it of `%h`."""
+        return f"{self.name}@{socket.gethostname()}"
 
     @property
     def pid(self) -> int:
@@ -66,10 +99,33 @@ class LocalWorkers:
                 f"The end of {self.log_path}:\n{self.log_tail()}"
             )
 
+    def bury(self) -> str:
+        """End what is left after the main process ended, and tell of what it died: "was killed by signal 9 (SIGKILL)".
+
+        Raises LocalWorkerError when it would be vain to start it again: it ended before it was ready, or too often.
+        """
+        if not self._was_ready() or self._restarts == RESTARTS:
+            self.check()
+        self._end_tree()
+        code = self._process.returncode
+        if code < 0:
+            return f"was killed by signal {-code} ({signal.Signals(-code).name})"
+        return f"ended with exit code {code}"
+
+    def start_again(self) -> None:
+        """Start the worker anew after it was buried, under its name and for its queues; what lies there stays."""
+        self._restarts += 1
+        self._start()
+
+    def _was_ready(self) -> bool:
+        with self.log_path.open("rb") as log:
+            log.seek(self._log_begins)
+            return _READY.search(log.read()) is not None
+
     def wait_ready(self, limit_s: float = 30.0) -> None:
         """Return once the worker takes steps; LocalWorkerError if it dies first or the limit passes."""
         limit = time.monotonic() + limit_s
-        while not _READY.search(self.log_path.read_bytes()):
+        while not self._was_ready():
             self.check()
             if time.monotonic() > limit:
                 raise LocalWorkerError(
@@ -107,7 +163,15 @@ class LocalWorkers:
         self.kill()
 
     def kill(self) -> None:
-        """End the whole tree at once; returns when all of it is gone."""
+        """End the whole tree at once and give up its name; returns when all of it is gone."""
+        try:
+            self._end_tree()
+        finally:
+            if self._name_lock is not None:
+                os.close(self._name_lock)
+                self._name_lock = None
+
+    def _end_tree(self) -> None:
         self._look()
         # The main process first: it would replace a killed child.
         self._process.kill()
@@ -181,25 +245,15 @@ def local_workers(
         raise LocalWorkerError(f"the folder {folder} cannot be written ({error.strerror})") from None
     handed_down = handed_down.model_copy(update={"pools": _own_pools(settings, name)})
     queues_read = [handed_down.queue_of(pool) for pool in pools]
-    _clear(redis_url, queues_read)
     command = _command(app, name, queues_read, slots, events=settings.celery_events)
     environment = handed_down.child_environment()
     environment["PYTHONPATH"] = _python_path(import_path)
     try:
-        with log_path.open("ab") as log:
-            process = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                # The name stays taken until the last process of the tree is gone, also if this one is killed.
-                pass_fds=[name_lock],
-            )
-    finally:
+        _clear(redis_url, queues_read)
+        workers = LocalWorkers(name, handed_down, log_path, name_lock, command, environment)
+    except BaseException:
         os.close(name_lock)
-    workers = LocalWorkers(name, handed_down, log_path, process)
+        raise
     try:
         if ready_limit_s is not None:
             workers.wait_ready(ready_limit_s)

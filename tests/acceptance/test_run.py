@@ -11,6 +11,8 @@ from datetime import datetime
 import psutil
 import pytest
 
+from orchestrator.process_tree import runs
+
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 MIXED = """
@@ -254,14 +256,57 @@ def test_yaml_and_python_run_alike(place):
     assert outputs == {"last": "got 16", "once": 8, "twice": 16}
 
 
-def test_a_worker_that_dies_is_told_with_the_end_of_its_log(place, wait_until):
+def celery_worker_of(process):
+    members = psutil.Process(process.pid).children()
+    return next((member for member in members if "celery" in " ".join(member.cmdline())), None)
+
+
+def test_a_local_worker_that_is_killed_is_started_again_and_the_run_goes_on(place, wait_until):
+    file = place.write(
+        "long.yaml",
+        """
+        steps:
+          before: {run: 'echo kept'}
+          long: {run: 'echo $$ >> began; sleep 600 & until [ -e go ]; do sleep 0.05; done; kill $!', needs: before}
+        """,
+    )
+    began = place.folder / "began"
+    with place.start("run", file) as process:
+        wait_until(began.exists, 20)
+        worker = celery_worker_of(process)
+        tree = worker.children(recursive=True)
+        worker.kill()
+        wait_until(lambda: len(began.read_text().split()) == 2, 20)
+        assert not [member for member in tree if runs(member)]
+        (place.folder / "go").touch()
+        out, err = process.communicate(timeout=30)
+
+    assert process.returncode == 0, err
+    assert "was killed by signal 9 (SIGKILL): it is started again" in out
+    record = place.call("show", "last", "--json").json
+    assert [len(record["steps"][step]["attempts"]) for step in ("before", "long")] == [1, 2]
+    first = record["steps"]["long"]["attempts"][0]
+    assert (first["outcome"], first["error"]["type"]) == ("lost", "WorkerLost")
+    assert "was killed by signal 9 (SIGKILL)" in first["error"]["message"]
+    assert place.call("verify", "last").code == 0
+
+
+def test_a_step_that_kills_each_local_worker_fails_the_run_with_its_cause(place):
+    file = place.write("poison.yaml", "steps: {poison: {run: 'kill -9 $(ps -o ppid= -p $PPID); sleep 600'}}")
+
+    done = place.call("run", file)
+
+    assert done.code == 1
+    assert done.out.count("it is started again") == 3
+    assert "killed by signal 9 (SIGKILL) (lost attempt 3 of 3: it is not tried again)" in done.out
+    assert place.call("verify", "last").code == 0
+
+
+def test_a_worker_that_dies_before_it_is_ready_is_told_with_the_end_of_its_log(place, wait_until):
     file = place.write("long.yaml", "steps: {long: {uses: 'time:sleep', args: [600]}}")
     with place.start("run", file) as process:
-        wait_until(lambda: place.call("show", "last", "--json").code == 0)
-        worker = next(
-            member for member in psutil.Process(process.pid).children() if "celery" in " ".join(member.cmdline())
-        )
-        worker.kill()
+        wait_until(lambda: celery_worker_of(process), 20)
+        celery_worker_of(process).kill()
         out, err = process.communicate(timeout=30)
 
     assert process.returncode == 1  # it did not succeed, and no mistake of the user kept it from that

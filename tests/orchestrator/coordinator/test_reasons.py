@@ -48,7 +48,7 @@ def text(told: Explanation) -> str:
 
 
 def serve(ledger, worker: str, queue: str, slots: int) -> None:
-    announce_worker(ledger.client, ledger.prefix, WorkerCard(worker, (queue,), slots, "prefork", "host", 1))
+    announce_worker(ledger.client, ledger.prefix, WorkerCard(worker, (queue,), slots, "prefork", "host", 1, "beef"))
 
 
 def test_a_waiting_step_names_its_upstreams_and_what_stands_behind_them(ledger, chosen, run_id, why, short) -> None:

@@ -26,15 +26,18 @@ def lost(ledger, run_id):
     return [event.detail["error"]["type"] for event in ledger.events(run_id) if event.event == "attempt.lost"]
 
 
-@pytest.mark.parametrize(("gives_signs", "cause"), [(False, "HostLost"), (True, "WorkerHung")])
-def test_a_lease_that_ran_out_is_told_by_whether_its_worker_lives(ledger, app, quick, wait_until, gives_signs, cause):
+@pytest.mark.parametrize(
+    ("living", "cause"), [(None, "HostLost"), ("beef", "WorkerHung"), ("cafe", "WorkerLost")], ids=str
+)
+def test_a_lease_that_ran_out_is_told_by_whether_its_worker_lives(ledger, app, quick, wait_until, living, cause):
+    """`living` is the incarnation of the worker that bears the name now."""
     run_id = start_graph(ledger, {"a": ""})
-    assert ledger.claim(run_id, "a", 1, "claim", "w", LEASE_S)
+    assert ledger.claim(run_id, "a", 1, "beef.12.1", "w", LEASE_S)
     coordinator = Coordinator(ledger, app, quick)
 
     def look():
-        if gives_signs:
-            announce_worker(ledger.client, ledger.prefix, WorkerCard("w", ("cpu",), 1, "prefork", "host", 1))
+        if living:
+            announce_worker(ledger.client, ledger.prefix, WorkerCard("w", ("cpu",), 1, "prefork", "host", 1, living))
         coordinator.tend(run_id)
         return lost(ledger, run_id)
 

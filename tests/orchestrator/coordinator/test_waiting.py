@@ -12,7 +12,7 @@ from orchestrator.ledger.presence import WorkerCard, announce_worker, withdraw_w
 from orchestrator.ledger.record import StepRecord
 from orchestrator.ledger.states import StepState
 
-CARD = WorkerCard("w", ("cpu", "cuda"), 2, "prefork", "host", 1)
+CARD = WorkerCard("w", ("cpu", "cuda"), 2, "prefork", "host", 1, "beef")
 
 
 @pytest.fixture

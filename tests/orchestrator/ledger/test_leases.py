@@ -50,7 +50,7 @@ def test_a_claim_holds_the_step_for_its_lease(ledger: Ledger) -> None:
     started = {event.step: event.at_us for event in ledger.events(run_id) if event.event == "step.started"}
     tended = ledger.tend(run_id)
 
-    assert tended.expired == (ExpiredLease("b", 1, "v", started["b"]),)
+    assert tended.expired == (ExpiredLease("b", 1, "v", "c", started["b"]),)
     assert {it.step: it.lease_until_us for it in ledger.leased(run_id)} == {
         "a": started["a"] + 60_000_000, "b": started["b"]
     }  # fmt: skip

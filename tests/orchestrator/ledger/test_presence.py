@@ -17,7 +17,7 @@ from orchestrator.ledger.presence import (
     withdraw_worker,
 )
 
-CARD = WorkerCard("cpu-2@host", ("cpu", "io"), 4, "prefork", "host", 4711)
+CARD = WorkerCard("cpu-2@host", ("cpu", "io"), 4, "prefork", "host", 4711, "beef")
 
 
 def test_a_worker_is_there_from_its_first_sign_until_it_leaves(ledger: Ledger) -> None:

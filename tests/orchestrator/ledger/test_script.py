@@ -65,7 +65,7 @@ def full_run(ledger: Ledger) -> str:
 def test_the_keys_of_a_run_are_those_at_the_head_of_the_script(ledger: Ledger) -> None:
     run_id = full_run(ledger)
     announce_coordinator(ledger.client, ledger.prefix, "c")
-    announce_worker(ledger.client, ledger.prefix, WorkerCard("w", ("cpu",), 1, "prefork", "host", 1))
+    announce_worker(ledger.client, ledger.prefix, WorkerCard("w", ("cpu",), 1, "prefork", "host", 1, "beef"))
 
     beside = SERVER_KEYS | {"worker:w": "string"}
     of_run = {f"{{{run_id}}}:{part}": kind for part, kind in RUN_KEYS.items() if part != STAGED_KEY}

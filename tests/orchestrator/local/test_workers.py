@@ -187,6 +187,32 @@ def test_a_worker_that_dies_at_its_start_shows_the_end_of_its_log(
         pass
 
 
+def test_a_worker_that_is_killed_can_be_started_again_for_its_queues_but_not_for_ever(
+    settings: Settings, redis_url: str, import_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.local.workers.RESTARTS", 2)
+    with local_workers(settings, redis_url, 1, import_path=import_path, app="tiny_app", ready_limit_s=20) as workers:
+        for number in (1, 2):
+            tree = tree_of(workers)
+            os.kill(workers.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, workers.pid, os.WEXITED | os.WNOWAIT)
+            assert workers.bury() == "was killed by signal 9 (SIGKILL)"
+            assert is_gone(tree)
+            report = tmp_path / f"report-{number}"
+            send(redis_url, "report", str(report), queue=workers.settings.queue_of())
+
+            workers.start_again()
+            workers.wait_ready(20)
+
+            assert len(tree_of(workers)) == 2
+        os.kill(workers.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, workers.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(LocalWorkerError, match="ended"):
+            workers.bury()
+
+    assert (tmp_path / "report-1").exists()  # what lay in the queue meanwhile
+
+
 def test_names_come_back_but_two_at_once_differ(settings: Settings, redis_url: str, import_path: Path) -> None:
     def start() -> AbstractContextManager[LocalWorkers]:
         return local_workers(settings, redis_url, 1, import_path=import_path, app="tiny_app")
