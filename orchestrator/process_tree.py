@@ -15,6 +15,9 @@ from contextlib import suppress
 
 import psutil
 
+KILL_LIMIT_S = 10.0
+"""So long whoever kills waits at most until all of it is gone."""
+
 _PR_SET_CHILD_SUBREAPER = 36
 _PAUSE_S = 0.02
 

@@ -25,12 +25,13 @@ MAY_IMPORT = {
     "plan": ("definition",),
     "redis_url": (),
     "process_tree": (),
+    "times": (),
     "settings": ("definition", "redis_url"),
     "ledger": ("definition", "redis_url"),
     "artifacts": ("definition",),
     "messages": ("ledger", "plan", "redis_url", "settings"),
-    "alerts": ("artifacts", "definition", "ledger", "settings"),
-    "coordinator": ("alerts", "artifacts", "definition", "ledger", "messages", "plan", "settings"),
+    "alerts": ("artifacts", "definition", "ledger", "settings", "times"),
+    "coordinator": ("alerts", "artifacts", "definition", "ledger", "messages", "plan", "settings", "times"),
     "local": ("definition", "ledger", "messages", "process_tree", "redis_url", "settings"),
 }
 CLOCKS = {"time", "datetime"}

@@ -16,7 +16,7 @@ from celery.utils.log import get_logger
 
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
-from workers.process import broker_url, current_process
+from workers.process import broker_url, current_process, pool_type_of
 from workers.running import running
 from workers.stopping import CANCELLED, FENCED, TIMED_OUT, stop_soon
 from workers.strays import watch_pool
@@ -42,7 +42,7 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, parent: Any) -> None:
         worker_shutdown.connect(self._end, weak=False)
         watch_pool(parent.pool)
-        pool_type = str(parent.pool_cls.__module__).rpartition(".")[2].replace("thread", "threads")
+        pool_type = pool_type_of(parent)
         if pool_type != "prefork":
             logger.warning(
                 "a pool of type %s cannot end a step: timeouts, cancelling and draining only ask it to stop, "

@@ -19,7 +19,7 @@ from celery.utils.log import get_logger
 
 from orchestrator.ledger.presence import SIGN_OF_LIFE_S, WorkerCard, announce_worker, withdraw_worker
 from orchestrator.settings import settings
-from workers.process import INCARNATION, current_process
+from workers.process import INCARNATION, current_process, pool_type_of
 
 logger = get_logger(__name__)
 
@@ -58,7 +58,7 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
             worker=parent.hostname,
             queues=tuple(parent.app.amqp.queues.consume_from),
             slots=parent.concurrency or 1,
-            pool_type=str(parent.pool_cls.__module__).rpartition(".")[2].replace("thread", "threads"),
+            pool_type=pool_type_of(parent),
             host=socket.gethostname(),
             pid=os.getpid(),
             incarnation=INCARNATION,

@@ -8,6 +8,7 @@ import secrets
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing.process import AuthenticationString  # type: ignore[attr-defined]
+from typing import Any
 
 from celery import Celery
 
@@ -47,6 +48,11 @@ def broker_url() -> str:
             "`orchestrator worker` starts an embedded one when there is none."
         )
     return url
+
+
+def pool_type_of(worker: Any) -> str:
+    """Give what kind of pool a Celery worker has, as `--pool` names it: prefork, threads, solo, …"""
+    return str(worker.pool_cls.__module__).rpartition(".")[2].replace("thread", "threads")
 
 
 _held: dict[int, WorkerProcess] = {}

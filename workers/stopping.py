@@ -21,7 +21,7 @@ from celery.utils.log import get_logger
 from orchestrator.definition.context import StopRequested
 from orchestrator.ledger.values import Commit, Refusal, Replaced
 from orchestrator.messages.dispatch import dispatch
-from orchestrator.process_tree import ProcessTree
+from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree
 from workers.failures import commit_for
 from workers.interruption import asked_in_thread
 from workers.process import WorkerProcess, current_process
@@ -31,7 +31,6 @@ logger = get_logger(__name__)
 
 TIMED_OUT, CANCELLED, FENCED, HANDED_OVER = "timed_out", "cancelled", "fenced", "handed_over"
 ASK = {TIMED_OUT: signal.SIGUSR1}  # any other reason: SIGUSR2
-KILL_LIMIT_S = 10.0
 OBEY_S = 0.5  # what a step has to end in once all that it had started is gone
 PAUSE_S = 0.02
 

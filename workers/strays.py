@@ -21,14 +21,13 @@ import psutil
 from celery.signals import worker_init, worker_process_init, worker_shutdown
 from celery.utils.log import get_logger
 
-from orchestrator.process_tree import ProcessTree, adopt_orphans, runs
+from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree, adopt_orphans, runs
 from workers import guardian
 from workers.failures import note_memory_events
 from workers.interruption import listen_in_child
 
 logger = get_logger(__name__)
 
-KILL_LIMIT_S = 10.0
 _PR_SET_PDEATHSIG = 1
 
 _main_pid = 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record import RunRecord, StepRecord, read_skeleton
 from orchestrator.ledger.states import StepState
+from orchestrator.times import span_text
 
 TITLE_CHARS = 150
 ERROR_CHARS = 1000
@@ -35,7 +36,7 @@ def failure_message(ledger: Ledger, run_id: str) -> Message:
     begun = [("its start", record.created_at_us)]
     begun += [("its resume", event.at_us) for event in events if event.event == "run.resumed"]
     since, began_us = begun[-1]
-    took = _span_text(began_us, record.ended_at_us or began_us)
+    took = span_text((record.ended_at_us or began_us) - began_us)
 
     causes = _causes(record)
     title = _cut(f"pipeline {record.pipeline} failed: {causes[0].splitlines()[0]}", TITLE_CHARS)
@@ -100,12 +101,3 @@ def _stopped(record: RunRecord) -> list[tuple[str, StepRecord]]:
 
 def _cut(text: str, chars: int) -> str:
     return text if len(text) <= chars else f"{text[: chars - 1]}…"
-
-
-def _span_text(began_us: int, ended_us: int) -> str:
-    seconds = (ended_us - began_us) / 1e6
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"

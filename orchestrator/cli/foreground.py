@@ -51,7 +51,7 @@ class Interruption:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[Interruption]:
+def stop_signals() -> Iterator[Interruption]:
     """Take SIGTERM and a lost terminal as Ctrl-C, so that every way to stop us cleans up."""
     interruption = Interruption()
     names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

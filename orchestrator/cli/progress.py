@@ -15,10 +15,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.summary import SKIP_REASON, clock_text, duration_text, error_line, stopped_text, unserved_text
+from orchestrator.cli.summary import SKIP_REASON, duration_text, error_line, stopped_text, unserved_text
 from orchestrator.ledger.record import RunRecord
 from orchestrator.ledger.states import StepState
 from orchestrator.ledger.values import Event
+from orchestrator.times import clock_text
 
 RUNNING_ROWS = 8
 RECENT_ROWS = 6

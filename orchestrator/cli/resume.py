@@ -14,7 +14,7 @@ from orchestrator.cli.foreground import (
     INTERRUPTED,
     finish,
     follow_to_the_end,
-    interruptible,
+    stop_signals,
     warn_of_slots,
     workplace,
 )
@@ -58,7 +58,7 @@ def resume(
     if detach and chosen.redis_url is None:
         raise click.UsageError("--detach leaves the run to a server's workers, and there is none: set "
                                "ORCHESTRATOR_REDIS_URL.")  # fmt: skip
-    with interruptible() as interruption:
+    with stop_signals() as interruption:
         try:
             if detach:
                 with open_session() as session:

@@ -8,7 +8,7 @@ from orchestrator.cli.foreground import (
     INTERRUPTED,
     finish,
     follow_to_the_end,
-    interruptible,
+    stop_signals,
     warn_of_slots,
     workplace,
 )
@@ -31,7 +31,7 @@ def run(ctx: click.Context, target: str, params: tuple[str, ...], workers: int |
     """
     chosen = settings()
     warn_of_slots(chosen, workers)
-    with interruptible() as interruption:
+    with stop_signals() as interruption:
         try:
             # An invalid pipeline needs no server. Without one, our worker starts up while the pipeline is loaded.
             plan = load_plan(target, params, chosen)[0] if chosen.redis_url else None

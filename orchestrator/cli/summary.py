@@ -6,12 +6,12 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.artifacts.outputs import shown_output
 from orchestrator.ledger.record import RunRecord, StepRecord
 from orchestrator.ledger.states import RunState, StepState
+from orchestrator.times import span_text
 
 LOG_LINES = 5
 LINE_CHARS = 300
@@ -136,14 +136,4 @@ def duration_text(began_us: int | None, ended_us: int | None) -> str:
     """Give the time between two moments; empty while either is unknown."""
     if began_us is None or ended_us is None:
         return ""
-    seconds = (ended_us - began_us) / 1e6
-    if seconds < 60:
-        return f"{seconds:.3f} s" if seconds < 1 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def clock_text(at_us: int) -> str:
-    """Give the time of day in UTC, to the millisecond."""
-    return datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%H:%M:%S.%f")[:-3]
+    return span_text(ended_us - began_us)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.ledger.ledger import Ledger
@@ -14,6 +13,7 @@ from orchestrator.ledger.record import AttemptRecord, RunRecord, StepRecord, rfc
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.messages.queues import Named, messages_ahead, priority_level, queue_length
 from orchestrator.settings import Settings
+from orchestrator.times import clock_text, span_text
 
 NAMED_STEPS = 5
 RUNS_LOOKED_AT = 200  # for what keeps the workers busy
@@ -72,7 +72,7 @@ def brief(record: RunRecord, name: str, around: Surroundings) -> str:
         case StepState.RUNNING:
             last = step.attempts[-1]
             since_us = last.started_at_us or around.now_us
-            return f"on {last.worker} since {_clock(since_us)}, {_span(around.now_us - since_us)}"
+            return f"on {last.worker} since {clock_text(since_us)}, {span_text(around.now_us - since_us)}"
     return ""
 
 
@@ -120,7 +120,7 @@ def _queued(ledger: Ledger, settings: Settings, record: RunRecord, name: str, ar
     waited_us = around.now_us - last.queued_at_us
     number = f" as attempt {last.attempt}" if last.attempt > 1 else ""
     sentences = [
-        f"{name} is queued{number} for pool {step.pool} since {_clock(last.queued_at_us)} ({_span(waited_us)})."
+        f"{name} is queued{number} for pool {step.pool} since {clock_text(last.queued_at_us)} ({span_text(waited_us)})."
     ]
     serving = around.serving(step.queue)
     if serving:
@@ -141,7 +141,7 @@ def _queued(ledger: Ledger, settings: Settings, record: RunRecord, name: str, ar
         sentences.append("Its message is the next one in the queue.")
     until_us = ledger.due_at(record.run_id, name) if place.get("w") else None
     if until_us is not None:
-        left = _span(max(0, until_us - around.now_us))
+        left = span_text(max(0, until_us - around.now_us))
         sentences.append(f"It fails if it waits longer than its queue_timeout of {place['w']:g} s, in {left}.")
     return Explanation(
         step.state,
@@ -163,10 +163,10 @@ def _queued(ledger: Ledger, settings: Settings, record: RunRecord, name: str, ar
 def _retrying(name: str, step: StepRecord, around: Surroundings) -> Explanation:
     last, due_us = step.attempts[-1], step.due_at_us or around.now_us
     left_us = due_us - around.now_us
-    when = f"in {_span(left_us)}" if left_us > 0 else f"{_span(-left_us)} ago"
+    when = f"in {span_text(left_us)}" if left_us > 0 else f"{span_text(-left_us)} ago"
     sentences = [
         f"Attempt {last.attempt} of {name} {_outcome(last)}.",
-        f"Attempt {last.attempt + 1} is due at {_clock(due_us)}, {when}.",
+        f"Attempt {last.attempt + 1} is due at {clock_text(due_us)}, {when}.",
     ]
     if not around.coordinators:
         sentences.append(NOBODY.format(do="send it").capitalize() + ".")
@@ -188,22 +188,22 @@ def _running(ledger: Ledger, record: RunRecord, name: str, around: Surroundings)
     since_us = last.started_at_us or around.now_us
     ran_us = around.now_us - since_us
     number = f", as attempt {last.attempt}" if last.attempt > 1 else ""
-    sentences = [f"{name} runs on {last.worker} since {_clock(since_us)} ({_span(ran_us)}){number}."]
+    sentences = [f"{name} runs on {last.worker} since {clock_text(since_us)} ({span_text(ran_us)}){number}."]
     facts: dict[str, Any] = {"worker": last.worker, "started_at": rfc3339(since_us)}
     place = ledger.graph(record.run_id)[name]
     if timeout_s := place.get("l"):
         left_us = max(0, round(timeout_s * 1e6) - ran_us)
-        sentences.append(f"Its timeout of {timeout_s:g} s leaves it {_span(left_us)}.")
+        sentences.append(f"Its timeout of {timeout_s:g} s leaves it {span_text(left_us)}.")
         facts["timeout_left_s"] = round(left_us / 1e6, 3)
     until_us = ledger.due_at(record.run_id, name)
     if until_us is not None:
         left_us = until_us - around.now_us
         facts["lease_left_s"] = round(left_us / 1e6, 3)
         if left_us > 0:
-            sentences.append(f"Its worker is heard of: the lease holds for {_span(left_us)} and is renewed.")
+            sentences.append(f"Its worker is heard of: the lease holds for {span_text(left_us)} and is renewed.")
         else:
             nobody = "" if around.coordinators else f", but {NOBODY.format(do='do so')}"
-            sentences.append(f"Its lease ran out {_span(-left_us)} ago: it is given to another worker{nobody}.")
+            sentences.append(f"Its lease ran out {span_text(-left_us)} ago: it is given to another worker{nobody}.")
     if last.worker and last.worker not in {card.worker for card in around.workers}:
         sentences.append(f"Worker {last.worker} has given no sign of life lately.")
     return Explanation(step.state, tuple(sentences), facts)
@@ -216,7 +216,7 @@ def _ended(record: RunRecord, name: str) -> Explanation:
     facts: dict[str, Any] = {}
     match step.state:
         case StepState.SUCCEEDED if last:
-            took = _span((last.ended_at_us or 0) - (last.started_at_us or 0)) if last.started_at_us else "no time"
+            took = span_text((last.ended_at_us or 0) - (last.started_at_us or 0)) if last.started_at_us else "no time"
             sentences.append(f"{name} succeeded on {last.worker} after {took}.")
         case StepState.FAILED if last:
             sentences.append(f"{name} failed: attempt {last.attempt} {_outcome(last)}.")
@@ -315,16 +315,3 @@ def _listed(words: list[str]) -> str:
     if len(words) > NAMED_STEPS:
         return f"{', '.join(words[:NAMED_STEPS])} and {len(words) - NAMED_STEPS:,} more"
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]])) or "nothing any more"
-
-
-def _clock(at_us: int) -> str:
-    return datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%H:%M:%S")
-
-
-def _span(us: int) -> str:
-    seconds = us / 1e6
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

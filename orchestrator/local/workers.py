@@ -24,7 +24,7 @@ import psutil
 from orchestrator.definition.faults import OrchestratorError
 from orchestrator.ledger.connection import connect
 from orchestrator.messages.queues import queue_keys
-from orchestrator.process_tree import runs
+from orchestrator.process_tree import KILL_LIMIT_S, runs
 from orchestrator.redis_url import normalise_redis_url
 from orchestrator.settings import PoolSettings, Settings
 
@@ -33,7 +33,6 @@ _READY = re.compile(rb"\bready\.\s*$", re.MULTILINE)
 RESTARTS = 10  # of a worker that was ready each time; more would help nobody
 _LOG_TAIL_LINES = 30
 _TERM_GRACE_S = 1.0
-_KILL_LIMIT_S = 10.0
 _PAUSE_S = 0.02
 
 
@@ -176,7 +175,7 @@ class LocalWorkers:
         # The main process first: it would replace a killed child.
         self._process.kill()
         self._process.wait()
-        limit = time.monotonic() + _KILL_LIMIT_S
+        limit = time.monotonic() + KILL_LIMIT_S
         while rest := self._look():
             for process in rest:
                 with suppress(psutil.NoSuchProcess):

@@ -1,0 +1,20 @@
+"""How people are told of times: moments and spans, which are microseconds everywhere else."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def span_text(us: float) -> str:
+    """Give a span as people say it: "0.250 s", "12.5 s", "3 min 20 s", "26 h 5 min"."""
+    seconds = us / 1e6
+    if seconds < 60:
+        return f"{seconds:.3f} s" if seconds < 1 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def clock_text(at_us: int) -> str:
+    """Give the time of day in UTC, to the millisecond."""
+    return datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%H:%M:%S.%f")[:-3]
