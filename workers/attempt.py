@@ -14,7 +14,7 @@ from orchestrator.artifacts.outputs import encode_output
 from orchestrator.artifacts.store import Artifact
 from orchestrator.definition.context import Attempt, HandedOver, StopRequested, attempt_context
 from orchestrator.ledger.states import Outcome, StepState
-from orchestrator.ledger.values import Claim, Commit, Refusal, Replaced
+from orchestrator.ledger.values import Claim, Commit, Held, Refusal, Replaced, owner_of
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.process_tree import ProcessTree
 from workers.calls import call_step
@@ -61,6 +61,7 @@ def run_attempt(
     if isinstance(claim, Refusal):
         return End(note=f"dropped: {claim.reason}")
 
+    held = Held(run_id, step, attempt, owner_of(worker, INCARNATION, pid))
     error: BaseException | None = None
     output = ""
     here = Attempt(
@@ -88,9 +89,10 @@ def run_attempt(
         commit = process.ledger.commit(
             run_id, step, attempt, claim.token, worker, Outcome.SUCCEEDED, output=output, follower=follower
         )
+        end = _finish(process, claim, held, commit, None, 0.0)
         if isinstance(commit, Commit) and (here.has_checkpoints or attempt > 1):
             shutil.rmtree(here.checkpoint_dir(), ignore_errors=True)  # if the step is ever run again, it begins anew
-        return _finish(process, run_id, claim, commit, None, 0.0)
+        return end
     if isinstance(error, StopRequested) and not error.is_timeout:
         return End(failure=AttemptStopped("the attempt was stopped"))  # who asked for it tells the ledger
     if isinstance(error, HandedOver):
@@ -102,7 +104,7 @@ def run_attempt(
         ProcessTree(pid).wait()  # our worker ends what the step had started; before that no retry may begin
     failure = Failure.of(error, options_of(claim.spec), attempt - claim.uncounted)
     commit = process.ledger.commit(run_id, step, attempt, claim.token, worker, failure.outcome, **failure.for_commit())
-    return _finish(process, run_id, claim, commit, failure.error, failure.retry_in_s or 0.0)
+    return _finish(process, claim, held, commit, failure.error, failure.retry_in_s or 0.0)
 
 
 def _saved(process: WorkerProcess, run_id: str, step: str, attempt: int, token: int, value: Any) -> Artifact:
@@ -118,15 +120,18 @@ def _saved(process: WorkerProcess, run_id: str, step: str, attempt: int, token: 
 
 def _finish(
     process: WorkerProcess,
-    run_id: str,
     claim: Claim,
+    held: Held,
     commit: Commit | Refusal,
     error: BaseException | None,
     in_s: float,
 ) -> End:
     if isinstance(commit, Refusal):
+        if not should_stop(held.run_id, held.step, held.attempt):  # else who asked for it tells, once all of it is gone
+            worker = held.owner.partition(" ")[0]
+            process.ledger.report_stopped(held, {"how": "it ended by itself", "worker": worker}, ended_alone=True)
         return End(note=f"refused: {commit.reason}")
-    dispatch(process.app, run_id, claim.pipeline, commit.ready)
+    dispatch(process.app, held.run_id, claim.pipeline, commit.ready)
     if error is None:
         return End(is_chain_going_on=commit.is_chain_going_on)
     text = f"{type(error).__qualname__}: {error_text(error)}"[:MESSAGE_CHARS]

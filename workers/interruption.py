@@ -115,6 +115,8 @@ def _stop(signum: int, frame: FrameType | None) -> None:
     if _is_interruptible:
         _is_interruptible, _is_asked = False, True
         raise StopRequested(is_timeout=signum == signal.SIGUSR1)
+    if _is_busy:
+        _is_asked = True
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

@@ -164,6 +164,8 @@ def _tell(
         answer = commit_for(process, held, StopRequested(is_timeout=True), told_of_timeout)
     else:
         return process.ledger.report_stopped(held, detail)
-    if not isinstance(answer, Refusal):
+    if isinstance(answer, Refusal):
+        process.ledger.report_stopped(held, detail, ended_alone=True)  # its step may have been cancelled meanwhile
+    else:
         dispatch(process.app, held.run_id, process.ledger.run_fields(held.run_id)["pipeline"], answer.ready)
     return None

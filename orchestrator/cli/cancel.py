@@ -95,7 +95,7 @@ def _wait(
         click.echo(f"{many} being stopped", err=True)
     limit_s = stopping_limit_s(chosen)
     tend = Coordinator(ledger, session.app, chosen).tend if steps else None  # only then the run goes on
-    return wait_until_stopped(ledger, run_id, limit_s, steps=steps or None, tend=tend)
+    return wait_until_stopped(ledger, chosen, run_id, limit_s, steps=steps or None, tend=tend)
 
 
 def _as_json(

@@ -242,7 +242,7 @@ def _end_workers(
         many = "1 step is" if count == 1 else f"{count:,} steps are"
         hint = "; Ctrl-C again ends them at once" if local else ""
         click.echo(f"{many} being stopped{hint}", err=True)
-    left = wait_until_stopped(ledger, run_id, limit_s, is_enough=interruption.is_repeated)
+    left = wait_until_stopped(ledger, session.settings, run_id, limit_s, is_enough=interruption.is_repeated)
     if local is None:
         return
     local.kill()  # Celery's own shutdown would take three seconds, and nothing runs any more that should

@@ -26,6 +26,11 @@ LONG_GAP_S = 3.0
 CLOCK_STEP_S = 1.0
 
 
+def calm_s(settings: Settings) -> float:
+    """Give how long the server must have answered before a lease is judged: every living worker has renewed by then."""
+    return 1.25 * settings.renewal_interval_s
+
+
 class Repair:
     """What one coordinator knows from look to look: since when the server answers it, and since when it misses what."""
 
@@ -36,6 +41,17 @@ class Repair:
         self._server_ahead_s = 0.0  # of our monotonic clock
         self._missing: dict[str, dict[tuple[str, int], float]] = {}  # run -> (step, attempt) -> missed since
         self._heads: dict[str, tuple[float, float | None]] = {}  # list -> (looked at, when its head was sent)
+
+    def tend(self, run_id: str) -> Tended:
+        """Do what is due in a run, and note whether the server answers as it should; `mend` is to follow."""
+        began = time.monotonic()
+        try:
+            tended = self._ledger.tend(run_id)
+        except Exception:
+            self._calm_since = time.monotonic()
+            raise
+        self.note_contact(began, tended.now_us)
+        return tended
 
     def note_contact(self, began: float, server_us: int) -> None:
         """Note that a call which began at `began` (monotonic) was answered, at `server_us` by the server's clock.
@@ -52,15 +68,11 @@ class Repair:
             self._calm_since = now
         self._last_contact = now
 
-    def note_trouble(self) -> None:
-        """Note that the server did not answer."""
-        self._calm_since = time.monotonic()
-
     def mend(self, run_id: str, tended: Tended) -> tuple[Chain, ...]:
         """Look into what `tend` found in a run, and give the chains to dispatch."""
         chains: list[Chain] = []
-        # While the server was away nobody could renew. Once it is back, every living worker does so within a renewal.
-        if time.monotonic() - self._calm_since >= 1.25 * self._settings.renewal_interval_s:
+        # While the server was away nobody could renew.
+        if time.monotonic() - self._calm_since >= calm_s(self._settings):
             for lease in tended.expired:
                 chains += self._take_over(run_id, lease, tended.now_us)
         chains += self._send_again(run_id, tended)
@@ -85,8 +97,8 @@ class Repair:
         found = f"the lease of worker {lease.worker} ran out {(now_us - lease.expired_at_us) / 1e6:.1f} s ago"
         detail = {"error": {"type": kind, "message": message, "traceback": ""}, "found": found}
         answer = self._ledger.report_lost(run_id, lease.step, lease.attempt, detail)
-        if not isinstance(answer, Replaced):
-            return ()  # it was renewed, or another coordinator was faster
+        if not isinstance(answer, Replaced) or lease.is_stopping:
+            return ()  # it was renewed, or another coordinator was faster; or nobody goes on with it
         logger.warning("run %s: attempt %d of step %s is lost: %s", run_id, lease.attempt, lease.step, message)
         return answer.ready
 

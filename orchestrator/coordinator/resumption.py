@@ -155,7 +155,7 @@ def resume(ledger: Ledger, app: Celery, resumption: Resumption) -> None:
 def wait_for_stopping(ledger: Ledger, settings: Settings, run_id: str) -> None:
     """Wait until the attempts of a run that was cancelled are gone. Raises ResumeRefused when they do not go."""
     limit_s = stopping_limit_s(settings)
-    if left := wait_until_stopped(ledger, run_id, limit_s):
+    if left := wait_until_stopped(ledger, settings, run_id, limit_s):
         shown = ", ".join(f"{attempt.step} on {attempt.worker}" for attempt in left[:5])
         more = f" and {len(left) - 5} more" if left[5:] else ""
         raise ResumeRefused(

@@ -7,7 +7,6 @@ import os
 import secrets
 import socket
 import threading
-import time
 
 from celery import Celery
 
@@ -38,19 +37,14 @@ class Coordinator:
 
     def tend(self, run_id: str) -> float:
         """Do the round for one run, and give the seconds until it is worth another one."""
-        began = time.monotonic()
-        try:
-            tended = self._ledger.tend(run_id)
-        except Exception:
-            self._repair.note_trouble()
-            raise
-        self._repair.note_contact(began, tended.now_us)
+        tended = self._repair.tend(run_id)
+        self._dispatch(run_id, tended.ready)
         if tended.is_over:
             self._ledger.forget_active(run_id)
             self._repair.forget(run_id)
         if tended.alert_at_us is not None:
             self._alerts.offer(run_id, tended.alert_at_us, tended.now_us)
-        self._dispatch(run_id, (*tended.ready, *self._repair.mend(run_id, tended)))
+        self._dispatch(run_id, self._repair.mend(run_id, tended))
         due_in_s = tended.next_due_in_s
         if due_in_s is None or tended.expired:  # a lease that is not judged yet is due all the time
             return self._poll_interval_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 
+from orchestrator.coordinator.repair import Repair, calm_s
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import LeasedAttempt
 from orchestrator.settings import Settings
@@ -15,11 +16,12 @@ SLACK_S = 2.0
 
 def stopping_limit_s(settings: Settings) -> float:
     """Give the seconds in which every cancelled attempt is gone: stopped by its worker, or its lease run out."""
-    return settings.lease_s + settings.timeout_grace_s + SLACK_S
+    return settings.lease_s + calm_s(settings) + settings.timeout_grace_s + SLACK_S
 
 
 def wait_until_stopped(
     ledger: Ledger,
+    settings: Settings,
     run_id: str,
     limit_s: float,
     *,
@@ -30,8 +32,9 @@ def wait_until_stopped(
     """Wait until no attempt of a cancelled step is left; give those that still are, at `limit_s` or when `is_enough`.
 
     `steps` are the ones to wait for, all if None. Meanwhile the run is tended, so that the leases of workers that died
-    run out: by `tend`, which a run that goes on needs.
+    are found to have run out: by `tend`, which a run that goes on needs.
     """
+    repair = Repair(ledger, settings)
     limit = time.monotonic() + limit_s
     after = ledger.last_event_id(run_id)
     while True:
@@ -39,7 +42,7 @@ def wait_until_stopped(
         if not left or is_enough() or time.monotonic() > limit:
             return left
         if tend is None:
-            ledger.tend(run_id)  # a run that has ended has nothing to dispatch
+            repair.mend(run_id, repair.tend(run_id))  # a run that has ended has nothing to dispatch
         else:
             tend(run_id)
         if events := ledger.wait_for_events(run_id, after, LOOK_S):

@@ -150,7 +150,8 @@ class Ledger(LedgerReads):
         self, run_id: str, step: str, attempt: int, detail: Mapping[str, Any], *, token: int = 0, owner: str = ""
     ) -> Replaced | Refusal:
         """Record that an attempt is over without an end of its own: it is replaced, or its step fails when it has lost
-        as many as it may. Who neither has the token nor is its owner is believed only when the lease has run out.
+        as many as it may. Who neither has the token nor is its owner is believed only when the lease has run out. An
+        attempt whose step was cancelled is over with that; then the state is `cancelled` and nothing is ready.
 
         `detail` has error (type, message) and found. May be said twice by the token or the owner; of many who only saw
         the lease run out, one is believed.
@@ -204,10 +205,13 @@ class Ledger(LedgerReads):
             for place, why in zip(reply[::2], reply[1::2], strict=True)
         }
 
-    def report_stopped(self, held: Held, detail: Mapping[str, Any]) -> None:
-        """Record that an attempt which had to be stopped is gone with all it started; `detail` says how."""
+    def report_stopped(self, held: Held, detail: Mapping[str, Any], *, ended_alone: bool = False) -> None:
+        """Record that an attempt which had to be stopped is gone with all it started; `detail` says how.
+
+        One that `ended_alone`, and may say so itself, is recorded only if its step was cancelled meanwhile.
+        """
         text = json.dumps(detail, separators=(",", ":"))
-        self._call(held.run_id, "stopped", held.step, held.attempt, held.owner, text)
+        self._call(held.run_id, "stopped", held.step, held.attempt, held.owner, text, int(ended_alone))
 
     def tend(self, run_id: str, limit: int = 500) -> Tended:
         """Do what is due in a run, at most `limit` things, and find what the caller has to look into."""
@@ -218,8 +222,8 @@ class Ledger(LedgerReads):
             int(now),
             _chains(chains),
             tuple(
-                ExpiredLease(step, attempt, *incarnation_in(holder), int(float(at)))
-                for step, attempt, holder, at in map(json.loads, expired)
+                ExpiredLease(step, attempt, *incarnation_in(holder), int(float(at)), state == StepState.CANCELLED)
+                for step, attempt, holder, at, state in map(json.loads, expired)
             ),
             tuple(WaitingList(queue, int(level), int(float(at))) for queue, level, at in json.loads(waiting)),
             int(alert_at) if alert_at else None,

@@ -50,6 +50,14 @@ local function cancel_step(step, detail, workers)
   return true
 end
 
+-- Notes that an attempt of a cancelled step is over. Who still may be at it (`keeps`) stays its holder, and can take its
+-- lease up again.
+local function end_stopping(step, attempt, token, at, detail, keeps)
+  call('ZREM', DUE, step)
+  if not keeps then call('HSET', STATE, step, 'cancelled ' .. attempt .. ' ' .. token .. ' ' .. at .. ' -') end
+  emit('attempt.stopped', step, attempt, detail)
+end
+
 local function cancel_all(final, reason)
   local detail, workers = cjson.encode({reason = reason}), {}
   for _, step in ipairs(call('HKEYS', GRAPH)) do cancel_step(step, detail, workers) end
@@ -68,10 +76,10 @@ end
 -- lost step attempt token owner kind detail tail: an attempt is over and has no end of its own: its process died (kind
 -- lost) or gives it up (kind handed_over). Who says so shows it by the token, by being the holder's owner, or, with
 -- neither, by the lease having run out. A step that is still queued lost its message only, or gives it back: that is
--- sent again. Returns {1, state, {chain, ...}} or {0, why refused}.
+-- sent again. One that was cancelled needs no more stopping. Returns {1, state, {chain, ...}} or {0, why refused}.
 function ops.lost()
   local step, wanted, token, owner, kind, detail = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], ARGS[6], ARGS[7]
-  local state, attempt, holding, _, holder = read(step)
+  local state, attempt, holding, at, holder = read(step)
   local queued
   if state == 'queued' and attempt == wanted and owner ~= '' then
     call('ZADD', queued_key(graph_of(step)), now, step)
@@ -81,16 +89,22 @@ function ops.lost()
       emit('message.returned', step, attempt, detail)
     end
     queued = {{step, attempt}}
-  elseif state == 'running' and attempt == wanted then
-    local may
+  elseif (state == 'running' or (state == 'cancelled' and holder ~= '-')) and attempt == wanted then
+    local may, how = false, kind == 'lost' and 'its process died' or 'its worker ended'
     if token ~= '0' then
       may = token == holding
     elseif owner ~= '' then
       may = is_owned(holder, owner)
     else
-      may = tonumber(call('ZSCORE', DUE, step) or 0) <= now_us
+      local lease_until = call('ZSCORE', DUE, step)
+      may, how = lease_until and tonumber(lease_until) <= now_us, 'its worker is gone: the lease ran out'
     end
     if not may then return {0, 'the attempt is held by another'} end
+    if state == 'cancelled' then
+      local told = cjson.encode({how = how, worker = string.match(holder, '^%S+')})
+      end_stopping(step, attempt, holding, at, told, token == '0' and owner == '')
+      return {1, state, {}}
+    end
     queued = replace(step, attempt, holding, holder, kind, detail, tonumber(ARGS[8]))
     settle()
   elseif token == '0' and owner == '' then
@@ -106,6 +120,9 @@ function ops.lost()
   return {1, (read(step)), chains_of(queued)}
 end
 
+-- States of a step that say to who held its attempt that somebody took over; a resume may have led there.
+local FENCES = {running = true, waiting = true, skipped = true, upstream_failed = true}
+
 -- renew lease_us then step attempt owner ...: a worker's main process is alive and so are these attempts of it.
 -- Returns {place in the call from 1, why, ...} for those to be stopped: cancelled, or fenced (somebody took over).
 function ops.renew()
@@ -117,9 +134,9 @@ function ops.renew()
     if attempt == wanted and state == 'running' and is_owned(holder, owner) then
       call('ZADD', DUE, until_us, step)
     elseif attempt == wanted and state == 'cancelled' and is_owned(holder, owner) then
-      call('ZADD', DUE, 'XX', until_us, step)
+      call('ZADD', DUE, until_us, step)
       why = 'cancelled'
-    elseif attempt > wanted or state == 'waiting' or (state == 'running' and attempt == wanted)
+    elseif attempt > wanted or FENCES[state] or (state == 'cancelled' and holder == '-')
       or (state == 'failed' and is_owned(holder, owner)) then  -- failed behind its back: lost once too often
       why = 'fenced'
     end
@@ -131,20 +148,25 @@ function ops.renew()
   return stop
 end
 
--- stopped step attempt owner detail: the process of an attempt that had to be stopped is gone, with all it started.
+-- stopped step attempt owner detail ended_alone: the process of an attempt that had to be stopped is gone, with all it
+-- started. Of one that `ended_alone` (1) nothing is to be told unless its step was cancelled meanwhile. Saying it again
+-- changes nothing for a cancelled step.
 function ops.stopped()
-  local step, wanted, owner, detail = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5]
-  local state, attempt, _, _, holder = read(step)
+  local step, wanted, owner, detail, ended_alone = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], ARGS[6] == '1'
+  local state, attempt, token, at, holder = read(step)
   if call('EXISTS', RUN) == 0 then return 0 end
-  if state == 'cancelled' and attempt == wanted and is_owned(holder, owner) then call('ZREM', DUE, step) end
-  emit('attempt.stopped', step, wanted, detail)
+  if state == 'cancelled' and attempt == wanted then
+    if is_owned(holder, owner) then end_stopping(step, attempt, token, at, detail) end
+  elseif not ended_alone then
+    emit('attempt.stopped', step, wanted, detail)
+  end
   return 1
 end
 
 -- tend limit: does what is due: queues retries, fails what has waited too long for a worker, ends a run that missed its
 -- deadline. Leases that have run out and queues to look into are told to the caller, who knows what became of worker
 -- and message. Returns {run state or '', next due time or '', now, {chain, ...},
--- {JSON [step, attempt, holder, since when the lease is over], ...}, JSON [[queue, level, oldest sent at], ...],
+-- {JSON [step, attempt, holder, since when the lease is over, state], ...}, JSON [[queue, level, oldest sent at], ...],
 -- alert_at or ''}.
 function ops.tend()
   local run_state, deadline_at, lists = unpack(call('HMGET', RUN, 'state', 'deadline_at', 'lists'))
@@ -157,8 +179,8 @@ function ops.tend()
   for index = 1, #due, 2 do
     local step = due[index]
     local state, attempt, token, at, holder = read(step)
-    if state == 'running' then
-      expired[#expired + 1] = cjson.encode({step, attempt, holder, due[index + 1]})
+    if state == 'running' or state == 'cancelled' then
+      expired[#expired + 1] = cjson.encode({step, attempt, holder, due[index + 1], state})
     else
       call('ZREM', DUE, step)
       if state == 'retrying' then
@@ -171,8 +193,6 @@ function ops.tend()
         write(step, state, 'failed', attempt, token, '-')
         emit('step.failed', step, attempt, cjson.encode({outcome = 'timed_out', error = {type = 'QueueTimeout', message = message}}))
         for _, item in ipairs(propagate({{step, 'bad', step}})) do queued[#queued + 1] = item end
-      elseif state == 'cancelled' then
-        emit('attempt.stopped', step, attempt, cjson.encode({how = 'its worker is gone: the lease ran out', worker = string.match(holder, '^%S+')}))
       end
     end
   end
@@ -258,10 +278,10 @@ function ops.resume()
     for index = first, #ARGS, 2 do steps[#steps + 1] = ARGS[index] end
     return chains_of(still_queued(steps))
   end
-  if not ENDED[run_state] then return redis.error_reply('RUNNING the run is ' .. run_state) end
+  if seen ~= '' and seen ~= (resumes or '0') then return redis.error_reply('RESUMED meanwhile') end
+  if not ENDED[run_state] then return redis.error_reply('RUNNING ' .. run_state) end
   local stopping = call('ZCARD', DUE)
   if stopping > 0 then return redis.error_reply('STOPPING ' .. stopping) end
-  if seen ~= '' and seen ~= (resumes or '0') then return redis.error_reply('RESUMED meanwhile') end
   local mine = '~' .. resume_id
   local steps = call('HLEN', staged > 0 and GRAPH .. mine or GRAPH)
   if staged > 0 and steps ~= staged then return redis.error_reply('STAGED are ' .. steps .. ' steps of ' .. staged) end

@@ -80,13 +80,15 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class ExpiredLease:
-    """A running attempt whose lease has run out, and since when; `incarnation` is its worker's, see `owner_of`."""
+    """An attempt that runs, or is being stopped because its step was cancelled, and whose lease has run out.
+    `incarnation` is its worker's, see `owner_of`."""
 
     step: str
     attempt: int
     worker: str
     incarnation: str
     expired_at_us: int
+    is_stopping: bool
 
 
 @dataclass(frozen=True, slots=True)

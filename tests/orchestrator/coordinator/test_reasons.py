@@ -194,7 +194,7 @@ def test_steps_that_have_ended_tell_how_and_why(ledger, run_id, why) -> None:
 
     assert text(why("a")) == "a succeeded on w2 after T. Attempt 1 was lost (WorkerLost: killed by signal 9)."
     assert text(why("b")) == "b failed: attempt 1 failed (ValueError: bad)."
-    assert text(why("c")) == "c was cancelled: not wanted. Its attempt was stopped after 0.25 s: it ended when asked."
+    assert text(why("c")) == "c was cancelled: not wanted. Its attempt was stopped after T: it ended when asked."
     assert text(why("d")) == "d did not run because b failed: it failed (ValueError: bad)."
     assert text(why("gpu")) == "gpu was cancelled: enough."
     assert why("d").facts == {"because": "b"}

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 from runs import events_of, graph, start_graph, states_of
 
 from orchestrator.coordinator.repair import Repair
 from orchestrator.coordinator.service import Coordinator
 from orchestrator.coordinator.submission import submit
+from orchestrator.ledger.connection import connect
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, announce_worker
 from orchestrator.messages.queues import list_key, named_in
 from orchestrator.settings import Settings
@@ -20,6 +23,14 @@ LEASE_S = 0.5
 @pytest.fixture
 def quick(chosen: Settings) -> Settings:
     return chosen.model_copy(update={"lease_s": LEASE_S, "poll_interval_s": 0.05, "message_lost_after_s": 0.4})
+
+
+def trouble(repair):
+    """The server does not answer for once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(repair, "_ledger", Ledger(connect("redis://127.0.0.1:1/0", retries=0)))
+        with pytest.raises(RedisConnectionError):
+            repair.tend("run")
 
 
 def lost(ledger, run_id):
@@ -59,7 +70,7 @@ def test_no_lease_is_judged_before_workers_had_the_server_for_a_renewal(ledger, 
 
     for step in "ab":
         assert ledger.claim(run_id, step, 1, step, "w", 0.000_001)
-        repair.note_trouble()
+        trouble(repair)
         began = time.monotonic()
         assert judged(step) == []
         wait_until(lambda step=step: judged(step) == [step], 10)

@@ -25,44 +25,45 @@ def gone(ledger, run_id: str, step: str) -> None:
     ledger.report_stopped(Held(run_id, step, 1, "w i.7."), {"how": "it ended when asked"})
 
 
-def test_nothing_is_waited_for_when_nothing_is_being_stopped(ledger, run_id) -> None:
-    assert wait_until_stopped(ledger, run_id, 30.0) == []
+def test_nothing_is_waited_for_when_nothing_is_being_stopped(ledger, chosen, run_id) -> None:
+    assert wait_until_stopped(ledger, chosen, run_id, 30.0) == []
 
 
-def test_the_wait_ends_when_the_last_attempt_is_gone(ledger, run_id) -> None:
+def test_the_wait_ends_when_the_last_attempt_is_gone(ledger, chosen, run_id) -> None:
     ledger.cancel(run_id, "")
     gone(ledger, run_id, "a")
     timer = threading.Timer(0.05, gone, (ledger, run_id, "b"))
     timer.start()
 
-    assert wait_until_stopped(ledger, run_id, 30.0) == []
+    assert wait_until_stopped(ledger, chosen, run_id, 30.0) == []
     timer.join()
 
 
-def test_what_is_left_at_the_limit_is_told(ledger, run_id) -> None:
+def test_what_is_left_at_the_limit_is_told(ledger, chosen, run_id) -> None:
     ledger.cancel(run_id, "")
     gone(ledger, run_id, "a")
 
-    (left,) = wait_until_stopped(ledger, run_id, 0.0)
+    (left,) = wait_until_stopped(ledger, chosen, run_id, 0.0)
 
     assert (left.step, left.attempt, left.worker, left.is_stopping) == ("b", 1, "w", True)
 
 
-def test_who_waits_may_have_enough_at_any_time(ledger, run_id) -> None:
+def test_who_waits_may_have_enough_at_any_time(ledger, chosen, run_id) -> None:
     ledger.cancel(run_id, "")
     began = time.monotonic()
 
-    left = wait_until_stopped(ledger, run_id, 30.0, is_enough=lambda: time.monotonic() - began > 0.05)
+    left = wait_until_stopped(ledger, chosen, run_id, 30.0, is_enough=lambda: time.monotonic() - began > 0.05)
 
     assert len(left) == 2
     assert time.monotonic() - began < 5
 
 
-def test_of_a_run_that_goes_on_only_the_named_steps_are_waited_for(ledger, run_id) -> None:
+def test_of_a_run_that_goes_on_only_the_named_steps_are_waited_for(ledger, chosen, run_id) -> None:
     ledger.cancel_steps(run_id, ["a", "b"], "")
     gone(ledger, run_id, "a")
     tended: list[str] = []
 
-    assert wait_until_stopped(ledger, run_id, 30.0, steps=["a"], tend=tended.append) == []
-    assert [it.step for it in wait_until_stopped(ledger, run_id, 0.05, steps=["b"], tend=tended.append)] == ["b"]
+    assert wait_until_stopped(ledger, chosen, run_id, 30.0, steps=["a"], tend=tended.append) == []
+    (left,) = wait_until_stopped(ledger, chosen, run_id, 0.05, steps=["b"], tend=tended.append)
+    assert left.step == "b"
     assert set(tended) == {run_id}

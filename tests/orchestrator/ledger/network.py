@@ -290,7 +290,7 @@ class Network:
             )  # fmt: skip
         except (RunNotEnded, AttemptsStopping) as error:
             state, still_held = before
-            why = f"the run is {state}" if isinstance(error, RunNotEnded) else str(AttemptsStopping(still_held))
+            why = state if isinstance(error, RunNotEnded) else str(AttemptsStopping(still_held))
             assert (expected, str(error)) == (None, why)  # noqa: PT017
             return self.compare()
         assert expected is not None
@@ -477,9 +477,10 @@ class Network:
 
     def _stop(self, held: Held) -> None:
         """A worker has stopped what it was told to stop."""
+        ended_alone = self.rng.random() < 0.3
         for _ in self._times():
-            self.ledger.report_stopped(held, {"how": "killed"})
-            self.model.stopped(held.step, held.attempt, held.owner)
+            self.ledger.report_stopped(held, {"how": "killed"}, ended_alone=ended_alone)
+            self.model.stopped(held.step, held.attempt, held.owner, ended_alone=ended_alone)
             self.compare()
         self.in_hand = [
             it for it in self.in_hand if (it.step, it.attempt, it.owner) != (held.step, held.attempt, held.owner)
@@ -562,9 +563,10 @@ class Network:
         assert {s: at for s, at in reached.items() if at != untouched} == {
             s: at for s, at in expected.items() if at != untouched
         }
-        for step in model.in_state("running"):
+        for step in model.in_state("running", "cancelled"):
             _, _, token, _, holder = states[step].split(" ", 4)
-            assert (int(token), holder) == (known[step].token, known[step].holder)
+            assert holder == (known[step].holder or "-")
+            assert int(token) == known[step].token or not known[step].holder
         assert uncounted == {step: f"{it.lost} {it.uncounted}" for step, it in known.items() if it.uncounted}
         assert outputs == {step: it.output for step, it in known.items() if it.output}
         now_us = clock[0] * 1_000_000 + clock[1]

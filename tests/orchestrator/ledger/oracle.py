@@ -168,6 +168,12 @@ class LedgerModel:
             word = "message.lost" if kind == "lost" else "message.returned"
             self.changes.append((word, step, attempt))
             return "queued", {step}
+        if it.state == "cancelled" and it.attempt == attempt and it.holder:
+            is_over = step in self.due and self._is_due(step)
+            if not (it.token == token if token else it.is_held_by(owner) if owner else is_over):
+                return None
+            self._end_stopping(step, keeps_holder=not token and not owner)
+            return "cancelled", set()
         if not token and not owner and (it.state != "running" or it.attempt != attempt):
             return None  # many may have seen that the lease had run out: one of them is believed
         if it.state == "queued" and it.attempt == attempt + 1:
@@ -197,24 +203,26 @@ class LedgerModel:
         for step, attempt, owner in held:
             it = self._step(step)
             is_mine = it.attempt == attempt and it.is_held_by(owner)
-            if is_mine and step in self.due:
+            if is_mine and it.state in ("running", "cancelled"):
                 self.due[step] = inf if lasts else self.now
             if is_mine and it.state == "running":
                 answers.append(None)
             elif is_mine and it.state == "cancelled":
                 answers.append("cancelled")
             else:
-                is_taken = it.attempt == attempt and it.state == "running"
-                is_over = it.attempt > attempt or it.state == "waiting"
-                answers.append("fenced" if is_mine or is_taken or is_over else None)
+                is_over = it.attempt > attempt or it.state in ("running", "waiting", "skipped", "upstream_failed")
+                is_given_up = it.state == "cancelled" and not it.holder
+                answers.append("fenced" if is_mine or is_over or is_given_up else None)
         return answers
 
-    def stopped(self, step: str, attempt: int, owner: str) -> None:
+    def stopped(self, step: str, attempt: int, owner: str, *, ended_alone: bool = False) -> None:
         self.now += 1
         it = self._step(step)
-        if it.state == "cancelled" and it.attempt == attempt and it.is_held_by(owner):
-            self.due.pop(step, None)
-        self.changes.append(("attempt.stopped", step, attempt))
+        if it.state == "cancelled" and it.attempt == attempt:
+            if it.is_held_by(owner):
+                self._end_stopping(step)
+        elif not ended_alone:
+            self.changes.append(("attempt.stopped", step, attempt))
 
     def tend(self, limit: int) -> tuple[set[str], list[tuple[str, int, str]]]:
         """Give the steps that are queued, and the attempts (step, attempt, worker) whose lease has run out."""
@@ -227,18 +235,16 @@ class LedgerModel:
         for _, step in due[:limit]:
             it = self.steps[step]
             worker = it.holder.partition(" ")[0]
-            if it.state == "running":
+            if it.state in ("running", "cancelled"):
                 expired.append((step, it.attempt, worker))
                 continue
             del self.due[step]
             if it.state == "retrying":
                 self._queue(step)
                 queued.add(step)
-            elif it.state == "queued":
+            else:
                 self._change(step, "failed")
                 queued |= self._judge_waiting()
-            else:
-                self.changes.append(("attempt.stopped", step, it.attempt))
         self._end_run_if_done()
         return queued, expired
 
@@ -333,6 +339,12 @@ class LedgerModel:
         self._change(step, "queued")
         if step in self.shape.patience:
             self.due[step] = self.now + self.shape.patience[step]
+
+    def _end_stopping(self, step: str, *, keeps_holder: bool = False) -> None:
+        it = self.steps[step]
+        self.due.pop(step, None)
+        it.holder = it.holder if keeps_holder else ""
+        self.changes.append(("attempt.stopped", step, it.attempt))
 
     def _cancel(self, steps: Iterable[str]) -> tuple[int, set[str]]:
         count, workers = 0, set()

@@ -91,8 +91,6 @@ def test_an_attempt_whose_step_is_cancelled_commits_nothing_and_may_log_its_last
     assert ledger.append_log(run_id, "a", 1, token, ["asked to stop"], 10)
     assert not ledger.append_log(run_id, "a", 1, token + 1, ["another"], 10)
     assert isinstance(ledger.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED, output="1"), Refusal)
-    assert isinstance(ledger.report_lost(run_id, "a", 1, {}, owner="w"), Refusal)
-    assert isinstance(ledger.hand_over(run_id, "a", 1, "ends", token=token), Refusal)
     held = Held(run_id, "a", 1, "w")
     assert ledger.renew([held], 60.0) == {held: "cancelled"}
     assert (ledger.outputs(run_id), ledger.log_lines(run_id, "a", 1)) == ({}, ["asked to stop"])

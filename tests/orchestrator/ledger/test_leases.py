@@ -50,7 +50,7 @@ def test_a_claim_holds_the_step_for_its_lease(ledger: Ledger) -> None:
     started = {event.step: event.at_us for event in ledger.events(run_id) if event.event == "step.started"}
     tended = ledger.tend(run_id)
 
-    assert tended.expired == (ExpiredLease("b", 1, "v", "c", started["b"]),)
+    assert tended.expired == (ExpiredLease("b", 1, "v", "c", started["b"], is_stopping=False),)
     assert {it.step: it.lease_until_us for it in ledger.leased(run_id)} == {
         "a": started["a"] + 60_000_000, "b": started["b"]
     }  # fmt: skip
@@ -391,23 +391,83 @@ def test_a_cancelled_attempt_keeps_its_lease_until_it_is_gone(ledger: Ledger) ->
     assert (stopped["how"], stopped["after_s"], stopped["processes"]) == ("killed", 0.5, 3)
 
 
-def test_a_cancelled_attempt_whose_worker_is_gone_is_over_when_its_lease_runs_out(ledger: Ledger) -> None:
+def test_a_cancelled_attempt_whose_worker_is_gone_is_over_when_somebody_says_that_its_lease_ran_out(ledger) -> None:
     run_id = start_graph(ledger, {"a": ""})
     token = begin(ledger, run_id, "a")
     ledger.cancel(run_id, "enough")
+    assert isinstance(ledger.report_lost(run_id, "a", 1, GONE), Refusal)
     lapse(ledger, run_id, "a")
 
     tended = ledger.tend(run_id)
 
-    assert (tended.expired, tended.is_over, ledger.stopping(run_id)) == ((), True, [])
+    # Nothing is decided yet: while the server was away no worker could renew.
+    assert ([(it.step, it.is_stopping) for it in tended.expired], tended.is_over) == ([("a", True)], False)
+    assert ledger.report_lost(run_id, "a", 1, GONE) == Replaced(StepState.CANCELLED, ())
+    assert (ledger.tend(run_id).is_over, ledger.stopping(run_id)) == (True, [])
     assert last_event(ledger, run_id, "attempt.stopped").detail == {
         "how": "its worker is gone: the lease ran out", "worker": "w"
     }  # fmt: skip
-    # Should it live after all, it is told to stop, and commits nothing.
+    # Should it live after all, it is told to stop, is waited for again, and commits nothing.
     held = Held(run_id, "a", 1, "w")
     assert ledger.renew([held], 60.0) == {held: "cancelled"}
-    assert ledger.stopping(run_id) == []
+    assert [it.step for it in ledger.stopping(run_id)] == ["a"]
     assert isinstance(ledger.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED), Refusal)
+
+
+@pytest.mark.parametrize(
+    ("end", "how"),
+    [
+        (lambda ledger, held: ledger.report_lost(held.run_id, "a", 1, GONE, owner=held.owner), "its process died"),
+        (lambda ledger, held: ledger.hand_over(held.run_id, "a", 1, "", owner=held.owner), "its worker ended"),
+        (lambda ledger, held: ledger.report_stopped(held, {"how": "alone"}, ended_alone=True), "alone"),
+    ],
+    ids=["lost", "handed over", "refused"],
+)
+def test_a_cancelled_attempt_is_over_however_it_ends_and_that_is_told_once(ledger, end, how) -> None:
+    run_id = start_graph(ledger, {"a": ""})
+    claim(ledger, run_id, "a", 1, owner_of("w", "i", 1))
+    ledger.cancel(run_id, "enough")
+    held = Held(run_id, "a", 1, owner_of("w", "i", 1))
+
+    for _ in range(2):
+        end(ledger, held)
+
+    assert (ledger.stopping(run_id), ledger.tend(run_id).is_over) == ([], True)
+    assert [event.detail["how"] for event in ledger.events(run_id) if event.event == "attempt.stopped"] == [how]
+    # A renewal that was under way does not take the lease up again.
+    assert ledger.renew([held], 60.0) == {held: "fenced"}
+    assert ledger.stopping(run_id) == []
+
+
+def test_an_attempt_that_ended_alone_is_no_news_unless_its_step_was_cancelled(ledger) -> None:
+    run_id = start_graph(ledger, {"a": ""})
+    token = claim(ledger, run_id, "a", 1, owner_of("w", "i", 1)).token
+    held = Held(run_id, "a", 1, owner_of("w", "i", 1))
+    before = events_of(ledger, run_id)
+
+    ledger.report_stopped(held, {"how": "alone"}, ended_alone=True)
+    assert events_of(ledger, run_id) == before
+    ledger.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED)
+    ledger.report_stopped(held, {"how": "alone"}, ended_alone=True)
+
+    assert "attempt.stopped" not in [event for event, _, _ in events_of(ledger, run_id)]
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["upstream_failed", "skipped"])
+def test_who_was_taken_over_stops_also_when_its_step_does_not_run_again(ledger, fails) -> None:
+    """Its step failed behind its back, was resumed with what is above it, and that went otherwise."""
+    rules = {"b": "all_success" if fails else "one_failed"}
+    run_id = start_graph(ledger, {"a": "", "b": "a"}, rules, {"b": {"lost_attempts": 1}})
+    outcomes = [Outcome.SUCCEEDED, Outcome.FAILED] if fails else [Outcome.FAILED, Outcome.SUCCEEDED]
+    ledger.commit(run_id, "a", 1, begin(ledger, run_id, "a"), "w", outcomes[0])
+    claim(ledger, run_id, "b", 1, owner_of("w", "i", 1))
+    held = Held(run_id, "b", 1, owner_of("w", "i", 1))
+    ledger.report_lost(run_id, "b", 1, GONE, owner=held.owner)
+    ledger.resume(run_id, [("a", 0), ("b", 0)], again=["a"] if fails else [])
+    ledger.commit(run_id, "a", 2, begin(ledger, run_id, "a", 2), "w", outcomes[1])
+
+    assert states_of(ledger, run_id)["b"] == ("upstream_failed" if fails else "skipped")
+    assert ledger.renew([held], 60.0) == {held: "fenced"}
 
 
 def test_an_attempt_that_failed_behind_its_workers_back_commits_nothing_more(ledger: Ledger) -> None:
