@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from orchestrator.definition.faults import OrchestratorError, did_you_mean
+from orchestrator.ledger.values import RunUnknown
 
 USAGE = 2
 
@@ -56,6 +57,9 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except OrchestratorError as error:
             click.echo(f"{type(error).__name__}: {error}", err=True)
+            ctx.exit(USAGE)
+        except RunUnknown as error:
+            click.echo(f"RunNotFound: run {error} is not on the server any more: somebody has deleted it", err=True)
             ctx.exit(USAGE)
 
 

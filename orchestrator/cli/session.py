@@ -87,12 +87,12 @@ def find_run(ledger: Ledger, text: str) -> str:
         return newest[0]
     if ledger.client.exists(ledger.key(text, "run")):
         return text
-    known = ledger.recent_runs(100_000)
-    begun = [run_id for run_id in known if run_id.startswith(text)]
+    begun = ledger.runs_that_begin_with(text)
     if len(begun) == 1:
         return begun[0]
     if begun:
         more = ", …" if len(begun) > 5 else ""
         raise RunNotFound(f"{text!r} is the beginning of {len(begun)} runs: {', '.join(begun[:5])}{more}")
-    hint = f"The newest is {known[0]}." if known else "There is no run yet."
+    newest = ledger.recent_runs(1)
+    hint = f"The newest is {newest[0]}." if newest else "There is no run yet."
     raise RunNotFound(f"there is no run {text!r}. {hint}")

@@ -100,6 +100,7 @@ def events(run_text: str, follow: bool, as_json: bool) -> None:
                 return
             after = told[-1].id if told else after
             told = session.ledger.wait_for_events(run_id, after, 5.0)
+            session.ledger.run_fields(run_id)  # raises when somebody has deleted the run
 
 
 @click.command()

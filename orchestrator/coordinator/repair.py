@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 SETTLED_S = 1.0  # a message sent later than this ago may still be on its way
 HEAD_MESSAGES = 50  # looked at from the head of a list, until one is found that counts
+MISSING_MESSAGES = 10_000  # of one list that are looked for at a time
 SLOW_CALL_S = 1.0
 LONG_GAP_S = 3.0
 CLOCK_STEP_S = 1.0
@@ -106,7 +107,7 @@ class Repair:
         lease_s = self._settings.lease_s
         sign = last_sign_of_life(self._ledger.client, self._ledger.prefix, lease.worker)
         renewed = lease.expired_at_us / 1e6 - lease_s
-        if sign is not None and sign[1].incarnation != lease.incarnation:
+        if sign is not None and sign[1].incarnation not in ("", lease.incarnation):
             return "WorkerLost", f"its worker {lease.worker} ended in the middle of it and was started again"
         if sign is not None and sign[0] > renewed + lease_s / 2:
             return (
@@ -129,7 +130,7 @@ class Repair:
             limit_us = min(settled_us, head_us - SETTLED_S * 1e6)
             overdue: dict[Named, tuple[int, float]] = {}  # when it was sent last, and for how long it is missing
             for step, attempt, sent_at_us in self._ledger.queued_before(
-                run_id, waiting.queue, waiting.level, int(limit_us)
+                run_id, waiting.queue, waiting.level, int(limit_us), MISSING_MESSAGES
             ):
                 since = missing[step, attempt] = before.get((step, attempt), now)
                 if now - max(since, self._calm_since) >= self._settings.message_lost_after_s:

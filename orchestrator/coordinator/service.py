@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 
 from celery import Celery
 
@@ -14,7 +15,7 @@ from orchestrator.alerts.delivery import AlertDelivery
 from orchestrator.coordinator.repair import Repair
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import announce_coordinator, withdraw_coordinator
-from orchestrator.ledger.values import Chain
+from orchestrator.ledger.values import Chain, RunUnknown
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.settings import Settings
 
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 LEAST_PAUSE_S = 0.02
 ALERTS_LIMIT_S = 10.0
+SEARCH_S = 60.0  # between two looks for runs that no coordinator knows of
 
 
 class Coordinator:
@@ -33,15 +35,18 @@ class Coordinator:
         self._poll_interval_s = settings.poll_interval_s
         self._repair = Repair(ledger, settings)
         self._alerts = AlertDelivery(ledger, settings)
+        self._next_search = 0.0
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
     def tend(self, run_id: str) -> float:
-        """Do the round for one run, and give the seconds until it is worth another one."""
+        """Do the round for one run, and give the seconds until it is worth another one. Raises RunUnknown."""
         tended = self._repair.tend(run_id)
         self._dispatch(run_id, tended.ready)
         if tended.is_over:
             self._ledger.forget_active(run_id)
             self._repair.forget(run_id)
+        if tended.state is None:
+            raise RunUnknown(run_id)
         if tended.alert_at_us is not None:
             self._alerts.offer(run_id, tended.alert_at_us, tended.now_us)
         self._dispatch(run_id, self._repair.mend(run_id, tended))
@@ -62,9 +67,16 @@ class Coordinator:
         """Do the round for every run that has not ended, and give the seconds until the next one."""
         announce_coordinator(self._ledger.client, self._ledger.prefix, self.name)
         pause_s = self._poll_interval_s
+        if time.monotonic() >= self._next_search:
+            self._next_search = time.monotonic() + SEARCH_S
+            for run_id in self._ledger.forgotten_runs():
+                logger.warning("run %s was in nobody's care, as when who started it died just then", run_id)
+                self._ledger.take_care_of(run_id)
         for run_id in self._ledger.active_runs():
             try:
                 pause_s = min(pause_s, self.tend(run_id))
+            except RunUnknown:
+                pass  # it was deleted, or is not started yet
             except Exception:
                 logger.exception("run %s could not be tended; it is tried again", run_id)
         return pause_s

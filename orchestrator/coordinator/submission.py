@@ -17,7 +17,7 @@ from orchestrator.definition.options import StepOptions
 from orchestrator.definition.wire import references, to_wire
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import Chain, Link, StagedStep
-from orchestrator.messages.dispatch import dispatch
+from orchestrator.messages.dispatch import dispatch_or_leave
 from orchestrator.messages.queues import priority_level
 from orchestrator.messages.signatures import largest_message_bytes, links_per_message
 from orchestrator.plan.plan import Plan
@@ -47,7 +47,7 @@ def submit(
         [plan.chains[index][0] for index in plan.roots],
         run_fields(plan, app, settings, run_id, target),
     )
-    dispatch(app, run_id, pipeline.name, chains)
+    dispatch_or_leave(app, run_id, pipeline.name, chains)
     return run_id
 
 

@@ -15,7 +15,8 @@ ANSWER_LIMIT_S = 30.0  # no call of the ledger takes as long; a connection that 
 def connect(url: str, *, retries: int = 3, timeout_s: float | None = None) -> Redis:
     """Give a client that repeats a call up to `retries` times, at most 2 s apart, when the server cannot be reached.
 
-    Repeating is safe: every operation of the ledger may be said twice. `timeout_s` bounds the wait for an answer, which
+    Repeating is safe: an operation of the ledger that is said twice changes no more than one said once, but for log
+    lines and the event of a refusal, which may stand twice. `timeout_s` bounds the wait for an answer, which
     over TCP is ANSWER_LIMIT_S else: the system would wait for hours at a connection whose other end is gone without a
     word. A Unix socket's other end cannot go so, and a limit costs every call a system call more.
     """

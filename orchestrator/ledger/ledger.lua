@@ -6,7 +6,7 @@
 --
 --   {prefix}:{RUN}:run      hash    pipeline, state, params, import_path, created_at, started_at, ended_at,
 --                                   max_links, token (last one given: µs since created_at), open (steps that have not
---                                   ended),
+--                                   ended), cancelled_by (last cancelling: id and how many steps),
 --                                   n:<state> (how many steps are in that state), cancel_reason, start_id,
 --                                   lists (JSON [[queue, level], ...]: the queues of its steps), target (where the
 --                                   pipeline was loaded from), code (JSON: file -> SHA-256), deadline_s (seconds from

@@ -72,16 +72,17 @@ class Ledger(LedgerReads):
             if batch or not count:
                 self._call(run_id, "stage", count - len(batch) // 5, *batch)
             pairs = [item for pair in fields.items() for item in pair]
-            self.client.sadd(f"{self.prefix}:active", run_id)
+            with self.client.pipeline(transaction=False) as pipe:
+                pipe.zadd(f"{self.prefix}:runs", {run_id: self.now_us()}, nx=True)
+                pipe.sadd(f"{self.prefix}:active", run_id)
+                pipe.execute()
             start_id = token_hex(6)
             chains = self._call(run_id, "start", count, start_id, json.dumps(list(roots)), *pairs)
         except ResponseError as error:
             if str(error).startswith("EXISTS"):
                 raise RunExists(run_id) from None
             raise
-        self.client.sadd(f"{self.prefix}:active", run_id)  # a coordinator may have struck it before it was started
-        created_at = self.client.hget(self.key(run_id, "run"), "created_at")
-        self.client.zadd(f"{self.prefix}:runs", {run_id: float(cast(str, created_at))})
+        self.take_care_of(run_id)  # a coordinator may have struck it before it was started
         return _chains(chains)
 
     def claim(
@@ -241,7 +242,7 @@ class Ledger(LedgerReads):
 
         Workers that run some of them are nudged to stop them now, rather than when they renew their leases next.
         """
-        count, *workers = self._call(run_id, "cancel", reason)
+        count, *workers = self._call(run_id, "cancel", reason, token_hex(6))
         self._nudge(workers)
         return None if count < 0 else cast(int, count)
 
@@ -251,7 +252,7 @@ class Ledger(LedgerReads):
         Gives how many had not ended, and the chains to dispatch. Raises StepUnknown.
         """
         try:
-            count, chains, *workers = self._call(run_id, "cancel_steps", reason, *steps)
+            count, chains, *workers = self._call(run_id, "cancel_steps", reason, token_hex(6), *steps)
         except ResponseError as error:
             if str(error).startswith("UNKNOWN"):
                 raise StepUnknown(str(error).removeprefix("UNKNOWN ")) from None
@@ -295,7 +296,7 @@ class Ledger(LedgerReads):
             "reset": len(resets),
             **(detail or {}),
         }
-        self.client.sadd(f"{self.prefix}:active", run_id)
+        self.take_care_of(run_id)
         try:
             chains = self._call(
                 run_id,
@@ -321,7 +322,7 @@ class Ledger(LedgerReads):
             if kind == "RESUMED":
                 raise ResumedMeanwhile(run_id) from None
             raise
-        self.client.sadd(f"{self.prefix}:active", run_id)  # a coordinator may have struck it before it was resumed
+        self.take_care_of(run_id)  # a coordinator may have struck it before it was resumed
         return _chains(chains)
 
     def _rewiring(self, run_id: str, staged: Sequence[StagedStep]) -> tuple[list[str], list[str]]:
@@ -379,7 +380,11 @@ class Ledger(LedgerReads):
         self.client.srem(f"{self.prefix}:active", run_id)
         state = cast(str | None, self.client.hget(self.key(run_id, "run"), "state"))
         if state and not RunState(state).is_ended:  # it was started just now
-            self.client.sadd(f"{self.prefix}:active", run_id)
+            self.take_care_of(run_id)
+
+    def take_care_of(self, run_id: str) -> None:
+        """Put a run into the coordinators' list."""
+        self.client.sadd(f"{self.prefix}:active", run_id)
 
 
 def _upstream_in(spec: str) -> set[str]:

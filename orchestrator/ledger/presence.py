@@ -8,7 +8,7 @@ server's clock) the last sign counts. `{prefix}:worker:<name>` is the worker's c
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import cast
 
 import redis
@@ -28,7 +28,7 @@ class WorkerCard:
     pool_type: str
     host: str
     pid: int
-    incarnation: str
+    incarnation: str = ""  # of a worker of an older version: not known
 
 
 def announce_worker(client: redis.Redis, prefix: str, card: WorkerCard) -> None:
@@ -64,8 +64,9 @@ def last_sign_of_life(client: redis.Redis, prefix: str, worker: str) -> tuple[fl
 
 
 def _card(text: str) -> WorkerCard:
-    card = json.loads(text)
-    return WorkerCard(**{**card, "queues": tuple(card["queues"])})
+    told = json.loads(text)  # by a worker that may be of a newer version
+    known = {field.name: told[field.name] for field in fields(WorkerCard) if field.name in told}
+    return WorkerCard(**{**known, "queues": tuple(known["queues"])})
 
 
 def announce_coordinator(client: redis.Redis, prefix: str, name: str) -> None:

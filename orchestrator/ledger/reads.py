@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any, cast
 
 import redis
 
-from orchestrator.ledger.states import StepState
+from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import Event, LeasedAttempt, RunUnknown, StagedStep
 
 EVENTS_PAGE = 5000
+RUNS_PAGE = 100
+RUNS_LOOKED_AT = 100_000  # the newest
+RUNS_TENDED = 10_000  # the newest
 
 
 class LedgerReads:
@@ -33,8 +37,35 @@ class LedgerReads:
         return sorted(cast(set[str], self.client.smembers(f"{self.prefix}:active")))
 
     def recent_runs(self, limit: int) -> list[str]:
-        """Give run ids, newest first."""
-        return cast(list[str], self.client.zrevrange(f"{self.prefix}:runs", 0, limit - 1))
+        """Give run ids, newest first; not those of runs that somebody deleted, or that are not started yet."""
+        found: list[str] = []
+        page = max(limit, RUNS_PAGE)
+        for begin in count(0, page):
+            listed = self._listed_runs(begin, page)
+            found += (run_id for run_id, state in self._states_of_runs(listed) if state)
+            if len(listed) < page or len(found) >= limit:
+                break
+        return found[:limit]
+
+    def runs_that_begin_with(self, text: str) -> list[str]:
+        """Give the ids of runs that begin so, newest first, as far as RUNS_LOOKED_AT."""
+        listed = [run_id for run_id in self._listed_runs(0, RUNS_LOOKED_AT) if run_id.startswith(text)]
+        return [run_id for run_id, state in self._states_of_runs(listed) if state]
+
+    def forgotten_runs(self) -> list[str]:
+        """Give runs that have not ended, but that coordinators do not know of, as far as RUNS_TENDED."""
+        states = self._states_of_runs(self._listed_runs(0, RUNS_TENDED))
+        is_open = [run_id for run_id, state in states if state and not RunState(state).is_ended]
+        return sorted(set(is_open) - set(self.active_runs()))
+
+    def _listed_runs(self, begin: int, limit: int) -> list[str]:
+        return cast(list[str], self.client.zrevrange(f"{self.prefix}:runs", begin, begin + limit - 1))
+
+    def _states_of_runs(self, run_ids: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+        with self.client.pipeline(transaction=False) as pipe:
+            for run_id in run_ids:
+                pipe.hget(self.key(run_id, "run"), "state")
+            return zip(run_ids, cast(list[str | None], pipe.execute()), strict=True)
 
     def run_fields(self, run_id: str) -> dict[str, str]:
         """Give the fields of a run as they are kept. Raises RunUnknown."""

@@ -73,6 +73,18 @@ local function with_names(reply, names)
   return reply
 end
 
+-- How many steps the cancelling of that id has cancelled, nil if it is a new one; and who has attempts to stop.
+local function cancelled_before(cancel_id)
+  local id, count = string.match(call('HGET', RUN, 'cancelled_by') or '', '^(%S+) (%d+)$')
+  if id ~= cancel_id then return nil end
+  local workers = {}
+  for _, step in ipairs(call('ZRANGE', DUE, 0, -1)) do
+    local state, _, _, _, holder = read(step)
+    if state == 'cancelled' then workers[string.match(holder, '^%S+')] = true end
+  end
+  return tonumber(count), workers
+end
+
 -- lost step attempt token owner kind detail tail: an attempt is over and has no end of its own: its process died (kind
 -- lost) or gives it up (kind handed_over). Who says so shows it by the token, by being the holder's owner, or, with
 -- neither, by the lease having run out. A step that is still queued lost its message only, or gives it back: that is
@@ -219,29 +231,43 @@ function ops.resend()
   return chains_of({{step, attempt}})
 end
 
--- cancel reason: every step that has not ended is cancelled and the run ends. Returns {how many steps that were, or -1
--- when the run had ended before, worker with an attempt to stop, ...}.
+-- cancel reason cancel_id: every step that has not ended is cancelled and the run ends. Returns {how many steps that
+-- were, or -1 when the run had ended before, worker with an attempt to stop, ...}. The same cancel_id asking again gets
+-- the same answer.
 function ops.cancel()
+  local before, still_stopping = cancelled_before(ARGS[3])
+  if before then return with_names({before}, still_stopping) end
   local run_state = call('HGET', RUN, 'state')
   if not run_state or ENDED[run_state] then return {-1} end
   local cancelled, workers = cancel_all('cancelled', ARGS[2])
+  call('HSET', RUN, 'cancelled_by', ARGS[3] .. ' ' .. cancelled)
   return with_names({cancelled}, workers)
 end
 
--- cancel_steps reason step ...: these steps are cancelled, unless they have ended; for what is below them they failed.
--- Returns {how many steps that were, {chain, ...}, worker with an attempt to stop, ...}.
+-- cancel_steps reason cancel_id step ...: these steps are cancelled, unless they have ended; for what is below them they
+-- failed. Returns {how many steps that were, {chain, ...}, worker with an attempt to stop, ...}. The same cancel_id asking
+-- again gets the same answer, with the chains of what is still queued.
 function ops.cancel_steps()
   local detail, workers, worklist = cjson.encode({reason = ARGS[2]}), {}, {}
-  for index = 3, #ARGS do
+  for index = 4, #ARGS do
     if call('HEXISTS', GRAPH, ARGS[index]) == 0 then return redis.error_reply('UNKNOWN ' .. ARGS[index]) end
   end
-  for index = 3, #ARGS do
+  local before, still_stopping = cancelled_before(ARGS[3])
+  if before then
+    local below = {}
+    for index = 4, #ARGS do
+      for _, child in ipairs(children_of(ARGS[index])) do below[#below + 1] = child end
+    end
+    return with_names({before, chains_of(still_queued(below))}, still_stopping)
+  end
+  for index = 4, #ARGS do
     local step = ARGS[index]
     if cancel_step(step, detail, workers) then worklist[#worklist + 1] = {step, 'bad', step} end
   end
   local cancelled = #worklist
   local chains = propagate(worklist)
   settle()
+  call('HSET', RUN, 'cancelled_by', ARGS[3] .. ' ' .. cancelled)
   return with_names({cancelled, chains_of(chains)}, workers)
 end
 

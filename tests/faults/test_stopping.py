@@ -176,3 +176,84 @@ def test_one_step_of_a_run_can_be_cancelled_and_the_rest_goes_on(shared):
         "slow": "cancelled", "below": "upstream_failed", "after": "succeeded"
     }  # fmt: skip
     assert record.steps["slow"].cancel_reason == "not needed"
+
+
+def test_a_cancelled_step_whose_server_was_away_is_waited_for_until_it_is_gone(server, server_site):
+    """Nobody could renew meanwhile. A resume would begin another attempt beside the one that is being stopped."""
+    site = server_site
+    site.settings = site.settings.model_copy(update={"timeout_grace_s": 4.0})
+    site.add_workers(2)
+    site.coordinate()
+    run = site.submit("""
+        def beat():
+            note("began")
+            while True:
+                try:
+                    note(f"beat-{context.attempt}", time.time())
+                    time.sleep(0.02)
+                except BaseException:
+                    pass
+
+        beating = PipelineBuilder("beating")
+        beating.add("beat", beat)
+    """)
+    run.wait_for_note("began")
+
+    run.ledger.cancel(run.run_id, "enough")
+    server.pause(2 * site.settings.lease_s)
+    run.resume()
+    run.wait_for_note("beat-2")
+
+    last_beat, began = float(run.noted("beat-1")), run.events("step.started")[-1].at_us / 1e6
+    assert last_beat < began
+    assert [event.detail["how"] for event in run.events("attempt.stopped")] == ["killed after a grace of 4 s"]
+    run.ledger.cancel(run.run_id, "over")
+    run.wait(lambda _: not run.ledger.stopping(run.run_id))
+
+
+def test_a_run_of_short_steps_that_is_cancelled_is_over_at_once(new_site):
+    """Steps that end by themselves in that moment have nobody who stops them."""
+    site = new_site(lease_s=20.0)
+    site.add_worker(slots=2)
+    site.coordinate()
+    for _ in range(8):
+        run = site.submit("""
+            shorts = PipelineBuilder("shorts")
+            for number in range(60):
+                shorts.add(f"s{number}", "time:sleep", args=[0.02])
+        """)
+        run.wait(lambda record: sum(step.state == "succeeded" for step in record.steps.values()) > 10)
+
+        run.ledger.cancel(run.run_id, "enough")
+
+        run.wait(lambda _, run=run: not run.ledger.stopping(run.run_id), 3)
+
+
+@pytest.mark.parametrize("dies", [True, False], ids=["its process dies", "it has timed out"])
+def test_a_step_that_ends_otherwise_when_it_is_cancelled_is_over_at_once(new_site, monkeypatch, dies):
+    site = new_site(lease_s=20.0, timeout_grace_s=1.5)
+    site.add_worker()
+    site.coordinate()
+    run = site.submit(f"""
+        def end():
+            note("began")
+            while True:
+                try:
+                    wait_for("go")
+                    os.kill(os.getpid(), signal.SIGKILL)
+                except BaseException:
+                    note("asked")
+
+        ending = PipelineBuilder("ending")
+        ending.add("end", end{"" if dies else ", timeout=0.3"})
+    """)
+    run.wait_for_note("began" if dies else "asked")
+    monkeypatch.setattr(run.ledger, "_nudge", lambda workers: None)  # the worker does not hear of it before its end
+
+    run.ledger.cancel(run.run_id, "enough")
+    if dies:
+        run.note("go")
+
+    run.wait(lambda _: not run.ledger.stopping(run.run_id), 5)
+    (stopped,) = run.events("attempt.stopped")
+    assert stopped.detail["how"] == ("its process died" if dies else "killed after a grace of 1.5 s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -13,7 +14,8 @@ from orchestrator.coordinator.service import Coordinator
 from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.presence import WorkerCard, announce_worker
+from orchestrator.ledger.presence import WorkerCard, announce_worker, present_workers
+from orchestrator.ledger.values import RunUnknown
 from orchestrator.messages.queues import list_key, named_in
 from orchestrator.settings import Settings
 
@@ -114,3 +116,63 @@ def test_a_message_that_lies_behind_younger_ones_is_not_lost(ledger, app, quick,
     wait_until(lambda: mended() and time.monotonic() > began + 5 * quick.message_lost_after_s, 10)
 
     assert mended() == [named_in(first).step]
+
+
+def test_thousands_of_lost_messages_are_sent_again_together(ledger, app, quick, wait_until) -> None:
+    """As when somebody deletes the queue of a wide run."""
+    run_id = submit(graph({f"s{number}": "" for number in range(1500)}).plan(), ledger, app, quick)
+    key = list_key(quick.queue_of(), 3)
+    ledger.client.delete(key)
+    coordinator = Coordinator(ledger, app, quick)
+
+    def lengths():
+        coordinator.tend(run_id)
+        return ledger.client.llen(key)
+
+    wait_until(lengths, 20)
+
+    assert ledger.client.llen(key) == 1500
+
+
+def test_a_run_that_no_coordinator_knows_of_is_found(ledger, app, quick) -> None:
+    """Who started it died in between, just when a coordinator had struck it as one that is not started yet."""
+    run_id, ended = start_graph(ledger, {"a": ""}), start_graph(ledger, {"a": ""})
+    ledger.cancel(ended, "enough")
+    for it in (run_id, ended):
+        ledger.client.srem(f"{ledger.prefix}:active", it)
+
+    Coordinator(ledger, app, quick).round()
+
+    assert ledger.active_runs() == [run_id]
+
+
+def test_a_run_that_somebody_deleted_is_no_trouble_for_the_others(ledger, app, quick, caplog) -> None:
+    gone, kept = start_graph(ledger, {"a": ""}), start_graph(ledger, {"a": ""})
+    ledger.client.delete(*ledger.client.keys(f"{ledger.prefix}:{{{gone}}}:*"))
+    coordinator = Coordinator(ledger, app, quick)
+
+    coordinator.round()
+
+    assert ledger.active_runs() == [kept]
+    assert caplog.text == ""
+    with pytest.raises(RunUnknown):
+        coordinator.tend(gone)
+    assert (ledger.recent_runs(10), ledger.runs_that_begin_with("run-")) == ([kept], [kept])
+
+
+def test_a_worker_of_another_version_is_no_hindrance(ledger, app, quick, wait_until) -> None:
+    run_id = start_graph(ledger, {"a": ""})
+    assert ledger.claim(run_id, "a", 1, "beef.12.1", "w", LEASE_S)
+    coordinator = Coordinator(ledger, app, quick)
+    card = {"worker": "w", "queues": ["cpu"], "slots": 1, "pool_type": "prefork", "host": "h", "pid": 1, "new": True}
+
+    def look():
+        announce_worker(ledger.client, ledger.prefix, WorkerCard("w", ("cpu",), 1, "prefork", "h", 1))
+        ledger.client.set(f"{ledger.prefix}:worker:w", json.dumps(card))
+        coordinator.tend(run_id)
+        return lost(ledger, run_id)
+
+    wait_until(look, 10)
+
+    assert [it.worker for it in present_workers(ledger.client, ledger.prefix)] == ["w"]
+    assert lost(ledger, run_id) == ["WorkerHung"]

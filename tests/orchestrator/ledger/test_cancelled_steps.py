@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from runs import begin, counts_in, events_of, heads, run_state, start_graph, states_of
+from runs import SaidTwice, begin, counts_in, events_of, heads, run_state, start_graph, states_of
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record import read_record
@@ -101,3 +101,19 @@ def test_a_step_that_was_never_claimed_has_no_log(ledger: Ledger) -> None:
     ledger.cancel_steps(run_id, ["a"], "no need")
 
     assert not ledger.append_log(run_id, "a", 1, 0, ["who am I"], 10)
+
+
+def test_a_cancel_whose_answer_was_lost_is_answered_alike(ledger: Ledger) -> None:
+    twice = SaidTwice(ledger.client, ledger.prefix)
+    run_id = start_graph(ledger, {"a": "", "b": "a", "c": ""}, {"b": "always"})
+    begin(ledger, run_id, "a")
+    begin(ledger, run_id, "c", worker="w2")
+
+    count, chains = twice.cancel_steps(run_id, ["a"], "no need")
+
+    assert (count, heads(chains)) == (1, ["b"])
+    assert ledger.client.delete(ledger.nudge_key("w"))
+    assert twice.cancel(run_id, "enough") == 2
+    assert ledger.client.delete(ledger.nudge_key("w2"))
+    assert ledger.cancel(run_id, "enough") is None
+    assert [event for event, _, _ in events_of(ledger, run_id)].count("run.cancelled") == 1
