@@ -211,49 +211,41 @@ def test_a_cancelled_step_whose_server_was_away_is_waited_for_until_it_is_gone(s
     run.wait(lambda _: not run.ledger.stopping(run.run_id))
 
 
-def test_a_run_of_short_steps_that_is_cancelled_is_over_at_once(new_site):
-    """Steps that end by themselves in that moment have nobody who stops them."""
-    site = new_site(lease_s=20.0)
-    site.add_worker(slots=2)
-    site.coordinate()
-    for _ in range(8):
-        run = site.submit("""
-            shorts = PipelineBuilder("shorts")
-            for number in range(60):
-                shorts.add(f"s{number}", "time:sleep", args=[0.02])
-        """)
-        run.wait(lambda record: sum(step.state == "succeeded" for step in record.steps.values()) > 10)
-
-        run.ledger.cancel(run.run_id, "enough")
-
-        run.wait(lambda _, run=run: not run.ledger.stopping(run.run_id), 3)
-
-
-@pytest.mark.parametrize("dies", [True, False], ids=["its process dies", "it has timed out"])
-def test_a_step_that_ends_otherwise_when_it_is_cancelled_is_over_at_once(new_site, monkeypatch, dies):
+@pytest.mark.parametrize(
+    ("end", "option", "how"),
+    [
+        ("return", "", "it ended by itself"),
+        ("raise ValueError", "", "it ended by itself"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "", "its process died"),
+        ("pass", ", timeout=0.3", "killed after a grace of 1.5 s"),
+    ],
+    ids=["it returns", "it raises", "its process dies", "it has timed out"],
+)
+def test_a_step_that_ends_before_its_worker_hears_that_it_is_cancelled_is_over_at_once(
+    new_site, monkeypatch, end, option, how
+):
     site = new_site(lease_s=20.0, timeout_grace_s=1.5)
     site.add_worker()
     site.coordinate()
     run = site.submit(f"""
         def end():
             note("began")
-            while True:
+            while not is_noted("go"):
                 try:
-                    wait_for("go")
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    time.sleep(0.02)
                 except BaseException:
                     note("asked")
+            {end}
 
         ending = PipelineBuilder("ending")
-        ending.add("end", end{"" if dies else ", timeout=0.3"})
+        ending.add("end", end{option})
     """)
-    run.wait_for_note("began" if dies else "asked")
-    monkeypatch.setattr(run.ledger, "_nudge", lambda workers: None)  # the worker does not hear of it before its end
+    run.wait_for_note("asked" if option else "began")
+    monkeypatch.setattr(run.ledger, "_nudge", lambda workers: None)
 
     run.ledger.cancel(run.run_id, "enough")
-    if dies:
+    if not option:
         run.note("go")
 
     run.wait(lambda _: not run.ledger.stopping(run.run_id), 5)
-    (stopped,) = run.events("attempt.stopped")
-    assert stopped.detail["how"] == ("its process died" if dies else "killed after a grace of 1.5 s")
+    assert [event.detail["how"] for event in run.events("attempt.stopped")] == [how]

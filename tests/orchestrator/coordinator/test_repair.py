@@ -60,6 +60,22 @@ def test_a_lease_that_ran_out_is_told_by_whether_its_worker_lives(ledger, app, q
     assert states_of(ledger, run_id) == {"a": "queued"}
 
 
+def test_no_lease_of_a_cancelled_attempt_is_judged_before_workers_could_renew(ledger, quick, wait_until) -> None:
+    run_id = start_graph(ledger, {"a": ""})
+    repair = Repair(ledger, quick)
+    assert ledger.claim(run_id, "a", 1, "c", "w", 0.000_001)
+    ledger.cancel(run_id, "enough")
+
+    trouble(repair)
+    began = time.monotonic()
+    repair.mend(run_id, repair.tend(run_id))
+    assert ledger.stopping(run_id)
+    wait_until(lambda: repair.mend(run_id, repair.tend(run_id)) or not ledger.stopping(run_id), 10)
+
+    assert time.monotonic() - began >= quick.renewal_interval_s
+    assert [event for event, _, _ in events_of(ledger, run_id)].count("attempt.stopped") == 1
+
+
 def test_no_lease_is_judged_before_workers_had_the_server_for_a_renewal(ledger, quick, wait_until) -> None:
     """While it was away nobody could renew; a worker that lives does so before the coordinator judges."""
     run_id = start_graph(ledger, {"a": "", "b": ""})
