@@ -40,6 +40,7 @@ from orchestrator.redis_url import normalise_redis_url
 PREFIX = "ORCHESTRATOR_"
 CONFIG_VARIABLE = "ORCHESTRATOR_CONFIG"
 POOLS_VARIABLE = "ORCHESTRATOR_POOLS"
+ALERTS_VARIABLE = "ORCHESTRATOR_ALERTS"
 DEFAULT_CONFIG_FILE = Path("config") / "orchestrator.toml"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -75,6 +76,7 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         env_ignore_empty=True,
         validate_default=True,
+        allow_inf_nan=False,
     )
 
     redis_url: str | None = Field(
@@ -95,7 +97,9 @@ class Settings(BaseSettings):
     visibility_timeout_s: int = Field(
         172_800, ge=86_400, description="Seconds before Celery redelivers an unacked message; a day at least."
     )
-    poll_interval_s: float = Field(0.5, gt=0, description="Seconds between two looks of the coordinator at the ledger.")
+    poll_interval_s: float = Field(
+        0.5, gt=0, le=5, description="Seconds between two looks of the coordinator at the ledger."
+    )
     timeout_grace_s: float = Field(5.0, ge=0, description="Seconds between asking a step to stop and killing it.")
     lease_s: float = Field(
         6.0, ge=0.5, description="Seconds after which a running step whose worker is silent is given to another one."
@@ -320,11 +324,27 @@ def _read_variables(variables: Mapping[str, str], faults: list[str]) -> dict[str
     """Give the variables as nested values by field, all but `ORCHESTRATOR_POOLS`."""
     source = EnvSettingsSource(Settings)
     source.env_vars = {name.lower(): text for name, text in variables.items() if name != POOLS_VARIABLE}
+    if alerts := variables.get(ALERTS_VARIABLE):
+        source.env_vars[ALERTS_VARIABLE.lower()] = json.dumps(_read_alerts(alerts, faults))
     try:
         return source()
     except SettingsError as error:
         faults.append(str(error))
         return {}
+
+
+def _read_alerts(text: str, faults: list[str]) -> list[str]:
+    """Give the targets of `ORCHESTRATOR_ALERTS`: a JSON list, or one URL as it is."""
+    if text[0] == "$" or re.match(r"[A-Za-z0-9+.-]+://", text):
+        return [text]
+    try:
+        targets = json.loads(text)
+    except ValueError:
+        targets = None
+    if not isinstance(targets, list):
+        faults.append(f'{ALERTS_VARIABLE} must be one URL or a JSON list of URLs, as in ["json://host/path"]')
+        return []
+    return targets
 
 
 def _read_pools(variables: Mapping[str, str], faults: list[str], *, otherwise: Any) -> Any:

@@ -15,7 +15,7 @@ from orchestrator.artifacts.store import Artifact
 from orchestrator.definition.context import Attempt, HandedOver, StopRequested, attempt_context
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Claim, Commit, Held, Refusal, Replaced, owner_of
-from orchestrator.messages.dispatch import dispatch
+from orchestrator.messages.dispatch import dispatch_or_leave
 from orchestrator.process_tree import ProcessTree
 from workers.calls import call_step
 from workers.failures import MESSAGE_CHARS, Failure, OutputNotStored, error_text, options_of
@@ -98,7 +98,7 @@ def run_attempt(
     if isinstance(error, HandedOver):
         replaced = process.ledger.hand_over(run_id, step, attempt, "the step handed over", token=claim.token)
         if isinstance(replaced, Replaced):
-            dispatch(process.app, run_id, claim.pipeline, replaced.ready)
+            dispatch_or_leave(process.app, run_id, claim.pipeline, replaced.ready)
         return End(failure=AttemptRetrying("the step handed over"))
     if isinstance(error, StopRequested):
         ProcessTree(pid).wait()  # our worker ends what the step had started; before that no retry may begin
@@ -131,7 +131,7 @@ def _finish(
             worker = held.owner.partition(" ")[0]
             process.ledger.report_stopped(held, {"how": "it ended by itself", "worker": worker}, ended_alone=True)
         return End(note=f"refused: {commit.reason}")
-    dispatch(process.app, held.run_id, claim.pipeline, commit.ready)
+    dispatch_or_leave(process.app, held.run_id, claim.pipeline, commit.ready)
     if error is None:
         return End(is_chain_going_on=commit.is_chain_going_on)
     text = f"{type(error).__qualname__}: {error_text(error)}"[:MESSAGE_CHARS]

@@ -11,10 +11,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import psutil
 from celery import bootsteps
+from celery.signals import worker_shutdown
 from celery.utils.log import get_logger
 
 from orchestrator.ledger.presence import SIGN_OF_LIFE_S, WorkerCard, announce_worker, withdraw_worker
@@ -33,23 +35,30 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, parent: Any, **options: Any) -> None:
-        self._stopped = threading.Event()
+        self._over, self._has_news = threading.Event(), threading.Event()
+        self._is_draining = False
         self._thread: threading.Thread | None = None
         super().__init__(parent, **options)
 
     def start(self, parent: Any) -> None:
+        worker_shutdown.connect(self._end, weak=False)
         self._thread = threading.Thread(target=self._announce, args=(parent,), name="presence", daemon=True)
         self._thread.start()
         if watched := settings().parent_pid:
             threading.Thread(target=self._end_with, args=(watched,), name="parent-watch", daemon=True).start()
 
     def stop(self, parent: Any) -> None:
-        self._stopped.set()
-        if self._thread:
-            self._thread.join(timeout=5)
-            self._thread = None
+        """Say that the worker takes no more steps; it is there until the last one has ended."""
+        self._is_draining = True
+        self._has_news.set()
 
     terminate = stop
+
+    def _end(self, **_: Any) -> None:
+        self._over.set()
+        self._has_news.set()
+        if self._thread:
+            self._thread.join(timeout=5)
 
     def _announce(self, parent: Any) -> None:
         process = current_process(parent.app)
@@ -63,13 +72,13 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
             pid=os.getpid(),
             incarnation=INCARNATION,
         )
-        while True:
+        while not self._over.is_set():
             try:
-                announce_worker(client, prefix, card)
+                announce_worker(client, prefix, replace(card, queues=()) if self._is_draining else card)
             except Exception as error:
                 logger.warning("no sign of life could be sent: %s", error)
-            if self._stopped.wait(SIGN_OF_LIFE_S):
-                break
+            self._has_news.wait(SIGN_OF_LIFE_S)
+            self._has_news.clear()
         try:
             withdraw_worker(client, prefix, card.worker)
         except Exception as error:

@@ -94,7 +94,8 @@ def _wait(
         many = "1 attempt is" if len(left) == 1 else f"{len(left):,} attempts are"
         click.echo(f"{many} being stopped", err=True)
     limit_s = stopping_limit_s(chosen)
-    tend = Coordinator(ledger, session.app, chosen).tend if steps else None  # only then the run goes on
+    coordinator = Coordinator(ledger, session.app, chosen, is_follower=True)
+    tend = coordinator.tend if steps else None  # only then the run goes on
     return wait_until_stopped(ledger, chosen, run_id, limit_s, steps=steps or None, tend=tend)
 
 

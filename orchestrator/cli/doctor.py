@@ -109,6 +109,10 @@ def _server(session: Session) -> Iterator[Finding]:
     kind = info.get("server_name", "redis")
     number = info.get("valkey_version") or info.get("redis_version")
     yield Finding("ok", "server", f"{kind} {number} at {masked_url(session.redis_url)} answers")
+    if info.get("role") == "slave":
+        yield Finding("fault", "role", "a replica, which takes no writes. Name its primary.")
+    if 0 < int(info.get("maxmemory", 0)) <= int(info.get("used_memory", 0)):
+        yield Finding("fault", "memory", "full: the server takes no writes. Raise maxmemory, or delete old runs.")
     if not info.get("aof_enabled"):
         yield Finding("warning", "append-only file", "off: a restart of the server loses runs. Set appendonly yes.")
     else:
@@ -139,7 +143,7 @@ def _presence(session: Session) -> Iterator[Finding]:
     if coordinators:
         yield Finding("ok", "coordinators", ", ".join(coordinators))
     elif not session.is_embedded:
-        yield Finding("warning", "coordinators", "none: retries of submitted runs wait for one (orchestrator serve)")
+        yield Finding("warning", "coordinators", "none: retries, repairs and alerts wait for one (orchestrator serve)")
     active = session.ledger.active_runs()
     yield Finding(
         "ok", "active runs", ", ".join(active[:5]) + (f" and {len(active) - 5} more" if active[5:] else "") or "none"

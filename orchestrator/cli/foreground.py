@@ -12,6 +12,7 @@ from types import FrameType
 
 import click
 
+from orchestrator.cli.main import INTERRUPTED
 from orchestrator.cli.progress import Progress, progress_for
 from orchestrator.cli.record_json import record_json
 from orchestrator.cli.session import Session, open_session
@@ -24,7 +25,7 @@ from orchestrator.ledger.values import Event, Held
 from orchestrator.local.workers import LocalWorkerError, LocalWorkers, local_workers
 from orchestrator.settings import Settings, available_cores
 
-NOT_SUCCEEDED, INTERRUPTED = 1, 130
+NOT_SUCCEEDED = 1
 POOLS_LOOK_S = 2.0
 RETRYING = "step.retrying"
 EVENTS_PAUSE_S = 0.05
@@ -39,9 +40,12 @@ class Interruption:
 
     def __init__(self) -> None:
         self.count = 0
+        self.reason = "interrupted by Ctrl-C"
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         self.count += 1
+        if self.count == 1 and signum != signal.SIGINT:
+            self.reason = f"its orchestrator run was ended by {signal.Signals(signum).name}"
         if self.count != 2:  # a third one ends even a clean-up that hangs
             raise KeyboardInterrupt
 
@@ -139,7 +143,9 @@ def _tell_people(session: Session, run_id: str) -> None:
     """Wait, but not for long, until people have been told that the run failed. Ctrl-C leaves it to others."""
     from orchestrator.coordinator.service import ALERTS_LIMIT_S, Coordinator
 
-    coordinator = Coordinator(session.ledger, session.app, session.settings)
+    coordinator = Coordinator(session.ledger, session.app, session.settings, is_follower=True)
+    if coordinator.leaves_telling():
+        return
     limit = time.monotonic() + ALERTS_LIMIT_S
     with contextlib.suppress(KeyboardInterrupt):
         while run_id in session.ledger.active_runs() and (left_s := limit - time.monotonic()) > 0:
@@ -147,6 +153,8 @@ def _tell_people(session: Session, run_id: str) -> None:
             coordinator.finish(left_s)
             coordinator.tend(run_id)  # strikes it from the active runs when nobody is left to be told
             time.sleep(min(pause_s, left_s))
+    if run_id in session.ledger.active_runs():
+        click.echo("not everybody could be told yet that it failed: orchestrator serve goes on trying", err=True)
 
 
 def _events_until(ledger: Ledger, run_id: str, last: str) -> Iterator[Event]:
@@ -172,7 +180,7 @@ def _watch(
     from orchestrator.coordinator.waiting import unserved_steps
 
     ledger = session.ledger
-    coordinator = Coordinator(ledger, session.app, session.settings)
+    coordinator = Coordinator(ledger, session.app, session.settings, is_follower=True)
     began = time.monotonic()
     poll_s = session.settings.poll_interval_s
     next_round, next_sign, next_look = began, began, began + (LOCAL_START_S if local else FIRST_LOOK_S)
@@ -212,14 +220,14 @@ def _cancel(
     run_id: str,
     local: LocalWorkers | None,
     interruption: Interruption,
-    reason: str = "interrupted by Ctrl-C",
+    reason: str = "",
 ) -> None:
     """Cancel in the ledger first, then stop what we started."""
     interruption.count = max(1, interruption.count)  # from here on Ctrl-C only hurries us
     session.ledger.client.connection_pool.disconnect()  # the interrupted call may have left half an answer there
     if not session.ledger.client.exists(session.ledger.key(run_id, "run")):
         raise KeyboardInterrupt
-    session.ledger.cancel(run_id, reason)
+    session.ledger.cancel(run_id, reason or interruption.reason)
     _end_workers(session, local, run_id, interruption)
     _strike(session.ledger, run_id)
 

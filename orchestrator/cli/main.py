@@ -12,7 +12,7 @@ import click
 from orchestrator.definition.faults import OrchestratorError, did_you_mean
 from orchestrator.ledger.values import RunUnknown
 
-USAGE = 2
+USAGE, INTERRUPTED = 2, 130
 
 COMMANDS = {
     "run": "orchestrator.cli.run:run",
@@ -58,6 +58,9 @@ class _Commands(click.Group):
         except OrchestratorError as error:
             click.echo(f"{type(error).__name__}: {error}", err=True)
             ctx.exit(USAGE)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(INTERRUPTED)
         except RunUnknown as error:
             click.echo(f"RunNotFound: run {error} is not on the server any more: somebody has deleted it", err=True)
             ctx.exit(USAGE)

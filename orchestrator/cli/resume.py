@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.cli.foreground import (
-    INTERRUPTED,
     finish,
     follow_to_the_end,
     stop_signals,
@@ -19,6 +18,7 @@ from orchestrator.cli.foreground import (
     workplace,
 )
 from orchestrator.cli.loading import load_definition, plan_of
+from orchestrator.cli.main import INTERRUPTED
 from orchestrator.cli.session import Session, find_run, open_session
 from orchestrator.definition.faults import PipelineInvalid
 from orchestrator.definition.loading import Definition, is_there

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli.foreground import (
-    INTERRUPTED,
     finish,
     follow_to_the_end,
     stop_signals,
@@ -13,6 +12,7 @@ from orchestrator.cli.foreground import (
     workplace,
 )
 from orchestrator.cli.loading import load_plan
+from orchestrator.cli.main import INTERRUPTED
 from orchestrator.definition.loading import absolute_target
 from orchestrator.settings import settings
 

@@ -9,16 +9,26 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from redis import Redis
-from redis.exceptions import AuthenticationError, ConnectionError, NoPermissionError, TimeoutError
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    InvalidResponse,
+    NoPermissionError,
+    ResponseError,
+    TimeoutError,
+)
 
 from orchestrator.definition.faults import OrchestratorError
-from orchestrator.ledger.connection import connect
+from orchestrator.ledger.connection import WritesRefused, connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.redis_url import masked_url
 from orchestrator.settings import Settings, settings
 
 if TYPE_CHECKING:
     from celery import Celery
+
+
+FIRST_ANSWER_S = 5.0
 
 
 class ServerUnreachable(OrchestratorError):
@@ -58,11 +68,15 @@ def open_session(retries: int = 2) -> Iterator[Session]:
             url = stack.enter_context(embedded_server(chosen.data_dir))
         ledger = Ledger(connect(url, retries=retries), chosen.key_prefix)
         try:
-            with connect(url, retries=1) as first:
+            with connect(url, retries=1, timeout_s=FIRST_ANSWER_S) as first:
                 _knock(first, url)
             yield Session(chosen, url, ledger, chosen.redis_url is None)
+        except WritesRefused as error:
+            raise ServerUnreachable(f"the Redis server at {masked_url(url)} cannot be used: {error}") from None
         except (ConnectionError, TimeoutError) as error:
             raise ServerUnreachable(f"the Redis server at {masked_url(url)} does not answer: {error}") from None
+        except (InvalidResponse, NoPermissionError) as error:
+            raise ServerUnreachable(f"the Redis server at {masked_url(url)} cannot be used: {error}") from None
         finally:
             ledger.client.close()
 
@@ -76,6 +90,8 @@ def _knock(client: Redis, url: str) -> None:
         if client.connection_pool.connection_kwargs.get("password"):
             raise ServerUnreachable(f"{server} refuses the password: {error}") from None
         raise ServerUnreachable(f"{server} asks for a password; write redis://:PASSWORD@host") from None
+    except ResponseError as error:
+        raise ServerUnreachable(f"the Redis server at {masked_url(url)} cannot be used: {error}") from None
 
 
 def find_run(ledger: Ledger, text: str) -> str:

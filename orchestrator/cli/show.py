@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -18,7 +19,7 @@ from orchestrator.ledger.values import Event
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 LISTED = 5  # of a list in an event's detail
-_OPEN = (StepState.WAITING, StepState.QUEUED, StepState.RETRYING)
+_OPEN = (StepState.WAITING, StepState.QUEUED, StepState.RUNNING, StepState.RETRYING)
 _run_argument = click.argument("run_text", metavar="RUN")
 
 
@@ -67,7 +68,8 @@ def show(run_text: str, as_json: bool) -> None:
             for name, step in record.steps.items()
             if step.state is StepState.FAILED and step.attempts
         }
-    click.echo(_table(record, around))
+        stopping = {it.step: it.worker for it in session.ledger.stopping(record.run_id)}
+    click.echo(_table(record, around, stopping))
     if record.state.is_ended:
         click.echo(summary_text(record, logs))
     else:
@@ -182,12 +184,14 @@ def _shortened(value: Any) -> Any:
     return f"{', '.join(map(str, value[:LISTED]))}{more}"
 
 
-def _table(record: RunRecord, around: Surroundings | None) -> str:
+def _table(record: RunRecord, around: Surroundings | None, stopping: Mapping[str, str]) -> str:
     rows = [("step", "state", "attempts", "took", "")]
     for name, step in record.steps.items():
         last = step.attempts[-1] if step.attempts else None
         took = duration_text(last.started_at_us, last.ended_at_us) if last else ""
         note = brief(record, name, around) if around and step.state in _OPEN else _note(record, step)
+        if name in stopping:
+            note = "; ".join(filter(None, [note, f"still being stopped by {stopping[name]}"]))
         rows.append((name, step.state.value, str(len(step.attempts)), took, note))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(

@@ -88,7 +88,7 @@ def explain(ledger: Ledger, settings: Settings, record: RunRecord, name: str, ar
             return _retrying(name, step, around)
         case StepState.RUNNING:
             return _running(ledger, record, name, around)
-    return _ended(record, name)
+    return _ended(ledger, record, name)
 
 
 def _waiting(ledger: Ledger, record: RunRecord, name: str, around: Surroundings) -> Explanation:
@@ -200,16 +200,19 @@ def _running(ledger: Ledger, record: RunRecord, name: str, around: Surroundings)
         left_us = until_us - around.now_us
         facts["lease_left_s"] = round(left_us / 1e6, 3)
         if left_us > 0:
-            sentences.append(f"Its worker is heard of: the lease holds for {span_text(left_us)} and is renewed.")
+            sentences.append(f"Its lease holds for {span_text(left_us)}, and is renewed while its worker lives.")
         else:
             nobody = "" if around.coordinators else f", but {NOBODY.format(do='do so')}"
             sentences.append(f"Its lease ran out {span_text(-left_us)} ago: it is given to another worker{nobody}.")
-    if last.worker and last.worker not in {card.worker for card in around.workers}:
+    card = next((card for card in around.workers if card.worker == last.worker), None)
+    if card is None:
         sentences.append(f"Worker {last.worker} has given no sign of life lately.")
+    elif not card.queues:
+        sentences.append("Its worker drains: it ends with the steps that it runs.")
     return Explanation(step.state, tuple(sentences), facts)
 
 
-def _ended(record: RunRecord, name: str) -> Explanation:
+def _ended(ledger: Ledger, record: RunRecord, name: str) -> Explanation:
     step = record.steps[name]
     last = step.attempts[-1] if step.attempts else None
     sentences: list[str] = []
@@ -228,6 +231,10 @@ def _ended(record: RunRecord, name: str) -> Explanation:
             if last and last.stopped:
                 sentences.append(f"Its attempt {_stopped(last.stopped)}.")
                 facts["stopped"] = last.stopped["how"]
+            for it in ledger.stopping(record.run_id):
+                if it.step == name:
+                    sentences.append(f"Its attempt {it.attempt} is still being stopped by {it.worker}.")
+                    facts["stopping"] = it.worker
         case StepState.UPSTREAM_FAILED:
             sentences.append(f"{name} did not run because {_why_not(record, step)}.")
             facts["because"] = step.because

@@ -14,7 +14,7 @@ from celery import Celery
 from orchestrator.alerts.delivery import AlertDelivery
 from orchestrator.coordinator.repair import Repair
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.presence import announce_coordinator, withdraw_coordinator
+from orchestrator.ledger.presence import announce_coordinator, present_coordinators, withdraw_coordinator
 from orchestrator.ledger.values import Chain, RunUnknown
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.settings import Settings
@@ -29,7 +29,9 @@ SEARCH_S = 60.0  # between two looks for runs that no coordinator knows of
 class Coordinator:
     """Does what is due in runs and mends what was lost. Every action is atomic in the ledger: there is no leader."""
 
-    def __init__(self, ledger: Ledger, app: Celery, settings: Settings) -> None:
+    def __init__(self, ledger: Ledger, app: Celery, settings: Settings, *, is_follower: bool = False) -> None:
+        """A follower does the work for one run, and leaves it to those who work for all to tell people."""
+        self._is_follower = is_follower
         self._ledger = ledger
         self._app = app
         self._poll_interval_s = settings.poll_interval_s
@@ -47,13 +49,17 @@ class Coordinator:
             self._repair.forget(run_id)
         if tended.state is None:
             raise RunUnknown(run_id)
-        if tended.alert_at_us is not None:
+        if tended.alert_at_us is not None and not self.leaves_telling():
             self._alerts.offer(run_id, tended.alert_at_us, tended.now_us)
         self._dispatch(run_id, self._repair.mend(run_id, tended))
         due_in_s = tended.next_due_in_s
         if due_in_s is None or tended.expired:  # a lease that is not judged yet is due all the time
             return self._poll_interval_s
         return min(self._poll_interval_s, due_in_s)
+
+    def leaves_telling(self) -> bool:
+        """Whether somebody else tells people of failed runs, who may know of targets that we do not."""
+        return self._is_follower and bool(present_coordinators(self._ledger.client, self._ledger.prefix))
 
     def take_over_from(self, run_id: str, worker: str, died: str) -> None:
         """Have others go on with what a worker ran that is known to be gone; `died` tells of what, as a predicate."""

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from redis import Redis
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import ConnectionError, TimeoutError
+from redis.exceptions import ConnectionError, OutOfMemoryError, ReadOnlyError, ResponseError, TimeoutError
 from redis.retry import Retry
 
 from orchestrator.redis_url import redis_client_url
 
 ANSWER_LIMIT_S = 30.0  # no call of the ledger takes as long; a connection that is silent for so long is dead
+
+
+REFUSALS = ("OOM ", "MISCONF ", "READONLY ", "NOREPLICAS ")
+
+
+class WritesRefused(ConnectionError):
+    """The server answers, and takes no writes for the time being: its memory or disk is full, or it is a replica."""
+
+
+class _Client(Redis):
+    """A client to which a server that takes no writes is one that is away: it may be well again soon."""
+
+    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        try:
+            return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+        except ResponseError as error:
+            if isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith(REFUSALS):
+                raise WritesRefused(f"it takes no writes: {error}") from error
+            raise
 
 
 def connect(url: str, *, retries: int = 3, timeout_s: float | None = None) -> Redis:
@@ -25,7 +46,7 @@ def connect(url: str, *, retries: int = 3, timeout_s: float | None = None) -> Re
     options = {} if is_unix else {"socket_keepalive": True}
     if timeout_s is None and not is_unix:
         timeout_s = ANSWER_LIMIT_S
-    return Redis.from_url(
+    return _Client.from_url(
         client_url,
         decode_responses=True,
         socket_connect_timeout=5,

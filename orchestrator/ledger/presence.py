@@ -20,7 +20,7 @@ COUNTS_FOR_S = 8.0
 @dataclass(frozen=True, slots=True)
 class WorkerCard:
     """A worker process as it announces itself. `slots` are the steps it runs at a time; `incarnation` tells it from one
-    of the same name before a restart."""
+    of the same name before a restart. One that drains reads no queues any more."""
 
     worker: str
     queues: tuple[str, ...]

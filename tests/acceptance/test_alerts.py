@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 
 from webhook import serving
 
@@ -92,7 +93,8 @@ def test_what_a_run_could_not_tell_is_left_to_a_coordinator(place, wait_until):
         hook.answers["hook"] = [500, 500]  # run itself tries twice, within ten seconds
         place.write("nightly.yaml", FAILING)
         place.variables["ORCHESTRATOR_ALERTS"] = json.dumps([hook.url("hook")])
-        assert place.call("run", "nightly.yaml").code == 1
+        done = place.call("run", "nightly.yaml")
+        assert done.code == 1
         assert len(hook.messages("hook")) == 2
 
         with place.start("serve") as coordinator:
@@ -101,6 +103,29 @@ def test_what_a_run_could_not_tell_is_left_to_a_coordinator(place, wait_until):
             finally:
                 coordinator.terminate()
                 coordinator.communicate(timeout=30)
+        assert "not everybody could be told yet that it failed: orchestrator serve goes on trying" in done.err
         events = [event["event"] for event in place.call("events", "last", "--json").json]
 
     assert [event for event in events if event.startswith("alert.")] == ["alert.failed", "alert.failed", "alert.sent"]
+
+
+def test_a_run_leaves_it_to_a_coordinator_for_all_to_tell_people(place, wait_until, shared_redis_url):
+    """It may know of targets that the one who follows the run does not."""
+    place.write("nightly.yaml", FAILING)
+    place.variables |= {"ORCHESTRATOR_REDIS_URL": shared_redis_url, "ORCHESTRATOR_KEY_PREFIX": "telling"}
+    place.variables["ORCHESTRATOR_POOLS"] = '{"cpu": {"queue": "telling-cpu"}}'
+    with serving() as hook, ExitStack() as services:
+        place.variables["ORCHESTRATOR_ALERTS"] = hook.url("hook")
+        for command in (["serve"], ["worker", "--concurrency", "1"]):
+            services.callback(end, services.enter_context(place.start(*command)))
+        wait_until(lambda: "coordinators: none" not in (found := place.call("doctor").out) and "1 slots" in found)
+        del place.variables["ORCHESTRATOR_ALERTS"]
+
+        for number in (1, 2, 3):
+            assert place.call("run", "nightly.yaml").code == 1
+            wait_until(lambda number=number: len(hook.messages("hook")) == number, 10)
+
+
+def end(process):
+    process.terminate()
+    process.communicate(timeout=30)

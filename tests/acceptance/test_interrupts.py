@@ -90,6 +90,8 @@ def test_an_interrupted_run_is_cancelled_in_the_record_and_all_it_started_is_gon
     assert "Traceback" not in out + err
     shown = place.call("show", "last", "--json").json
     assert shown["state"] == "cancelled"
+    told = "interrupted by Ctrl-C" if signum == signal.SIGINT else f"its orchestrator run was ended by {signum.name}"
+    assert shown["cancel_reason"] == told
     states = {step: shown["steps"][step]["state"] for step in shown["steps"]}
     assert states == {"quick": "succeeded", "hold": "cancelled", "stubborn": "cancelled", "below": "cancelled"}
     (attempt,) = shown["steps"]["hold"]["attempts"]

@@ -55,9 +55,11 @@ def test_a_worker_that_is_told_to_end_lets_its_step_end_and_takes_no_more(site, 
     else:
         os.killpg(worker.process.pid, signal.SIGTERM)
     run.wait(lambda _: "waiting for 1 running steps; a second signal hands them over" in worker.log)
+    wait_until(lambda: site.card(worker).queues == (), 5)  # it is there, and takes no more
 
     run.note("go")
     assert worker.process.wait(20) == 0
+    assert site.card(worker) is None
     assert run.state("hold") == "succeeded"
     assert (run.state("below"), run.state("behind")) == ("queued", "queued")
     assert len(site.messages()) == 2

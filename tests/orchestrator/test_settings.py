@@ -160,7 +160,15 @@ def test_alerts_are_a_list_and_stand_in_no_fault_and_no_repr(tmp_path: Path) -> 
     assert loaded.alerts == ("json://me:secret@h", "mailto://b")
     assert "secret" not in repr(loaded)
 
-    for wrong in ("json://me:secret@h", '"json://me:secret@h"', '["json://me:secret@h", 7]', '[["secret"]]'):
+    assert load_settings(tmp_path, {"ORCHESTRATOR_ALERTS": "json://me@h"}).alerts == ("json://me@h",)
+
+    for wrong in (
+        "me:secret@h",
+        '["json://me:secret@h"',
+        '"json://me:secret@h"',
+        '["json://me:secret@h", 7]',
+        '[["secret"]]',
+    ):
         fault = faults_of(tmp_path, {"ORCHESTRATOR_ALERTS": wrong})
         assert "alerts" in fault.lower()
         assert "secret" not in fault
@@ -206,3 +214,11 @@ def test_every_setting_says_what_it_is() -> None:
     fields = {**Settings.model_fields, **PoolSettings.model_fields}
 
     assert [name for name, field in fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize("name", ["lease_s", "poll_interval_s", "timeout_grace_s", "drain_grace_s"])
+def test_no_time_is_endless(tmp_path: Path, name: str) -> None:
+    for wrong in ("inf", "nan"):
+        assert f"ORCHESTRATOR_{name.upper()} is '{wrong}'" in faults_of(
+            tmp_path, {f"ORCHESTRATOR_{name.upper()}": wrong}
+        )

@@ -164,7 +164,7 @@ def test_a_running_step_tells_its_worker_its_timeout_and_its_lease(ledger, run_i
 
     assert text(told) == (
         "c runs on w2 since T (T). Its timeout of 60 s leaves it T. "
-        "Its worker is heard of: the lease holds for T and is renewed."
+        "Its lease holds for T, and is renewed while its worker lives."
     )
     assert told.facts["worker"] == "w2"
     assert 50 < told.facts["timeout_left_s"] <= 60
@@ -208,3 +208,20 @@ def test_many_steps_are_counted_rather_than_listed(ledger, app, chosen) -> None:
     told = brief(read_record(ledger, run_id), "j", look_around(ledger, run_id))
 
     assert told == "waits for s0, s1, s2, s3, s4 and 4 more"
+
+
+def test_a_cancelled_step_whose_attempt_is_still_being_stopped_says_so(ledger, run_id, why) -> None:
+    ledger.claim(run_id, "a", 1, "i.7.x", "w")
+    ledger.cancel(run_id, "enough")
+
+    told = why("a")
+
+    assert text(told) == "a was cancelled: enough. Its attempt 1 is still being stopped by w."
+    assert told.facts["stopping"] == "w"
+
+
+def test_a_running_step_tells_that_its_worker_drains(ledger, run_id, why) -> None:
+    begin(ledger, run_id, "a", worker="w2")
+    announce_worker(ledger.client, ledger.prefix, WorkerCard("w2", (), 1, "prefork", "host", 1))
+
+    assert text(why("a")).endswith("Its worker drains: it ends with the steps that it runs.")

@@ -188,7 +188,12 @@ def test_a_worker_that_dies_at_its_start_shows_the_end_of_its_log(
 
 
 def test_a_worker_that_is_killed_can_be_started_again_for_its_queues_but_not_for_ever(
-    settings: Settings, redis_url: str, import_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
+    redis_url: str,
+    import_path: Path,
+    tmp_path: Path,
+    wait_until: WaitUntil,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("orchestrator.local.workers.RESTARTS", 2)
     with local_workers(settings, redis_url, 1, import_path=import_path, app="tiny_app", ready_limit_s=20) as workers:
@@ -204,13 +209,12 @@ def test_a_worker_that_is_killed_can_be_started_again_for_its_queues_but_not_for
             workers.start_again()
             workers.wait_ready(20)
 
+            wait_until(report.exists)  # what lay in the queue meanwhile
             assert len(tree_of(workers)) == 2
         os.kill(workers.pid, signal.SIGKILL)
         os.waitid(os.P_PID, workers.pid, os.WEXITED | os.WNOWAIT)
         with pytest.raises(LocalWorkerError, match="ended"):
             workers.bury()
-
-    assert (tmp_path / "report-1").exists()  # what lay in the queue meanwhile
 
 
 def test_names_come_back_but_two_at_once_differ(settings: Settings, redis_url: str, import_path: Path) -> None:
