@@ -6,7 +6,9 @@
 | SIGUSR2 | cancelled, handed over, or somebody took over      | the same; who asked tells the ledger              |
 | SIGTERM | to the whole group or control group: the worker ends | noted for `should_stop`; the worker's main decides |
 
-Between two steps SIGUSR1 and SIGUSR2 mean nothing: they came too late.
+Between two steps SIGUSR1 and SIGUSR2 mean nothing: they came too late. While a step imports, and before it begins, they
+are only noted: a module that is torn out of its import would stay in this process, broken, for the steps of other runs.
+So who asks goes on asking until the attempt has ended. Raised is once: a repeated signal disturbs no tidying up.
 """
 
 from __future__ import annotations
@@ -111,12 +113,21 @@ class interruptible:  # noqa: N801 (as above)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
+    """Takes no lock: what it interrupts may hold any."""
     global _is_interruptible, _is_asked
-    if _is_interruptible:
-        _is_interruptible, _is_asked = False, True
-        raise StopRequested(is_timeout=signum == signal.SIGUSR1)
     if _is_busy:
         _is_asked = True
+    if _is_interruptible and not _is_importing(frame):
+        _is_interruptible = False
+        raise StopRequested(is_timeout=signum == signal.SIGUSR1)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

@@ -33,6 +33,7 @@ TIMED_OUT, CANCELLED, FENCED, HANDED_OVER = "timed_out", "cancelled", "fenced", 
 ASK = {TIMED_OUT: signal.SIGUSR1}  # any other reason: SIGUSR2
 OBEY_S = 0.5  # what a step has to end in once all that it had started is gone
 PAUSE_S = 0.02
+ASK_AGAIN_S = 0.2  # a step that imports hears nothing (`workers.interruption`)
 
 
 def stop_soon(app: Celery, attempt: RunningAttempt, reason: str) -> threading.Thread | None:
@@ -65,15 +66,22 @@ def _stop(app: Celery, attempt: RunningAttempt, reason: str) -> None:
 
 def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) -> None:
     began, grace_s = time.monotonic(), process.settings.timeout_grace_s
-    tree = ProcessTree(attempt.pid)
-    with running.lock, suppress(ProcessLookupError):
-        if running.is_running(attempt):
-            os.kill(attempt.pid, ASK.get(reason, signal.SIGUSR2))
-        else:
-            tree.let_go()
+    worker = attempt.held.owner.partition(" ")[0]
+    with running.lock:
+        # Once it has ended, what its process has started may be another attempt's.
+        tree = ProcessTree(attempt.pid) if running.is_running(attempt) else None
+        if tree:
+            _ask(attempt, reason)
+    if tree is None:
+        return _tell(process, attempt, reason, {"reason": reason, "how": "it ended by itself", "worker": worker}, "")
     tree.terminate()
-    limit = began + grace_s
-    while (_left(tree, attempt) or not attempt.ended.is_set()) and time.monotonic() < limit:
+    limit, asks_at = began + grace_s, began + ASK_AGAIN_S
+    while (_left(tree, attempt) or not attempt.ended.is_set()) and (now := time.monotonic()) < limit:
+        if now >= asks_at:
+            asks_at = now + ASK_AGAIN_S
+            with running.lock:
+                if running.is_running(attempt):
+                    _ask(attempt, reason)
         time.sleep(PAUSE_S)
     if left := _left(tree, attempt):
         # The step itself may have obeyed, and only wait for what it had started.
@@ -94,13 +102,19 @@ def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) 
         "how": how if is_gone else f"{how}; some of its processes cannot be killed",
         "after_s": round(time.monotonic() - began, 3),
         "processes": tree.size + 1,
-        "worker": attempt.held.owner.partition(" ")[0],
+        "worker": worker,
     }
     logger.warning(
         "run %s: attempt %d of step %s was stopped (%s): %s",
         attempt.held.run_id, attempt.held.attempt, attempt.held.step, reason, detail["how"],
     )  # fmt: skip
-    _tell(process, attempt, reason, detail, "" if was_polite else f"; it did not stop when asked and was {how}")
+    return _tell(process, attempt, reason, detail, "" if was_polite else f"; it did not stop when asked and was {how}")
+
+
+def _ask(attempt: RunningAttempt, reason: str) -> None:
+    """Signal the process of an attempt; `running.lock` is held and the attempt runs, so it is no other attempt's."""
+    with suppress(ProcessLookupError):
+        os.kill(attempt.pid, ASK.get(reason, signal.SIGUSR2))
 
 
 def _left(tree: ProcessTree, attempt: RunningAttempt) -> list[psutil.Process]:

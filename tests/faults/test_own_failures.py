@@ -1,0 +1,154 @@
+"""What goes wrong in a worker's own code, or while a step is being stopped, harms no other step and no other run."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.timeout(40)
+
+# A library that can be set up once in a process only, as numpy; the first time that takes until its step is to stop.
+LIBRARY = {
+    "__init__.py": """
+from once import registry
+if registry.names:
+    raise ImportError("cannot load module more than once per process")
+registry.names.append("once")
+from once import slow
+""",
+    "registry.py": "names = []",
+    "slow.py": """
+import pathlib, time
+from orchestrator import context
+
+began = pathlib.Path(__file__).with_name("began")
+if not began.exists():
+    began.touch()
+    while not context.should_stop:
+        time.sleep(0.01)
+""",
+}
+
+
+def test_a_stop_that_lands_in_an_import_leaves_the_process_whole_for_the_next_run(new_site, wait_until):
+    site = new_site(timeout_grace_s=10.0)
+    library = site.folder / "once"
+    library.mkdir()
+    for name, text in LIBRARY.items():
+        (library / name).write_text(text)
+    worker = site.add_worker(slots=1)
+    site.coordinate()
+    (child,) = worker.children()
+    source = """
+        def work():
+            import once
+            note("imported")
+            {then}
+            return os.getpid()
+
+        importing = PipelineBuilder("importing")
+        importing.add("work", work)
+    """
+    run = site.submit(source.format(then="wait_for('never')"))
+    wait_until((library / "began").exists)
+
+    run.ledger.cancel(run.run_id, "enough")
+
+    assert run.ended().state == "cancelled"
+    assert run.noted("imported") is not None
+    assert [event.detail["how"] for event in run.events("attempt.stopped")] == ["it ended when asked"]
+    other = site.submit(source.format(then=""))
+    record = other.ended()
+    assert record.state == "succeeded", other.story()
+    assert site.value(record, "work") == child.pid
+
+
+def test_a_step_that_was_asked_to_end_tidies_up_undisturbed(new_site):
+    site = new_site(timeout_grace_s=10.0)
+    site.add_worker(slots=1)
+    site.coordinate()
+    run = site.submit("""
+        from workers import interruption
+
+        def work():
+            asked = 0
+
+            def count(*signalled):
+                nonlocal asked
+                asked += 1
+                interruption._stop(*signalled)
+
+            signal.signal(signal.SIGUSR2, count)
+            try:
+                note("began")
+                wait_for("never")
+            finally:
+                while asked < 4:
+                    time.sleep(0.01)
+                note("tidy")
+
+        tidying = PipelineBuilder("tidying")
+        tidying.add("work", work)
+    """)
+    run.wait_for_note("began")
+
+    run.ledger.cancel(run.run_id, "enough")
+
+    assert run.ended().state == "cancelled"
+    assert run.noted("tidy") is not None
+    assert [event.detail["how"] for event in run.events("attempt.stopped")] == ["it ended when asked"]
+
+
+def test_what_the_next_step_of_a_process_starts_is_not_stopped_with_a_step_that_has_just_ended(site, wait_until):
+    (site.folder / "late_app.py").write_text("""
+import pathlib, time
+from workers import stopping
+from workers.app import app
+
+FOLDER = pathlib.Path(__file__).parent
+process_of, tell = stopping.current_process, stopping._tell
+
+def late(app):
+    (FOLDER / "stopping").touch()
+    while not (FOLDER / "next").exists():
+        time.sleep(0.01)
+    return process_of(app)
+
+def tell_and_note(*told):
+    tell(*told)
+    (FOLDER / "told").touch()
+
+stopping.current_process, stopping._tell = late, tell_and_note
+""")
+    site.add_worker(slots=1, app="late_app")
+    site.coordinate()
+    run = site.submit("""
+        def work():
+            while not context.should_stop:  # it is not asked: who asks is late
+                if is_noted("go"):
+                    return
+
+        ending = PipelineBuilder("ending")
+        ending.add("work", work)
+    """)
+    run.wait_for("work", "running")
+    run.ledger.cancel(run.run_id, "enough")
+    other = site.submit("""
+        def work():
+            below = subprocess.Popen(["sleep", "600"])
+            (FOLDER.parent / "next").touch()
+            while not (FOLDER.parent / "told").exists():
+                time.sleep(0.01)
+            found = below.poll()
+            below.kill()
+            below.wait()
+            return found
+
+        starting = PipelineBuilder("starting")
+        starting.add("work", work)
+    """)
+    wait_until((site.folder / "stopping").exists)
+    run.note("go")
+
+    record = other.ended()
+    assert record.state == "succeeded"
+    assert site.value(record, "work") is None
