@@ -70,7 +70,7 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
                 ledger.client.blpop([nudged], max(0.05, pause_s))
             except Exception as error:
                 logger.warning("leases could not be renewed: %s", error)
-                self._over.wait(chosen.renewal_interval_s / 4)
+                time.sleep(chosen.renewal_interval_s / 4)  # also at the end, while attempts are still being stopped
 
     def _renew(self, parent: Any, ledger: Ledger) -> None:
         attempts = {attempt.held: attempt for attempt in running.held()}

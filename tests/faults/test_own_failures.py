@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import time
+
 import pytest
 
 pytestmark = pytest.mark.timeout(40)
@@ -152,3 +155,37 @@ stopping.current_process, stopping._tell = late, tell_and_note
     record = other.ended()
     assert record.state == "succeeded"
     assert site.value(record, "work") is None
+
+
+def test_a_worker_that_ends_while_its_server_is_away_says_so_at_a_calm_pace(server, server_site, wait_until):
+    site = server_site
+    (site.folder / "telling_app.py").write_text("""
+from celery.signals import worker_shutdown
+from workers.app import app
+
+@worker_shutdown.connect(weak=False)
+def tell(**_):
+    print("all others have ended", flush=True)
+""")
+    worker = site.add_worker(slots=1, app="telling_app")
+    run = site.submit("""
+        def work():
+            note("began")
+            wait_for("never")
+
+        lasting = PipelineBuilder("lasting")
+        lasting.add("work", work)
+    """)
+    run.wait_for_note("began")
+    server.kill()
+    worker.tell(signal.SIGQUIT)
+    wait_until(lambda: "all others have ended" in worker.log)
+
+    def warnings():
+        return worker.log.count("leases could not be renewed")
+
+    before, began = warnings(), time.monotonic()
+    wait_until(lambda: warnings() >= before + 10)
+
+    assert time.monotonic() - began > 5 * site.settings.renewal_interval_s / 4
+    assert worker.is_alive
