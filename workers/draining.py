@@ -19,6 +19,7 @@ from celery.utils.log import get_logger
 
 from orchestrator.settings import settings
 from workers.interruption import note_draining
+from workers.process import pool_type_of
 from workers.running import running
 from workers.stopping import HANDED_OVER, stop_soon
 from workers.strays import kill_strays
@@ -75,6 +76,7 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
         return self._has_ended.is_set() or not threading.main_thread().is_alive()
 
     def _drain(self, parent: Any) -> None:
+        is_solo = pool_type_of(parent) == "solo"
         limit = time.monotonic() + settings().drain_grace_s
         left = list(running)
         if left:
@@ -85,7 +87,10 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
         began = time.monotonic()
         # Until Celery takes no more messages this worker would itself take the steps that it hands over.
         while parent.consumer.blueprint.state != bootsteps.TERMINATE and time.monotonic() < began + END_LIMIT_S:
+            if is_solo and list(running):
+                break  # it takes none while its only thread runs a step
             time.sleep(LOOK_S)
+        began = time.monotonic()
         while not self._is_over() and time.monotonic() < began + END_LIMIT_S:
             left = list(running)
             threads = [thread for attempt in left if (thread := stop_soon(parent.app, attempt, HANDED_OVER))]

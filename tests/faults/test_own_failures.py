@@ -189,3 +189,32 @@ def tell(**_):
 
     assert time.monotonic() - began > 5 * site.settings.renewal_interval_s / 4
     assert worker.is_alive
+
+
+def test_a_solo_pool_hands_its_step_over_and_keeps_no_message(site):
+    site.coordinate()
+    worker = site.add_worker(pool="solo")
+    run = site.submit("""
+        def hold():
+            note("began")
+            if context.attempt == 1:
+                wait_for("never")
+            return context.worker
+
+        def work():
+            return context.worker
+
+        holding = PipelineBuilder("holding")
+        holding.add("hold", hold, priority=9)
+        for number in range(5):
+            holding.add(f"work-{number}", work)
+    """)
+    run.wait_for_note("began")
+
+    worker.tell(signal.SIGQUIT)
+
+    assert worker.process.wait(20) == 0
+    other = site.add_worker()
+    record = run.ended()
+    assert [attempt.outcome for attempt in record.steps["hold"].attempts] == ["handed_over", "succeeded"]
+    assert all(site.value(record, step).startswith(other.name) for step in record.steps)
