@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator.definition.context import StopRequested
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.retry import exception_names, may_retry, retry_delay_s
-from orchestrator.ledger.states import Outcome
+from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Commit, Held, Refusal, Replaced
 from orchestrator.messages.dispatch import dispatch
 from workers.process import WorkerProcess
@@ -82,10 +82,26 @@ def report_death(process: WorkerProcess, held: Held, pid: int, error: BaseExcept
     """Tell the ledger that an attempt's process died, and of what; sends off what follows from it."""
     kind, message = cause_of_death(str(error), pid)
     worker = held.owner.partition(" ")[0]
-    detail = {
-        "error": {"type": kind, "message": message, "traceback": ""},
-        "found": f"process {pid} of worker {worker} is gone",
-    }
+    card = {"type": kind, "message": message, "traceback": ""}
+    _report_lost(process, held, card, f"process {pid} of worker {worker} is gone")
+
+
+def report_own_failure(process: WorkerProcess, held: Held, error: BaseException) -> None:
+    """Tell the ledger that an attempt is lost to an error of our own code; sends off what follows from it.
+
+    One that could not even be claimed is left to coordinators, who send it again at a pace that does no harm.
+    """
+    state, number = process.ledger.states(held.run_id).get(held.step, (None, 0))
+    if state is StepState.QUEUED and number == held.attempt:
+        return
+    card = error_card(error)
+    card["message"] = f"the worker's own code failed: {card['message']}"
+    card["traceback"] = "".join(tracebacks.format_exception(error))[-TRACEBACK_CHARS:]  # with our own frames
+    _report_lost(process, held, card, f"worker {held.owner.partition(' ')[0]} could not go on with it")
+
+
+def _report_lost(process: WorkerProcess, held: Held, card: Mapping[str, Any], found: str) -> None:
+    detail = {"error": card, "found": found}
     answer = process.ledger.report_lost(held.run_id, held.step, held.attempt, detail, owner=held.owner)
     if isinstance(answer, Replaced):
         dispatch(process.app, held.run_id, process.ledger.run_fields(held.run_id)["pipeline"], answer.ready)

@@ -29,6 +29,7 @@ _is_listening = False  # this process is a prefork child
 _is_busy = False  # from claim to dispatch
 _is_interruptible = False  # in the step itself, and not asked yet
 _is_asked = False
+_is_stopping = False  # asked by who tells the ledger once all of it is gone
 _before: Any = None  # what SIGTERM did before the first step
 _asked_threads: set[tuple[str, str, int]] = set()
 
@@ -41,6 +42,11 @@ def note_draining() -> None:
 def should_stop(run_id: str, step: str, attempt: int) -> bool:
     """Whether an attempt that runs in this process had better end."""
     return _draining[0] == 1 or _is_asked or is_asked_in_thread(run_id, step, attempt)
+
+
+def is_being_stopped(run_id: str, step: str, attempt: int) -> bool:
+    """Whether somebody stops an attempt that runs in this process, and will tell the ledger of its end."""
+    return _is_stopping or is_asked_in_thread(run_id, step, attempt)
 
 
 def is_asked_in_thread(run_id: str, step: str, attempt: int) -> bool:
@@ -89,9 +95,9 @@ class busy:  # noqa: N801 (used as a function; generators cost three times as mu
     """Let this child outlive SIGTERM inside the block: its worker's main process decides about it."""
 
     def __enter__(self) -> None:
-        global _is_busy, _is_asked
+        global _is_busy, _is_asked, _is_stopping
         if _is_listening:
-            _is_busy, _is_asked = True, False
+            _is_busy, _is_asked, _is_stopping = True, False, False
             if signal.getsignal(signal.SIGUSR1) is not _stop or signal.getsignal(signal.SIGTERM) is not _terminate:
                 _listen()  # a step before took the signals for itself
 
@@ -114,9 +120,9 @@ class interruptible:  # noqa: N801 (as above)
 
 def _stop(signum: int, frame: FrameType | None) -> None:
     """Takes no lock: what it interrupts may hold any."""
-    global _is_interruptible, _is_asked
+    global _is_interruptible, _is_asked, _is_stopping
     if _is_busy:
-        _is_asked = True
+        _is_asked = _is_stopping = True
     if _is_interruptible and not _is_importing(frame):
         _is_interruptible = False
         raise StopRequested(is_timeout=signum == signal.SIGUSR1)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from celery import Celery, Task
 from celery.exceptions import Retry
 from celery.utils.log import get_task_logger
 
+from orchestrator.ledger.values import Held, owner_of
 from orchestrator.messages.signatures import FAILURE_TASK, STEP_TASK
 from workers.attempt import AttemptFailed, AttemptRetrying, AttemptStopped, run_attempt
-from workers.failures import report_death
-from workers.interruption import busy
-from workers.process import current_process
+from workers.failures import error_text, report_death, report_own_failure
+from workers.interruption import busy, is_being_stopped
+from workers.process import INCARNATION, current_process
 from workers.requests import StepRequest
 from workers.strays import kill_strays
 
@@ -28,12 +30,18 @@ def register_tasks(app: Celery) -> None:
         chain = request.chain
         follower = chain[-1]["kwargs"] if chain else {}
         request.chain = None  # goes on only when the ledger says so
+        worker = request.hostname or ""
+        request.errbacks = None  # the failure callback is for failures that only Celery sees
         with busy():
-            end = run_attempt(
-                current_process(app), run_id, step, attempt, request.hostname or "",
-                (follower.get("step", ""), follower.get("attempt", 0)),
-            )  # fmt: skip
-        request.errbacks = None  # the failure callback is for failures that only Celery saw
+            try:
+                end = run_attempt(
+                    current_process(app), run_id, step, attempt, worker,
+                    (follower.get("step", ""), follower.get("attempt", 0)),
+                )  # fmt: skip
+            except Exception as error:
+                # As text: any process can read it, and Celery would end the whole worker for a MemoryError.
+                held = Held(run_id, step, attempt, owner_of(worker, INCARNATION, os.getpid()))
+                raise AttemptFailed(_own_failure(app, held, error)) from None
         if end.failure:
             how = {AttemptRetrying: "is retried", AttemptStopped: "was stopped"}.get(type(end.failure), "failed")
             logger.warning("run %s: step %s %s at attempt %s: %s", run_id, step, how, attempt, end.failure)
@@ -48,10 +56,25 @@ def register_tasks(app: Celery) -> None:
     # Three arguments, so that Celery calls it in line, in the process that saw the failure.
     @app.task(name=FAILURE_TASK)  # type: ignore[untyped-decorator]
     def failure(request: Any, exc: BaseException, traceback: Any) -> None:
-        attempt = request.attempt_that_ended
+        attempt = getattr(request, "attempt_that_ended", None)  # not there in a child, where our own code has failed
         if attempt is None:
             return
         kill_strays()  # before another attempt begins
         if attempt.stop_reason:
             return  # who stopped it tells the ledger
         report_death(current_process(app), attempt.held, attempt.pid, exc)
+
+
+def _own_failure(app: Celery, held: Held, error: Exception) -> str:
+    """Tell the ledger that our own code failed at an attempt, unless who stops the attempt does; gives it as text.
+
+    If the ledger cannot be told, the attempt is over when its lease runs out.
+    """
+    try:
+        text = f"the worker's own code failed: {type(error).__qualname__}: {error_text(error)}"
+        logger.error("run %s: step %s: %s", held.run_id, held.step, text, exc_info=error)
+        if not is_being_stopped(held.run_id, held.step, held.attempt):
+            report_own_failure(current_process(app), held, error)
+    except Exception as raised:
+        return f"the worker's own code failed, and so did telling of it: {type(raised).__qualname__}"
+    return text

@@ -218,3 +218,113 @@ def test_a_solo_pool_hands_its_step_over_and_keeps_no_message(site):
     record = run.ended()
     assert [attempt.outcome for attempt in record.steps["hold"].attempts] == ["handed_over", "succeeded"]
     assert all(site.value(record, step).startswith(other.name) for step in record.steps)
+
+
+BROKEN = """
+from workers import attempt
+from workers.app import app
+
+judge = attempt.Failure.of.__func__
+
+def fail(cls, error, *told):
+    if isinstance(error, ZeroDivisionError):
+        raise {error}
+    return judge(cls, error, *told)
+
+attempt.Failure.of = classmethod(fail)
+"""
+BESIDE = """
+    def work():
+        note("began")
+        wait_for("go")
+
+    beside = PipelineBuilder("beside")
+    beside.add("work", work)
+"""
+DIVIDING = """
+    def work():
+        return 1 / (context.attempt - 1)
+
+    dividing = PipelineBuilder("dividing")
+    dividing.add("work", work)
+"""
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("error", ["MemoryError('no room')", "OSError(28, 'No space left on device')"])
+def test_an_attempt_at_which_our_own_code_fails_is_replaced_at_once_and_the_record_says_why(new_site, error, pool):
+    site = new_site(lease_s=60.0)
+    (site.folder / "broken_app.py").write_text(BROKEN.format(error=error))
+    worker = site.add_worker(app="broken_app", pool=pool)
+    site.coordinate()
+    beside = site.submit(BESIDE)
+    beside.wait_for_note("began")
+
+    run = site.submit(DIVIDING)
+
+    record = run.ended([("attempt.lost", "work", f"worker {worker.name}.* could not go on with it")])
+    assert record.state == "succeeded"
+    (lost,) = run.events("attempt.lost")
+    kind, _, text = error.partition("(")
+    assert lost.detail["error"]["type"] == kind
+    assert lost.detail["error"]["message"].startswith("the worker's own code failed: ")
+    assert text.strip("')").rpartition("'")[2] in lost.detail["error"]["message"]
+    assert "in run_attempt" in lost.detail["error"]["traceback"]
+    assert worker.is_alive
+    beside.note("go")
+    assert beside.ended().state == "succeeded"
+
+
+def test_a_worker_outlives_that_its_own_code_fails_and_cannot_even_say_so(site):
+    (site.folder / "speechless_app.py").write_text(
+        BROKEN.format(error="MemoryError")
+        + """
+from orchestrator.ledger.ledger import Ledger
+
+def fail_too(*told, **more):
+    raise MemoryError
+
+Ledger.report_lost = fail_too
+"""
+    )
+    worker = site.add_worker(app="speechless_app")
+    site.coordinate()
+    beside = site.submit(BESIDE)
+    beside.wait_for_note("began")
+
+    run = site.submit(DIVIDING)
+
+    record = run.ended([("attempt.lost", "work", "the lease of worker .* ran out")])
+    assert record.state == "succeeded"
+    assert worker.is_alive
+    beside.note("go")
+    assert beside.ended().state == "succeeded"
+
+
+def test_an_attempt_that_could_not_be_claimed_is_sent_again_at_the_pace_of_the_coordinators(site, wait_until):
+    (site.folder / "stubborn_app.py").write_text("""
+import pathlib
+from orchestrator.ledger.ledger import Ledger
+from workers.app import app
+
+claim = Ledger.claim
+tries = pathlib.Path(__file__).with_name("tries")
+
+def fail(self, run_id, step, *more):
+    with tries.open("a") as file:
+        print(step, file=file)
+    if len(tries.read_text().split()) < 3:
+        raise ValueError("no claim")
+    return claim(self, run_id, step, *more)
+
+Ledger.claim = fail
+""")
+    site.add_worker(app="stubborn_app", slots=1)
+    site.coordinate()
+
+    run = site.submit(DIVIDING.replace("context.attempt - 1", "2"))
+
+    record = run.ended([("message.lost", "work", "")] * 2)
+    assert record.state == "succeeded"
+    moments = [event.at_us for event in run.events("message.lost")]
+    assert moments[1] - moments[0] > 1_000_000 * site.settings.message_lost_after_s / 2
