@@ -2,6 +2,9 @@
 
 In a worker child (prefork, solo) the file descriptors themselves are captured, so that what C libraries and
 subprocesses print is there too. In a pool of threads they are shared, and only what Python prints is captured.
+
+The descriptors lead to a file. The next attempt uses it again, unless a process that the step has left behind still can
+write to it: what that writes is nobody's log. Such a file is emptied again and again, and closed after its last writer.
 """
 
 from __future__ import annotations
@@ -73,11 +76,10 @@ class DescriptorCapture:
         self._shipment: _Shipment | None = None
         self._shipped = 0
         self._fd = -1
+        self._left: list[int] = []  # files of earlier attempts, to which somebody still can write
+        self._is_installed = False
 
     def _install(self) -> None:
-        with tempfile.TemporaryFile(prefix="attempt-log-") as file:
-            self._fd = os.dup(file.fileno())
-        fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) | os.O_APPEND)
         self._stdout, self._stderr = os.dup(1), os.dup(2)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
@@ -89,16 +91,20 @@ class DescriptorCapture:
         captured = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 (open as long as the process)
         _log_to(captured, lambda: self._shipment is not None)
         threading.Thread(target=self._ship_for_ever, name="attempt-log", daemon=True).start()
+        self._is_installed = True
 
     @contextlib.contextmanager
     def attempt(self, run_id: str, step: str, attempt: int, token: int) -> Iterator[None]:
-        if self._fd < 0:
+        if not self._is_installed:
             self._install()
         with self._lock:
+            if self._fd < 0:
+                self._fd = _new_file()
+            elif os.fstat(self._fd).st_size:
+                os.ftruncate(self._fd, 0)  # where nobody can tell of writers
             self._shipment = _Shipment(self._ledger, self._limit, run_id, step, attempt, token)
             self._shipped = 0
-        os.dup2(self._fd, 1)
-        os.dup2(self._fd, 2)
+        _lead_to(self._fd, 1, 2)
         self._wake.set()
         try:
             yield
@@ -113,14 +119,25 @@ class DescriptorCapture:
             os.dup2(self._stderr, 2)
             self._wake.clear()
             with self._lock:
-                if os.fstat(self._fd).st_size:
-                    self._ship(is_end=True)
-                    os.ftruncate(self._fd, 0)
-                self._shipment = None
+                try:
+                    if size := os.fstat(self._fd).st_size:
+                        self._ship(size, is_end=True)
+                finally:
+                    self._shipment = None
+                    self._put_away()
 
-    def _ship(self, *, is_end: bool = False) -> None:
+    def _put_away(self) -> None:
+        """Empty the file for the next attempt, or leave it to those who still can write to it."""
+        if _has_writers(self._fd):
+            self._left.append(self._fd)
+            self._fd = -1
+        elif os.fstat(self._fd).st_size:
+            os.ftruncate(self._fd, 0)
+
+    def _ship(self, size: int, *, is_end: bool = False) -> None:
+        """Ship what was in the file when it had that size: somebody may write faster than it can be shipped."""
         assert self._shipment is not None
-        while data := os.pread(self._fd, READ_BYTES, self._shipped):
+        while data := os.pread(self._fd, min(READ_BYTES, max(0, size - self._shipped)), self._shipped):
             self._shipped += len(data)
             self._shipment.ship(data.decode(errors="replace"))
         if is_end:
@@ -131,14 +148,57 @@ class DescriptorCapture:
 
     def _ship_for_ever(self) -> None:
         pause = threading.Event()
-        while self._wake.wait():
+        while True:
+            self._wake.wait(SHIP_INTERVAL_S if self._left else None)
             pause.wait(SHIP_INTERVAL_S)
             with self._lock:
-                if self._shipment and os.fstat(self._fd).st_size > self._shipped:
+                if self._shipment and (size := os.fstat(self._fd).st_size) > self._shipped:
                     try:
-                        self._ship()
+                        self._ship(size)
                     except Exception:
                         logging.getLogger(__name__).warning("a log could not be shipped", exc_info=True)
+                self._left = [fd for fd in self._left if not _is_done_with(fd)]
+
+
+def _new_file() -> int:
+    with tempfile.TemporaryFile(prefix="attempt-log-") as file:
+        fd = os.dup(file.fileno())
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+    return fd
+
+
+def _lead_to(file: int, *standard: int) -> None:
+    """Let standard descriptors write to a file, opened anew and locked: the lock lasts until all copies are closed."""
+    try:
+        writer = os.open(f"/dev/fd/{file}", os.O_WRONLY | os.O_APPEND)
+    except OSError:  # no such folder here
+        writer = os.dup(file)
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(writer, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for fd in standard:
+        os.dup2(writer, fd)
+    os.close(writer)
+
+
+def _has_writers(file: int) -> bool:
+    """Whether somebody has a copy of what `_lead_to` opened; that can only be told where files can be opened anew."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_UN)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _is_done_with(file: int) -> bool:
+    """Close a file that nobody writes to any more; else keep what is in it from growing without end."""
+    if _has_writers(file):
+        os.ftruncate(file, 0)
+        return False
+    os.close(file)
+    return True
 
 
 def _whole(stream: TextIO, fd: int) -> TextIO:

@@ -328,3 +328,35 @@ Ledger.claim = fail
     assert record.state == "succeeded"
     moments = [event.at_us for event in run.events("message.lost")]
     assert moments[1] - moments[0] > 1_000_000 * site.settings.message_lost_after_s / 2
+
+
+def test_a_log_that_cannot_be_shipped_is_not_shipped_with_the_next_one(site):
+    (site.folder / "mute_app.py").write_text("""
+from orchestrator.ledger.ledger import Ledger
+from workers import capture
+from workers.app import app
+
+capture.SHIP_INTERVAL_S = 3600  # at the end of the attempt only
+append = Ledger.append_log
+
+def fail(self, run_id, step, attempt, token, lines, limit):
+    if "secret" in lines:
+        raise ConnectionError("away")
+    return append(self, run_id, step, attempt, token, lines, limit)
+
+Ledger.append_log = fail
+""")
+    site.add_worker(slots=1, app="mute_app")
+    site.coordinate()
+    run = site.submit("""
+        def tell():
+            print("secret" if context.attempt == 1 else "open")
+
+        telling = PipelineBuilder("telling")
+        telling.add("tell", tell)
+    """)
+
+    assert run.ended([("attempt.lost", "tell", "could not go on with it")]).state == "succeeded"
+
+    assert run.ledger.log_lines(run.run_id, "tell", 1) == []
+    assert run.ledger.log_lines(run.run_id, "tell", 2) == ["open"]

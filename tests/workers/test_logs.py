@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
 
+import psutil
 import pytest
 
 NOISY = """
@@ -246,3 +248,55 @@ def test_bytes_that_are_no_text_are_shown_and_the_rest_is_kept(runs, pipeline_fr
     )
 
     assert runs.log(record, "binary") == ["a\ufffd\ufffd", "b", "é"]
+
+
+def test_what_a_process_writes_that_a_step_has_left_behind_is_in_no_other_log_and_is_not_kept(
+    own_worker, pipeline_from, tmp_path, wait_until
+):
+    source = f"""
+        import os, pathlib, subprocess, time
+
+        FOLDER = pathlib.Path("{tmp_path}")
+
+        @step
+        def leave():
+            print("left it")
+            wait = f"until [ -e {{FOLDER}}/go ]; do sleep 0.01; done; echo late; touch {{FOLDER}}/said; sleep 600"
+            left = subprocess.Popen(["sh", "-c", wait], start_new_session=True)
+            return left.pid, os.getpid()
+
+        @pipeline
+        def leaving():
+            leave()
+    """
+    following = f"""
+        import pathlib, time
+
+        FOLDER = pathlib.Path("{tmp_path}")
+
+        @step
+        def follow():
+            print("before")
+            (FOLDER / "go").touch()
+            while not (FOLDER / "said").exists():
+                time.sleep(0.01)
+            print("after")
+
+        @pipeline
+        def coming_after():
+            follow()
+    """
+    with own_worker() as runs:
+        record = runs.run(pipeline_from(source))
+        left, child = runs.value(record, "leave")
+        after = runs.run(pipeline_from(following))
+
+        assert runs.log(record, "leave") == ["left it"]
+        assert runs.log(after, "follow") == ["before", "after"]
+        written = pathlib.Path(f"/proc/{left}/fd/1")
+        wait_until(lambda: written.stat().st_size == 0)
+        open_files = pathlib.Path(f"/proc/{child}/fd")
+        many = len([*open_files.iterdir()])
+        for process in (*psutil.Process(left).children(), psutil.Process(left)):
+            process.kill()
+        wait_until(lambda: len([*open_files.iterdir()]) == many - 1)
