@@ -10,6 +10,7 @@ from celery import Celery
 from orchestrator.definition.faults import SettingsInvalid
 from orchestrator.messages.app import create_app
 from orchestrator.settings import settings
+from workers.consumer import StepConsumer
 from workers.draining import Draining
 from workers.events import EventBatches
 from workers.leases import Leases
@@ -23,6 +24,7 @@ from workers.tasks import register_tasks
 def _make_app() -> Celery:
     made = create_app(settings(), broker_url())
     made.set_current()
+    made.conf.worker_consumer = f"{StepConsumer.__module__}:{StepConsumer.__name__}"
     register_tasks(made)
     connect_signals()
     made.steps["worker"].add(Presence)

@@ -37,6 +37,16 @@ WORKING = """
     def working():
         total(hold(), again(), *[work(number) for number in range(20)])
 """
+HOLDING = """
+    @step
+    def hold():
+        note("began")
+        wait_for("go")
+
+    @pipeline
+    def holding():
+        hold()
+"""
 TOTAL = 1 + 2 + sum(range(20))
 
 
@@ -162,3 +172,44 @@ def test_a_server_that_takes_no_writes_for_longer_than_a_lease_costs_no_attempt(
     assert record.state == "succeeded", run.story()
     assert [len(step.attempts) for name, step in record.steps.items() if name != "again"] == [1] * 22
     assert site.value(record, "total") == TOTAL
+
+
+def test_a_worker_takes_steps_again_soon_after_its_server_was_away_for_long(server, server_site):
+    site = server_site
+    site.add_worker()
+    site.coordinate()
+    site.submit(WORKING.replace('wait_for("go")', "pass")).wait()
+
+    server.kill()
+    threading.Event().wait(13)
+    server.restart()
+    run = site.submit(WORKING)
+    run.wait_for("hold", "running", 5)
+
+    run.note("go")
+    assert run.ended(lambda repairs: True).state == "succeeded"
+
+
+def test_a_step_that_a_child_begins_after_its_worker_had_to_connect_anew_keeps_its_lease(server_site):
+    """The child got the message and had not answered yet when the connection broke."""
+    site = server_site
+    worker = site.add_worker(slots=1)
+    site.coordinate()
+    site.submit(HOLDING.replace('wait_for("go")', "pass")).wait()
+    (child,) = worker.children()
+
+    child.suspend()
+    run = site.submit(HOLDING)
+    run.wait(lambda _: not site.messages())
+    threading.Event().wait(0.2)
+    cut(site)
+    run.wait(lambda _: "Connected to redis" in worker.log.rpartition("Connection to broker lost")[2])
+    child.resume()
+    run.wait_for_note("began")
+    leased_until = run.ledger.due_at(run.run_id, "hold") + 2_000_000 * site.settings.lease_s
+    run.wait(lambda _: (run.ledger.due_at(run.run_id, "hold") or 0) > leased_until)
+
+    run.note("go")
+    record = run.wait()
+    assert record.state == "succeeded"
+    assert len(record.steps["hold"].attempts) == 1
