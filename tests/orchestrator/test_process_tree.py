@@ -61,6 +61,41 @@ def test_pythons_own_trackers_are_left_alone(wait_until):
         started.kill()
 
 
+def test_a_look_reads_the_processes_of_the_machine_once_however_many_members_live_or_have_ended(wait_until):
+    with subprocess.Popen(["sh", "-c", "for _ in 1 2 3 4 5 6 7 8 9 10; do sleep 600 & done; wait"]) as started:
+        wait_until(lambda: len(psutil.Process(started.pid).children()) == 10)
+        tree = ProcessTree(started.pid)
+        for member in tree.members()[:5]:
+            member.kill()
+        wait_until(lambda: len(tree.look()) == 5)
+        listed = []
+        is_listening = True
+
+        def note(event, arguments):
+            if is_listening and event in ("os.listdir", "os.scandir") and os.fsdecode(arguments[0]) == "/proc":
+                listed.append(event)
+
+        sys.addaudithook(note)
+        try:
+            left = tree.look()
+        finally:
+            is_listening = False
+
+        assert (len(left), tree.size, len(listed)) == (5, 10, 1)
+        assert tree.kill(5)
+        started.kill()
+
+
+def test_what_a_process_with_the_id_of_a_dead_member_starts_is_no_member(monkeypatch, root):
+    (parent,) = (member for member in ProcessTree(root.pid).members() if member.name() == "sh")
+    tree = ProcessTree()
+    tree.add([parent])
+    monkeypatch.setattr(psutil.Process, "is_running", lambda process: process != parent)  # so psutil tells of it
+
+    assert tree.look() == []
+    assert tree.members() == [parent]
+
+
 @pytest.mark.parametrize("name", ["object_tracker", "resource_tracker"])
 def test_a_process_that_only_bears_the_name_of_a_tracker_is_ended_like_any_other(wait_until, name):
     with subprocess.Popen(["sh", "-c", f"sh -c 'sleep 600 & wait' {name}.py & wait"]) as started:
@@ -83,7 +118,7 @@ os.setresuid(65534, 65534, 0)
 own = subprocess.Popen(["sleep", "600"])
 tree = ProcessTree(os.getpid())
 tree.terminate()
-is_gone = tree.kill(0.3)
+is_gone = tree.kill(60)  # far more than the test waits for it
 left = [process.pid for process in tree.members() if runs(process)]
 os.setresuid(0, 0, 0)
 foreign.kill()
