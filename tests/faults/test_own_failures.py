@@ -360,3 +360,22 @@ Ledger.append_log = fail
 
     assert run.ledger.log_lines(run.run_id, "tell", 1) == []
     assert run.ledger.log_lines(run.run_id, "tell", 2) == ["open"]
+
+
+def test_steps_that_obey_while_their_worker_ends_are_heard_beside_silent_ones(site, wait_until):
+    worker = site.add_worker(slots=5)
+    site.coordinate()
+    runs = [site.submit(BESIDE) for _ in range(5)]
+    for run in runs:
+        run.wait_for_note("began")
+    worker.tell(signal.SIGTERM)
+    wait_until(lambda: site.card(worker).queues == ())
+
+    for run in runs[:4]:
+        run.ledger.cancel(run.run_id, "enough")
+        run.wait(lambda _, run=run: run.events("attempt.stopped"))
+
+    assert [run.events("attempt.stopped")[0].detail["how"] for run in runs[:4]] == ["it ended when asked"] * 4
+    runs[4].note("go")
+    assert worker.process.wait(20) == 0
+    assert runs[4].ended().state == "succeeded"
