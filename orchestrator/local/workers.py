@@ -24,7 +24,7 @@ import psutil
 from orchestrator.definition.faults import OrchestratorError
 from orchestrator.ledger.connection import connect
 from orchestrator.messages.queues import queue_keys
-from orchestrator.process_tree import KILL_LIMIT_S, runs
+from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree, kill_each
 from orchestrator.redis_url import normalise_redis_url
 from orchestrator.settings import PoolSettings, Settings
 
@@ -62,7 +62,6 @@ class LocalWorkers:
 
     def _start(self) -> None:
         assert self._name_lock is not None, "nothing is started in a name that was given up"
-        self._tree: set[psutil.Process] = set()
         with self.log_path.open("ab") as log:
             self._log_begins = log.tell()
             self._process = subprocess.Popen(
@@ -75,6 +74,7 @@ class LocalWorkers:
                 # The name stays taken until the last process of the tree is gone, also if this one is killed.
                 pass_fds=[self._name_lock],
             )
+        self._tree = ProcessTree(self.pid)
 
     @property
     def worker_id(self) -> str:
@@ -142,7 +142,10 @@ class LocalWorkers:
         return "\n".join("  " + line for line in text.splitlines()[-lines:])
 
     def stop(self, grace_s: float) -> None:
-        """Let steps end for up to `grace_s`, then end the whole tree; returns when all of it is gone."""
+        """Let steps end for up to `grace_s`, then end the whole tree; returns when all of it is gone.
+
+        What belongs to another user (`sudo`) may not be ended, and is not waited for, here and in `kill`.
+        """
         self._look()
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)  # Celery: take no more, finish what runs
@@ -151,14 +154,14 @@ class LocalWorkers:
             # What a step starts and hands to init is known by then, even if it made a session of its own.
             self._look()
             time.sleep(_PAUSE_S)
-        rest = self._look()
-        for process in rest:
-            with suppress(psutil.NoSuchProcess):
+        rest = set()
+        for process in self._look():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 process.terminate()
+                rest.add(process)
         limit = time.monotonic() + _TERM_GRACE_S
-        while rest and time.monotonic() < limit:
+        while not rest.isdisjoint(self._look()) and time.monotonic() < limit:
             time.sleep(_PAUSE_S)
-            rest = self._look()
         self.kill()
 
     def kill(self) -> None:
@@ -176,10 +179,7 @@ class LocalWorkers:
         self._process.kill()
         self._process.wait()
         limit = time.monotonic() + KILL_LIMIT_S
-        while rest := self._look():
-            for process in rest:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
+        while (rest := set(self._look())) != kill_each(rest):
             if time.monotonic() > limit:
                 left = ", ".join(str(process.pid) for process in rest)
                 raise LocalWorkerError(f"processes {left} of local worker {self.name!r} cannot be killed")
@@ -187,18 +187,13 @@ class LocalWorkers:
 
     def _look(self) -> list[psutil.Process]:
         """Add what is now seen of the tree to what was seen before; give what still runs."""
-        if self.alive():
-            self._tree.update(_process(self.pid))
-        for known in list(self._tree):
-            with suppress(psutil.NoSuchProcess):
-                self._tree.update(known.children(recursive=True))
         # The kernel gives an id to nobody else while a session bears it: if it has, our session is over.
         if self.alive() or not psutil.pid_exists(self.pid):
             for pid in psutil.pids():
-                with suppress(OSError):
+                with suppress(OSError, psutil.NoSuchProcess):
                     if os.getsid(pid) == self.pid:
-                        self._tree.update(_process(pid))
-        return [process for process in self._tree if runs(process)]
+                        self._tree.add([psutil.Process(pid)])
+        return self._tree.look()
 
 
 @contextmanager
@@ -307,10 +302,3 @@ def _free_name(folder: Path) -> tuple[str, int]:
             os.close(lock)
             continue
         return name, lock
-
-
-def _process(pid: int) -> list[psutil.Process]:
-    try:
-        return [psutil.Process(pid)]
-    except psutil.NoSuchProcess:
-        return []

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from orchestrator.local.server import embedded_server
 from orchestrator.local.workers import LocalWorkerError, LocalWorkers, local_workers
+from orchestrator.process_tree import KILL_LIMIT_S
 from orchestrator.settings import PoolSettings, Settings
 
 WaitUntil = Callable[..., None]
@@ -175,6 +177,40 @@ def test_what_a_dead_worker_left_is_found_and_ended(
         workers.stop(0)
 
         assert is_gone(children)
+
+
+@pytest.mark.parametrize("way", ["stop", "kill"])
+def test_what_may_not_be_ended_is_left_and_not_waited_for(
+    settings: Settings,
+    redis_url: str,
+    import_path: Path,
+    tmp_path: Path,
+    wait_until: WaitUntil,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    marker = tmp_path / "nap"
+    kill = os.kill
+    with local_workers(settings, redis_url, 1, ["cpu"], import_path, app="tiny_app") as workers:
+        send(redis_url, "nap", str(marker), 600, queue=workers.settings.queue_of())
+        wait_until(marker.exists, 20)
+        tree = tree_of(workers)
+        foreign, *_ = sleepers(marker)
+
+        def refuse(pid: int, signum: int) -> None:
+            if pid == foreign.pid:
+                raise PermissionError(1, "Operation not permitted")
+            kill(pid, signum)
+
+        monkeypatch.setattr(os, "kill", refuse)
+        began = time.monotonic()
+        workers.stop(0.2) if way == "stop" else workers.kill()
+
+        assert time.monotonic() - began < KILL_LIMIT_S / 2
+        assert sleepers(marker) == [foreign]
+        assert is_gone([process for process in tree if process != foreign])
+        monkeypatch.undo()
+        foreign.kill()
 
 
 def test_a_worker_that_dies_at_its_start_shows_the_end_of_its_log(
