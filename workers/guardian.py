@@ -5,7 +5,9 @@
 A killed main process cannot end its children, and the kernel, which could (PR_SET_PDEATHSIG), would end the children
 alone and leave what they started. So each child that starts tells its id here; when the main process is gone, the
 guardian halts the children, looks at all that descends from them (each child is a subreaper, so daemons too), kills it
-and ends. Linux only. It imports the standard library only and is run as a file, so it starts fast and stays small.
+and ends. What a child leaves behind that ends earlier falls to the main process; once that is gone too, nobody could
+tell whose it was, so the guardian notes it when the child ends. Linux only. It imports the standard library only and is
+run as a file, so it starts fast and stays small.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def main(main_pid: int) -> None:
     poll = select.poll()
     poll.register(main_process, select.POLLIN)
     poll.register(0, select.POLLIN)
-    children: dict[int, int] = {}  # pidfd -> pid
+    children: dict[int, int] = {}  # pidfd -> pid; also what ended children have left to the main process
     text = b""
     while True:
         ready = dict(poll.poll())
@@ -42,18 +44,29 @@ def main(main_pid: int) -> None:
                 poll.unregister(0)
             *lines, text = (text + heard).split(b"\n")
             for line in lines:
-                with suppress(OSError, ValueError):
-                    descriptor = os.pidfd_open(int(line))
-                    children[descriptor] = int(line)
-                    poll.register(descriptor, select.POLLIN)
-        for descriptor in ready.keys() & children.keys():  # a child has ended before the main process
-            if main_process not in ready:
+                with suppress(ValueError):
+                    watch(int(line), children, poll)
+        if main_process in ready:
+            break
+        if ended := ready.keys() & children.keys():
+            for descriptor in ended:
                 poll.unregister(descriptor)
                 os.close(descriptor)
                 del children[descriptor]
-        if main_process in ready:
-            break
+            for pid in children_by_parent().get(main_pid, ()):
+                if pid != os.getpid():
+                    watch(pid, children, poll)
     end(children)
+
+
+def watch(pid: int, children: dict[int, int], poll: select.poll) -> None:
+    """Add a process to the children, and have its end told; nothing if it is there already or has ended."""
+    if pid in children.values():
+        return
+    with suppress(OSError):
+        descriptor = os.pidfd_open(pid)
+        children[descriptor] = pid
+        poll.register(descriptor, select.POLLIN)
 
 
 def end(children: dict[int, int]) -> None:
@@ -92,10 +105,7 @@ def is_alive(descriptor: int) -> bool:
 
 def descendants(roots: set[int]) -> set[int]:
     """Give all processes below the roots, without them."""
-    below: dict[int, list[int]] = defaultdict(list)
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal() and (fields := stat_of(int(entry))):
-            below[int(fields[1])].append(int(entry))
+    below = children_by_parent()
     found: set[int] = set()
     ahead = list(roots)
     while ahead:
@@ -104,6 +114,15 @@ def descendants(roots: set[int]) -> set[int]:
                 found.add(child)
                 ahead.append(child)
     return found - roots
+
+
+def children_by_parent() -> dict[int, list[int]]:
+    """Give the ids of the children of each process of the machine that has any."""
+    below: dict[int, list[int]] = defaultdict(list)
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal() and (fields := stat_of(int(entry))):
+            below[int(fields[1])].append(int(entry))
+    return below
 
 
 def state_of(pid: int) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import threading
 import time
@@ -22,6 +23,7 @@ from celery.utils.log import get_logger
 from orchestrator.ledger.presence import SIGN_OF_LIFE_S, WorkerCard, announce_worker, withdraw_worker
 from orchestrator.settings import settings
 from workers.process import INCARNATION, current_process, pool_type_of
+from workers.strays import has_guardian
 
 logger = get_logger(__name__)
 
@@ -88,14 +90,17 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
     def _end_with(watched: int) -> None:
         """Kill the whole tree at once when the parent has gone, as the parent would have: nobody waits for its steps.
 
-        A thread of its own, because signs of life wait for a server that went with the parent.
+        A thread of its own, because signs of life wait for a server that went with the parent. Where there is a
+        guardian it ends the rest, and misses nothing that is started meanwhile.
         """
         while os.getppid() == watched:  # also while a shutdown waits for a step
             time.sleep(PARENT_LOOK_S)
         logger.warning("the process that started this worker has gone: the worker ends with all it started")
+        if has_guardian():
+            os.kill(os.getpid(), signal.SIGKILL)
         myself = psutil.Process()
         for process in {*myself.children(recursive=True), *_session()} - {myself}:
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 process.kill()
         myself.kill()
 

@@ -1,8 +1,8 @@
 """What steps leave behind when the process that ran them dies, and the two that see to it that nothing stays.
 
 The worker's main process and each of its children are subreapers: what loses its parent becomes a child of the next of
-them above it. So the orphans of a dead child are children of the main process, and are ended there (`kill_strays`).
-What is left when the main process itself is killed, its guardian ends.
+them above it. So the orphans of a dead child are children of the main process, and are ended there (`kill_strays`),
+whether the child died or was renewed. What is left when the main process itself is killed, its guardian ends.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
+import billiard
 import psutil
 from celery.signals import worker_init, worker_process_init, worker_shutdown
 from celery.utils.log import get_logger
@@ -33,6 +34,10 @@ _PR_SET_PDEATHSIG = 1
 _main_pid = 0
 _guardian: subprocess.Popen[bytes] | None = None
 _pool: Any = None
+_left: set[psutil.Process] = set()  # strays that may not be killed, or would not end
+
+RENEWED_LIMIT_S = 1.0
+"""So long the worker's event loop stands still at most when a child is renewed and what it left will not end."""
 
 
 def connect_signals() -> None:
@@ -64,12 +69,30 @@ def _set_up_main(sender: Any, **_: Any) -> None:
 
 
 def watch_pool(pool: Any) -> None:
-    """Remember the pool, which knows the children that are no strays, and let it notice a child's death at once."""
+    """Remember the pool, which knows the children that are no strays, and let it notice a child's death at once.
+
+    Whenever a child has ended, for whatever reason, what it left behind is ended too.
+    """
     global _pool
     _pool = pool
     children = getattr(pool, "_pool", None)
+    if children is None or not hasattr(children, "_join_exited_workers"):
+        return
+    join_exited = children._join_exited_workers
+
+    def join_exited_and_kill_strays(*arguments: Any, **options: Any) -> Any:
+        # In the thread that forks the children, so no child is there of which the pool does not know yet.
+        exited = join_exited(*arguments, **options)
+        if exited:
+            try:
+                kill_strays(RENEWED_LIMIT_S)
+            except Exception:
+                logger.exception("what a child left behind could not be ended")
+        return exited
+
+    children._join_exited_workers = join_exited_and_kill_strays
     track = getattr(children, "_track_child_process", None)
-    if children is None or track is None or not hasattr(os, "pidfd_open"):
+    if track is None or not hasattr(os, "pidfd_open"):
         return
 
     def track_by_pidfd(child: Any, hub: Any) -> None:
@@ -98,30 +121,52 @@ def _set_up_child(sender: Any, **_: Any) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
 
 
-def kill_strays(**_: Any) -> None:
-    """End what dead children have left behind; returns when all of it is gone. In the main process only."""
+def has_guardian() -> bool:
+    """Whether somebody ends the pool's children, and all that they have started, once this process is gone."""
+    is_there = _guardian is not None and _guardian.poll() is None
+    return is_there and bool(_children_of_pool())
+
+
+def kill_strays(limit_s: float = KILL_LIMIT_S, **_: Any) -> None:
+    """End what dead children have left behind; returns when all of it is gone. In the main process only.
+
+    What may not be killed, or has not ended in `limit_s`, is told once, and waited for no more.
+    """
     if _guardian is None or _pool is None:
         return
-    own = {process.pid for process in getattr(getattr(_pool, "_pool", None), "_pool", ())} | {_guardian.pid}
-    deadline = time.monotonic() + KILL_LIMIT_S
+    started = billiard.active_children(_cleanup=lambda: None)  # Celery's own; without waiting for any of them
+    own = {process.pid for process in (*_children_of_pool(), *started)} | {_guardian.pid}
+    deadline = time.monotonic() + limit_s
     # Again and again: what a stray had started becomes our child once the stray is gone.
-    while strays := [child for child in psutil.Process().children() if child.pid not in own]:
-        for stray in strays:
+    while True:
+        living = []
+        for stray in psutil.Process().children():
+            if stray.pid in own:
+                continue
             if runs(stray):
-                _kill(stray.pid, max(0.1, deadline - time.monotonic()))
-            with suppress(ChildProcessError):
-                os.waitpid(stray.pid, os.WNOHANG)  # Celery waits for its own children, and for those only
-        if time.monotonic() > deadline:
+                living.append(stray)
+            else:
+                with suppress(ChildProcessError):
+                    os.waitpid(stray.pid, os.WNOHANG)  # Celery waits for its own children, and for those only
+        _left.intersection_update(living)
+        new = [stray for stray in living if stray not in _left]
+        if not new or time.monotonic() > deadline:
             return
+        _kill(new, max(0.1, deadline - time.monotonic()))
 
 
-def _kill(pid: int, limit_s: float) -> None:
-    logger.warning("process %d was left behind by a step whose process has ended: it is killed", pid)
+def _children_of_pool() -> Iterable[Any]:
+    return list(getattr(getattr(_pool, "_pool", None), "_pool", ()))
 
-    def kill() -> bool:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        return True
 
-    if not ProcessTree(pid).kill(limit_s, kill):
-        logger.error("process %d, or something it started, cannot be killed", pid)
+def _kill(strays: list[psutil.Process], limit_s: float) -> None:
+    told = ", ".join(str(stray.pid) for stray in strays)
+    logger.warning("left behind by a step whose process has ended, and killed: process %s", told)
+    tree = ProcessTree()
+    tree.add(strays)
+    if tree.kill(limit_s):
+        return
+    left = tree.look()
+    _left.update(left)
+    told = ", ".join(str(process.pid) for process in left)
+    logger.error("left behind by a step whose process has ended, and cannot be killed: process %s", told)

@@ -92,6 +92,73 @@ def test_what_a_dead_child_had_started_is_gone_before_the_step_runs_again(shared
     assert shared.value(record, "end") == ([], 3)
 
 
+def test_what_may_not_be_killed_holds_nobody_up(site):
+    """As root's process in a step that called sudo, below a worker of another user."""
+    (site.folder / "refusing_app.py").write_text("""
+import os, pathlib
+from workers.app import app
+
+FOLDER = pathlib.Path(__file__).parent
+kill = os.kill
+
+def refuse(pid, signum):
+    if (FOLDER / "foreign").exists() and (FOLDER / "foreign").read_text().strip() == str(pid):
+        raise PermissionError(1, "Operation not permitted")
+    kill(pid, signum)
+
+os.kill = refuse
+""")
+    worker = site.add_worker(app="refusing_app", slots=1)
+    site.coordinate()
+    run = site.submit("""
+        @step
+        def end():
+            if is_first("died"):
+                place = FOLDER.parent / "foreign"
+                subprocess.Popen(f"sleep 600 & echo $! > {place}.new; mv {place}.new {place}; sleep 600 & ", shell=True)
+                while not place.exists():
+                    time.sleep(0.01)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return "second time"
+
+        @pipeline
+        def leaving():
+            end()
+    """)
+
+    record = run.wait()
+
+    assert record.state == "succeeded"
+    first, second = record.steps["end"].attempts
+    assert first.outcome == "lost"
+    assert (second.started_at_us - first.started_at_us) / 1e6 < 2 * NOTICED_S
+    assert site.commands("sleep") == 1
+    assert worker.log.count("cannot be killed") == 1
+    worker.end()
+    run.ended([("attempt.lost", "end", "is gone")])
+
+
+def test_what_a_step_left_behind_ends_with_its_process_when_that_is_renewed(site):
+    (site.folder / "renewing_app.py").write_text("""
+from workers.app import app
+app.conf.worker_max_tasks_per_child = 1
+""")
+    site.add_worker(app="renewing_app", slots=1)
+    site.coordinate()
+    run = site.submit("""
+        @step
+        def leave(number):
+            subprocess.run(["sh", "-c", "setsid sleep 600 & setsid true &"])
+
+        @pipeline
+        def leaving():
+            for number in range(3):
+                leave(number)
+    """)
+
+    assert run.ended().state == "succeeded"  # nothing is left, no zombies either
+
+
 def test_python_code_without_memory_fails_with_that_name_and_is_not_lost(shared):
     run = shared.submit("""
         import resource

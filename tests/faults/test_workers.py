@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from contextlib import suppress
+from pathlib import Path
 
+import psutil
 import pytest
 
 pytestmark = pytest.mark.timeout(30)
@@ -77,6 +82,69 @@ def test_what_a_killed_worker_had_started_is_gone_in_seconds_and_its_steps_run_e
     assert site.value(record, "plain").startswith(other.name)
     assert site.value(record, "join") == 1
     assert {event.detail["error"]["type"] for event in run.events("attempt.lost")} == {"HostLost"}
+
+
+def test_what_a_dead_child_left_to_a_worker_that_hangs_is_gone_when_the_worker_is_killed(site):
+    doomed = site.add_worker(slots=1)
+    run = site.submit("""
+        @step
+        def leave():
+            daemon = subprocess.Popen(["sh", "-c", "sleep 600 & sleep 600"], start_new_session=True)
+            note("began", daemon.pid)
+            time.sleep(600)
+
+        @pipeline
+        def leaving():
+            leave()
+    """)
+    daemon = psutil.Process(int(run.wait_for_note("began")))
+    run.wait(lambda _: site.commands("sleep") == 2)
+    (child,) = doomed.children()
+    (guardian,) = (it for it in psutil.Process(doomed.process.pid).children() if is_guardian(it))
+
+    doomed.tell(signal.SIGSTOP)
+    child.kill()
+    run.wait(lambda _: daemon.ppid() == doomed.process.pid and daemon.pid in watched_by(guardian))
+    doomed.kill()
+
+    run.wait(lambda _: not doomed.processes(), 3)
+    run.ledger.cancel(run.run_id, "its test is over")
+
+
+def is_guardian(process):
+    return any("guardian.py" in word for word in process.cmdline())
+
+
+def watched_by(process):
+    """Give the ids of the processes whose ends a process waits for."""
+    found = set()
+    for path in Path(f"/proc/{process.pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found |= {int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("Pid:")}
+    return found
+
+
+def test_a_worker_that_loses_its_parent_leaves_nothing_of_a_step_that_starts_processes_all_the_time(site):
+    (site.folder / "orphaned_app.py").write_text("""
+import os, pathlib
+from workers.app import app
+
+FOLDER = pathlib.Path(__file__).parent
+getppid, main_pid = os.getppid, os.getpid()
+os.getppid = lambda: 1 if os.getpid() == main_pid and (FOLDER / "orphaned").exists() else getppid()
+""")
+    orphan = site.add_worker(app="orphaned_app", slots=1, parent_pid=os.getpid())
+    run = site.submit("""
+        leaving = PipelineBuilder("leaving")
+        leaving.add("leave", run="while :; do sleep 600 & sleep 0.005; done")
+    """)
+    run.wait(lambda _: site.commands("sleep") > 20)
+
+    (site.folder / "orphaned").touch()
+
+    orphan.process.wait(10)
+    run.wait(lambda _: not orphan.processes(), 3)
+    run.ledger.cancel(run.run_id, "its test is over")
 
 
 def test_a_frozen_worker_that_wakes_after_its_lease_can_commit_nothing(site):
@@ -256,7 +324,7 @@ import workers.attempt
 from workers.app import app
 
 FOLDER = pathlib.Path(__file__).parent
-dispatch = workers.attempt.dispatch
+dispatch = workers.attempt.dispatch_or_leave
 
 def die_before_the_dispatch(*arguments):
     if not (FOLDER / "died").exists():
@@ -265,7 +333,7 @@ def die_before_the_dispatch(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     dispatch(*arguments)
 
-workers.attempt.dispatch = die_before_the_dispatch
+workers.attempt.dispatch_or_leave = die_before_the_dispatch
 """
 
 
