@@ -80,10 +80,10 @@ def test_a_look_reads_the_processes_of_the_machine_once_however_many_members_liv
             left = tree.look()
         finally:
             is_listening = False
+            tree.kill(5)
+            started.kill()
 
         assert (len(left), tree.size, len(listed)) == (5, 10, 1)
-        assert tree.kill(5)
-        started.kill()
 
 
 def test_what_a_process_with_the_id_of_a_dead_member_starts_is_no_member(monkeypatch, root):
