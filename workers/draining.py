@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -41,6 +42,7 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
         # Plain values, not events: one handler may interrupt another one in the middle of taking an event's lock.
         self._orders, self._is_hurried = 0, False
         self._has_ended = threading.Event()
+        self._told: Callable[[], None] = lambda: None
         super().__init__(parent, **options)
 
     def start(self, parent: Any) -> None:
@@ -69,10 +71,18 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
         def end(**_: Any) -> None:
             self._has_ended.set()
 
+        self._told = told
         worker_shutting_down.connect(told, weak=False)
         worker_shutdown.connect(end, weak=False)
         if is_main_thread:
             signal.signal(signal.SIGQUIT, hurry)
+
+    def stop(self, parent: Any) -> None:
+        """Begin to drain, if no signal has said so: somebody ends the worker from afar, as Flower can."""
+        if not self._orders:
+            self._told()
+
+    terminate = stop
 
     def _is_over(self) -> bool:
         """Whether the worker has waited for all its steps, or its main thread is at its end for another reason."""

@@ -85,7 +85,8 @@ class GivingBack(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def stop(self, parent: Any) -> None:
         """Take no more messages, and give back what nobody has begun: Celery would keep it until the last step ends."""
-        if state.should_stop is None and state.should_terminate is None:
+        is_told = state.should_stop is not None or state.should_terminate is not None
+        if not is_told and parent.controller.blueprint.state == bootsteps.RUN:
             return  # it connects anew
         try:
             self._stop_asking(parent.task_consumer)

@@ -308,3 +308,21 @@ def test_a_step_is_handed_over_when_all_it_had_started_is_gone_however_long_that
     assert site.value(record, "hold") is False
     first = record.steps["hold"].attempts[0]
     assert (first.ended_at_us - first.started_at_us) / 1e6 > 2
+
+
+def test_a_worker_that_is_shut_down_from_afar_drains_too(new_site):
+    """As Flower does it: no signal comes."""
+    site = new_site(drain_grace_s=1.0)
+    site.coordinate()
+    worker = site.add_worker(slots=1)
+    run = site.submit(HOLDING)
+    run.wait_for_note("began-1")
+
+    site.app.control.broadcast("shutdown", destination=[site.card(worker).worker])
+    run.wait(lambda _: "waiting for 1 running steps" in worker.log)
+    other = site.add_worker()
+
+    record = run.ended()
+    assert outcomes(record, "hold") == ["handed_over", "succeeded"]
+    assert record.steps["hold"].attempts[1].worker.startswith(other.name)
+    assert worker.process.wait(20) == 0
