@@ -75,7 +75,7 @@ class DescriptorCapture:
         self._wake = threading.Event()
         self._shipment: _Shipment | None = None
         self._shipped = 0
-        self._fd = -1
+        self._fd = self._writer = -1  # the file to read, and opened anew to write
         self._left: list[int] = []  # files of earlier attempts, to which somebody still can write
         self._is_installed = False
 
@@ -99,12 +99,13 @@ class DescriptorCapture:
             self._install()
         with self._lock:
             if self._fd < 0:
-                self._fd = _new_file()
+                self._fd, self._writer = _new_file()
             elif os.fstat(self._fd).st_size:
                 os.ftruncate(self._fd, 0)  # where nobody can tell of writers
             self._shipment = _Shipment(self._ledger, self._limit, run_id, step, attempt, token)
             self._shipped = 0
-        _lead_to(self._fd, 1, 2)
+        os.dup2(self._writer, 1)
+        os.dup2(self._writer, 2)
         self._wake.set()
         try:
             yield
@@ -128,10 +129,16 @@ class DescriptorCapture:
 
     def _put_away(self) -> None:
         """Empty the file for the next attempt, or leave it to those who still can write to it."""
-        if _has_writers(self._fd):
-            self._left.append(self._fd)
-            self._fd = -1
-        elif os.fstat(self._fd).st_size:
+        if _has_children():
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(self._writer, fcntl.LOCK_EX | fcntl.LOCK_NB)  # lasts until the last copy is closed
+            os.close(self._writer)
+            if _has_writers(self._fd):
+                self._left.append(self._fd)
+                self._fd = -1
+                return
+            self._writer = _opened_anew(self._fd)
+        if os.fstat(self._fd).st_size:
             os.ftruncate(self._fd, 0)
 
     def _ship(self, size: int, *, is_end: bool = False) -> None:
@@ -160,28 +167,32 @@ class DescriptorCapture:
                 self._left = [fd for fd in self._left if not _is_done_with(fd)]
 
 
-def _new_file() -> int:
+def _new_file() -> tuple[int, int]:
+    """Give two descriptors of a new file without a name: to read, and to write at its end."""
     with tempfile.TemporaryFile(prefix="attempt-log-") as file:
         fd = os.dup(file.fileno())
-    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
-    return fd
+    return fd, _opened_anew(fd)
 
 
-def _lead_to(file: int, *standard: int) -> None:
-    """Let standard descriptors write to a file, opened anew and locked: the lock lasts until all copies are closed."""
+def _opened_anew(file: int) -> int:
     try:
-        writer = os.open(f"/dev/fd/{file}", os.O_WRONLY | os.O_APPEND)
+        return os.open(f"/dev/fd/{file}", os.O_WRONLY | os.O_APPEND)
     except OSError:  # no such folder here
-        writer = os.dup(file)
-    with contextlib.suppress(OSError):  # a file system without locks
-        fcntl.flock(writer, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    for fd in standard:
-        os.dup2(writer, fd)
-    os.close(writer)
+        fcntl.fcntl(file, fcntl.F_SETFL, fcntl.fcntl(file, fcntl.F_GETFL) | os.O_APPEND)
+        return os.dup(file)
+
+
+def _has_children() -> bool:
+    """Whether anything that a step has started may be left: what loses its parent becomes a child of this process."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _has_writers(file: int) -> bool:
-    """Whether somebody has a copy of what `_lead_to` opened; that can only be told where files can be opened anew."""
+    """Whether somebody has a copy of the writer, which was locked; to be told only where files can be opened anew."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         fcntl.flock(file, fcntl.LOCK_UN)
