@@ -195,7 +195,9 @@ def test_a_step_that_a_child_begins_after_its_worker_had_to_connect_anew_keeps_i
     site = server_site
     worker = site.add_worker(slots=1)
     site.coordinate()
-    site.submit(HOLDING.replace('wait_for("go")', "pass")).wait()
+    first = site.submit(HOLDING.replace('wait_for("go")', "pass"))
+    first.wait()
+    first.wait(lambda _: any(it["cmd"] == "brpop" and "b" in it["flags"] for it in site.client.client_list()))
     (child,) = worker.children()
 
     child.suspend()
