@@ -6,7 +6,6 @@ ENV PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY orchestrator ./orchestrator
-COPY workers ./workers
 # "examples" is scikit-learn, for the demo. Put what your own steps import in its place.
 RUN pip install --no-cache-dir -c constraints.txt ".[examples]"
 

@@ -22,7 +22,7 @@ from orchestrator.ledger.presence import present_workers
 from orchestrator.redis_url import masked_url
 from orchestrator.settings import Settings, settings
 
-WORKER_APP = "workers.app"
+WORKER_APP = "orchestrator.worker.app"
 FLOWER_RUNTIME_BUCKETS_S = (1, 10, 60, 600, 3600)  # few: each adds a series to /metrics for every step and worker
 
 

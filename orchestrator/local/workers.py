@@ -28,7 +28,7 @@ from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree, kill_each
 from orchestrator.redis_url import normalise_redis_url
 from orchestrator.settings import PoolSettings, Settings
 
-WORKER_APP = "workers.app"
+WORKER_APP = "orchestrator.worker.app"
 _READY = re.compile(rb"\bready\.\s*$", re.MULTILINE)
 RESTARTS = 10  # of a worker that was ready each time; more would help nobody
 _LOG_TAIL_LINES = 30

@@ -96,7 +96,7 @@ def test_what_may_not_be_killed_holds_nobody_up(site):
     """As root's process in a step that called sudo, below a worker of another user."""
     (site.folder / "refusing_app.py").write_text("""
 import os, pathlib
-from workers.app import app
+from orchestrator.worker.app import app
 
 FOLDER = pathlib.Path(__file__).parent
 kill = os.kill
@@ -140,7 +140,7 @@ os.kill = refuse
 
 def test_what_a_step_left_behind_ends_with_its_process_when_that_is_renewed(site):
     (site.folder / "renewing_app.py").write_text("""
-from workers.app import app
+from orchestrator.worker.app import app
 app.conf.worker_max_tasks_per_child = 1
 """)
     site.add_worker(app="renewing_app", slots=1)
@@ -222,10 +222,10 @@ def test_a_step_that_kills_its_child_each_time_fails_after_its_budget_and_others
 def test_a_child_that_dies_between_the_message_and_the_claim_loses_the_message_only(site):
     (site.folder / "dying_app.py").write_text("""
 import os, signal
-import workers.tasks
-from workers.app import app
+import orchestrator.worker.tasks
+from orchestrator.worker.app import app
 
-run_attempt = workers.tasks.run_attempt
+run_attempt = orchestrator.worker.tasks.run_attempt
 
 def die_before_the_claim(process, run_id, step, *rest):
     if step == "first" and not os.path.exists("died"):
@@ -233,7 +233,7 @@ def die_before_the_claim(process, run_id, step, *rest):
         os.kill(os.getpid(), signal.SIGKILL)
     return run_attempt(process, run_id, step, *rest)
 
-workers.tasks.run_attempt = die_before_the_claim
+orchestrator.worker.tasks.run_attempt = die_before_the_claim
 os.chdir(os.path.dirname(__file__))
 """)
     site.add_worker(app="dying_app")

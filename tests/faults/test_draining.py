@@ -76,7 +76,7 @@ def test_a_worker_that_is_told_to_end_lets_its_step_end_and_takes_no_more(site, 
 def test_a_worker_that_waits_for_its_steps_keeps_no_message_that_is_sent_meanwhile(server_site):
     site = server_site
     (site.folder / "patient_app.py").write_text("""
-from workers.app import app
+from orchestrator.worker.app import app
 
 # The server may answer a request for a message for so many seconds, in place of one.
 app.conf.broker_transport_options = {**app.conf.broker_transport_options, "polling_interval": 3}
@@ -113,8 +113,8 @@ app.conf.broker_transport_options = {**app.conf.broker_transport_options, "polli
 def test_a_step_that_a_child_has_just_begun_when_its_worker_is_told_to_end_may_end_too(site):
     (site.folder / "sudden_app.py").write_text("""
 import os, signal, time
-from workers.app import app
-from workers.requests import StepRequest
+from orchestrator.worker.app import app
+from orchestrator.worker.requests import StepRequest
 
 accept = StepRequest.on_accepted
 

@@ -128,7 +128,7 @@ DOUBLING_APP = """
 import pathlib
 from celery.signals import task_received
 from kombu.transport.redis import Channel
-from workers.app import app
+from orchestrator.worker.app import app
 
 RECEIVED = pathlib.Path(__file__).with_name("received")
 put = Channel._put
@@ -208,7 +208,7 @@ def test_messages_that_are_reordered_again_and_again_run_each_step_once(site):
 
 
 IMPATIENT_APP = """
-from workers.app import app
+from orchestrator.worker.app import app
 
 app.conf.broker_transport_options = {**app.conf.broker_transport_options, "visibility_timeout": 1}
 """

@@ -70,7 +70,7 @@ def test_a_step_that_was_asked_to_end_tidies_up_undisturbed(new_site):
     site.add_worker(slots=1)
     site.coordinate()
     run = site.submit("""
-        from workers import interruption
+        from orchestrator.worker import interruption
 
         def work():
             asked = 0
@@ -104,8 +104,8 @@ def test_a_step_that_was_asked_to_end_tidies_up_undisturbed(new_site):
 def test_what_the_next_step_of_a_process_starts_is_not_stopped_with_a_step_that_has_just_ended(site, wait_until):
     (site.folder / "late_app.py").write_text("""
 import pathlib, time
-from workers import stopping
-from workers.app import app
+from orchestrator.worker import stopping
+from orchestrator.worker.app import app
 
 FOLDER = pathlib.Path(__file__).parent
 process_of, tell = stopping.current_process, stopping._tell
@@ -161,7 +161,7 @@ def test_a_worker_that_ends_while_its_server_is_away_says_so_at_a_calm_pace(serv
     site = server_site
     (site.folder / "telling_app.py").write_text("""
 from celery.signals import worker_shutdown
-from workers.app import app
+from orchestrator.worker.app import app
 
 @worker_shutdown.connect(weak=False)
 def tell(**_):
@@ -221,8 +221,8 @@ def test_a_solo_pool_hands_its_step_over_and_keeps_no_message(site):
 
 
 BROKEN = """
-from workers import attempt
-from workers.app import app
+from orchestrator.worker import attempt
+from orchestrator.worker.app import app
 
 judge = attempt.Failure.of.__func__
 
@@ -305,7 +305,7 @@ def test_an_attempt_that_could_not_be_claimed_is_sent_again_at_the_pace_of_the_c
     (site.folder / "stubborn_app.py").write_text("""
 import pathlib
 from orchestrator.ledger.ledger import Ledger
-from workers.app import app
+from orchestrator.worker.app import app
 
 claim = Ledger.claim
 tries = pathlib.Path(__file__).with_name("tries")
@@ -333,8 +333,8 @@ Ledger.claim = fail
 def test_a_log_that_cannot_be_shipped_is_not_shipped_with_the_next_one(site):
     (site.folder / "mute_app.py").write_text("""
 from orchestrator.ledger.ledger import Ledger
-from workers import capture
-from workers.app import app
+from orchestrator.worker import capture
+from orchestrator.worker.app import app
 
 capture.SHIP_INTERVAL_S = 3600  # at the end of the attempt only
 append = Ledger.append_log

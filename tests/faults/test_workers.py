@@ -127,7 +127,7 @@ def watched_by(process):
 def test_a_worker_that_loses_its_parent_leaves_nothing_of_a_step_that_starts_processes_all_the_time(site):
     (site.folder / "orphaned_app.py").write_text("""
 import os, pathlib
-from workers.app import app
+from orchestrator.worker.app import app
 
 FOLDER = pathlib.Path(__file__).parent
 getppid, main_pid = os.getppid, os.getpid()
@@ -240,12 +240,12 @@ PLAIN = """
 HOLDING_APP = """
 import os, pathlib, time
 from celery.signals import task_received
-import workers.tasks
-from workers.app import app
+import orchestrator.worker.tasks
+from orchestrator.worker.app import app
 
 FOLDER = pathlib.Path(__file__).parent
 WHERE = "{where}"
-run_attempt = workers.tasks.run_attempt
+run_attempt = orchestrator.worker.tasks.run_attempt
 
 def hold(where):
     if where == WHERE and not (FOLDER / "held").exists():
@@ -260,7 +260,7 @@ def run_attempt_later(*arguments):
     hold("child")  # a child has it, and has not claimed the step yet
     return run_attempt(*arguments)
 
-workers.tasks.run_attempt = run_attempt_later
+orchestrator.worker.tasks.run_attempt = run_attempt_later
 """
 
 
@@ -287,11 +287,11 @@ def test_a_message_that_dies_with_its_worker_before_the_claim_is_sent_again(site
 def test_a_child_that_wakes_with_an_old_message_gets_no_claim(site):
     (site.folder / "waking_app.py").write_text("""
 import os, pathlib, signal
-import workers.tasks
-from workers.app import app
+import orchestrator.worker.tasks
+from orchestrator.worker.app import app
 
 FOLDER = pathlib.Path(__file__).parent
-run_attempt = workers.tasks.run_attempt
+run_attempt = orchestrator.worker.tasks.run_attempt
 
 def wake_late(*arguments):
     os.kill(os.getpid(), signal.SIGSTOP)
@@ -299,7 +299,7 @@ def wake_late(*arguments):
     (FOLDER / "answer").write_text(end.note)
     return end
 
-workers.tasks.run_attempt = wake_late
+orchestrator.worker.tasks.run_attempt = wake_late
 """)
     late = site.add_worker(app="waking_app", slots=1)
     site.coordinate()
@@ -320,11 +320,11 @@ workers.tasks.run_attempt = wake_late
 
 DISPATCHING_APP = """
 import os, pathlib, signal, sys
-import workers.attempt
-from workers.app import app
+import orchestrator.worker.attempt
+from orchestrator.worker.app import app
 
 FOLDER = pathlib.Path(__file__).parent
-dispatch = workers.attempt.dispatch_or_leave
+dispatch = orchestrator.worker.attempt.dispatch_or_leave
 
 def die_before_the_dispatch(*arguments):
     if not (FOLDER / "died").exists():
@@ -333,7 +333,7 @@ def die_before_the_dispatch(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     dispatch(*arguments)
 
-workers.attempt.dispatch_or_leave = die_before_the_dispatch
+orchestrator.worker.attempt.dispatch_or_leave = die_before_the_dispatch
 """
 
 

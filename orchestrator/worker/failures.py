@@ -19,7 +19,7 @@ from orchestrator.definition.retry import exception_names, may_retry, retry_dela
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Commit, Held, Refusal, Replaced
 from orchestrator.messages.dispatch import dispatch
-from workers.process import WorkerProcess
+from orchestrator.worker.process import WorkerProcess
 
 TRACEBACK_CHARS = 16_000
 MESSAGE_CHARS = 4_000

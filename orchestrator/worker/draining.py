@@ -20,11 +20,11 @@ from celery.signals import worker_shutdown, worker_shutting_down
 from celery.utils.log import get_logger
 
 from orchestrator.settings import settings
-from workers.interruption import note_draining
-from workers.process import pool_type_of
-from workers.running import running
-from workers.stopping import HANDED_OVER, stop_soon
-from workers.strays import kill_strays
+from orchestrator.worker.interruption import note_draining
+from orchestrator.worker.process import pool_type_of
+from orchestrator.worker.running import running
+from orchestrator.worker.stopping import HANDED_OVER, stop_soon
+from orchestrator.worker.strays import kill_strays
 
 logger = get_logger(__name__)
 

@@ -23,9 +23,9 @@ from celery.signals import worker_init, worker_process_init, worker_shutdown
 from celery.utils.log import get_logger
 
 from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree, adopt_orphans, runs
-from workers import guardian
-from workers.failures import note_memory_events
-from workers.interruption import listen_in_child
+from orchestrator.worker import guardian
+from orchestrator.worker.failures import note_memory_events
+from orchestrator.worker.interruption import listen_in_child
 
 logger = get_logger(__name__)
 

@@ -18,7 +18,7 @@ from orchestrator.definition.context import StopRequested
 from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.wire import from_wire
 from orchestrator.ledger.values import Claim
-from workers.user_code import UserCode
+from orchestrator.worker.user_code import UserCode
 
 SHELL_OUTPUT_BYTES = 1024 * 1024  # of standard output kept as the step's output
 

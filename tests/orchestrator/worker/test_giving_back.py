@@ -10,7 +10,7 @@ from orchestrator.messages.queues import queue_length
 ENDING_APP = """
 import os, signal
 from celery.signals import task_received
-from workers.app import app
+from orchestrator.worker.app import app
 
 @task_received.connect
 def end(**_):

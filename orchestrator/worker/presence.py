@@ -22,8 +22,8 @@ from celery.utils.log import get_logger
 
 from orchestrator.ledger.presence import SIGN_OF_LIFE_S, WorkerCard, announce_worker, withdraw_worker
 from orchestrator.settings import settings
-from workers.process import INCARNATION, current_process, pool_type_of
-from workers.strays import has_guardian
+from orchestrator.worker.process import INCARNATION, current_process, pool_type_of
+from orchestrator.worker.strays import has_guardian
 
 logger = get_logger(__name__)
 

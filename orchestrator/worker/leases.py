@@ -16,10 +16,10 @@ from celery.utils.log import get_logger
 
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
-from workers.process import broker_url, current_process, pool_type_of
-from workers.running import running
-from workers.stopping import CANCELLED, FENCED, TIMED_OUT, stop_soon
-from workers.strays import watch_pool
+from orchestrator.worker.process import broker_url, current_process, pool_type_of
+from orchestrator.worker.running import running
+from orchestrator.worker.stopping import CANCELLED, FENCED, TIMED_OUT, stop_soon
+from orchestrator.worker.strays import watch_pool
 
 logger = get_logger(__name__)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator.definition.callables import resolve_function
 
-_OWN = frozenset({"orchestrator", "workers", "__main__"})
+_OWN = frozenset({"orchestrator", "__main__"})
 _INSTALLED = tuple(
     {
         form(sysconfig.get_path(name)) + os.sep

@@ -17,8 +17,8 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from orchestrator.ledger.values import Held, owner_of
-from workers.process import INCARNATION
-from workers.running import RunningAttempt, running
+from orchestrator.worker.process import INCARNATION
+from orchestrator.worker.running import RunningAttempt, running
 
 logger = get_logger(__name__)
 
@@ -28,7 +28,7 @@ _not_begun: dict[str, StepRequest] = {}
 class StepRequest(Request):  # type: ignore[misc]
     """A message of a queue without acknowledgements: Celery's own would look for it among the unacked in vain.
 
-    Its time limit is kept by `workers.leases`, which ends all that a step started; Celery would end the child alone.
+    Its time limit is kept by `worker.leases`, which ends all that a step started; Celery would end the child alone.
     """
 
     time_limits: tuple[float | None, float | None]  # hard, soft; as Celery's pool will have them

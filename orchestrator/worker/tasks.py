@@ -11,12 +11,12 @@ from celery.utils.log import get_task_logger
 
 from orchestrator.ledger.values import Held, owner_of
 from orchestrator.messages.signatures import FAILURE_TASK, STEP_TASK
-from workers.attempt import AttemptFailed, AttemptRetrying, AttemptStopped, run_attempt
-from workers.failures import error_text, report_death, report_own_failure
-from workers.interruption import busy, is_being_stopped
-from workers.process import INCARNATION, current_process
-from workers.requests import StepRequest
-from workers.strays import kill_strays
+from orchestrator.worker.attempt import AttemptFailed, AttemptRetrying, AttemptStopped, run_attempt
+from orchestrator.worker.failures import error_text, report_death, report_own_failure
+from orchestrator.worker.interruption import busy, is_being_stopped
+from orchestrator.worker.process import INCARNATION, current_process
+from orchestrator.worker.requests import StepRequest
+from orchestrator.worker.strays import kill_strays
 
 logger = get_task_logger(__name__)
 

@@ -22,10 +22,10 @@ from orchestrator.definition.context import StopRequested
 from orchestrator.ledger.values import Commit, Refusal, Replaced
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree
-from workers.failures import commit_for
-from workers.interruption import asked_in_thread
-from workers.process import WorkerProcess, current_process
-from workers.running import RunningAttempt, running
+from orchestrator.worker.failures import commit_for
+from orchestrator.worker.interruption import asked_in_thread
+from orchestrator.worker.process import WorkerProcess, current_process
+from orchestrator.worker.running import RunningAttempt, running
 
 logger = get_logger(__name__)
 
@@ -33,7 +33,7 @@ TIMED_OUT, CANCELLED, FENCED, HANDED_OVER = "timed_out", "cancelled", "fenced", 
 ASK = {TIMED_OUT: signal.SIGUSR1}  # any other reason: SIGUSR2
 OBEY_S = 0.5  # what a step has to end in once all that it had started is gone
 PAUSE_S = 0.02
-ASK_AGAIN_S = 0.2  # a step that imports hears nothing (`workers.interruption`)
+ASK_AGAIN_S = 0.2  # a step that imports hears nothing (`worker.interruption`)
 
 
 def stop_soon(app: Celery, attempt: RunningAttempt, reason: str) -> threading.Thread | None:

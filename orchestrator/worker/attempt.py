@@ -17,10 +17,10 @@ from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Claim, Commit, Held, Refusal, Replaced, owner_of
 from orchestrator.messages.dispatch import dispatch_or_leave
 from orchestrator.process_tree import ProcessTree
-from workers.calls import call_step
-from workers.failures import MESSAGE_CHARS, Failure, OutputNotStored, error_text, options_of
-from workers.interruption import interruptible, is_asked_in_thread, should_stop
-from workers.process import INCARNATION, WorkerProcess
+from orchestrator.worker.calls import call_step
+from orchestrator.worker.failures import MESSAGE_CHARS, Failure, OutputNotStored, error_text, options_of
+from orchestrator.worker.interruption import interruptible, is_asked_in_thread, should_stop
+from orchestrator.worker.process import INCARNATION, WorkerProcess
 
 _claim_numbers = itertools.count(1)
 

@@ -1,0 +1,45 @@
+"""The Celery app of the workers; in a checkout `workers.app` shows it to `celery -A`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from celery import Celery
+
+from orchestrator.definition.faults import SettingsInvalid
+from orchestrator.messages.app import create_app
+from orchestrator.settings import settings
+from orchestrator.worker.consumer import StepConsumer
+from orchestrator.worker.draining import Draining
+from orchestrator.worker.events import EventBatches
+from orchestrator.worker.leases import Leases
+from orchestrator.worker.presence import Presence
+from orchestrator.worker.process import broker_url
+from orchestrator.worker.requests import GivingBack
+from orchestrator.worker.strays import connect_signals
+from orchestrator.worker.tasks import register_tasks
+
+
+def _make_app() -> Celery:
+    made = create_app(settings(), broker_url())
+    made.set_current()
+    made.conf.worker_consumer = f"{StepConsumer.__module__}:{StepConsumer.__name__}"
+    register_tasks(made)
+    connect_signals()
+    made.steps["worker"].add(Presence)
+    made.steps["worker"].add(Leases)
+    made.steps["worker"].add(Draining)
+    made.steps["consumer"].add(EventBatches)
+    made.steps["consumer"].add(GivingBack)
+    if settings().log_level != "DEBUG":
+        for name in ("celery.worker.strategy", "celery.app.trace"):  # two lines a step, which the record tells better
+            logging.getLogger(name).setLevel(logging.WARNING)
+    return made
+
+
+try:
+    app = _make_app()
+except SettingsInvalid as fault:
+    print(f"{type(fault).__name__}: {fault}", file=sys.stderr)
+    raise SystemExit(2) from None  # Celery would show any other error with its traceback
