@@ -1,0 +1,25 @@
+"""Checks of the alert targets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from orchestrator.alerts.targets import Target, read_targets
+from orchestrator.cli.health.finding import Finding
+from orchestrator.settings import Settings
+
+
+def check_alert_targets(chosen: Settings) -> Iterator[Finding]:
+    targets = targets_of(chosen)
+    for target in targets:
+        if target.fault:
+            yield Finding("warning", "alerts", f"{target.label}: {target.fault}")
+    if good := [target.label for target in targets if not target.fault]:
+        yield Finding("ok", "alerts", f"{len(good)} of {len(targets)} targets can be told: {', '.join(good)}")
+    elif not targets:
+        yield Finding("ok", "alerts", "no target is set: nobody is told when a run fails, but by its pipeline's own")
+
+
+def targets_of(chosen: Settings) -> list[Target]:
+    return read_targets(chosen.alerts, os.environ)

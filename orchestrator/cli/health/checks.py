@@ -1,0 +1,51 @@
+"""All checks, in the order in which `doctor` shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from orchestrator.cli.health.alerts import check_alert_targets
+from orchestrator.cli.health.finding import Finding
+from orchestrator.cli.health.machine import check_config, check_pool_settings, check_versions
+from orchestrator.cli.health.presence import check_coordinators, check_workers
+from orchestrator.cli.health.server import check_memory, check_persistence, check_server
+from orchestrator.cli.health.store import check_artifact_folder
+from orchestrator.cli.health.work import check_active_runs, check_queues
+from orchestrator.cli.session import ServerUnreachable, Session, open_session
+from orchestrator.settings import Settings
+
+MachineCheck = Callable[[Settings], Iterator[Finding]]
+ServerCheck = Callable[[Session], Iterator[Finding]]
+
+MACHINE_CHECKS: tuple[MachineCheck, ...] = (
+    check_versions,
+    check_config,
+    check_pool_settings,
+    check_artifact_folder,
+    check_alert_targets,
+)
+SERVER_CHECKS: tuple[ServerCheck, ...] = (
+    check_server,
+    check_memory,
+    check_persistence,
+    check_workers,
+    check_queues,
+    check_coordinators,
+    check_active_runs,
+)
+
+
+def findings_of(
+    chosen: Settings, of_machine: Iterable[MachineCheck], of_server: Iterable[ServerCheck]
+) -> Iterator[Finding]:
+    """Yield what these checks find. A server that cannot be used is a fault, and ends the checks of it."""
+    for machine_check in of_machine:
+        yield from machine_check(chosen)
+    if chosen.redis_url is None:
+        yield Finding("ok", "server", f"embedded, data in {chosen.data_dir} (ORCHESTRATOR_REDIS_URL is not set)")
+    try:
+        with open_session() as session:
+            for server_check in of_server:
+                yield from server_check(session)
+    except ServerUnreachable as error:
+        yield Finding("fault", "server", str(error))

@@ -1,0 +1,37 @@
+"""Checks of the Redis server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.cli.health.finding import Finding
+from orchestrator.cli.session import Session
+from orchestrator.redis_url import masked_url
+
+
+def check_server(session: Session) -> Iterator[Finding]:
+    info = session.ledger.client.info()
+    kind = info.get("server_name", "redis")
+    number = info.get("valkey_version") or info.get("redis_version")
+    yield Finding("ok", "server", f"{kind} {number} at {masked_url(session.redis_url)} answers")
+    if info.get("role") == "slave":
+        yield Finding("fault", "role", "a replica, which takes no writes. Name its primary.")
+
+
+def check_memory(session: Session) -> Iterator[Finding]:
+    info = session.ledger.client.info()
+    if 0 < int(info.get("maxmemory", 0)) <= int(info.get("used_memory", 0)):
+        yield Finding("fault", "memory", "full: the server takes no writes. Raise maxmemory, or delete old runs.")
+
+
+def check_persistence(session: Session) -> Iterator[Finding]:
+    info = session.ledger.client.info()
+    if not info.get("aof_enabled"):
+        yield Finding("warning", "append-only file", "off: a restart of the server loses runs. Set appendonly yes.")
+    else:
+        yield Finding("ok", "append-only file", "on")
+    policy = info.get("maxmemory_policy")
+    if policy != "noeviction" and int(info.get("maxmemory", 0)):
+        yield Finding("fault", "maxmemory-policy", f"{policy}: the server may drop runs. Set noeviction.")
+    else:
+        yield Finding("ok", "maxmemory-policy", str(policy))
