@@ -18,14 +18,12 @@ from orchestrator.settings import settings
 def plan(target: str, params: tuple[str, ...], full: bool, as_json: bool) -> None:
     """Show the chains and chords that a pipeline compiles to; nothing is sent."""
     from orchestrator.coordinator.submission import plan_message_bytes
-    from orchestrator.messages.app import create_app
     from orchestrator.plan.view import plan_text, plan_view
 
     chosen = settings()
     compiled, compile_s = load_plan(target, params, chosen)
-    app = create_app(chosen, "redis://nowhere")  # only builds messages here; never connects
     view = plan_view(
-        compiled, largest_message_bytes=plan_message_bytes(app, compiled, chosen), compile_s=round(compile_s, 6)
+        compiled, largest_message_bytes=plan_message_bytes(compiled, chosen), compile_s=round(compile_s, 6)
     )
     click.echo(json.dumps(view) if as_json else plan_text(compiled, view, full=full), nl=as_json)
 

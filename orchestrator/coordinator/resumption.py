@@ -99,7 +99,7 @@ def plan_resume(
         plan = compile_pipeline(plan.pipeline, unproven=unproven)
     staged = tuple(staged_steps(plan, settings))
     most_attempts = max((attempts for _, attempts in run.states.values()), default=0)
-    fields = run_fields(plan, app, settings, run.run_id, target or run.target, most_attempts)
+    fields = run_fields(plan, settings, run.run_id, target or run.target, most_attempts)
     code = _code_now(run, code_of(plan.pipeline), str(fields["import_path"]))
     fields |= {"code": json.dumps(code, separators=(",", ":"))}
     fields.setdefault("alerts", "[]")  # the pipeline may have had some before

@@ -19,7 +19,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import Chain, Link, StagedStep
 from orchestrator.messages.dispatch import dispatch_or_leave
 from orchestrator.messages.queues import priority_level
-from orchestrator.messages.signatures import largest_message_bytes, links_per_message
+from orchestrator.messages.sizes import largest_message_bytes, links_per_message
 from orchestrator.plan.plan import Plan
 from orchestrator.settings import Settings
 
@@ -45,14 +45,14 @@ def submit(
         run_id,
         staged_steps(plan, settings),
         [plan.chains[index][0] for index in plan.roots],
-        run_fields(plan, app, settings, run_id, target),
+        run_fields(plan, settings, run_id, target),
     )
     dispatch_or_leave(app, run_id, pipeline.name, chains)
     return run_id
 
 
 def run_fields(
-    plan: Plan, app: Celery, settings: Settings, run_id: str, target: str, attempts_before: int = 0
+    plan: Plan, settings: Settings, run_id: str, target: str, attempts_before: int = 0
 ) -> dict[str, str | int]:
     """Give what the ledger keeps of a run as a whole. `attempts_before` are the most that a step of it has had."""
     pipeline = plan.pipeline
@@ -60,7 +60,7 @@ def run_fields(
         "pipeline": pipeline.name,
         "params": json.dumps(to_wire(dict(pipeline.params))),
         "import_path": pipeline.import_path or "",
-        "max_links": _max_links(app, plan, settings, run_id, attempts_before),
+        "max_links": _max_links(plan, settings, run_id, attempts_before),
         "lists": _json(broker_lists(plan, settings)),
         "code": _json(code_of(pipeline)),
     }
@@ -131,23 +131,23 @@ def plan_links(plan: Plan, settings: Settings) -> dict[str, Link]:
     return {name: _link(plan.pipeline, name, settings) for name in plan.pipeline.steps}
 
 
-def plan_message_bytes(app: Celery, plan: Plan, settings: Settings) -> int:
-    """Give the size of the largest message that a run of the plan can send."""
+def plan_message_bytes(plan: Plan, settings: Settings) -> int:
+    """Return the size of the largest message that a run of the plan can send."""
     if not plan.chains:
         return 0
     links = plan_links(plan, settings)
     chains: list[Chain] = [tuple(links[step] for step in steps) for steps in plan.chains]
-    max_links = _max_links(app, plan, settings, RUN_ID_SHAPE)
-    return largest_message_bytes(app, RUN_ID_SHAPE, plan.pipeline.name, chains, max_links)
+    max_links = _max_links(plan, settings, RUN_ID_SHAPE)
+    return largest_message_bytes(RUN_ID_SHAPE, plan.pipeline.name, chains, max_links)
 
 
-def _max_links(app: Celery, plan: Plan, settings: Settings, run_id: str, attempts_before: int = 0) -> int:
+def _max_links(plan: Plan, settings: Settings, run_id: str, attempts_before: int = 0) -> int:
     # Attempts as they may become, so that a late retry's message is not larger than a first one's may be.
     links = [
         link._replace(attempt=1 + attempts_before + plan.pipeline.steps[name].options.retries)
         for name, link in plan_links(plan, settings).items()
     ]
-    return links_per_message(app, plan.pipeline.name, links, run_id)
+    return links_per_message(plan.pipeline.name, links, run_id)
 
 
 def _link(pipeline: Pipeline, name: str, settings: Settings) -> Link:

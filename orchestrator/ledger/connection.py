@@ -12,7 +12,7 @@ from redis.retry import Retry
 from orchestrator.redis_url import redis_client_url
 
 ANSWER_LIMIT_S = 30.0  # no call of the ledger takes as long; a connection that is silent for so long is dead
-
+MAX_CONNECTIONS = 10_000  # as many as there are threads that call at once: redis-py refuses the 101st otherwise
 
 REFUSALS = ("OOM ", "MISCONF ", "READONLY ", "NOREPLICAS ")
 
@@ -52,6 +52,7 @@ def connect(url: str, *, retries: int = 3, timeout_s: float | None = None) -> Re
         socket_connect_timeout=5,
         socket_timeout=timeout_s,
         health_check_interval=25,
+        max_connections=MAX_CONNECTIONS,
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=2.0), retries),
         retry_on_error=[ConnectionError, TimeoutError],
         **options,

@@ -10,7 +10,7 @@ from celery.exceptions import Retry
 from celery.utils.log import get_task_logger
 
 from orchestrator.ledger.values import Held, owner_of
-from orchestrator.messages.signatures import FAILURE_TASK, STEP_TASK
+from orchestrator.messages.names import FAILURE_TASK, STEP_TASK
 from orchestrator.worker.attempt import AttemptFailed, AttemptRetrying, AttemptStopped, run_attempt
 from orchestrator.worker.failures import error_text, report_death, report_own_failure
 from orchestrator.worker.interruption import busy, is_being_stopped

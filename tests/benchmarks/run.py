@@ -178,7 +178,7 @@ class Benchmark:
     def _message_bytes(self, ours: Ours) -> None:
         for shape in (chain(100), fan(2000), layered(10, 20), layered(100, 100), workflow(WORKFLOW)):
             if shape and self._wants(name := f"largest message of {shape.name}"):
-                self._add(name, plan_message_bytes(ours.app, ours.plan(shape), ours.settings), "bytes")
+                self._add(name, plan_message_bytes(ours.plan(shape), ours.settings), "bytes")
 
     def _add(self, name: str, value: float, unit: str, target: float | None = None) -> None:
         self.figures.append(Figure(name, value, unit, target))

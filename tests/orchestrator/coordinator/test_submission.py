@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 from celery import Celery
 from runs import graph, states_of
 
-from orchestrator.coordinator.submission import RUN_ID_SHAPE, new_run_id, plan_links, staged_steps, submit
+from orchestrator.coordinator.submission import RUN_ID_SHAPE, new_run_id, plan_links, run_fields, staged_steps, submit
 from orchestrator.definition.builder import PipelineBuilder
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, ShellCall, Step, Template
 from orchestrator.definition.options import StepOptions
@@ -62,6 +65,36 @@ def test_a_pipeline_without_steps_ends_at_once(ledger: Ledger, app: Celery, chos
     run_id = submit(graph({}).plan(), ledger, app, chosen)
 
     assert ledger.run_fields(run_id)["state"] == "succeeded"
+
+
+def test_200_submits_at_once_in_threads_are_as_right_as_one_after_the_other(
+    ledger: Ledger, app: Celery, chosen: Settings, messages_in
+) -> None:
+    """Long and short pipelines side by side: no thread gets the figures of another's messages, or another's chain."""
+    plans = [
+        graph({f"{'s' * chars}{i}": f"{'s' * chars}{i - 1}" if i else "" for i in range(25)}).plan()
+        for chars in (1, 60, 190)
+    ]
+    alone = [int(run_fields(plan, chosen, RUN_ID_SHAPE, "")["max_links"]) for plan in plans]
+    assert len(set(alone)) == 3
+    together = Barrier(200)
+
+    def submit_one(number: int) -> str:
+        together.wait()
+        return submit(plans[number % 3], ledger, app, chosen)
+
+    with ThreadPoolExecutor(200) as threads:
+        run_ids = list(threads.map(submit_one, range(200)))
+
+    assert len(set(run_ids)) == 200
+    expected = {run_id: (alone[n % 3], next(iter(plans[n % 3].upstream))) for n, run_id in enumerate(run_ids)}
+    sent = messages_in(chosen.queue_of())
+    assert Counter(message.kwargs["run_id"] for message in sent) == Counter(run_ids)
+    for message in sent:
+        run_id = message.kwargs["run_id"]
+        assert (1 + len(message.embed["chain"]), message.kwargs["step"]) == expected[run_id]
+        assert {link["kwargs"]["run_id"] for link in message.embed["chain"]} == {run_id}
+        assert int(ledger.run_fields(run_id)["max_links"]) == expected[run_id][0]
 
 
 def test_run_ids_are_alike_differ_and_sort_by_time() -> None:
