@@ -6,7 +6,7 @@
 --
 --   {prefix}:{RUN}:run      hash    pipeline, state, params, import_path, created_at, started_at, ended_at,
 --                                   max_links, token (last one given: µs since created_at), open (steps that have not
---                                   ended), cancelled_by (last cancelling: id and how many steps),
+--                                   ended), cancelled_by ("id count;" of each cancelling, the last first),
 --                                   n:<state> (how many steps are in that state), cancel_reason, start_id,
 --                                   lists (JSON [[queue, level], ...]: the queues of its steps), target (where the
 --                                   pipeline was loaded from), code (JSON: file -> SHA-256), deadline_s (seconds from
@@ -34,8 +34,8 @@
 --                                   (running, and cancelled while its attempt is being stopped), or it has waited too
 --                                   long (queued, with a queue timeout)
 --   {prefix}:{RUN}:queued:<queue>:<level> zset  step -> when its message was last sent; one for each list of the broker
---   {prefix}:{RUN}:<part>~<resume_id> hash  graph, children, inputs or spec as a resume will have it; until then, and for
---                                   an hour at most
+--   {prefix}:{RUN}:<part>~<stage_id> hash  graph, children, inputs or spec as a submit or a resume will have it; until
+--                                   then, and for an hour at most
 --   {prefix}:{RUN}:events   stream  event, at, step, attempt, detail (JSON): one entry for every change
 --   {prefix}:{RUN}:log:<step>:<attempt>  list  lines of one attempt, oldest dropped beyond the limit
 --
@@ -283,37 +283,58 @@ local function chains_of(queued)
   return chains
 end
 
+-- The keys under which a submit or a resume stages the steps of its run, that of the graph first.
+local function staged_keys(stage_id)
+  local keys = {}
+  for place, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do keys[place] = key .. '~' .. stage_id end
+  return keys
+end
+
+-- Makes the steps that were staged under that id those of the run.
+local function take_staged(stage_id)
+  local keys = staged_keys(stage_id)
+  for place, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do
+    call('DEL', key)
+    if call('EXISTS', keys[place]) == 1 then
+      call('RENAME', keys[place], key)
+      call('PERSIST', key)
+    end
+  end
+end
+
 local ops = {}
 
--- stage staged(how many steps were staged before) step graph children inputs spec ...: writes steps of a run that is
--- not started yet; may be called many times. The first call drops what a submit that died has left.
+-- stage stage_id step graph children inputs spec ...: writes steps as the submit or the resume of that id will have them,
+-- beside what there is; may be called many times. Many who stage for one run at once do not mix what they stage.
 function ops.stage()
-  if call('EXISTS', RUN) == 1 then return redis.error_reply('EXISTS the run is already started') end
-  if ARGS[2] == '0' then call('DEL', GRAPH, CHILDREN, INPUTS, SPEC) end
+  local keys = staged_keys(ARGS[2])
   for index = 3, #ARGS, 5 do
-    local step = ARGS[index]
-    call('HSET', GRAPH, step, ARGS[index + 1])
-    if ARGS[index + 2] ~= '' then call('HSET', CHILDREN, step, ARGS[index + 2]) end
-    if ARGS[index + 3] ~= '' then call('HSET', INPUTS, step, ARGS[index + 3]) end
-    call('HSET', SPEC, step, ARGS[index + 4])
+    for place, key in ipairs(keys) do
+      local text = ARGS[index + place]
+      if text ~= '' then call('HSET', key, ARGS[index], text) end
+    end
   end
-  for _, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do call('EXPIRE', key, 3600) end  -- a submit that dies leaves nothing for ever
+  for _, key in ipairs(keys) do call('EXPIRE', key, 3600) end  -- one who dies leaves nothing for ever
   return 1
 end
 
--- start steps start_id roots(JSON list) field value ...: makes the run exist and queues its roots. Returns their
--- chains. The same start_id asking again (a reply was lost on the way) gets the chains of what is still queued.
+-- start steps start_id roots(JSON list) field value ...: makes the run exist with the steps that were staged under
+-- start_id, and queues its roots. Returns their chains. The same start_id asking again (a reply was lost on the way) gets
+-- the chains of what is still queued; any other one is refused, and what it has staged is dropped.
 function ops.start()
-  local steps, roots = tonumber(ARGS[2]), cjson.decode(ARGS[4])
+  local steps, start_id, roots = tonumber(ARGS[2]), ARGS[3], cjson.decode(ARGS[4])
   local started_by = call('HGET', RUN, 'start_id')
-  if started_by == ARGS[3] then return chains_of(still_queued(roots)) end
-  if started_by then return redis.error_reply('EXISTS the run is already started') end
-  local staged = call('HLEN', GRAPH)
+  if started_by == start_id then return chains_of(still_queued(roots)) end
+  if started_by then
+    call('DEL', unpack(staged_keys(start_id)))
+    return redis.error_reply('EXISTS the run is already started')
+  end
+  local staged = call('HLEN', staged_keys(start_id)[1])
   if staged ~= steps then return redis.error_reply('STAGED are ' .. staged .. ' steps of ' .. steps) end
+  take_staged(start_id)
   call('HSET', RUN, 'state', 'queued', 'created_at', now, 'token', 0, 'open', steps, 'n:waiting', steps,
-    'start_id', ARGS[3], unpack(ARGS, 5))
+    'start_id', start_id, unpack(ARGS, 5))
   set_deadline()
-  for _, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do call('PERSIST', key) end
   emit('run.created', '', 0, '')
   local queued, worklist = {}, {}
   for _, step in ipairs(roots) do

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from secrets import token_hex
 from typing import Any, cast
 
@@ -58,25 +59,17 @@ class Ledger(LedgerReads):
     ) -> tuple[Chain, ...]:
         """Write a run and queue its roots, which it gives back as chains to dispatch.
 
-        The run exists from the last call on, at once and whole. Raises RunExists.
+        The run exists from the last call on, at once and whole. Of several callers with one `run_id` the first to get
+        there makes the run, of what it has staged itself; the others raise RunExists.
         """
-        count = 0
-        batch: list[str] = []
+        start_id = token_hex(6)
+        count = self._stage(run_id, start_id, steps)
+        pairs = [item for pair in fields.items() for item in pair]
+        with self.client.pipeline(transaction=False) as pipe:
+            pipe.zadd(f"{self.prefix}:runs", {run_id: self.now_us()}, nx=True)
+            pipe.sadd(f"{self.prefix}:active", run_id)
+            pipe.execute()
         try:
-            for staged in steps:
-                batch += (staged.step, staged.graph, staged.children, staged.inputs, staged.spec)
-                count += 1
-                if count % STAGE_STEPS == 0:
-                    self._call(run_id, "stage", count - STAGE_STEPS, *batch)
-                    batch = []
-            if batch or not count:
-                self._call(run_id, "stage", count - len(batch) // 5, *batch)
-            pairs = [item for pair in fields.items() for item in pair]
-            with self.client.pipeline(transaction=False) as pipe:
-                pipe.zadd(f"{self.prefix}:runs", {run_id: self.now_us()}, nx=True)
-                pipe.sadd(f"{self.prefix}:active", run_id)
-                pipe.execute()
-            start_id = token_hex(6)
             chains = self._call(run_id, "start", count, start_id, json.dumps(list(roots)), *pairs)
         except ResponseError as error:
             if str(error).startswith("EXISTS"):
@@ -84,6 +77,15 @@ class Ledger(LedgerReads):
             raise
         self.take_care_of(run_id)  # a coordinator may have struck it before it was started
         return _chains(chains)
+
+    def _stage(self, run_id: str, stage_id: str, steps: Iterable[StagedStep]) -> int:
+        """Write steps where only the submit or resume of this id finds them. Return how many they are."""
+        remaining, count = iter(steps), 0
+        while page := list(islice(remaining, STAGE_STEPS)):
+            words = [word for it in page for word in (it.step, it.graph, it.children, it.inputs, it.spec)]
+            self._call(run_id, "stage", stage_id, *words)
+            count += len(page)
+        return count
 
     def claim(
         self,
@@ -282,10 +284,7 @@ class Ledger(LedgerReads):
         when the run is at another resume than that.
         """
         resume_id = token_hex(6)
-        for begin in range(0, len(staged), STAGE_STEPS):
-            page = staged[begin : begin + STAGE_STEPS]
-            words = [word for it in page for word in (it.step, it.graph, it.children, it.inputs, it.spec)]
-            self._call(run_id, "stage_again", resume_id, *words)
+        self._stage(run_id, resume_id, staged)
         pairs = [item for pair in (fields or {}).items() for item in pair]
         new, rewired = self._rewiring(run_id, staged) if staged else ([], [])
         told = {

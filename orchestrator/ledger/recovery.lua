@@ -75,14 +75,20 @@ end
 
 -- How many steps the cancelling of that id has cancelled, nil if it is a new one; and who has attempts to stop.
 local function cancelled_before(cancel_id)
-  local id, count = string.match(call('HGET', RUN, 'cancelled_by') or '', '^(%S+) (%d+)$')
-  if id ~= cancel_id then return nil end
+  local count = string.match(';' .. (call('HGET', RUN, 'cancelled_by') or ''), ';' .. cancel_id .. ' (%d+);')
+  if not count then return nil end
   local workers = {}
   for _, step in ipairs(call('ZRANGE', DUE, 0, -1)) do
     local state, _, _, _, holder = read(step)
     if state == 'cancelled' then workers[string.match(holder, '^%S+')] = true end
   end
   return tonumber(count), workers
+end
+
+-- Several people may cancel at once, and each may ask again: the newest forty or so are remembered.
+local function remember_cancel(cancel_id, count)
+  local others = call('HGET', RUN, 'cancelled_by') or ''
+  call('HSET', RUN, 'cancelled_by', string.sub(cancel_id .. ' ' .. count .. ';' .. others, 1, 800))
 end
 
 -- lost step attempt token owner kind detail tail: an attempt is over and has no end of its own: its process died (kind
@@ -240,7 +246,7 @@ function ops.cancel()
   local run_state = call('HGET', RUN, 'state')
   if not run_state or ENDED[run_state] then return {-1} end
   local cancelled, workers = cancel_all('cancelled', ARGS[2])
-  call('HSET', RUN, 'cancelled_by', ARGS[3] .. ' ' .. cancelled)
+  remember_cancel(ARGS[3], cancelled)
   return with_names({cancelled}, workers)
 end
 
@@ -267,26 +273,11 @@ function ops.cancel_steps()
   local cancelled = #worklist
   local chains = propagate(worklist)
   settle()
-  call('HSET', RUN, 'cancelled_by', ARGS[3] .. ' ' .. cancelled)
+  remember_cancel(ARGS[3], cancelled)
   return with_names({cancelled, chains_of(chains)}, workers)
 end
 
--- stage_again resume_id step graph children inputs spec ...: writes steps as that resume will have them, beside those
--- that there are; may be called many times. Two resumes at once do not mix what they stage.
-function ops.stage_again()
-  local keys = {}
-  for place, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do keys[place] = key .. '~' .. ARGS[2] end
-  for index = 3, #ARGS, 5 do
-    for place, key in ipairs(keys) do
-      local text = ARGS[index + place]
-      if text ~= '' then call('HSET', key, ARGS[index], text) end
-    end
-  end
-  for _, key in ipairs(keys) do call('EXPIRE', key, 3600) end
-  return 1
-end
-
--- resume resume_id staged(steps staged again, 0 = as they were) seen(how often the caller saw the run resumed before, ''
+-- resume resume_id staged(steps staged under that id, 0 = as they were) seen(how often the caller saw the run resumed before, ''
 -- = it does not matter) detail again(JSON list) gone(JSON list) fields(count) field value ... then step done ...: a run
 -- that has ended goes on. Each listed step waits anew, `done` of its upstreams being kept with their success; `again`
 -- are those among them that had succeeded, `gone` are steps that there no longer are. All other steps are kept as they
@@ -308,8 +299,7 @@ function ops.resume()
   if not ENDED[run_state] then return redis.error_reply('RUNNING ' .. run_state) end
   local stopping = call('ZCARD', DUE)
   if stopping > 0 then return redis.error_reply('STOPPING ' .. stopping) end
-  local mine = '~' .. resume_id
-  local steps = call('HLEN', staged > 0 and GRAPH .. mine or GRAPH)
+  local steps = call('HLEN', staged > 0 and staged_keys(resume_id)[1] or GRAPH)
   if staged > 0 and steps ~= staged then return redis.error_reply('STAGED are ' .. steps .. ' steps of ' .. staged) end
   local kept = tonumber(succeeded or 0) - #again
   for _, step in ipairs(gone) do
@@ -318,15 +308,7 @@ function ops.resume()
   if steps - (#ARGS - first + 1) / 2 ~= kept then
     return redis.error_reply('RESETS are not all that has not succeeded: ' .. kept .. ' steps of ' .. steps .. ' are kept')
   end
-  if staged > 0 then
-    for _, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do
-      call('DEL', key)
-      if call('EXISTS', key .. mine) == 1 then
-        call('RENAME', key .. mine, key)
-        call('PERSIST', key)
-      end
-    end
-  end
+  if staged > 0 then take_staged(resume_id) end
   for _, step in ipairs(gone) do  -- what it had counts on, should a later resume bring it back
     local _, attempt, token = read(step)
     call('HSET', STATE, step, 'waiting ' .. attempt .. ' ' .. token .. ' ' .. now .. ' -')

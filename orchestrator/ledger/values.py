@@ -170,6 +170,9 @@ class Event:
 class RunExists(Exception):
     """A run of that id is already started."""
 
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"run {run_id} is already started; submit under another id, or under none to get a new one")
+
 
 class RunUnknown(LookupError):
     """The ledger holds no such run."""

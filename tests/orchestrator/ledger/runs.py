@@ -143,3 +143,8 @@ def heads(chains: Iterable[Chain]) -> list[str]:
 def counts_in(fields: Mapping[str, str]) -> dict[str, int]:
     """Give the counts that a run's hash keeps, those at zero left out."""
     return {name[2:]: int(value) for name, value in fields.items() if name.startswith("n:") and value != "0"}
+
+
+def links_of(text: str) -> list[tuple[str, int]]:
+    """Give step and attempt of the links of a chain as the script answers it."""
+    return [(step, attempt) for step, attempt, *_ in json.loads(text)]

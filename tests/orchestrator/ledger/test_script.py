@@ -24,7 +24,7 @@ from orchestrator.plan.compile import compile_pipeline
 
 HEAD, _, CODE = SCRIPT.partition("\nlocal ")
 RUN_KEYS = dict(re.findall(r"^-- +\{prefix\}:\{RUN\}:(\S+) +(hash|zset|set|stream|list) ", HEAD, re.M))
-STAGED_KEY = "<part>~<resume_id>"  # there only while a resume is being prepared
+STAGED_KEY = "<part>~<stage_id>"  # there only while a submit or a resume is being prepared
 SERVER_KEYS = dict(re.findall(r"^-- +\{prefix\}:(\w+) +(hash|zset|set|stream|list) ", HEAD, re.M))
 OTHER_EVENTS = {
     "attempt.lost", "attempt.handed_over", "attempt.stopped", "message.lost", "message.returned",
@@ -88,7 +88,7 @@ def test_what_a_resume_stages_goes_by_itself_when_the_resume_never_comes(ledger:
     run_id = full_run(ledger)
     before = keys_and_types(ledger)
     for _ in range(2):
-        ledger._call(run_id, "stage_again", "r1", "a", '{"x":0,"q":"cpu","p":5}', '["b"]', '["b"]', "{}")
+        ledger._call(run_id, "stage", "r1", "a", '{"x":0,"q":"cpu","p":5}', '["b"]', '["b"]', "{}")
 
     staged = {key: kind for key, kind in keys_and_types(ledger).items() if key not in before}
     assert staged == {
