@@ -174,6 +174,8 @@ def _news(event: Event) -> str | None:
             return f"{named} lost: {error_line(detail.get('error'))}; queued again ({counted})"
         case "attempt.handed_over":
             return f"{named} handed over: {detail.get('reason', '')}; queued again"
+        case "attempt.put_back":
+            return f"{named} put back: {detail.get('reason', '')}"
         case "message.lost":
             return f"{event.step} sent again: its message was lost ({detail.get('found', '')})"
         case "attempt.stopped":

@@ -47,6 +47,7 @@ def _attempt_json(attempt: AttemptRecord) -> dict[str, Any]:
         "ended_at": rfc3339(attempt.ended_at_us),
         "outcome": attempt.outcome.value if attempt.outcome else None,
         "error": attempt.error,
+        **({"reason": attempt.reason} if attempt.reason else {}),
         **({"stopped": _stopped_json(attempt.stopped)} if attempt.stopped else {}),
     }
 

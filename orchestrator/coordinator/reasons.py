@@ -67,7 +67,9 @@ def brief(record: RunRecord, name: str, around: Surroundings) -> str:
             serving = around.serving(step.queue)
             return _slots(serving, around) if serving else f"waiting: no worker serves pool {step.pool}"
         case StepState.RETRYING:
-            told = f"retry at {rfc3339(step.due_at_us)}"
+            last = step.attempts[-1]
+            why = f"put back ({last.reason}), " if last.outcome is Outcome.PUT_BACK else ""
+            told = f"{why}retry at {rfc3339(step.due_at_us)}"
             return told if around.coordinators else f"{told}; {NOBODY.format(do='send it')}"
         case StepState.RUNNING:
             last = step.attempts[-1]
@@ -178,6 +180,7 @@ def _retrying(name: str, step: StepRecord, around: Surroundings) -> Explanation:
             "due_in_s": round(left_us / 1e6, 3),
             "coordinators": len(around.coordinators),
             "error": last.error,
+            **({"put_back": last.reason} if last.outcome is Outcome.PUT_BACK else {}),
         },
     )
 
@@ -308,8 +311,10 @@ def _outcome(attempt: AttemptRecord) -> str:
         Outcome.TIMED_OUT: "timed out",
         Outcome.LOST: "was lost",
         Outcome.HANDED_OVER: "was handed over to another worker",
+        Outcome.PUT_BACK: "was put back, which counts against nothing",
         Outcome.CANCELLED: "was cancelled",
     }.get(attempt.outcome or Outcome.FAILED, "failed")
+    what = what or (attempt.reason or "" if attempt.outcome is Outcome.PUT_BACK else "")
     return f"{word} ({what})" if what else word
 
 

@@ -28,8 +28,9 @@
 --   {prefix}:{RUN}:join     hash    step -> upstreams that have ended; step\0bad, step\0skipped -> how many of them so;
 --                                   only for steps with several upstreams
 --   {prefix}:{RUN}:output   hash    step -> JSON of the output of its committed success; absent = null
---   {prefix}:{RUN}:uncounted hash   step -> "lost uncounted": its lost attempts since the last resume, and how many of
---                                   its attempts do not count against its retries (lost, handed over, before a resume)
+--   {prefix}:{RUN}:uncounted hash   step -> "lost uncounted put_back": its lost attempts since the last resume, how many
+--                                   of its attempts do not count against its retries (lost, handed over, put back,
+--                                   before a resume), and how often in a row it was put back (absent = 0)
 --   {prefix}:{RUN}:due      zset    step -> when it must be looked at: its retry is due (retrying), its lease runs out
 --                                   (running, and cancelled while its attempt is being stopped), or it has waited too
 --                                   long (queued, with a queue timeout)
@@ -49,7 +50,7 @@
 -- Times are microseconds since the epoch by the server's clock. Step states:
 --   waiting -> queued -> running -> succeeded | failed;  running -> retrying -> queued;  queued -> failed;
 --   running -> queued;  waiting -> upstream_failed | skipped;  any that has not ended -> cancelled
--- A lost or handed-over attempt takes a running step back to queued. A resume takes steps that have ended to waiting.
+-- A lost or handed-over attempt takes a running step back to queued, one that is put back to retrying. A resume takes steps that have ended to waiting.
 
 -- What a call works with; a function of the server keeps these between calls, so `enter` sets every one of them anew.
 local call, ARGS
@@ -114,12 +115,12 @@ local function is_owned(holder, owner)
   return string.sub(holder, 1, #owner) == owner
 end
 
--- lost attempts since the last resume, attempts that do not count against the retries
+-- lost attempts since the last resume, attempts that do not count against the retries, how often in a row put back
 local function uncounted_of(step)
   local text = call('HGET', UNCOUNTED, step)
-  if not text then return 0, 0 end
-  local lost, uncounted = string.match(text, '^(%d+) (%d+)$')
-  return tonumber(lost), tonumber(uncounted)
+  if not text then return 0, 0, 0 end
+  local lost, uncounted, put_back = string.match(text, '^(%d+) (%d+) ?(%d*)$')
+  return tonumber(lost), tonumber(uncounted), tonumber(put_back) or 0
 end
 
 local function write(step, old, new, attempt, token, holder)

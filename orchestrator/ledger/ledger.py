@@ -20,6 +20,7 @@ from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import (
     AlertTry,
     AttemptsStopping,
+    BackOff,
     Chain,
     Claim,
     Commit,
@@ -167,6 +168,31 @@ class Ledger(LedgerReads):
         """Give a running attempt up, so that another worker goes on with the step; no failure, and no lost attempt."""
         detail = {"outcome": Outcome.HANDED_OVER.value, "reason": reason}
         return self._replace(run_id, step, attempt, token, owner, Outcome.HANDED_OVER.value, detail)
+
+    def put_back(
+        self,
+        run_id: str,
+        step: str,
+        attempt: int,
+        detail: Mapping[str, Any],
+        back_off: BackOff,
+        *,
+        token: int = 0,
+        owner: str = "",
+        error: Mapping[str, Any] | None = None,
+    ) -> Replaced | Refusal:
+        """Give a running attempt back because of something that is no fault of its step: it is tried again when it is
+        due, and the attempt costs neither retries nor lost attempts.
+
+        `detail` has reason and host. With `error` (type, message) the step may have begun, and one that may lose no
+        attempt (`lost_attempts` 1) fails with it instead. May be said twice by the token.
+        """
+        told = {"outcome": Outcome.PUT_BACK.value, **detail}
+        instead = json.dumps({"outcome": Outcome.FAILED.value, "error": error, **detail}) if error else ""
+        times = (round(back_off.first_s * 1e6), round(back_off.longest_s * 1e6))
+        text = json.dumps(told, separators=(",", ":"))
+        reply = self._call(run_id, "put_back", step, attempt, token, owner, *times, text, instead)
+        return Replaced(StepState(reply[1]), _chains(reply[2])) if reply[0] else Refusal(reply[1])
 
     def _replace(
         self, run_id: str, step: str, attempt: int, token: int, owner: str, kind: str, detail: Mapping[str, Any]

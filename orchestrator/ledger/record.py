@@ -15,7 +15,7 @@ from orchestrator.ledger.values import Event
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ENDINGS = {"step.succeeded", "step.failed", "step.retrying", "step.cancelled"}
 _RUN_ENDS = {f"run.{state.value}" for state in RunState if state.is_ended}
-_REPLACED = {"attempt.lost", "attempt.handed_over"}
+_REPLACED = {"attempt.lost", "attempt.handed_over", "attempt.put_back"}
 REPAIRS = {"attempt.lost", "message.lost"}  # the events by which the safety net tells that it caught something
 
 
@@ -23,7 +23,8 @@ REPAIRS = {"attempt.lost", "message.lost"}  # the events by which the safety net
 class AttemptRecord:
     """One attempt. Times are microseconds since the epoch; `error` has type, message and traceback.
 
-    `stopped` tells how the process of an attempt that had to be stopped went: how, after_s, processes, at_us.
+    `reason` tells why it was handed over or put back. `stopped` tells how the process of an attempt that had to be
+    stopped went: how, after_s, processes, at_us.
     """
 
     attempt: int
@@ -34,6 +35,7 @@ class AttemptRecord:
     outcome: Outcome | None = None
     error: dict[str, Any] | None = None
     stopped: dict[str, Any] | None = None
+    reason: str | None = None
 
 
 @dataclass(slots=True)
@@ -88,6 +90,8 @@ class StepRecord:
             last.ended_at_us = event.at_us
             last.outcome = Outcome(detail.get("outcome", Outcome.CANCELLED))
             last.error = detail.get("error")
+            if event.event in _REPLACED:
+                last.reason = detail.get("reason")
 
 
 @dataclass(slots=True)

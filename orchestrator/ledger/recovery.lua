@@ -138,6 +138,46 @@ function ops.lost()
   return {1, (read(step)), chains_of(queued)}
 end
 
+-- put_back step attempt token owner first_us longest_us detail instead: a running attempt goes back, because of something
+-- that is no fault of its step: it counts neither against the retries nor as lost. It is due again after first_us,
+-- doubled for each time before in a row, longest_us at most. Who says so shows it by the token or by being the holder's
+-- owner. `instead` '' = it may always go back; else it is the detail with which a step fails that may lose no attempt.
+-- Returns {1, state, {chain, ...}} or {0, why refused}.
+function ops.put_back()
+  local step, wanted, token, owner, detail, instead = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], ARGS[8], ARGS[9]
+  local state, attempt, holding, at, holder = read(step)
+  if attempt == wanted and token == holding and holder == '-' and (state == 'retrying' or state == 'failed') then
+    return {1, state, state == 'failed' and chains_of(still_queued(children_of(step))) or {}}  -- said before
+  end
+  local is_held = state == 'running' or (state == 'cancelled' and holder ~= '-')
+  if attempt ~= wanted or not is_held then return {0, 'the step is ' .. state .. ' at attempt ' .. attempt} end
+  if not (token ~= '0' and token == holding or token == '0' and owner ~= '' and is_owned(holder, owner)) then
+    return {0, 'the attempt is held by another'}
+  end
+  if state == 'cancelled' then
+    local told = cjson.encode({how = 'it gave its step back', worker = string.match(holder, '^%S+')})
+    end_stopping(step, attempt, holding, at, told)
+    return {1, state, {}}
+  end
+  local lost, uncounted, put_back = uncounted_of(step)
+  local chains = {}
+  leave(step, state)
+  if instead ~= '' and (graph_of(step).b or LOST_ATTEMPTS) <= 1 then
+    write(step, state, 'failed', attempt, holding, '-')
+    emit('step.failed', step, attempt, instead)
+    chains = propagate({{step, 'bad', step}})
+  else
+    local due = after(math.min(tonumber(ARGS[7]), tonumber(ARGS[6]) * 2 ^ math.min(put_back, 50)))
+    call('HSET', UNCOUNTED, step, lost .. ' ' .. (uncounted + 1) .. ' ' .. (put_back + 1))
+    write(step, state, 'retrying', attempt, holding, '-')
+    call('ZADD', DUE, due, step)
+    emit('attempt.put_back', step, attempt, string.sub(detail, 1, -2) .. ',"due_at":' .. due .. '}')
+    emit('step.retrying', step, attempt, '{"outcome":"put_back","due_at":' .. due .. '}')
+  end
+  settle()
+  return {1, (read(step)), chains_of(chains)}
+end
+
 -- States of a step that say to who held its attempt that somebody took over; a resume may have led there.
 local FENCES = {running = true, waiting = true, skipped = true, upstream_failed = true}
 

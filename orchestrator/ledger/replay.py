@@ -28,6 +28,11 @@ _RUN_FOLLOWS: dict[str, Collection[RunState | None]] = {
     **{f"run.{it.value}": {RunState.QUEUED, RunState.RUNNING} for it in _ENDS_OF_RUNS},
 }
 _BAD = {StepState.FAILED, StepState.UPSTREAM_FAILED, StepState.CANCELLED}
+_REPLACED = {  # event -> the state that its step gets next, and how people are told
+    "attempt.lost": (StepState.QUEUED, "was lost or handed over"),
+    "attempt.handed_over": (StepState.QUEUED, "was lost or handed over"),
+    "attempt.put_back": (StepState.RETRYING, "was put back"),
+}
 _NAMED = 3  # upstreams that a sentence names
 
 
@@ -70,7 +75,7 @@ class Replay:
     begun: dict[str, int] = field(default_factory=dict)  # step -> its last attempt that began
     violations: list[str] = field(default_factory=list)
     _open: dict[str, int] = field(default_factory=dict)  # step -> its attempt that has begun and has no end yet
-    _replaced: set[str] = field(default_factory=set)  # steps whose attempt was lost or handed over, not queued yet
+    _replaced: dict[str, str] = field(default_factory=dict)  # step -> the event that ended its attempt; one must follow
     _last: Event | None = None
 
     def state_of(self, step: str) -> StepState:
@@ -84,7 +89,7 @@ class Replay:
             self._take_run(event)
         elif kind == "step":
             self._take_step(event)
-        elif event.event in ("attempt.lost", "attempt.handed_over"):
+        elif event.event in _REPLACED:
             self._take_replaced(event)
         elif kind == "message":
             if (self.state_of(event.step), self.attempts.get(event.step, 0)) != (StepState.QUEUED, event.attempt):
@@ -98,8 +103,8 @@ class Replay:
             self._wrong("the run has no event that creates it")
         if self.run_state in _ENDS_OF_RUNS:
             return
-        for step in sorted(self._replaced):
-            self._wrong(f"attempt {self.attempts[step]} of step {step!r} was lost or handed over, and nothing followed")
+        for step, how in sorted(self._replaced.items()):
+            self._wrong(f"attempt {self.attempts[step]} of step {step!r} {_REPLACED[how][1]}, and nothing followed")
         if self.run_state and all(self.state_of(step).is_ended for step in self.members):
             self._wrong(f"all steps have ended, but the run is {self.run_state}")
         for step in sorted(self.members):
@@ -198,11 +203,11 @@ class Replay:
             verdict = self.verdict(step)
             if verdict is not state:
                 self._wrong(f"{_told(event)}, but {self._reason(step, verdict)}")
-        if step in self._replaced and state is not StepState.QUEUED:
-            self._wrong(f"{_told(event)}, but this attempt was lost or handed over before")
-        if before is StepState.RUNNING and state is StepState.QUEUED and step not in self._replaced:
+        follows, how = _REPLACED.get(self._replaced.pop(step, ""), (None, ""))
+        if follows and state is not follows:
+            self._wrong(f"{_told(event)}, but this attempt {how} before")
+        if before is StepState.RUNNING and state is StepState.QUEUED and not follows:
             self._wrong(f"{_told(event)}, but attempt {attempt} has no end")
-        self._replaced.discard(step)
         if before is StepState.RUNNING:
             self._open.pop(step, None)
         if state is StepState.RUNNING:
@@ -226,7 +231,7 @@ class Replay:
             self._wrong(f"{_told(event)}, but the step was {self._where(step)}")
         else:
             self._open.pop(step)
-            self._replaced.add(step)
+            self._replaced[step] = event.event
 
     def _is_judged(self, step: str) -> bool:
         return step in self.upstream and step in self.members and step not in self.unsure[0]

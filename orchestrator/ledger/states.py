@@ -64,4 +64,5 @@ class Outcome(StrEnum):
     TIMED_OUT = "timed_out"
     LOST = "lost"  # its process died, or nobody heard of it any more
     HANDED_OVER = "handed_over"  # its worker had to end; another one goes on
+    PUT_BACK = "put_back"  # its worker could not do it, for a reason that is no fault of the step; it is tried later
     CANCELLED = "cancelled"

@@ -137,10 +137,18 @@ class Tended:
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """What became of a step whose attempt was lost or handed over. `ready` is to be dispatched."""
+    """What became of a step whose attempt was lost, handed over or put back. `ready` is to be dispatched."""
 
     state: StepState
     ready: tuple[Chain, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BackOff:
+    """When an attempt that is put back is due again: after `first_s`, then twice that, and so on up to `longest_s`."""
+
+    first_s: float
+    longest_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.presence import WorkerCard, announce_coordinator, announce_follower, announce_worker
 from orchestrator.ledger.record import read_record
 from orchestrator.ledger.states import Outcome
-from orchestrator.ledger.values import Held
+from orchestrator.ledger.values import BackOff, Held
 from orchestrator.messages.queues import queue_keys
 from orchestrator.settings import Settings
 
@@ -49,6 +49,20 @@ def text(told: Explanation) -> str:
 
 def serve(ledger, worker: str, queue: str, slots: int) -> None:
     announce_worker(ledger.client, ledger.prefix, WorkerCard(worker, (queue,), slots, "prefork", "host", 1, "beef"))
+
+
+def test_a_step_that_was_put_back_says_why_and_when_it_is_due(ledger, run_id, why, short) -> None:
+    detail = {"reason": "host h cannot write to the store /data", "host": "h"}
+    ledger.put_back(run_id, "a", 1, detail, BackOff(60.0, 60.0), token=begin(ledger, run_id, "a"))
+
+    told = why("a")
+
+    assert text(told).startswith(
+        "Attempt 1 of a was put back, which counts against nothing (host h cannot write to the store /data). "
+        "Attempt 2 is due at T, in T."
+    )
+    assert told.facts["put_back"] == detail["reason"]
+    assert short("a").startswith("put back (host h cannot write to the store /data), retry at ")
 
 
 def test_a_waiting_step_names_its_upstreams_and_what_stands_behind_them(ledger, chosen, run_id, why, short) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import inf
 from random import Random
+from typing import Any
 
 from oracle import DEADLINE_S, LedgerModel, Shape
 from runs import INSTANT_S, RULES, SETTINGS, Graph, SaidTwice, counts_in, random_options, start
@@ -23,6 +24,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import (
     AttemptsStopping,
+    BackOff,
     Chain,
     Claim,
     Commit,
@@ -191,6 +193,20 @@ class Network:
                 self._lose(held.step, held.attempt, token=held.token, kind="handed_over")
             else:
                 self._lose(held.step, held.attempt, owner=held.owner, kind="handed_over")
+
+    def put_back(self) -> None:
+        """An attempt goes back because its worker cannot do it; it may go on for a while."""
+        if self.in_hand:
+            held = self.in_hand.pop(self.rng.randrange(len(self.in_hand)))
+            if self.rng.random() < 0.3:
+                self.in_hand.append(held)
+            self._put_back(held, {"token": held.token} if self.rng.random() < 0.7 else {"owner": held.owner})
+
+    def put_back_late(self) -> None:
+        """Somebody puts back an attempt that ended long ago, or one that is another's."""
+        if self.held:
+            held = self.rng.choice(self.held)
+            self._put_back(held, self.rng.choice([{"token": held.token + 1}, {"owner": self._owner()}, {}]))
 
     def say_late_that_it_is_lost(self) -> None:
         """Somebody tells of the death of an attempt that ended long ago, or of one that is alive."""
@@ -475,6 +491,26 @@ class Network:
                 self._send(answer.ready)
             self.compare()
 
+    def _put_back(self, held: Attempt, shown: dict[str, Any]) -> None:
+        error = self.rng.choice([None, {"type": "StoreUnusable", "message": "full"}])
+        for _ in self._times():
+            answer = self.ledger.put_back(
+                self.run_id, held.step, held.attempt, {"reason": "full", "host": "h"}, BackOff(NO_TIME_S, NO_TIME_S),
+                error=error, **shown,
+            )  # fmt: skip
+            expected = self.model.put_back(held.step, held.attempt, has_begun=error is not None, **shown)
+            if expected is None:
+                assert isinstance(answer, Refusal)
+            else:
+                assert isinstance(answer, Replaced)
+                assert answer.state == expected[0]
+                if self.model.changes:
+                    self._compare_ready(answer.ready, expected[1])
+                else:
+                    assert {chain[0][:2] for chain in answer.ready} <= self.model.queued()
+                self._send(answer.ready)
+            self.compare()
+
     def _stop(self, held: Held) -> None:
         """A worker has stopped what it was told to stop."""
         ended_alone = self.rng.random() < 0.3
@@ -567,7 +603,11 @@ class Network:
             _, _, token, _, holder = states[step].split(" ", 4)
             assert holder == (known[step].holder or "-")
             assert int(token) == known[step].token or not known[step].holder
-        assert uncounted == {step: f"{it.lost} {it.uncounted}" for step, it in known.items() if it.uncounted}
+        assert uncounted == {
+            step: f"{it.lost} {it.uncounted}" + (f" {it.put_back}" if it.put_back else "")
+            for step, it in known.items()
+            if it.uncounted
+        }
         assert outputs == {step: it.output for step, it in known.items() if it.output}
         now_us = clock[0] * 1_000_000 + clock[1]
         assert {step: at > now_us + LONG_US for step, at in due} == {step: at == inf for step, at in model.due.items()}

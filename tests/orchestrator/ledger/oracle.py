@@ -57,6 +57,7 @@ class StepModel:
     holder: str = ""  # worker and claim id, with a space between
     lost: int = 0  # since the last resume
     uncounted: int = 0  # attempts that do not count against the retries
+    put_back: int = 0  # how often in a row
     output: str = ""
 
     def is_held_by(self, owner: str) -> bool:
@@ -186,6 +187,7 @@ class LedgerModel:
             return None
         it.uncounted += 1
         it.lost += kind == "lost"
+        it.put_back = 0
         queued = {step}
         if kind == "lost" and it.lost >= self.shape.budget.get(step, LOST_ATTEMPTS):
             self._change(step, "failed")  # its holder is kept: it may still be at it
@@ -193,6 +195,36 @@ class LedgerModel:
         else:
             self.changes.append((f"attempt.{kind}", step, attempt))
             self._queue(step)
+        self._end_run_if_done()
+        return it.state, queued
+
+    def put_back(
+        self, step: str, attempt: int, *, token: int = 0, owner: str = "", has_begun: bool
+    ) -> tuple[str, set[str]] | None:
+        """Give the step's state and what is queued, None if who says so is not believed."""
+        self.now += 1
+        it = self._step(step)
+        if it.attempt != attempt:
+            return None
+        if token and it.token == token and not it.holder and it.state in ("retrying", "failed"):
+            return it.state, set()
+        is_mine = it.token == token if token else bool(owner) and it.is_held_by(owner)
+        if not it.holder or it.state not in ("running", "cancelled") or not is_mine:
+            return None
+        if it.state == "cancelled":
+            self._end_stopping(step)
+            return "cancelled", set()
+        it.holder = ""
+        queued: set[str] = set()
+        if has_begun and self.shape.budget.get(step, LOST_ATTEMPTS) <= 1:
+            self._change(step, "failed")
+            queued = self._judge_waiting()
+        else:
+            it.uncounted += 1
+            it.put_back += 1
+            self.changes.append(("attempt.put_back", step, attempt))
+            self._change(step, "retrying")
+            self.due[step] = self.now
         self._end_run_if_done()
         return it.state, queued
 
@@ -283,7 +315,7 @@ class LedgerModel:
                 continue
             it.state, it.output, it.holder = "waiting", "", ""
             if it.attempt:
-                it.lost, it.uncounted = 0, it.attempt
+                it.lost, it.uncounted, it.put_back = 0, it.attempt, 0
         self.run_state = "running" if self.is_started else "queued"
         self.cancel_reason = self.alert_tries = None
         self.has_missed_deadline = is_late

@@ -57,6 +57,7 @@ def test_any_order_of_anything_leaves_the_ledger_as_its_model(new_ledger: NewLed
     acts = [network.deliver, network.finish] * 6 + [
         network.stray, network.say_late, network.say_with_an_old_token, network.write_log, network.die,
         network.witness, network.lose_a_message, network.hand_over, network.say_late_that_it_is_lost,
+        network.put_back, network.put_back_late,
         network.renew, network.renew, network.tend, network.resend, network.resume,
     ]  # fmt: skip
     if rng.random() < 0.3:
@@ -94,7 +95,14 @@ def test_every_order_leads_to_the_same_end(new_ledger: NewLedger, seed, other_ru
 
     for _ in range(2):
         network = Network(new_ledger(), graph, fate, Random(rng.random()), may_time_out=False, may_be_late=False)
-        losses = [network.die, network.hand_over, network.lose_a_message, network.renew, network.resend]
+        losses = [
+            network.die,
+            network.hand_over,
+            network.put_back,
+            network.lose_a_message,
+            network.renew,
+            network.resend,
+        ]
         network.run_to_its_end(more=losses)
 
         expected = final_states(graph.upstream, graph.rules, fate.fail_for_good())

@@ -27,7 +27,7 @@ RUN_KEYS = dict(re.findall(r"^-- +\{prefix\}:\{RUN\}:(\S+) +(hash|zset|set|strea
 STAGED_KEY = "<part>~<stage_id>"  # there only while a submit or a resume is being prepared
 SERVER_KEYS = dict(re.findall(r"^-- +\{prefix\}:(\w+) +(hash|zset|set|stream|list) ", HEAD, re.M))
 OTHER_EVENTS = {
-    "attempt.lost", "attempt.handed_over", "attempt.stopped", "message.lost", "message.returned",
+    "attempt.lost", "attempt.handed_over", "attempt.put_back", "attempt.stopped", "message.lost", "message.returned",
     "commit.refused", "log.refused",
 }  # fmt: skip
 
@@ -204,7 +204,7 @@ def test_attempts_that_may_be_lost_are_as_many_as_the_options_say() -> None:
 
 def test_a_repair_is_an_event_that_the_script_writes() -> None:
     assert REPAIRS <= OTHER_EVENTS
-    assert {f"attempt.{outcome}" for outcome in (Outcome.LOST, Outcome.HANDED_OVER)} <= OTHER_EVENTS
+    assert {f"attempt.{outcome}" for outcome in (Outcome.LOST, Outcome.HANDED_OVER, Outcome.PUT_BACK)} <= OTHER_EVENTS
 
 
 def test_every_state_is_reached_by_name_in_the_code() -> None:

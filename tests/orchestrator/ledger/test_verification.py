@@ -19,7 +19,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.replay import Replay, replay_events
 from orchestrator.ledger.script import SCRIPT
 from orchestrator.ledger.states import Outcome, RunState, StepState
-from orchestrator.ledger.values import Event, RunUnknown
+from orchestrator.ledger.values import BackOff, Event, RunUnknown
 from orchestrator.ledger.verification import verify_run
 
 UPSTREAM = {"a": "", "b": "a", "c": "a b", "x": "", "y": "x", "tidy": "y c"}
@@ -52,6 +52,14 @@ def ended_run(ledger: Ledger) -> str:
     end(ledger, run_id, "c")
     end(ledger, run_id, "tidy")
     assert run_state(ledger, run_id) == "failed"
+    return run_id
+
+
+def put_back_run(ledger: Ledger) -> str:
+    """Give a run in which a was put back, and is not due yet."""
+    run_id = start_graph(ledger, UPSTREAM, TIDY)
+    token = begin(ledger, run_id, "a")
+    ledger.put_back(run_id, "a", 1, {"reason": "full", "host": "h"}, BackOff(60.0, 60.0), token=token)
     return run_id
 
 
@@ -148,7 +156,7 @@ def sentences(ledger: Ledger, run_id: str) -> tuple[str, ...]:
     return verify_run(ledger, run_id).violations
 
 
-@pytest.mark.parametrize("make", [half_a_run, ended_run, resumed_run])
+@pytest.mark.parametrize("make", [half_a_run, put_back_run, ended_run, resumed_run])
 def test_a_run_that_went_as_it_may_has_no_violation(ledger: Ledger, make: Callable[[Ledger], str]) -> None:
     run_id = make(ledger)
 
@@ -227,6 +235,14 @@ TOLD_BY_EVENTS: dict[str, tuple[Callable[[Ledger], str], Tampering, str]] = {
     "a loss that nothing followed": (
         half_a_run, added("attempt.lost", "b", 2, {}),
         "attempt 2 of step 'b' was lost or handed over, and nothing followed",
+    ),
+    "a going back that nothing followed": (
+        half_a_run, added("attempt.put_back", "b", 2, {}),
+        "attempt 2 of step 'b' was put back, and nothing followed",
+    ),
+    "a success of what was put back": (
+        put_back_run, changed("step.retrying", "a", 1, event="step.succeeded"),
+        r"step.succeeded of step 'a' at attempt 1 \(event .*\), but this attempt was put back before",
     ),
     "a number of an attempt that is left out": (
         ended_run, changed("step.queued", "a", 2, attempt=3),
