@@ -109,8 +109,9 @@ def events(run_text: str, follow: bool, as_json: bool) -> None:
 @_run_argument
 @click.argument("step", required=False)
 @click.option("--attempt", type=click.IntRange(min=1), help="Only this attempt.")
+@click.option("-n", "--numbers", is_flag=True, help="Put its number in front of each line.")
 @_json_option
-def logs(run_text: str, step: str | None, attempt: int | None, as_json: bool) -> None:
+def logs(run_text: str, step: str | None, attempt: int | None, numbers: bool, as_json: bool) -> None:
     """Print what the steps of a run wrote, and the traceback of each attempt that failed."""
     with open_session() as session:
         record = read_record(session.ledger, find_run(session.ledger, run_text))
@@ -118,11 +119,12 @@ def logs(run_text: str, step: str | None, attempt: int | None, as_json: bool) ->
             guess = did_you_mean(step, record.steps)
             raise RunNotFound(f"run {record.run_id} has no step {step!r}.{guess}")
         found: list[dict[str, Any]] = [
-            {"step": name, "attempt": made.attempt, "lines": lines} | ({"error": made.error} if made.error else {})
+            {"step": name, "attempt": made.attempt, "lines": list(log.lines), "dropped": log.dropped}
+            | ({"error": made.error} if made.error else {})
             for name in ([step] if step else record.steps)
             for made in record.steps[name].attempts
             if made.started_at_us is not None and attempt in (None, made.attempt)
-            if (lines := session.ledger.log_lines(record.run_id, name, made.attempt)) or made.error
+            if (log := session.ledger.log(record.run_id, name, made.attempt)).lines or made.error
         ]
     if as_json:
         click.echo(json.dumps(found))
@@ -131,10 +133,18 @@ def logs(run_text: str, step: str | None, attempt: int | None, as_json: bool) ->
         attempts = len(record.steps[entry["step"]].attempts)
         number = f" attempt {entry['attempt']}" if attempts > 1 else ""
         head = f"{entry['step']}{number} | " if step is None or attempts > 1 else ""
-        for line in [*entry["lines"], *_error_lines(entry.get("error"))]:
+        for line in _log_text(entry, with_numbers=numbers):
             click.echo(f"{head}{line}")
     if not found:
         click.echo(f"nothing was written by {'step ' + step if step else 'any step'}", err=True)
+
+
+def _log_text(entry: Mapping[str, Any], *, with_numbers: bool) -> list[str]:
+    """Return the lines of one attempt for people, with how many are missing before them."""
+    dropped, lines = entry["dropped"], entry["lines"]
+    numbered = [f"{number}: {line}" for number, line in enumerate(lines, dropped + 1)] if with_numbers else lines
+    missing = [f"… {dropped:,} earlier {'line' if dropped == 1 else 'lines'} dropped"] if dropped else []
+    return [*missing, *numbered, *_error_lines(entry.get("error"))]
 
 
 _RUN_ENDS = {f"run.{state.value}" for state in RunState if state.is_ended}

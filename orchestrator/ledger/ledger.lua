@@ -39,6 +39,7 @@
 --                                   then, and for an hour at most
 --   {prefix}:{RUN}:events   stream  event, at, step, attempt, detail (JSON): one entry for every change
 --   {prefix}:{RUN}:log:<step>:<attempt>  list  lines of one attempt, oldest dropped beyond the limit
+--   {prefix}:{RUN}:dropped  hash    <step>:<attempt> -> how many lines at the beginning of its log were dropped
 --
 -- Kept by the client and never touched here, so that no call crosses from a run to another key slot:
 --   {prefix}:runs           zset    run -> created_at, every run on this server
@@ -450,8 +451,10 @@ function ops.commit()
   return {1, (read(step)), goes_on, chains_of(rest)}
 end
 
--- log step attempt token limit line ...: appends lines of a running attempt, or of one that is being stopped, keeping
--- the last `limit`. Returns 1, or 0 when the token is no longer the current one; then the refusal is recorded.
+-- log step attempt token limit before line ...: appends lines of a running attempt, or of one that is being stopped,
+-- keeping the last `limit`. `before` is how many lines the attempt has written before these, so that lines keep their
+-- numbers and a repeated call adds nothing; empty: as many as are there. Returns 1, or 0 when the token is no longer
+-- the current one; then the refusal is recorded.
 function ops.log()
   local state, attempt, token, _, holder = read(ARGS[2])
   local is_writing = state == 'running' or (state == 'cancelled' and holder ~= '-')
@@ -461,8 +464,25 @@ function ops.log()
     end
     return 0
   end
-  local key = BASE .. 'log:' .. ARGS[2] .. ':' .. ARGS[3]
-  for index = 6, #ARGS do call('RPUSH', key, ARGS[index]) end
-  call('LTRIM', key, -tonumber(ARGS[5]), -1)
+  local log = ARGS[2] .. ':' .. ARGS[3]
+  local key, dropped = BASE .. 'log:' .. log, BASE .. 'dropped'
+  local first = 7
+  if ARGS[6] ~= '' then
+    local written = call('LLEN', key) + (call('HGET', dropped, log) or 0)
+    local before = tonumber(ARGS[6])
+    if before > written then -- more came at once than is kept
+      call('DEL', key)
+      call('HSET', dropped, log, ARGS[6])
+    else
+      first = 7 + written - before
+    end
+  end
+  local kept = 0
+  for index = first, #ARGS do kept = call('RPUSH', key, ARGS[index]) end
+  local over = kept - tonumber(ARGS[5])
+  if over > 0 then
+    call('LTRIM', key, over, -1)
+    call('HINCRBY', dropped, log, over)
+  end
   return 1
 end

@@ -396,9 +396,22 @@ class Ledger(LedgerReads):
                 pipe.expire(self.nudge_key(name), NUDGE_KEPT_S)
             pipe.execute()
 
-    def append_log(self, run_id: str, step: str, attempt: int, token: int, lines: Sequence[str], limit: int) -> bool:
-        """Add lines to an attempt's log, of which the last `limit` are kept. False: the token is no longer current."""
-        return bool(self._call(run_id, "log", step, attempt, token, limit, *lines))
+    def append_log(
+        self,
+        run_id: str,
+        step: str,
+        attempt: int,
+        token: int,
+        lines: Sequence[str],
+        limit: int,
+        before: int | None = None,
+    ) -> bool:
+        """Add lines to an attempt's log, of which the last `limit` are kept. False: the token is no longer current.
+
+        `before` is how many lines the attempt had written before these; with it the call may be repeated.
+        """
+        place = "" if before is None else before
+        return bool(self._call(run_id, "log", step, attempt, token, limit, place, *lines))
 
     def forget_active(self, run_id: str) -> None:
         """Strike a run from the coordinators' list that has ended, or was never started."""

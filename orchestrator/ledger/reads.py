@@ -10,7 +10,7 @@ from typing import Any, cast
 import redis
 
 from orchestrator.ledger.states import RunState, StepState
-from orchestrator.ledger.values import Event, LeasedAttempt, RunUnknown, StagedStep
+from orchestrator.ledger.values import AttemptLog, Event, LeasedAttempt, RunUnknown, StagedStep
 
 EVENTS_PAGE = 5000
 RUNS_PAGE = 100
@@ -183,8 +183,16 @@ class LedgerReads:
         """Give the JSON text of every output that is not null."""
         return cast(dict[str, str], self.client.hgetall(self.key(run_id, "output")))
 
+    def log(self, run_id: str, step: str, attempt: int) -> AttemptLog:
+        """Return what is kept of an attempt's log, and how many earlier lines are not."""
+        with self.client.pipeline(transaction=True) as pipe:
+            pipe.lrange(self.key(run_id, f"log:{step}:{attempt}"), 0, -1)
+            pipe.hget(self.key(run_id, "dropped"), f"{step}:{attempt}")
+            lines, dropped = pipe.execute()
+        return AttemptLog(tuple(lines), int(dropped or 0))
+
     def log_lines(self, run_id: str, step: str, attempt: int) -> list[str]:
-        return cast(list[str], self.client.lrange(self.key(run_id, f"log:{step}:{attempt}"), 0, -1))
+        return list(self.log(run_id, step, attempt).lines)
 
     def events(self, run_id: str, after: str = "0") -> Iterator[Event]:
         """Give the events of a run behind the event id `after`, oldest first, read in pages."""

@@ -175,6 +175,14 @@ class Event:
     detail: Any
 
 
+@dataclass(frozen=True, slots=True)
+class AttemptLog:
+    """The last lines that an attempt wrote. `dropped` is how many came before them, so the first is `dropped` + 1."""
+
+    lines: tuple[str, ...]
+    dropped: int
+
+
 class RunExists(Exception):
     """A run of that id is already started."""
 

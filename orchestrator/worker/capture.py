@@ -10,6 +10,7 @@ write to it: what that writes is nobody's log. Such a file is emptied again and 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import io
 import logging
@@ -17,19 +18,19 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
 from typing import Any, Protocol, TextIO
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.settings import Settings
+from orchestrator.worker.log_records import capture_records, descriptor_of, stream_handlers
+from orchestrator.worker.log_shipment import SHIP_INTERVAL_S, Shipment
+from orchestrator.worker.thread_capture import ThreadCapture
 
-SHIP_INTERVAL_S = 0.5
-LINE_CHARS = 8_000
 READ_BYTES = 256 * 1024
-FILE_BYTES = 16 * 1024 * 1024  # of a noisy attempt's output kept on disk before the file is emptied
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+FILE_BYTES = 16 * 1024 * 1024  # of a noisy attempt's output kept on disk before its head is given back
+_PUNCH_HOLE = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE of Linux
 
 
 class Capture(Protocol):
@@ -44,27 +45,6 @@ def capture_for_process(ledger: Ledger, settings: Settings) -> Capture:
     return ThreadCapture(ledger, settings.log_lines_per_attempt)
 
 
-class _Shipment:
-    """The log of one attempt on its way to the ledger."""
-
-    def __init__(self, ledger: Ledger, limit: int, run_id: str, step: str, attempt: int, token: int) -> None:
-        self._ledger = ledger
-        self._attempt = (run_id, step, attempt, token)
-        self._limit = limit
-        self._rest = ""
-        self._is_fenced = limit == 0
-
-    def ship(self, text: str, *, is_end: bool = False) -> None:
-        """Send the whole lines of `text`; the unfinished last one waits, unless this is the end."""
-        *lines, self._rest = (self._rest + text).split("\n")
-        if (is_end or len(self._rest) > LINE_CHARS) and self._rest:
-            lines.append(self._rest)
-            self._rest = ""
-        if lines and not self._is_fenced:
-            kept = [line.rstrip("\r")[:LINE_CHARS] for line in lines[-self._limit :]]
-            self._is_fenced = not self._ledger.append_log(*self._attempt, kept, self._limit)
-
-
 class DescriptorCapture:
     """Captures descriptors 1 and 2 of this process in a file, for one attempt at a time."""
 
@@ -73,8 +53,8 @@ class DescriptorCapture:
         self._limit = limit
         self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._shipment: _Shipment | None = None
-        self._shipped = 0
+        self._shipment: Shipment | None = None
+        self._shipped = self._freed = 0  # bytes of the file
         self._fd = self._writer = -1  # the file to read, and opened anew to write
         self._left: list[int] = []  # files of earlier attempts, to which somebody still can write
         self._is_installed = False
@@ -86,10 +66,10 @@ class DescriptorCapture:
                 stream.reconfigure(line_buffering=True)
         self._streams = sys.stdout, sys.stderr
         worker_log = open(self._stderr, "w", buffering=1, closefd=False)  # noqa: SIM115 (open as long as the process)
-        for handler in _stream_handlers():
+        for handler in stream_handlers():
             handler.setStream(worker_log)
-        captured = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 (open as long as the process)
-        _log_to(captured, lambda: self._shipment is not None)
+        self.stream = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 (open as long as the process)
+        capture_records(self)
         threading.Thread(target=self._ship_for_ever, name="attempt-log", daemon=True).start()
         self._is_installed = True
 
@@ -102,8 +82,8 @@ class DescriptorCapture:
                 self._fd, self._writer = _new_file()
             elif os.fstat(self._fd).st_size:
                 os.ftruncate(self._fd, 0)  # where nobody can tell of writers
-            self._shipment = _Shipment(self._ledger, self._limit, run_id, step, attempt, token)
-            self._shipped = 0
+            self._shipment = Shipment(self._ledger, self._limit, run_id, step, attempt, token)
+            self._shipped = self._freed = 0
         os.dup2(self._writer, 1)
         os.dup2(self._writer, 2)
         self._wake.set()
@@ -146,12 +126,24 @@ class DescriptorCapture:
         assert self._shipment is not None
         while data := os.pread(self._fd, min(READ_BYTES, max(0, size - self._shipped)), self._shipped):
             self._shipped += len(data)
-            self._shipment.ship(data.decode(errors="replace"))
+            self._shipment.add(data)
         if is_end:
-            self._shipment.ship("", is_end=True)
-        elif self._shipped > FILE_BYTES:
-            os.ftruncate(self._fd, 0)
-            self._shipped = 0
+            self._shipment.end()
+            return
+        self._shipment.send()
+        if self._shipped - self._freed > FILE_BYTES:
+            _give_back(self._fd, self._freed, self._shipped)
+            self._freed = self._shipped
+
+    def is_open(self) -> bool:
+        return self._shipment is not None
+
+    def is_behind(self, stream: Any) -> bool:
+        return descriptor_of(stream) in (1, 2)
+
+    def watch(self) -> Callable[[str], bool]:
+        size = os.fstat(self._fd).st_size
+        return lambda text: text.encode(errors="replace") in os.pread(self._fd, READ_BYTES, size)
 
     def _ship_for_ever(self) -> None:
         pause = threading.Event()
@@ -220,77 +212,7 @@ def _whole(stream: TextIO, fd: int) -> TextIO:
     return open(fd, "w", buffering=1, closefd=False)
 
 
-_thread_log: ContextVar[_Shipment | None] = ContextVar("thread_log", default=None)
-_installing = threading.Lock()  # the first steps of a pool of threads come at once
-
-
-class ThreadCapture:
-    """Captures what Python prints and logs in the thread of an attempt."""
-
-    def __init__(self, ledger: Ledger, limit: int) -> None:
-        self._ledger = ledger
-        self._limit = limit
-        with _installing:
-            if not isinstance(sys.stdout, _Router):
-                for handler in _stream_handlers():
-                    handler.setStream(sys.stderr)
-                sys.stdout, sys.stderr = _Router(sys.stdout), _Router(sys.stderr)
-                _log_to(sys.stderr, lambda: _thread_log.get() is not None)
-
-    @contextlib.contextmanager
-    def attempt(self, run_id: str, step: str, attempt: int, token: int) -> Iterator[None]:
-        shipment = _Shipment(self._ledger, self._limit, run_id, step, attempt, token)
-        mark = _thread_log.set(shipment)
-        try:
-            yield
-        finally:
-            _thread_log.reset(mark)
-            shipment.ship("", is_end=True)
-
-
-class _Router(io.TextIOBase):
-    """A text stream that sends what an attempt writes to its log, and all else to the stream it stands for."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        shipment = _thread_log.get()
-        if shipment is None:
-            return self._stream.write(text)
-        shipment.ship(text)
-        return len(text)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-
-def _stream_handlers() -> Iterator[logging.StreamHandler[Any]]:
-    """Give the handlers by which the worker logs to its own standard streams."""
-    for logger in (logging.getLogger(), logging.getLogger("celery"), logging.getLogger("celery.task")):
-        for handler in logger.handlers:
-            if type(handler) is logging.StreamHandler and handler.stream in (
-                sys.stdout,
-                sys.stderr,
-                sys.__stderr__,
-            ):
-                yield handler
-
-
-class _Active(logging.Filter):
-    def __init__(self, is_active: Any) -> None:
-        super().__init__()
-        self._is_active = is_active
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return bool(self._is_active()) and not record.name.startswith("celery.")
-
-
-def _log_to(stream: Any, is_active: Any) -> None:
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
-    handler.addFilter(_Active(is_active))
-    logging.getLogger().addHandler(handler)
+def _give_back(file: int, begin: int, end: int) -> None:
+    """Free the room of a part of a file that others go on writing at its end; where that cannot be done it grows."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).fallocate64(file, _PUNCH_HOLE, ctypes.c_int64(begin), ctypes.c_int64(end - begin))

@@ -155,6 +155,18 @@ def test_logs_tell_step_and_attempt_where_it_is_not_clear(looked_at):
     assert "has no step 'flakey'. Did you mean 'flaky'?" in unknown.err
 
 
+def test_logs_say_how_many_lines_were_dropped_and_lines_keep_their_numbers(place):
+    place.call("run", place.write("noisy.yaml", "steps: {noisy: {run: seq 1 2234}}"))
+
+    lines = place.call("logs", "last").out.splitlines()
+    numbered = place.call("logs", "last", "noisy", "--numbers").out.splitlines()
+    (told,) = place.call("logs", "last", "--json").json
+
+    assert lines[:2] == ["noisy | … 1,234 earlier lines dropped", "noisy | 1235"]
+    assert (numbered[1], numbered[-1]) == ("1235: 1235", "2234: 2234")
+    assert (told["dropped"], told["lines"][0], len(told["lines"])) == (1234, "1235", 1000)
+
+
 def test_logs_end_with_the_traceback_of_an_attempt_that_failed(looked_at, place):
     lines = looked_at.call("logs", "last", "flaky", "--attempt", 2).out.splitlines()
     assert lines[:2] == ["flaky attempt 2 | trying", "flaky attempt 2 | Traceback (most recent call last):"]

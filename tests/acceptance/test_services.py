@@ -107,7 +107,7 @@ def test_a_submitted_run_goes_through_with_a_retry_that_the_coordinator_sends_of
     assert (lines[0], lines[-1]) == ("unsteady attempt 1 | attempt 1", "unsteady attempt 2 | attempt 2")
     assert lines[-2] == "unsteady attempt 1 | OSError: the first attempt fails"
     only = installation.place.call("logs", record["run_id"], "unsteady", "--attempt", 2, "--json").json
-    assert only == [{"step": "unsteady", "attempt": 2, "lines": ["attempt 2"]}]
+    assert only == [{"step": "unsteady", "attempt": 2, "lines": ["attempt 2"], "dropped": 0}]
 
 
 def test_submit_as_json_gives_the_run_id(installation, tmp_path):

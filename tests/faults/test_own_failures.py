@@ -339,10 +339,10 @@ from orchestrator.worker.app import app
 capture.SHIP_INTERVAL_S = 3600  # at the end of the attempt only
 append = Ledger.append_log
 
-def fail(self, run_id, step, attempt, token, lines, limit):
+def fail(self, run_id, step, attempt, token, lines, limit, before):
     if "secret" in lines:
         raise ConnectionError("away")
-    return append(self, run_id, step, attempt, token, lines, limit)
+    return append(self, run_id, step, attempt, token, lines, limit, before)
 
 Ledger.append_log = fail
 """)

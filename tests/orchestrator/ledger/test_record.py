@@ -167,6 +167,25 @@ def test_a_log_keeps_its_last_lines(ledger: Ledger) -> None:
     assert ledger.log_lines(run_id, "a", 1) == [str(i) for i in range(90, 100)]
 
 
+@pytest.mark.parametrize("pieces", [[3] * 20, [1, 30, 2], [40], [25, 25, 1], []])
+def test_lines_keep_their_numbers_and_a_repeated_call_adds_none(ledger: Ledger, pieces: list[int]) -> None:
+    run_id = start_graph(ledger, {"a": ""})
+    token = begin(ledger, run_id, "a")
+    written = 0
+
+    for count in pieces:
+        lines = [str(number) for number in range(written, written + count)]
+        kept = lines[-10:]  # more than that is not even sent
+        for _ in range(2):
+            before = written + count - len(kept)
+            assert ledger.append_log(run_id, "a", 1, token, kept, 10, before=before)
+        written += count
+
+    log = ledger.log(run_id, "a", 1)
+    assert log.dropped == max(0, written - 10)
+    assert log.lines == tuple(str(number) for number in range(log.dropped, written))
+
+
 def test_only_the_holder_of_the_token_writes_the_log(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": ""})
     assert not ledger.append_log(run_id, "a", 1, 0, ["before the claim"], 10)

@@ -51,7 +51,7 @@ def full_run(ledger: Ledger) -> str:
     fields = {"target": "p.py", "code": "{}", "alerts": "[]", "deadline_s": 3600}
     run_id, _ = start(ledger, plan, params='{"x":1}', fields=fields)
     token = begin(ledger, run_id, "a")
-    ledger.append_log(run_id, "a", 1, token, ["line"], 10)
+    ledger.append_log(run_id, "a", 1, token, ["line", "line"], 1)
     ledger.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED, output="[1]")
     ledger.commit(run_id, "b", 1, begin(ledger, run_id, "b"), "w", Outcome.SUCCEEDED, output="2")
     begin(ledger, run_id, "c")

@@ -35,7 +35,7 @@ from orchestrator.settings import PoolSettings, Settings
 
 LIMIT_S = 30.0
 CELERY = str(Path(sys.executable).with_name("celery"))
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 _module_numbers = itertools.count(1)
 
 

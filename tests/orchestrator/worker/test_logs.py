@@ -160,7 +160,64 @@ def test_a_noisy_step_keeps_its_last_lines(runs, pipeline_from):
     )
 
     limit = runs.settings.log_lines_per_attempt
-    assert runs.log(record, "noisy") == [f"line {number}" for number in range(50_000 - limit, 50_000)]
+    log = runs.ledger.log(record.run_id, "noisy", 1)
+    assert list(log.lines) == [f"line {number}" for number in range(50_000 - limit, 50_000)]
+    assert log.dropped == 50_000 - limit
+
+
+def test_lines_keep_their_numbers_while_more_is_written_than_is_kept_on_disk(runs, pipeline_from):
+    record = runs.run(
+        pipeline_from("""
+            import os, time
+
+            @step
+            def noisy():
+                number, end = 0, time.monotonic() + 2
+                while number < 40_000 or time.monotonic() < end:
+                    os.write(1, b"%d %s\\n" % (number, b"x" * 1000))
+                    number += 1
+                return number, os.fstat(1).st_blocks * 512, os.fstat(1).st_size
+
+            @pipeline
+            def logs():
+                noisy()
+        """)
+    )
+
+    log = runs.ledger.log(record.run_id, "noisy", 1)
+    count, on_disk, size = runs.value(record, "noisy")
+    assert [int(line.split()[0]) for line in log.lines] == list(range(log.dropped, count))
+    assert on_disk < size
+
+
+def test_a_progress_bar_is_its_last_state_and_a_long_line_says_what_is_missing(runs, pipeline_from):
+    record = runs.run(
+        pipeline_from("""
+            import sys
+
+            @step
+            def work():
+                for number in range(20_001):
+                    sys.stderr.write(f"\\r{number:6} of 20000 {'#' * (number // 500)}")
+                sys.stderr.write("\\nafter\\n")
+                for _ in range(10):
+                    sys.stdout.write("é" * 1_000_000)
+                sys.stdout.write("\\nlast\\n")
+                sys.stdout.write("50 %\\r100 %")
+
+            @pipeline
+            def logs():
+                work()
+        """)
+    )
+
+    assert runs.log(record, "work") == [
+        f" 20000 of 20000 {'#' * 40}",
+        "after",
+        "é" * 8000 + "… [9,992,000 more characters of this line were not kept]",
+        "last",
+        "100 %",
+    ]
 
 
 def test_a_step_may_close_or_replace_its_stdout_and_the_next_is_captured(own_worker, pipeline_from):

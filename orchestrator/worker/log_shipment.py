@@ -1,0 +1,62 @@
+"""The log of one attempt on its way to the ledger."""
+
+from __future__ import annotations
+
+import threading
+
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.worker.log_lines import LogLines, kept_line
+
+SHIP_INTERVAL_S = 0.5
+_BATCH = 1_000  # lines of one call: a script of the ledger holds everybody up
+
+
+class Shipment:
+    """Takes what an attempt writes and sends its last `limit` lines. Threads may write at once.
+
+    Lines that could not be sent stay, and go with the next ones.
+    """
+
+    def __init__(self, ledger: Ledger, limit: int, run_id: str, step: str, attempt: int, token: int) -> None:
+        self._ledger = ledger
+        self._attempt = (run_id, step, attempt, token)
+        self._limit = limit
+        self._lines = LogLines()
+        self._unsent: list[str] = []
+        self._written = 0  # lines, sent or not
+        self._is_fenced = limit == 0
+        self._adding, self._sending = threading.Lock(), threading.Lock()
+
+    def add(self, written: bytes | str) -> None:
+        """Take what was written; nothing is sent yet."""
+        if not self._is_fenced:
+            with self._adding:
+                self._keep(self._lines.add(written))
+
+    def send(self) -> None:
+        """Send the lines that are finished."""
+        with self._sending:
+            while not self._is_fenced:
+                with self._adding:
+                    batch = self._unsent[:_BATCH]
+                    before = self._written - len(self._unsent)
+                if not batch:
+                    return
+                self._is_fenced = not self._ledger.append_log(*self._attempt, batch, self._limit, before=before)
+                with self._adding:
+                    del self._unsent[: max(0, before + len(batch) - (self._written - len(self._unsent)))]
+
+    def end(self) -> None:
+        """Send all that is left, with a last line that has no end."""
+        with self._adding:
+            self._keep(self._lines.end())
+        self.send()
+
+    def _keep(self, lines: list[tuple[str, int]]) -> None:
+        self._written += len(lines)
+        self._unsent += [self._cleaned(*line) for line in lines[-self._limit :]]
+        del self._unsent[: -self._limit]
+
+    def _cleaned(self, line: str, left_out: int) -> str:
+        """Return a line as it is to be kept. Every line passes here once: decoded, finished, and not cut yet."""
+        return kept_line(line, left_out)
