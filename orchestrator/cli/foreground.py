@@ -17,6 +17,7 @@ from orchestrator.cli.progress import Progress, progress_for
 from orchestrator.cli.record_json import record_json
 from orchestrator.cli.session import Session, open_session
 from orchestrator.cli.summary import summary_text
+from orchestrator.dispositions import heeded
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import SIGN_OF_LIFE_S, announce_follower, withdraw_follower
 from orchestrator.ledger.record import RunRecord, read_record, read_skeleton
@@ -58,7 +59,7 @@ class Interruption:
 def stop_signals() -> Iterator[Interruption]:
     """Take SIGTERM and a lost terminal as Ctrl-C, so that every way to stop us cleans up."""
     interruption = Interruption()
-    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    names = heeded(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(name, interruption) for name in names]
     try:
         yield interruption

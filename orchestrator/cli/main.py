@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from orchestrator.definition.faults import OrchestratorError, did_you_mean
+from orchestrator.dispositions import begin_with_own_signals
 from orchestrator.ledger.values import RunUnknown
 
 USAGE, INTERRUPTED = 2, 130
@@ -74,6 +75,7 @@ def main() -> None:
     FILE is a Python file, a YAML or JSON file, or a module; FILE:NAME picks one of several pipelines in it.
     RUN is a run id, the beginning of one, or "last".
     """
+    begin_with_own_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what steps wrote may hold what no terminal can show
             stream.reconfigure(errors="backslashreplace")

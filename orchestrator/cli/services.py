@@ -9,7 +9,6 @@ import queue
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,8 @@ import click
 
 from orchestrator.cli.session import Session, open_session
 from orchestrator.definition.faults import OrchestratorError, did_you_mean
+from orchestrator.dispositions import heeded
+from orchestrator.exit_status import KnownChild
 from orchestrator.ledger.presence import present_workers
 from orchestrator.redis_url import masked_url
 from orchestrator.settings import Settings, settings
@@ -62,7 +63,7 @@ def serve() -> None:
     logging.basicConfig(level=settings().log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # A signal that sets an event for which this thread is just beginning to wait would wait for itself, for ever.
     told: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for name in (signal.SIGINT, signal.SIGTERM):
+    for name in heeded(signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda signum, frame: told.put(signum))
     with open_session() as session:
         coordinator, stopped = Coordinator(session.ledger, session.app, session.settings), threading.Event()
@@ -104,7 +105,7 @@ def _run_celery(session: Session, command: Sequence[str], extra: Mapping[str, st
     environment = _environment(session.settings, session.redis_url) | dict(extra)
     if not session.is_embedded:
         os.execvpe(command[0], list(command), environment)
-    with _handing_on(subprocess.Popen(command, env=environment, start_new_session=True)) as process:
+    with _handing_on(KnownChild(command, env=environment, start_new_session=True)) as process:
         code = process.wait()
     sys.exit(code)
 
@@ -116,8 +117,8 @@ def _environment(chosen: Settings, redis_url: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _handing_on(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    for name in (signal.SIGINT, signal.SIGTERM):
+def _handing_on(process: KnownChild) -> Iterator[KnownChild]:
+    for name in heeded(signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda signum, frame: process.send_signal(signum))
     try:
         yield process

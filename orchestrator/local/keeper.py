@@ -45,6 +45,8 @@ def main(folder: Path, address: str, binary: str) -> NoReturn:
     """Run Valkey until nobody uses it; exit with its code, or with EXIT_ANOTHER_KEEPER if there is one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored by a careless parent, it would hide how Valkey ended
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     keeper_lock = os.open(folder / "keeper.lock", os.O_RDWR | os.O_CREAT, 0o600)
     if not _lock_within(keeper_lock, _PROBE_LIMIT_S):
         os._exit(EXIT_ANOTHER_KEEPER)

@@ -22,6 +22,7 @@ from threading import Thread
 from urllib.parse import quote
 
 from orchestrator.definition.faults import OrchestratorError
+from orchestrator.exit_status import KnownChild, code_text
 from orchestrator.local import keeper
 
 START_LIMIT_S = 30.0
@@ -96,20 +97,20 @@ def _running_server(folder: Path) -> tuple[str, Thread | None]:
         if process.returncode == keeper.EXIT_ANOTHER_KEEPER and _answers_in_time(folder, address, is_alive=is_kept):
             return address, None
         raise EmbeddedServerError(
-            f"the embedded server ended at its start (code {process.returncode}).{_log_tail(folder)}"
+            f"the embedded server ended at its start ({code_text(process.returncode)}).{_log_tail(folder)}"
         )
     finally:
         os.close(starting)
 
 
-def _start_keeper(folder: Path, address: str) -> subprocess.Popen[bytes]:
+def _start_keeper(folder: Path, address: str) -> KnownChild:
     binary = _valkey_binary()
     # Whole before it is seen: a reader never meets half a path.
     (folder / "address.new").write_text(address)
     os.replace(folder / "address.new", folder / "address")
     os.truncate(folder / "keeper.lock", 0)
     with (folder / "valkey.log").open("ab") as log:
-        return subprocess.Popen(
+        return KnownChild(
             [sys.executable, "-I", "-S", keeper.__file__, str(folder), address, binary],
             cwd=folder,
             stdin=subprocess.DEVNULL,

@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from orchestrator.definition.faults import OrchestratorError
+from orchestrator.exit_status import KnownChild, code_text, how_it_ended
 from orchestrator.ledger.connection import connect
 from orchestrator.messages.queues import queue_keys
 from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree, kill_each
@@ -64,7 +65,7 @@ class LocalWorkers:
         assert self._name_lock is not None, "nothing is started in a name that was given up"
         with self.log_path.open("ab") as log:
             self._log_begins = log.tell()
-            self._process = subprocess.Popen(
+            self._process = KnownChild(
                 self._command,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -94,7 +95,7 @@ class LocalWorkers:
         """Raise LocalWorkerError if the main process has ended."""
         if not self.alive():
             raise LocalWorkerError(
-                f"local worker {self.name!r} ended (code {self._process.returncode}). "
+                f"local worker {self.name!r} ended ({code_text(self._process.returncode)}). "
                 f"The end of {self.log_path}:\n{self.log_tail()}"
             )
 
@@ -106,10 +107,7 @@ class LocalWorkers:
         if not self._was_ready() or self._restarts == RESTARTS:
             self.check()
         self._end_tree()
-        code = self._process.returncode
-        if code < 0:
-            return f"was killed by signal {-code} ({signal.Signals(-code).name})"
-        return f"ended with exit code {code}"
+        return how_it_ended(self._process.returncode)
 
     def start_again(self) -> None:
         """Start the worker anew after it was buried, under its name and for its queues; what lies there stays."""

@@ -17,6 +17,8 @@ from orchestrator.artifacts.store import ArtifactStore
 from orchestrator.definition.context import StopRequested
 from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.wire import from_wire
+from orchestrator.dispositions import default_signals
+from orchestrator.exit_status import KnownChild, how_it_ended, signal_name
 from orchestrator.ledger.values import Claim
 from orchestrator.worker.user_code import UserCode
 
@@ -98,13 +100,14 @@ def _run_shell(command: str | Template, values: _Values) -> Any:
     """
     variables: dict[str, str] = {}
     text = command if isinstance(command, str) else "".join(_shell_parts(command, values, variables))
-    process = subprocess.Popen(
-        ["/bin/sh", "-e", "-c", text],
-        env={**os.environ, **variables},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
+    with default_signals():
+        process = KnownChild(
+            ["/bin/sh", "-e", "-c", text],
+            env={**os.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
     kept = bytearray()
     with _ended_with_us(process):
         try:
@@ -113,7 +116,7 @@ def _run_shell(command: str | Template, values: _Values) -> Any:
             _follow(process, kept)  # who stops us has sent it SIGTERM, and kills it when the grace is over
             raise
     if code:
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how = f"was killed by {signal_name(-code)}" if code < 0 else how_it_ended(code)
         raise CommandFailed(f"the command {how}: {text.strip().splitlines()[0][:200] if text.strip() else ''}")
     shown = kept.decode(errors="replace").rstrip("\n")
     if shown[:1] in ("{", "["):
@@ -122,7 +125,7 @@ def _run_shell(command: str | Template, values: _Values) -> Any:
     return shown or None
 
 
-def _follow(process: subprocess.Popen[bytes], kept: bytearray) -> int:
+def _follow(process: KnownChild, kept: bytearray) -> int:
     """Print what a command writes until it ends, keep the end of it, and give its exit code."""
     assert process.stdout is not None
     while chunk := os.read(process.stdout.fileno(), 65536):
@@ -150,7 +153,7 @@ def _param(reference: ParamRef, values: _Values) -> Any:
 
 
 @contextlib.contextmanager
-def _ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def _ended_with_us(process: KnownChild) -> Iterator[None]:
     """End the command's whole process group if we leave early."""
     try:
         yield

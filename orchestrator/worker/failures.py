@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.definition.context import StopRequested
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.retry import exception_names, may_retry, retry_delay_s
+from orchestrator.exit_status import how_it_ended
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Commit, Held, Refusal, Replaced
 from orchestrator.messages.dispatch import dispatch
@@ -111,8 +112,7 @@ def cause_of_death(told: str, pid: int) -> tuple[str, str]:
     """Give kind and sentence for the death of a child, from what billiard says of it ("... signal 9 (SIGKILL) ...")."""
     if found := re.search(r"signal (\d+)", told):
         number = int(found[1])
-        name = signal.Signals(number).name if number in set(signal.Signals) else "?"
-        text = f"its process was killed by signal {number} ({name})"
+        text = f"its process {how_it_ended(-number)}"
         if number == signal.SIGKILL and (evidence := _out_of_memory(pid)):
             return "OutOfMemory", f"{text}: out of memory, says {evidence}"
         return "ProcessLost", text

@@ -27,6 +27,8 @@ def main(main_pid: int) -> None:
     """Wait for the end of the main process, then end its children and all below them."""
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)  # whoever stops a whole group means the worker; we end after it
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
         main_process = os.pidfd_open(main_pid)
     except ProcessLookupError:

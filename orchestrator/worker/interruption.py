@@ -6,6 +6,9 @@
 | SIGUSR2 | cancelled, handed over, or somebody took over      | the same; who asked tells the ledger              |
 | SIGTERM | to the whole group or control group: the worker ends | noted for `should_stop`; the worker's main decides |
 
+That holds for signals that the main process has announced (`worker.announcements`). Any other SIGUSR1 or SIGUSR2 came
+from outside and raises SignalReceived. So does a SIGTERM to the child alone, as soon as the main process knows that.
+
 Between two steps SIGUSR1 and SIGUSR2 mean nothing: they came too late. While a step imports, and before it begins, they
 are only noted: a module that is torn out of its import would stay in this process, broken, for the steps of other runs.
 So who asks goes on asking until the attempt has ended. Raised is once: a repeated signal disturbs no tidying up.
@@ -23,15 +26,23 @@ from types import FrameType
 from typing import Any
 
 from orchestrator.definition.context import StopRequested
+from orchestrator.exit_status import signal_name
+from orchestrator.worker.announcements import is_announced, note_terminated
 
 _draining = mmap.mmap(-1, 1)  # shared with the children, which are forked later
 _is_listening = False  # this process is a prefork child
 _is_busy = False  # from claim to dispatch
+_attempt = ("", "", 0)  # the one that it is busy with
 _is_interruptible = False  # in the step itself, and not asked yet
 _is_asked = False
 _is_stopping = False  # asked by who tells the ledger once all of it is gone
 _before: Any = None  # what SIGTERM did before the first step
+_RECEIVED = "the step's process was sent {} from outside, not by its worker"
 _asked_threads: set[tuple[str, str, int]] = set()
+
+
+class SignalReceived(Exception):
+    """The process that runs the step was sent a signal by somebody else than its worker."""
 
 
 def note_draining() -> None:
@@ -39,9 +50,14 @@ def note_draining() -> None:
     _draining[0] = 1
 
 
+def is_draining() -> bool:
+    """Whether this worker is to end."""
+    return _draining[0] == 1
+
+
 def should_stop(run_id: str, step: str, attempt: int) -> bool:
     """Whether an attempt that runs in this process had better end."""
-    return _draining[0] == 1 or _is_asked or is_asked_in_thread(run_id, step, attempt)
+    return is_draining() or _is_asked or is_asked_in_thread(run_id, step, attempt)
 
 
 def is_being_stopped(run_id: str, step: str, attempt: int) -> bool:
@@ -79,6 +95,10 @@ def _listen() -> None:
     global _before
     if _before is None:
         _before = signal.getsignal(signal.SIGTERM)
+        for number in signal.valid_signals():
+            # billiard's own handler would let the step itself end as if it had called sys.exit: SIGHUP, SIGQUIT, …
+            if number != signal.SIGTERM and signal.getsignal(number) is _before:
+                signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, _stop)
     signal.signal(signal.SIGUSR2, _stop)
     signal.signal(signal.SIGTERM, _terminate)
@@ -94,12 +114,15 @@ def _be_ordinary() -> None:
 class busy:  # noqa: N801 (used as a function; generators cost three times as much, and this is in every step's way)
     """Let this child outlive SIGTERM inside the block: its worker's main process decides about it."""
 
+    def __init__(self, run_id: str, step: str, attempt: int) -> None:
+        self._attempt = run_id, step, attempt
+
     def __enter__(self) -> None:
-        global _is_busy, _is_asked, _is_stopping
+        global _is_busy, _is_asked, _is_stopping, _attempt
         if _is_listening:
-            _is_busy, _is_asked, _is_stopping = True, False, False
-            if signal.getsignal(signal.SIGUSR1) is not _stop or signal.getsignal(signal.SIGTERM) is not _terminate:
-                _listen()  # a step before took the signals for itself
+            note_terminated(False)
+            _is_busy, _is_asked, _is_stopping, _attempt = True, False, False, self._attempt
+            _listen()  # anew: a step before may have taken the signals for itself, unseen by Python (faulthandler)
 
     def __exit__(self, *raised: object) -> None:
         global _is_busy
@@ -121,11 +144,22 @@ class interruptible:  # noqa: N801 (as above)
 def _stop(signum: int, frame: FrameType | None) -> None:
     """Takes no lock: what it interrupts may hold any."""
     global _is_interruptible, _is_asked, _is_stopping
-    if _is_busy:
+    if not _is_busy:
+        return
+    may_raise = _is_interruptible and not _is_importing(frame)
+    if is_announced(*_attempt, signum):
         _is_asked = _is_stopping = True
-    if _is_interruptible and not _is_importing(frame):
-        _is_interruptible = False
-        raise StopRequested(is_timeout=signum == signal.SIGUSR1)
+        if may_raise:
+            _is_interruptible = False
+            raise StopRequested(is_timeout=signum == signal.SIGUSR1)
+    elif is_announced(*_attempt, signal.SIGTERM):  # our main process says so: it cannot send that signal again
+        if may_raise:
+            note_terminated(False)
+            raise SignalReceived(_RECEIVED.format(signal_name(signal.SIGTERM)))
+    elif may_raise:
+        raise SignalReceived(_RECEIVED.format(signal_name(signum)))
+    else:
+        os.write(2, f"{_RECEIVED.format(signal_name(signum))}; ignored at this point\n".encode())
 
 
 def _is_importing(frame: FrameType | None) -> bool:
@@ -140,6 +174,7 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
     global _is_asked
     if _is_busy:
         _is_asked = True
+        note_terminated(True)
     elif callable(_before):
         _before(signum, frame)
     else:

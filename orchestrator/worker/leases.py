@@ -18,7 +18,7 @@ from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.worker.process import broker_url, current_process, pool_type_of
 from orchestrator.worker.running import running
-from orchestrator.worker.stopping import CANCELLED, FENCED, TIMED_OUT, stop_soon
+from orchestrator.worker.stopping import CANCELLED, FENCED, TIMED_OUT, pass_on_terminations, stop_soon
 from orchestrator.worker.strays import watch_pool
 
 logger = get_logger(__name__)
@@ -88,6 +88,7 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
         while not self._over.is_set():
             now = time.monotonic()
             next_look = now + LONGEST_LOOK_S
+            pass_on_terminations()
             for attempt in running:
                 times_out_at = attempt.times_out_at
                 if times_out_at is None:

@@ -23,6 +23,7 @@ class RunningAttempt:
     began: float = field(default_factory=time.monotonic)
     stop_reason: str = ""
     was_killed: bool = False
+    terminated_at: float | None = None  # when it was first seen that somebody has sent its child SIGTERM
     is_fenced: bool = False  # the ledger said once that somebody took over
     ended: threading.Event = field(default_factory=threading.Event)
 

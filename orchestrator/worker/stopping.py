@@ -22,8 +22,9 @@ from orchestrator.definition.context import StopRequested
 from orchestrator.ledger.values import Commit, Refusal, Replaced
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree
+from orchestrator.worker.announcements import announce, is_terminated, withdraw
 from orchestrator.worker.failures import commit_for
-from orchestrator.worker.interruption import asked_in_thread
+from orchestrator.worker.interruption import asked_in_thread, is_draining
 from orchestrator.worker.process import WorkerProcess, current_process
 from orchestrator.worker.running import RunningAttempt, running
 
@@ -33,6 +34,7 @@ TIMED_OUT, CANCELLED, FENCED, HANDED_OVER = "timed_out", "cancelled", "fenced", 
 ASK = {TIMED_OUT: signal.SIGUSR1}  # any other reason: SIGUSR2
 OBEY_S = 0.5  # what a step has to end in once all that it had started is gone
 PAUSE_S = 0.02
+OWN_END_KNOWN_S = 1.0  # by then a worker that is told to end with its whole group knows it
 ASK_AGAIN_S = 0.2  # a step that imports hears nothing (`worker.interruption`)
 
 
@@ -62,6 +64,35 @@ def _stop(app: Celery, attempt: RunningAttempt, reason: str) -> None:
         running.give_up_stopping(attempt)
     else:
         running.end_stopping(attempt)
+    finally:
+        if attempt.ended.is_set():
+            withdraw(attempt.pid, *_named(attempt), ASK.get(reason, signal.SIGUSR2))
+
+
+def pass_on_terminations() -> None:
+    """Let steps fail whose child somebody has sent SIGTERM, which a child alone takes for the worker's end.
+
+    That is known after a while only: when a whole group is told to end, the child may hear of it before us.
+    """
+    now = time.monotonic()
+    for attempt in running:
+        if attempt.pid == os.getpid():
+            continue
+        if not is_terminated(attempt.pid) or is_draining():
+            if attempt.terminated_at:
+                withdraw(attempt.pid, *_named(attempt), signal.SIGTERM)
+            attempt.terminated_at = None
+        elif attempt.terminated_at is None:
+            attempt.terminated_at = now
+        elif now - attempt.terminated_at > OWN_END_KNOWN_S:
+            with running.lock, suppress(ProcessLookupError):
+                if running.is_running(attempt):
+                    announce(attempt.pid, *_named(attempt), signal.SIGTERM)
+                    os.kill(attempt.pid, signal.SIGUSR2)
+
+
+def _named(attempt: RunningAttempt) -> tuple[str, str, int]:
+    return attempt.held.run_id, attempt.held.step, attempt.held.attempt
 
 
 def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) -> None:
@@ -113,8 +144,10 @@ def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) 
 
 def _ask(attempt: RunningAttempt, reason: str) -> None:
     """Signal the process of an attempt; `running.lock` is held and the attempt runs, so it is no other attempt's."""
+    signum = ASK.get(reason, signal.SIGUSR2)
+    announce(attempt.pid, *_named(attempt), signum)
     with suppress(ProcessLookupError):
-        os.kill(attempt.pid, ASK.get(reason, signal.SIGUSR2))
+        os.kill(attempt.pid, signum)
 
 
 def _left(tree: ProcessTree, attempt: RunningAttempt) -> list[psutil.Process]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,9 +20,11 @@ from typing import Any
 
 import billiard
 import psutil
-from celery.signals import worker_init, worker_process_init, worker_shutdown
+from celery.signals import worker_init, worker_process_init, worker_ready, worker_shutdown
 from celery.utils.log import get_logger
 
+from orchestrator.dispositions import begin_with_own_signals, heeded
+from orchestrator.exit_status import KnownChild
 from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree, adopt_orphans, runs
 from orchestrator.worker import guardian
 from orchestrator.worker.failures import note_memory_events
@@ -32,7 +35,7 @@ logger = get_logger(__name__)
 _PR_SET_PDEATHSIG = 1
 
 _main_pid = 0
-_guardian: subprocess.Popen[bytes] | None = None
+_guardian: KnownChild | None = None
 _pool: Any = None
 _left: set[psutil.Process] = set()  # strays that may not be killed, or would not end
 
@@ -50,13 +53,16 @@ def connect_signals() -> None:
 def _set_up_main(sender: Any, **_: Any) -> None:
     global _main_pid, _guardian
     _main_pid = os.getpid()
+    begin_with_own_signals()
+    if signal.SIGHUP not in heeded(signal.SIGHUP):  # by nohup; Celery would restart the worker when the terminal closes
+        worker_ready.connect(_ignore_hangup, weak=False)
     note_memory_events()
     if not adopt_orphans():
         logger.warning("this system has no subreapers: what a step leaves behind when its process dies goes on running")
         return
     try:
         os.close(os.pidfd_open(_main_pid))
-        _guardian = subprocess.Popen(
+        _guardian = KnownChild(
             [sys.executable, "-I", "-S", guardian.__file__, str(_main_pid)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -66,6 +72,10 @@ def _set_up_main(sender: Any, **_: Any) -> None:
         logger.warning(
             "no guardian could be started (%s): if this worker is killed, what its steps started goes on", error
         )
+
+
+def _ignore_hangup(**_: Any) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def watch_pool(pool: Any) -> None:

@@ -32,7 +32,7 @@ def register_tasks(app: Celery) -> None:
         request.chain = None  # goes on only when the ledger says so
         worker = request.hostname or ""
         request.errbacks = None  # the failure callback is for failures that only Celery sees
-        with busy():
+        with busy(run_id, step, attempt):
             try:
                 end = run_attempt(
                     current_process(app), run_id, step, attempt, worker,
