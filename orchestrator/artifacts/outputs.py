@@ -66,5 +66,8 @@ def plain_json(wire: Any) -> Any:
             return {str(from_wire(key)): plain_json(item) for key, item in wire["$dict"]}
         if wire.keys() == {"$float"}:
             return wire["$float"]
+        if wire.keys() == {"$value"}:
+            _, parts, *first = wire["$value"]
+            return plain_json(parts[first[0]] if first else parts)
         return {key: plain_json(item) for key, item in wire.items()}
     return wire

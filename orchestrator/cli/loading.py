@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from orchestrator.alerts.targets import read_target
 from orchestrator.definition.faults import PipelineInvalid
 from orchestrator.definition.loading import Definition, load, parse_params
 from orchestrator.definition.model import Pipeline
+from orchestrator.definition.params import ReadParams
+from orchestrator.definition.typed import Unkept
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
 from orchestrator.settings import Settings
@@ -30,14 +31,25 @@ def load_definition(target: str) -> Definition:
 
 
 def plan_of(
-    definition: Definition, pairs: Sequence[str], settings: Settings, recorded: Mapping[str, Any] | None = None
+    definition: Definition, pairs: Sequence[str], settings: Settings, recorded: ReadParams | None = None
 ) -> tuple[Plan, float]:
     """Give the compiled plan of a definition and the seconds that compiling took. Raises PipelineInvalid.
 
-    `recorded` are params of an earlier time; `pairs` are stronger, and those that are not declared any more are left.
+    `recorded` are params of an earlier time, which are taken as they are; `pairs` are stronger, and those that are not
+    declared any more are left.
     """
-    given = {name: value for name, value in (recorded or {}).items() if name in definition.params}
-    pipeline = definition.build(given | parse_params(pairs, definition), pools=settings.pools)
+    params = parse_params(pairs, definition)
+    if recorded is not None:
+        params = ReadParams({name: recorded[name] for name in recorded if name in definition.params}) | params
+    if lost := {name: value for name, value in params.items() if isinstance(value, Unkept)}:
+        raise PipelineInvalid(
+            definition.name,
+            [
+                f"the recorded value of param {name!r} cannot be used again: {value.reason}. Give it anew: -p {name}=…"
+                for name, value in lost.items()
+            ],
+        )
+    pipeline = definition.build(params, pools=settings.pools)
     if faults := [*_timeouts_in_vain(pipeline, settings), *_alerts_in_vain(pipeline)]:
         raise PipelineInvalid(pipeline.name, faults)
     began = time.perf_counter()

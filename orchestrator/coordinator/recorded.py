@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.definition.faults import PipelineInvalid, did_you_mean
 from orchestrator.definition.model import FunctionCall, ParamRef, Pipeline, ShellCall, Step
 from orchestrator.definition.options import StepOptions
-from orchestrator.definition.params import Param, inferred_param
+from orchestrator.definition.params import Param, ReadParams, inferred_param, params_of_record
 from orchestrator.definition.wire import from_wire, references
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import RunState, StepState
@@ -42,9 +42,9 @@ class RecordedRun:
         return int(self.fields.get("resumes", 0))
 
     @cached_property
-    def params(self) -> dict[str, Any]:
-        params: dict[str, Any] = from_wire(json.loads(self.fields["params"]))
-        return params
+    def params(self) -> ReadParams:
+        """The params as they were when the run was submitted or last resumed; `Unkept` where none can be made again."""
+        return params_of_record(self.fields["params"])
 
     @cached_property
     def code(self) -> dict[str, str]:

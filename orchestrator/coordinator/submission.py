@@ -14,6 +14,7 @@ from celery import Celery
 from orchestrator.definition.code import code_of
 from orchestrator.definition.model import FunctionCall, ParamRef, Pipeline
 from orchestrator.definition.options import StepOptions
+from orchestrator.definition.params import params_text
 from orchestrator.definition.wire import references, to_wire
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import Chain, Link, StagedStep
@@ -58,7 +59,7 @@ def run_fields(
     pipeline = plan.pipeline
     fields: dict[str, str | int] = {
         "pipeline": pipeline.name,
-        "params": json.dumps(to_wire(dict(pipeline.params))),
+        "params": params_text(pipeline.params),
         "import_path": pipeline.import_path or "",
         "max_links": _max_links(plan, settings, run_id, attempts_before),
         "lists": _json(broker_lists(plan, settings)),
@@ -67,7 +68,8 @@ def run_fields(
     if target:
         fields["target"] = target
     if pipeline.deadline_s:
-        fields["deadline_s"] = f"{pipeline.deadline_s:.15g}"  # 30 days are 2592000, not 2.592e+06
+        whole = pipeline.deadline_s.is_integer() and pipeline.deadline_s < 1e15  # 30 days are 2592000, not 2.592e+06
+        fields["deadline_s"] = f"{pipeline.deadline_s:.0f}" if whole else repr(pipeline.deadline_s)
     if pipeline.alerts:
         fields["alerts"] = _json(list(pipeline.alerts))
     return fields

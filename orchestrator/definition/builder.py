@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -12,10 +12,10 @@ from orchestrator.definition.callables import WrappedFunction, class_name, impor
 from orchestrator.definition.checks import checked_steps
 from orchestrator.definition.draft import Draft, DraftCall, DraftStep, Target, look_at
 from orchestrator.definition.faults import PipelineInvalid, PlaceholderMisuse, validation_faults
-from orchestrator.definition.model import OutputRef, Pipeline, ShellCall, Template
+from orchestrator.definition.model import OutputRef, ParamRef, Pipeline, ShellCall, Template
 from orchestrator.definition.names import param_name_fault, pipeline_name_fault
 from orchestrator.definition.options import PipelineOptions, StepOptions
-from orchestrator.definition.params import Param, bind_params, inferred_param, recorded_params
+from orchestrator.definition.params import Param, bind_params, inferred_param, is_kept, recorded_params
 from orchestrator.definition.placeholder import Placeholder, needed_step, without_placeholders
 from orchestrator.definition.references import parse_command
 from orchestrator.definition.steps import StepFunction
@@ -126,6 +126,7 @@ class PipelineBuilder:
         values, param_faults = bind_params(self.params, params or {})
         recorded, record_faults = recorded_params(values)
         faults += self._pipeline_faults + param_faults + record_faults
+        faults += self._unreadable_params(recorded)
         faults += [f"step name {name!r} is used twice. Names of steps are unique." for name in self._twice]
         faults += self._draft.faults
         for name, text in self._commands.items():
@@ -145,6 +146,20 @@ class PipelineBuilder:
             deadline_s=options.deadline,
             alerts=options.alerts,
         )
+
+    def _unreadable_params(self, values: Mapping[str, Any]) -> Iterator[str]:
+        """Return a sentence for each step that would get something else than the value of a param that it reads."""
+        for step in self._draft.steps.values():
+            for name in dict.fromkeys(
+                ref.param for ref in step.reads if isinstance(ref, ParamRef) and ref.param in values
+            ):
+                try:
+                    if is_kept(values[name]):
+                        continue
+                except (NotWireable, RecursionError):
+                    continue  # a fault of the param itself
+                kind = f"{type(values[name]).__module__}.{type(values[name]).__qualname__}"
+                yield f"step {step.name!r} reads param {name!r}, a {kind}, which has no JSON form. Use plain values."
 
     def _set_call(self, step: DraftStep, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         takes = target.takes

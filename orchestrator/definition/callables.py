@@ -70,6 +70,15 @@ def resolve_function(uses: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+def resolve_class(name: str) -> type:
+    """Return the class that `class_name` names so, importing its module. Raises FunctionNotFound."""
+    module, _, qualname = name.rpartition(":")
+    found = _walk(_imported(module or "builtins"), module or "builtins", qualname)
+    if not isinstance(found, type):
+        raise FunctionNotFound(f"{name!r} is not a class.")
+    return found
+
+
 def resolve_exception(name: str) -> type[BaseException]:
     """Give the exception class that "ValueError", "module:Class" or "module.Class" names.
 

@@ -18,7 +18,7 @@ from orchestrator.definition.callables import import_path, import_root
 from orchestrator.definition.document import PipelineFile
 from orchestrator.definition.faults import PipelineInvalid, did_you_mean
 from orchestrator.definition.model import Pipeline
-from orchestrator.definition.params import Param
+from orchestrator.definition.params import Param, ReadParams
 from orchestrator.definition.pipelines import PipelineFunction
 from orchestrator.definition.yaml_text import read_json, read_scalar, read_yaml
 
@@ -136,10 +136,11 @@ def load(target: str) -> Definition:
     return _definition_in(module, name, target, import_path(getattr(module, "__file__", None)))
 
 
-def parse_params(pairs: Iterable[str], definition: Definition) -> dict[str, Any]:
-    """Give the values of `key=value` texts by the types of the params; raises PipelineInvalid with every fault.
+def parse_params(pairs: Iterable[str], definition: Definition) -> ReadParams:
+    """Return the values of `key=value` texts by the types of the params; raises PipelineInvalid with every fault.
 
-    A param of type str takes the text as it stands; all others read it as YAML or JSON.
+    They are validated by that, and `build` takes them as they are. A param of type str takes the text as it stands; all
+    others read it as YAML or JSON.
     """
     values: dict[str, Any] = {}
     faults = []
@@ -158,16 +159,20 @@ def parse_params(pairs: Iterable[str], definition: Definition) -> dict[str, Any]
                 faults.append(str(error))
     if faults:
         raise PipelineInvalid(definition.name, faults)
-    return values
+    return ReadParams(values)
 
 
 def _read_text(param: Param, text: str) -> Any:
-    if param.type is str:
-        return param.read(text)
     try:
-        return param.read(read_scalar(text))
+        value = text if param.is_text else read_scalar(text)
     except ValueError:
-        return param.read(text)  # such as a Literal of digits; else the fault shows what was written
+        value = text
+    try:
+        return param.read(value)
+    except ValueError:
+        if isinstance(value, str) and value == text:
+            raise
+    return param.read(text)  # such as a Literal of digits; else the fault shows what was written
 
 
 def _split(target: str) -> tuple[str, str | None]:

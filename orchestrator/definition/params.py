@@ -1,19 +1,28 @@
-"""The params of a pipeline: declared once, validated for each run."""
+"""The params of a pipeline: declared once, validated for each run.
+
+A value is validated, and converted by that, at one place: where a text or a caller's value becomes that of a param.
+From there on it goes as `ReadParams`, which nothing reads again: to the pipeline, into the record, and out of it when a
+run goes on.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import inspect
+import json
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from orchestrator.definition.faults import did_you_mean
-from orchestrator.definition.wire import NotWireable, from_wire, to_wire
+from orchestrator.definition.typed import NotRestorable, Unkept, take_apart
+from orchestrator.definition.wire import NotWireable, from_wire, is_whole, to_wire
 
 REQUIRED: Any = inspect.Parameter.empty
 PLAIN_TYPES: dict[str, type] = {
@@ -48,9 +57,18 @@ class Param:
         return self.default is REQUIRED
 
     @property
+    def is_text(self) -> bool:
+        """Whether the values are text, so that one which looks like a number is text all the same."""
+        return self._plain_type is str
+
+    @property
+    def _plain_type(self) -> Any:
+        return typing.get_args(self.type)[0] if typing.get_origin(self.type) is typing.Annotated else self.type
+
+    @property
     def type_name(self) -> str:
         """Give the type as a user would write it."""
-        plain = typing.get_args(self.type)[0] if typing.get_origin(self.type) is typing.Annotated else self.type
+        plain = self._plain_type
         if isinstance(plain, type) and not typing.get_args(plain):
             return plain.__qualname__
         return str(plain).replace("typing.", "")
@@ -80,34 +98,90 @@ class Param:
         return f"param {self.name!r} is {value!r}, which is no {self.type_name}: {reasons}."
 
 
-def bind_params(declared: Mapping[str, Param], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Give the validated value of each param, and a sentence for each unknown, missing or wrong one."""
+class ReadParams(Mapping[str, Any]):
+    """Values of params that have been validated: who binds them takes them as they are."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __or__(self, other: ReadParams) -> ReadParams:
+        """Return these with the values of the others, which are stronger."""
+        return ReadParams({**self, **other}) if isinstance(other, ReadParams) else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"ReadParams({self._values!r})"
+
+
+def bind_params(declared: Mapping[str, Param], given: Mapping[str, Any]) -> tuple[ReadParams, list[str]]:
+    """Give the value of each param, and a sentence for each unknown, missing or wrong one.
+
+    What was given is validated, unless it is `ReadParams`; so is each default that is used.
+    """
     faults = [f"there is no param {name!r}.{did_you_mean(name, declared)}" for name in given if name not in declared]
     values = {}
     for name, param in declared.items():
+        if name in given and isinstance(given, ReadParams):
+            values[name] = given[name]
+            continue
         if name not in given and param.is_required:
             article = "an" if param.type_name[:1].lower() in "aeiou" else "a"
             faults.append(f"param {name!r} is missing; it has no default. Give {article} {param.type_name}.")
             continue
         try:
-            values[name] = param.read(given.get(name, param.default))
+            values[name] = param.read(given[name] if name in given else _own_copy(param.default))
         except ValueError as error:
             faults.append(str(error))
-    return values, faults
+    return ReadParams(values), faults
 
 
-def recorded_params(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Give copies of the values as the record keeps them, and a sentence for each that has no JSON form."""
+def recorded_params(values: Mapping[str, Any]) -> tuple[ReadParams, list[str]]:
+    """Give copies of the values as the record gives them back, and a sentence for each that it cannot even show.
+
+    A value of which the record keeps no more than what is shown stays itself.
+    """
     recorded, faults = {}, []
     for name, value in values.items():
+        recorded[name] = value
         try:
-            recorded[name] = from_wire(to_wire(value))
+            wire = to_wire(value, typed=True)
+            if is_whole(wire):
+                recorded[name] = from_wire(wire)
         except NotWireable as error:
             place = f"param {name!r}" + (f" holds at {error.where}" if error.where else " is")
             faults.append(f"{place} a {error.kind}, which has no JSON form. Use plain values.")
         except RecursionError:
             faults.append(f"param {name!r} is nested too deeply, or contains itself.")
-    return recorded, faults
+    return ReadParams(recorded), faults
+
+
+def params_text(values: Mapping[str, Any]) -> str:
+    """Return the values as the record keeps them: JSON, in the typed form of `definition.wire`."""
+    return json.dumps({name: to_wire(value, typed=True) for name, value in values.items()})
+
+
+def params_of_record(text: str) -> ReadParams:
+    """Return the values of `params_text`, `Unkept` for one that cannot be made again."""
+    values: dict[str, Any] = {}
+    for name, wire in json.loads(text).items():
+        try:
+            values[name] = from_wire(wire) if is_whole(wire) else Unkept(wire)
+        except NotRestorable as error:
+            values[name] = Unkept(wire, str(error))
+    return ReadParams(values)
+
+
+def is_kept(value: Any) -> bool:
+    """Return whether the record can give this value of a param back, with its type."""
+    return is_whole(to_wire(value, typed=True))
 
 
 def params_of_function(function: Callable[..., Any]) -> tuple[dict[str, Param], list[str]]:
@@ -127,9 +201,28 @@ def params_of_function(function: Callable[..., Any]) -> tuple[dict[str, Param], 
 
 
 def inferred_param(name: str, value: Any) -> Param:
-    """Give the param that a plain default value declares: of its type, or of any type when that is not plain."""
+    """Give the param that a default value declares: of its type, or of any type when nothing checks that one."""
     kind = type(value)
-    return Param(name, kind if kind in PLAIN_TYPES.values() else Any, value)
+    if kind in PLAIN_TYPES.values():
+        return Param(name, kind, value)
+    has_form = kind not in (tuple, type(None)) and take_apart(value) is not None
+    return Param(name, _checkable(kind) if has_form else Any, value)
+
+
+def _checkable(kind: type) -> Any:
+    """Return the nearest class of which a text of the command line can be made."""
+    for base in kind.__mro__[:-1]:
+        with contextlib.suppress(PydanticSchemaGenerationError):
+            _cached_adapter(base)
+            return base
+    return Any
+
+
+def _own_copy(default: Any) -> Any:
+    """Return a default that a run may change without changing that of the next one."""
+    with contextlib.suppress(Exception):  # what cannot be copied is the user's to share
+        return copy.deepcopy(default)
+    return default
 
 
 def _description(hint: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import os
@@ -11,15 +10,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, overload
 
-from pydantic_core import PydanticSerializationError, to_jsonable_python
-
 from orchestrator.definition.builder import PipelineBuilder, checked_pipeline_options
 from orchestrator.definition.callables import import_path
 from orchestrator.definition.faults import OrchestratorError, PipelineInvalid
 from orchestrator.definition.model import Pipeline
-from orchestrator.definition.params import Param, bind_params, params_of_function
+from orchestrator.definition.params import Param, bind_params, params_of_function, recorded_params
 from orchestrator.definition.placeholder import site_being_built
-from orchestrator.definition.wire import NotWireable, to_wire
 
 _PACKAGE = str(Path(__file__).resolve().parent)
 
@@ -65,10 +61,11 @@ class PipelineFunction:
         if faults or value_faults:
             _, option_faults = checked_pipeline_options(self._deadline, self._alerts)
             raise PipelineInvalid(self.name, [*option_faults, *faults, *value_faults])
+        recorded, _ = recorded_params(values)  # as they are now: the function may change what it is given
         builder = PipelineBuilder(
             self.name,
             self.description,
-            _as_bound(declared, values),
+            declared,
             defaults=self._defaults,
             deadline=self._deadline,
             alerts=self._alerts,
@@ -81,11 +78,11 @@ class PipelineFunction:
             raise
         except (Exception, SystemExit) as error:
             builder.add_fault(_told(error, self.function.__qualname__))
-            builder.build(pools=pools)
+            builder.build(recorded, pools=pools)
             raise AssertionError("a pipeline with a fault was built") from error
         finally:
             site_being_built.reset(token)
-        return builder.build(pools=pools)
+        return builder.build(recorded, pools=pools)
 
     @functools.cached_property
     def _declared(self) -> tuple[dict[str, Param], list[str]]:
@@ -140,26 +137,6 @@ def pipeline(
         return PipelineFunction(function, name, description, defaults, deadline, alerts)
 
     return wrapped if function is None else wrapped(function)
-
-
-def _as_bound(declared: Mapping[str, Param], values: Mapping[str, Any]) -> dict[str, Param]:
-    """Give params that hold values which have been validated, and are not validated once more."""
-    return {name: Param(name, Any, _recordable(values[name]), param.description) for name, param in declared.items()}
-
-
-def _recordable(value: Any) -> Any:
-    """Give the value, or its JSON form where it has no exact one (a date, a Path, an Enum, a pydantic model).
-
-    The function itself gets the true value; steps read none of these, since the function hands them what they need.
-    """
-    try:
-        to_wire(value)
-    except NotWireable:
-        with contextlib.suppress(PydanticSerializationError):
-            return to_jsonable_python(value)
-    except RecursionError:
-        pass  # told as a fault when it is recorded
-    return value
 
 
 def _told(error: BaseException, function: str) -> str:

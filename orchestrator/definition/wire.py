@@ -8,6 +8,8 @@ Plain JSON values stand for themselves. What JSON has no word for is an object w
     {"$output": [step, ...]}   OutputRef: step, then the path into its output
     {"$param": [param, ...]}   ParamRef: param, then the path into it
     {"$text": [...]}           Template: its parts
+    {"$value": [type, parts]}  a value of another type, see `definition.typed`; with a third item, 0, the first of its
+                               parts is what people are shown. In params only
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from orchestrator.definition.model import OutputRef, ParamRef, Template
+from orchestrator.definition.typed import Parts, Unkept, as_text, put_together, shown_parts, take_apart
+
+_PLAIN = frozenset({str, int, float, list, tuple, dict, OutputRef, ParamRef, Template})
 
 
 class NotWireable(TypeError):
@@ -27,13 +32,18 @@ class NotWireable(TypeError):
         super().__init__(f"{kind} at {where or 'the top'} has no JSON form")
 
 
-def to_wire(value: Any, where: str = "") -> Any:
+def to_wire(value: Any, where: str = "", *, typed: bool = False) -> Any:
     """Give the JSON form of a value; a NumPy scalar becomes the Python number that it holds.
 
+    With `typed` a value of any other type keeps that: an enum member, a date, a Path, a model, a plain type's subclass.
     Raises NotWireable, with the way to the first part that has no JSON form.
     """
     if value is None or value is True or value is False:
         return value
+    if isinstance(value, Unkept):
+        return value.wire
+    if typed and type(value) not in _PLAIN and (parts := take_apart(value)) is not None:
+        return _typed_wire(value, parts, where)
     if isinstance(value, str):
         return str.__str__(value)  # str(value) of a str-Enum is its member's name
     if isinstance(value, float):
@@ -41,13 +51,14 @@ def to_wire(value: Any, where: str = "") -> Any:
     if isinstance(value, int):
         return int(value)
     if isinstance(value, list):
-        return [to_wire(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return [to_wire(item, f"{where}[{index}]", typed=typed) for index, item in enumerate(value)]
     if isinstance(value, tuple) and type(value) is tuple:
-        return {"$tuple": [to_wire(item, f"{where}[{index}]") for index, item in enumerate(value)]}
+        return {"$tuple": [to_wire(item, f"{where}[{index}]", typed=typed) for index, item in enumerate(value)]}
     if isinstance(value, dict):
+        items = [(key, to_wire(item, f"{where}[{key!r}]", typed=typed)) for key, item in value.items()]
         if all(type(key) is str and not key.startswith("$") for key in value):
-            return {key: to_wire(item, f"{where}[{key!r}]") for key, item in value.items()}
-        return {"$dict": [[to_wire(key, where), to_wire(item, f"{where}[{key!r}]")] for key, item in value.items()]}
+            return dict(items)
+        return {"$dict": [[to_wire(key, where, typed=typed), item] for key, item in items]}
     if isinstance(value, OutputRef):
         return {"$output": [value.step, *value.path]}
     if isinstance(value, ParamRef):
@@ -57,6 +68,25 @@ def to_wire(value: Any, where: str = "") -> Any:
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () and hasattr(value, "item"):
         return to_wire(value.item(), where)
     raise NotWireable(where, f"{type(value).__module__}.{type(value).__qualname__}")
+
+
+def _typed_wire(value: Any, parts: Parts, where: str) -> Any:
+    first = [0] if parts.shows_first and parts.type else []
+    try:
+        return {"$value": [parts.type, to_wire(parts.of, where, typed=True), *first]}
+    except NotWireable:
+        if parts.type and (shown := shown_parts(value)) is not None:
+            return {"$value": ["", to_wire(shown, where)]}
+        raise
+
+
+def is_whole(wire: Any) -> bool:
+    """Return whether `from_wire` makes the same value again; False where the record only shows a part of it."""
+    if isinstance(wire, dict):
+        if wire.keys() == {"$value"} and not wire["$value"][0]:
+            return False
+        return all(map(is_whole, wire.values()))
+    return all(map(is_whole, wire)) if isinstance(wire, list) else True
 
 
 def from_wire(
@@ -85,7 +115,9 @@ def from_wire(
             return param(name, tuple(path)) if param else ParamRef(name, tuple(path))
         if key == "$text":
             parts = tuple(from_wire(part, output, param) for part in body)
-            return "".join(map(str, parts)) if output and param else Template(parts)
+            return "".join(map(as_text, parts)) if output and param else Template(parts)
+        if key == "$value":
+            return put_together(body[0], from_wire(body[1], output, param)) if body[0] else Unkept(wire)
     return {key: from_wire(item, output, param) for key, item in wire.items()}
 
 

@@ -12,11 +12,11 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.artifacts.outputs import decode_output
+from orchestrator.artifacts.outputs import decode_output, plain_json
 from orchestrator.artifacts.store import ArtifactStore
 from orchestrator.definition.context import StopRequested
 from orchestrator.definition.model import OutputRef, ParamRef, Template
-from orchestrator.definition.wire import from_wire
+from orchestrator.definition.wire import from_wire, to_wire
 from orchestrator.dispositions import default_signals
 from orchestrator.exit_status import KnownChild, how_it_ended, signal_name
 from orchestrator.ledger.values import Claim
@@ -149,7 +149,7 @@ def _shell_parts(command: Template, values: _Values, variables: dict[str, str]) 
 
 
 def _param(reference: ParamRef, values: _Values) -> Any:
-    return values.param(reference.param, reference.path)
+    return plain_json(to_wire(values.param(reference.param, reference.path), typed=True))
 
 
 @contextlib.contextmanager

@@ -132,6 +132,37 @@ def test_a_resume_that_makes_no_sense_is_refused(mended, place) -> None:
         assert "Traceback" not in done.err
 
 
+CONVERTING = """
+    from datetime import date
+    from pathlib import Path
+    from typing import Annotated
+    from pydantic import AfterValidator
+
+    @step
+    def show(x: int, day: str):
+        if not Path("good").exists():
+            raise ValueError(f"x was {x} on {day}")
+        return [x, day]
+
+    @pipeline
+    def twice(x: Annotated[int, AfterValidator(lambda v: v * 100)] = 1, day: date = "2026-01-02"):
+        show(x, f"{day:%d.%m.}")
+"""
+
+
+def test_a_param_that_is_converted_is_converted_once_however_often_the_run_goes_on(place) -> None:
+    file = place.write("twice.py", CONVERTING)
+    failed = place.call("run", file, "-p", "x=3", "--json")
+    again = place.call("resume", "last", "--json")
+    (place.folder / "good").touch()
+    done = place.call("resume", "last", "--json")
+
+    assert "x was 300 on 02.01." in failed.json["steps"]["show"]["attempts"][0]["error"]["message"]
+    assert [it.json["params"] for it in (failed, again, done)] == [{"x": 300, "day": "2026-01-02"}] * 3
+    assert "changed" not in again.out + again.err + done.out + done.err
+    assert done.json["steps"]["show"]["output"] == [300, "02.01."]
+
+
 FIRST = """
     params: {word: none}
     steps:

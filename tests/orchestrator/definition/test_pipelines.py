@@ -90,7 +90,7 @@ def test_a_plain_type_is_taken_strictly(value: Any) -> None:
     assert faults_of(gate=value) == (f"param 'gate' is {value!r}, which is no float.",)
 
 
-def test_a_param_without_an_exact_json_form_is_itself_in_the_function_and_json_in_the_record() -> None:
+def test_a_param_of_another_type_than_json_has_is_itself_in_the_function_and_in_the_pipeline() -> None:
     seen: list[Any] = []
 
     @pipeline
@@ -101,7 +101,7 @@ def test_a_param_without_an_exact_json_form_is_itself_in_the_function_and_json_i
     built = daily.build({"day": "2026-11-23", "where": "/data"})
 
     assert seen == [datetime.date(2026, 11, 23), Path("/data"), Colour.RED]
-    assert built.params == {"day": "2026-11-23", "where": "/data", "colour": "red"}
+    assert built.params == {"day": datetime.date(2026, 11, 23), "where": Path("/data"), "colour": Colour.RED}
     assert built.steps["used"].call == FunctionCall(f"{__name__}:train", ("2026-11-23", "/data"), {})
 
 
