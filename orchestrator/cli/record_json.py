@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.artifacts.outputs import plain_json, shown_output
+from orchestrator.cli.received_json import arguments_json, differences_json, params_json
 from orchestrator.ledger.record import AttemptRecord, RunRecord, rfc3339
 
 
 def record_json(record: RunRecord) -> dict[str, Any]:
-    """Give the record with RFC 3339 UTC times to the microsecond. Params and outputs are plain JSON."""
+    """Give the record with RFC 3339 UTC times to the microsecond. Params and outputs are plain JSON.
+
+    A step has `arguments` and `params` of its last attempt that began; an earlier one has its own where they differ.
+    """
     return {
         "run_id": record.run_id,
         "pipeline": record.pipeline,
@@ -31,14 +35,29 @@ def record_json(record: RunRecord) -> dict[str, Any]:
                 **({"because": step.because} if step.because else {}),
                 **({"cancel_reason": step.cancel_reason} if step.cancel_reason else {}),
                 **({"retry_due_at": rfc3339(step.due_at_us)} if step.due_at_us else {}),
-                "attempts": [_attempt_json(attempt) for attempt in step.attempts],
+                **_given_json(record, name),
+                "attempts": [_attempt_json(record, name, attempt) for attempt in step.attempts],
             }
             for name, step in record.steps.items()
         },
     }
 
 
-def _attempt_json(attempt: AttemptRecord) -> dict[str, Any]:
+def _given_json(record: RunRecord, step: str) -> dict[str, Any]:
+    """Return what the last attempt that began was given, and of a step that is kept where it would be others now."""
+    last = record.steps[step].last_begun
+    received = record.received(step, last) if last else None
+    if received is None:
+        return {}
+    differences = record.differences(step)
+    return {
+        "arguments": arguments_json(received),
+        "params": params_json(received.params),
+        **({"other_arguments": differences_json(differences)} if differences else {}),
+    }
+
+
+def _attempt_json(record: RunRecord, step: str, attempt: AttemptRecord) -> dict[str, Any]:
     return {
         "attempt": attempt.attempt,
         "worker": attempt.worker,
@@ -49,7 +68,17 @@ def _attempt_json(attempt: AttemptRecord) -> dict[str, Any]:
         "error": attempt.error,
         **({"reason": attempt.reason} if attempt.reason else {}),
         **({"stopped": _stopped_json(attempt.stopped)} if attempt.stopped else {}),
+        **_given_before_json(record, step, attempt),
     }
+
+
+def _given_before_json(record: RunRecord, step: str, attempt: AttemptRecord) -> dict[str, Any]:
+    """Return what an attempt before the last one was given, where that was something else."""
+    last = record.steps[step].last_begun
+    received = record.received(step, attempt)
+    if received is None or last is None or attempt is last or received == record.received(step, last):
+        return {}
+    return {"arguments": arguments_json(received), "params": params_json(received.params)}
 
 
 def _stopped_json(stopped: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from orchestrator.cli.received_json import differences_text
 from orchestrator.cli.record_json import record_json
 from orchestrator.cli.session import RunNotFound, find_run, open_session
 from orchestrator.cli.summary import SKIP_REASON, duration_text, error_line, repairs_text, summary_text
@@ -199,7 +200,7 @@ def _table(record: RunRecord, around: Surroundings | None, stopping: Mapping[str
     for name, step in record.steps.items():
         last = step.attempts[-1] if step.attempts else None
         took = duration_text(last.started_at_us, last.ended_at_us) if last else ""
-        note = brief(record, name, around) if around and step.state in _OPEN else _note(record, step)
+        note = brief(record, name, around) if around and step.state in _OPEN else _note(record, name, step)
         if name in stopping:
             note = "; ".join(filter(None, [note, f"still being stopped by {stopping[name]}"]))
         rows.append((name, step.state.value, str(len(step.attempts)), took, note))
@@ -210,7 +211,9 @@ def _table(record: RunRecord, around: Surroundings | None, stopping: Mapping[str
     )
 
 
-def _note(record: RunRecord, step: StepRecord) -> str:
+def _note(record: RunRecord, name: str, step: StepRecord) -> str:
+    if step.state is StepState.SUCCEEDED:
+        return differences_text(record.differences(name))
     if step.state is StepState.SKIPPED:
         return SKIP_REASON
     if step.because:

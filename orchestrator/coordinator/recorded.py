@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from orchestrator.definition.options import StepOptions
 from orchestrator.definition.params import Param, ReadParams, inferred_param, params_of_record
 from orchestrator.definition.wire import from_wire, references
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.received import Past
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import StagedStep
 
@@ -27,6 +28,8 @@ class RecordedRun:
     steps: Mapping[str, StagedStep]
     states: Mapping[str, tuple[StepState, int]]
     last_event: str
+    past: Past = field(default_factory=Past)
+    begun_after: Mapping[str, int] = field(default_factory=dict)  # step -> resumes before its last attempt; 0 if absent
 
     @property
     def state(self) -> RunState:
@@ -40,6 +43,16 @@ class RecordedRun:
     @property
     def resumes(self) -> int:
         return int(self.fields.get("resumes", 0))
+
+    def spec_of_success(self, step: str) -> str:
+        """Return the spec, as JSON text, that the last attempt of a step was given."""
+        spec = self.past.spec_at(step, self.begun_after.get(step, 0))
+        return self.steps[step].spec if spec is None else json.dumps(spec)
+
+    def params_of_success(self, step: str) -> str:
+        """Return the params, as JSON text, that the last attempt of a step was given."""
+        params = self.past.params_at(self.begun_after.get(step, 0))
+        return self.fields["params"] if params is None else json.dumps(params)
 
     @cached_property
     def params(self) -> ReadParams:
@@ -56,7 +69,23 @@ class RecordedRun:
 def read_run(ledger: Ledger, run_id: str) -> RecordedRun:
     """Give a run as the ledger has it. Raises RunUnknown."""
     fields = ledger.run_fields(run_id)  # first: that it says how often the run was resumed keeps the rest together
-    return RecordedRun(run_id, fields, ledger.staged(run_id), ledger.states(run_id), ledger.last_event_id(run_id))
+    begun_after: dict[str, int] = {}
+    if int(fields.get("resumes", 0)):
+        resumes = 0
+        for event in ledger.events(run_id):
+            if event.event == "run.resumed":
+                resumes += 1
+            elif event.event == "step.started":
+                begun_after[event.step] = resumes
+    return RecordedRun(
+        run_id,
+        fields,
+        ledger.staged(run_id),
+        ledger.states(run_id),
+        ledger.last_event_id(run_id),
+        ledger.past(run_id),
+        begun_after,
+    )
 
 
 @dataclass(frozen=True)

@@ -11,22 +11,20 @@ from typing import Any
 
 from celery import Celery
 
-from orchestrator.coordinator.recorded import RecordedRun, values_of
+from orchestrator.coordinator.recorded import RecordedRun
 from orchestrator.coordinator.stopping import stopping_limit_s, wait_until_stopped
 from orchestrator.coordinator.submission import run_fields, staged_steps
 from orchestrator.definition.code import code_of
 from orchestrator.definition.faults import OrchestratorError, did_you_mean
-from orchestrator.definition.model import ParamRef, Step
-from orchestrator.definition.wire import references
+from orchestrator.definition.model import Step
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.received import Received
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import AttemptsStopping, ResumedMeanwhile, RunNotEnded, StagedStep
 from orchestrator.messages.dispatch import dispatch_or_leave
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
 from orchestrator.settings import Settings
-
-_CALL = ("uses", "args", "with", "run")  # what of a step's spec is its call
 
 
 class ResumeRefused(OrchestratorError):
@@ -113,10 +111,7 @@ def plan_resume(
         gone=tuple(name for name in run.steps if name not in steps),
         kept=len(kept),
         differing=tuple(
-            step.step
-            for step in staged
-            if step.step in kept
-            and (_is_other_call(step, run.steps[step.step]) or _reads(steps[step.step], params.keys()))
+            step.step for step in staged if step.step in kept and _is_other_call(run, step, str(fields["params"]))
         ),
         staged=() if {step.step: step for step in staged} == run.steps else staged,
         fields=fields,
@@ -192,25 +187,28 @@ def _with_descendants(steps: Mapping[str, Step], begin: Iterable[str]) -> set[st
     return found
 
 
-def _is_other_call(now: StagedStep, before: StagedStep) -> bool:
-    if now.spec == before.spec:
+def _is_other_call(run: RecordedRun, now: StagedStep, params: str) -> bool:
+    """Return whether a step that is kept was called otherwise, when it ran, than it would be now.
+
+    Its upstreams are kept too, so that their outputs are those that it read.
+    """
+    spec, then = run.spec_of_success(now.step), run.params_of_success(now.step)
+    if spec == now.spec and then == params:
         return False
-    spec, recorded = json.loads(now.spec), json.loads(before.spec)
-    return any(spec.get(part) != recorded.get(part) for part in _CALL)
-
-
-def _reads(step: Step, params: Iterable[str]) -> bool:
-    wanted = set(params)
-    return bool(wanted) and any(
-        isinstance(reference, ParamRef) and reference.param in wanted for reference in references(values_of(step))
-    )
+    return bool(Received(json.loads(spec), json.loads(then), {}).differences(
+        Received(json.loads(now.spec), json.loads(params), {})
+    ))  # fmt: skip
 
 
 def _params_changed(before: str, now: str) -> dict[str, Any]:
     if before == now:
         return {}
     old, new = json.loads(before), json.loads(now)
-    return {name: new.get(name) for name in {**old, **new} if old.get(name) != new.get(name) or name not in old}
+    return {
+        name: new.get(name)
+        for name in {**old, **new}
+        if name not in old or json.dumps(old[name]) != json.dumps(new.get(name))  # 1, 1.0 and True are equal in Python
+    }
 
 
 def _code_now(run: RecordedRun, loaded: Mapping[str, str], import_path: str) -> dict[str, str]:

@@ -35,6 +35,9 @@
 --                                   (running, and cancelled while its attempt is being stopped), or it has waited too
 --                                   long (queued, with a queue timeout)
 --   {prefix}:{RUN}:queued:<queue>:<level> zset  step -> when its message was last sent; one for each list of the broker
+--   {prefix}:{RUN}:past     hash    what resumes have replaced, so that the record of earlier attempts stays true:
+--                                   "params N" and "spec N step" as they were until the N-th resume (specs only of steps
+--                                   that have had an attempt), "output ATTEMPT step" of a step that was run again
 --   {prefix}:{RUN}:<part>~<stage_id> hash  graph, children, inputs or spec as a submit or a resume will have it; until
 --                                   then, and for an hour at most
 --   {prefix}:{RUN}:events   stream  event, at, step, attempt, detail (JSON): one entry for every change
@@ -55,7 +58,7 @@
 
 -- What a call works with; a function of the server keeps these between calls, so `enter` sets every one of them anew.
 local call, ARGS
-local RUN, BASE, GRAPH, CHILDREN, INPUTS, SPEC, STATE, JOIN, OUTPUT, DUE, EVENTS, UNCOUNTED
+local RUN, BASE, GRAPH, CHILDREN, INPUTS, SPEC, STATE, JOIN, OUTPUT, DUE, EVENTS, UNCOUNTED, PAST
 local now_us, now
 local graphs  -- decoded graph entries of this call
 local counts  -- state -> change of its count in this call
@@ -68,7 +71,7 @@ local function enter(keys, args)
   BASE = string.sub(RUN, 1, -4)
   GRAPH, CHILDREN, INPUTS, SPEC = BASE .. 'graph', BASE .. 'children', BASE .. 'inputs', BASE .. 'spec'
   STATE, JOIN, OUTPUT = BASE .. 'state', BASE .. 'join', BASE .. 'output'
-  DUE, EVENTS, UNCOUNTED = BASE .. 'due', BASE .. 'events', BASE .. 'uncounted'
+  DUE, EVENTS, UNCOUNTED, PAST = BASE .. 'due', BASE .. 'events', BASE .. 'uncounted', BASE .. 'past'
   local clock = call('TIME')
   now_us = clock[1] * 1000000 + clock[2]
   now = string.format('%.0f', now_us)

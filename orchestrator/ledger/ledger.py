@@ -312,7 +312,7 @@ class Ledger(LedgerReads):
         resume_id = token_hex(6)
         self._stage(run_id, resume_id, staged)
         pairs = [item for pair in (fields or {}).items() for item in pair]
-        new, rewired = self._rewiring(run_id, staged) if staged else ([], [])
+        new, rewired, respecified = self._changes(run_id, staged) if staged else ([], [], [])
         told = {
             "again": list(again),
             "gone": list(gone),
@@ -332,6 +332,7 @@ class Ledger(LedgerReads):
                 json.dumps(told, separators=(",", ":")),
                 json.dumps(list(again)),
                 json.dumps(list(gone)),
+                json.dumps(respecified),
                 len(pairs) // 2,
                 *pairs,
                 *(word for reset in resets for word in reset),
@@ -350,20 +351,24 @@ class Ledger(LedgerReads):
         self.take_care_of(run_id)  # a coordinator may have struck it before it was resumed
         return _chains(chains)
 
-    def _rewiring(self, run_id: str, staged: Sequence[StagedStep]) -> tuple[list[str], list[str]]:
-        """Give the steps that a resume adds, and those to which it gives other upstreams or another trigger rule."""
+    def _changes(self, run_id: str, staged: Sequence[StagedStep]) -> tuple[list[str], list[str], list[str]]:
+        """Return the steps that a resume adds, those to which it gives other upstreams or another trigger rule, and
+        those with an attempt whose spec it replaces or takes away."""
         graphs = cast(dict[str, str], self.client.hgetall(self.key(run_id, "graph")))
         specs = cast(dict[str, str], self.client.hgetall(self.key(run_id, "spec")))
-        new, rewired = [], []
+        new, rewired, replaced = [], [], set(specs)
         for it in staged:
             if it.step not in graphs:
                 new.append(it.step)
                 continue
             graph, spec = graphs[it.step], specs[it.step]
+            if it.spec == spec:
+                replaced.discard(it.step)
             has_other_rule = it.graph != graph and json.loads(it.graph).get("t") != json.loads(graph).get("t")
             if has_other_rule or (it.spec != spec and _upstream_in(it.spec) != _upstream_in(spec)):
                 rewired.append(it.step)
-        return new, rewired
+        tried = {step for step, (_, attempt) in self.states(run_id).items() if attempt}
+        return new, rewired, sorted(replaced & tried)
 
     def claim_alert(self, run_id: str, lease_s: float) -> AlertTry | None:
         """Give the right to tell people that a run failed, for `lease_s`; None when there is nothing to tell now."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import redis
 
+from orchestrator.ledger.received import Past
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import AttemptLog, Event, LeasedAttempt, RunUnknown, StagedStep
 
@@ -190,6 +191,10 @@ class LedgerReads:
             pipe.hget(self.key(run_id, "dropped"), f"{step}:{attempt}")
             lines, dropped = pipe.execute()
         return AttemptLog(tuple(lines), int(dropped or 0))
+
+    def past(self, run_id: str) -> Past:
+        """Return what resumes have replaced of what earlier attempts were given."""
+        return Past.of(cast(dict[str, str], self.client.hgetall(self.key(run_id, "past"))))
 
     def log_lines(self, run_id: str, step: str, attempt: int) -> list[str]:
         return list(self.log(run_id, step, attempt).lines)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.received import Past, Received, Source, reads_of
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import Event
 
@@ -25,6 +26,8 @@ class AttemptRecord:
 
     `reason` tells why it was handed over or put back. `stopped` tells how the process of an attempt that had to be
     stopped went: how, after_s, processes, at_us.
+    `resumes` is how often the run had been resumed by then. The places count events of the run: that with which the
+    attempt began, that with which it ended, and the resume that set its success back.
     """
 
     attempt: int
@@ -36,6 +39,16 @@ class AttemptRecord:
     error: dict[str, Any] | None = None
     stopped: dict[str, Any] | None = None
     reason: str | None = None
+    resumes: int = 0
+    began_place: int | None = None
+    ended_place: int | None = None
+    undone_place: int | None = None
+
+    def has_success_at(self, place: int) -> bool:
+        """Return whether this attempt's success counted when the event at that place happened."""
+        if self.outcome is not Outcome.SUCCEEDED or self.ended_place is None or self.ended_place > place:
+            return False
+        return self.undone_place is None or self.undone_place > place
 
 
 @dataclass(slots=True)
@@ -54,40 +67,47 @@ class StepRecord:
     due_at_us: int | None = None
     cancel_reason: str | None = None
 
-    def tell(self, event: Event) -> None:
-        """Take in one event of this step or of an attempt of it."""
+    def tell(self, event: Event, place: int = 0, resumes: int = 0) -> None:
+        """Take in one event of this step or of an attempt of it: the run's event number `place`."""
         if event.event.startswith("step."):
-            self._tell_change(event)
+            self._tell_change(event, place, resumes)
         elif event.event in _REPLACED:
-            self._end_attempt(event)
+            self._end_attempt(event, place)
         elif event.event == "attempt.stopped":
             for attempt in self.attempts:
                 if attempt.attempt == event.attempt:
                     attempt.stopped = {**event.detail, "at_us": event.at_us}
 
-    def reset(self) -> None:
+    @property
+    def last_begun(self) -> AttemptRecord | None:
+        """The last attempt that began: the one that counts, of a step that has succeeded."""
+        return next((it for it in reversed(self.attempts) if it.began_place is not None), None)
+
+    def reset(self, place: int = 0) -> None:
         """Let the step wait anew, as a resume does; its attempts stay in the record."""
+        if self.state is StepState.SUCCEEDED and self.attempts:
+            self.attempts[-1].undone_place = place
         self.state, self.because, self.due_at_us, self.cancel_reason = StepState.WAITING, None, None, None
 
-    def _tell_change(self, event: Event) -> None:
+    def _tell_change(self, event: Event, place: int, resumes: int) -> None:
         self.state = StepState(event.event.removeprefix("step.").replace("started", "running"))
         detail = event.detail if isinstance(event.detail, dict) else {}
         self.due_at_us = detail.get("due_at")
         self.because = detail.get("because", self.because)
         self.cancel_reason = detail.get("reason", self.cancel_reason)
         if event.event == "step.queued":
-            self.attempts.append(AttemptRecord(event.attempt, event.at_us))
+            self.attempts.append(AttemptRecord(event.attempt, event.at_us, resumes=resumes))
         elif event.event == "step.started":
-            self.attempts[-1].started_at_us = event.at_us
+            self.attempts[-1].started_at_us, self.attempts[-1].began_place = event.at_us, place
             self.attempts[-1].worker = str(event.detail)
         elif event.event in _ENDINGS:
-            self._end_attempt(event)
+            self._end_attempt(event, place)
 
-    def _end_attempt(self, event: Event) -> None:
+    def _end_attempt(self, event: Event, place: int) -> None:
         if self.attempts and self.attempts[-1].ended_at_us is None:
             detail = event.detail if isinstance(event.detail, dict) else {}
             last = self.attempts[-1]
-            last.ended_at_us = event.at_us
+            last.ended_at_us, last.ended_place = event.at_us, place
             last.outcome = Outcome(detail.get("outcome", Outcome.CANCELLED))
             last.error = detail.get("error")
             if event.event in _REPLACED:
@@ -96,7 +116,8 @@ class StepRecord:
 
 @dataclass(slots=True)
 class RunRecord:
-    """One run. Steps stand in the order in which the user listed them."""
+    """One run. Steps stand in the order in which the user listed them. `specs` and `params` are those of now, in the
+    wire form; `past` holds what resumes have replaced."""
 
     run_id: str
     pipeline: str
@@ -111,15 +132,20 @@ class RunRecord:
     repairs: int = 0
     resumes: int = 0
     resumed_at_us: int | None = None  # the last time
+    specs: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    past: Past = field(default_factory=Past, repr=False)
+    gone: dict[str, StepRecord] = field(default_factory=dict, repr=False)  # steps that a resume has taken away
+    events: int = 0
 
     def tell(self, events: Iterable[Event]) -> None:
         """Take in the next events of the run."""
         for event in events:
+            self.events += 1
             if event.event in REPAIRS:
                 self.repairs += 1
             if event.step:
-                if event.step in self.steps:  # a resume may have taken steps away
-                    self.steps[event.step].tell(event)
+                step = self.steps.get(event.step) or self.gone.setdefault(event.step, StepRecord())
+                step.tell(event, self.events, self.resumes)
             elif event.event == "run.started":
                 self.state, self.started_at_us = RunState.RUNNING, event.at_us
             elif event.event == "run.resumed":
@@ -135,9 +161,44 @@ class RunRecord:
         self.resumes += 1
         self.resumed_at_us = event.at_us
         again = {*event.detail["again"], *event.detail.get("gone", ())}
-        for name, step in self.steps.items():
+        for name, step in (*self.steps.items(), *self.gone.items()):
             if step.state is not StepState.SUCCEEDED or name in again:
-                step.reset()
+                step.reset(self.events)
+
+    def received(self, step: str, attempt: AttemptRecord) -> Received | None:
+        """Return what an attempt was given; None when it never began."""
+        if attempt.began_place is None or step not in self.specs:
+            return None
+        spec = self.past.spec_at(step, attempt.resumes)
+        params = self.past.params_at(attempt.resumes)
+        return self._received(
+            self.specs[step] if spec is None else spec,
+            self.params if params is None else params,
+            attempt.began_place,
+        )
+
+    def would_receive(self, step: str) -> Received:
+        """Return what the step would be given if it ran now."""
+        return self._received(self.specs[step], self.params, self.events + 1)
+
+    def differences(self, step: str) -> dict[str, tuple[Any, Any]]:
+        """Return in what the arguments of a step that succeeded differ from those that it would get now."""
+        last = self.steps[step].last_begun
+        if self.steps[step].state is not StepState.SUCCEEDED or last is None or not self.resumes:
+            return {}
+        received = self.received(step, last)
+        return received.differences(self.would_receive(step)) if received else {}
+
+    def _received(self, spec: dict[str, Any], params: dict[str, Any], place: int) -> Received:
+        return Received(spec, params, {step: self._source(step, place) for step in reads_of(spec)[0]})
+
+    def _source(self, step: str, place: int) -> Source:
+        known = self.steps.get(step) or self.gone.get(step) or StepRecord()
+        for attempt in reversed(known.attempts):
+            if attempt.has_success_at(place):
+                now = "" if attempt.undone_place else self.outputs.get(step, "")
+                return Source(step, attempt.attempt, self.past.outputs.get((step, attempt.attempt), now))
+        return Source(step, None, "")
 
 
 def read_skeleton(ledger: Ledger, run_id: str) -> RunRecord:
@@ -162,6 +223,7 @@ def read_skeleton(ledger: Ledger, run_id: str) -> RunRecord:
             for step, place in places.items()
         },
         outputs={},
+        specs=specs,
     )
 
 
@@ -170,6 +232,7 @@ def read_record(ledger: Ledger, run_id: str) -> RunRecord:
     record = read_skeleton(ledger, run_id)
     record.tell(ledger.events(run_id))
     record.outputs = ledger.outputs(run_id)
+    record.past = ledger.past(run_id)
     return record
 
 

@@ -317,19 +317,48 @@ function ops.cancel_steps()
   return with_names({cancelled, chains_of(chains)}, workers)
 end
 
+-- Keeps the output of an attempt that no longer counts, for those that have read it.
+local function set_aside(step)
+  local output = call('HGET', OUTPUT, step)
+  if not output then return end
+  local _, attempt = read(step)
+  call('HSET', PAST, 'output ' .. attempt .. ' ' .. step, output)
+  call('HDEL', OUTPUT, step)
+end
+
+-- Keeps what the N-th resume (`number`) is about to replace of what earlier attempts were given: the specs of
+-- `respecified`, and the params where `params` are others.
+local function keep_past(number, respecified, params)
+  local before = call('HGET', RUN, 'params')
+  if params and params ~= before then call('HSET', PAST, 'params ' .. number, before) end
+  for _, step in ipairs(respecified) do
+    local spec = call('HGET', SPEC, step)
+    if spec then call('HSET', PAST, 'spec ' .. number .. ' ' .. step, spec) end
+  end
+end
+
+-- Of `name value ...` in the arguments from `first` to `last`, the value of that name.
+local function argument_named(name, first, last)
+  for index = first, last, 2 do
+    if ARGS[index] == name then return ARGS[index + 1] end
+  end
+end
+
 -- resume resume_id staged(steps staged under that id, 0 = as they were) seen(how often the caller saw the run resumed before, ''
--- = it does not matter) detail again(JSON list) gone(JSON list) fields(count) field value ... then step done ...: a run
--- that has ended goes on. Each listed step waits anew, `done` of its upstreams being kept with their success; `again`
+-- = it does not matter) detail again(JSON list) gone(JSON list) respecified(JSON list: steps that have had an attempt
+-- and get another spec, or none) fields(count) field value ... then step done ...: a run that has ended goes on.
+-- Each listed step waits anew, `done` of its upstreams being kept with their success; `again`
 -- are those among them that had succeeded, `gone` are steps that there no longer are. All other steps are kept as they
 -- are. Where fields are given the run has the deadline among them, or none. Returns the chains. The same resume_id asking
 -- again gets the chains of what is still queued.
 function ops.resume()
   local resume_id, staged, seen, detail = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5]
-  local again, gone, fields = cjson.decode(ARGS[6]), cjson.decode(ARGS[7]), tonumber(ARGS[8])
+  local again, gone, respecified = cjson.decode(ARGS[6]), cjson.decode(ARGS[7]), cjson.decode(ARGS[8])
+  local fields = tonumber(ARGS[9])
   local run_state, resumed_by, started_at, resumes, succeeded =
     unpack(call('HMGET', RUN, 'state', 'resume_id', 'started_at', 'resumes', 'n:succeeded'))
   if not run_state then return redis.error_reply('UNKNOWN run') end
-  local first = 9 + 2 * fields
+  local first = 10 + 2 * fields
   if resumed_by == resume_id then
     local steps = {}
     for index = first, #ARGS, 2 do steps[#steps + 1] = ARGS[index] end
@@ -348,13 +377,14 @@ function ops.resume()
   if steps - (#ARGS - first + 1) / 2 ~= kept then
     return redis.error_reply('RESETS are not all that has not succeeded: ' .. kept .. ' steps of ' .. steps .. ' are kept')
   end
+  keep_past(tonumber(resumes or 0) + 1, respecified, argument_named('params', 10, first - 1))
   if staged > 0 then take_staged(resume_id) end
   for _, step in ipairs(gone) do  -- what it had counts on, should a later resume bring it back
     local _, attempt, token = read(step)
+    set_aside(step)
     call('HSET', STATE, step, 'waiting ' .. attempt .. ' ' .. token .. ' ' .. now .. ' -')
-    call('HDEL', OUTPUT, step)
   end
-  for _, step in ipairs(again) do call('HDEL', OUTPUT, step) end
+  for _, step in ipairs(again) do set_aside(step) end
 
   local roots, reset = {}, 0
   for index = first, #ARGS, 2 do
@@ -374,7 +404,7 @@ function ops.resume()
   call('HDEL', RUN, 'ended_at', 'cancel_reason', 'deadline_at', 'alert_at', 'alert_tries', 'alert_sent')
   if fields > 0 then
     call('HDEL', RUN, 'deadline_s')
-    call('HSET', RUN, unpack(ARGS, 9, first - 1))
+    call('HSET', RUN, unpack(ARGS, 10, first - 1))
   end
   call('HSET', RUN, 'state', started_at and 'running' or 'queued', 'resume_id', resume_id, 'open', reset,
     'n:waiting', reset, 'n:succeeded', kept)

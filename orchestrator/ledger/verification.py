@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.reads import states_in, token_in
+from orchestrator.ledger.received import Past, check_received
 from orchestrator.ledger.record import REPAIRS
 from orchestrator.ledger.replay import Replay, event_place, replay_events
 from orchestrator.ledger.states import RunState, StepState
@@ -45,7 +47,11 @@ def verify_run(ledger: Ledger, run_id: str) -> Verification:
         len(standing.upstream),
         replay.attempts_begun,
         sum(event.event in REPAIRS for event in standing.events),
-        (*replay.violations, *compare(standing, replay)),
+        (
+            *replay.violations,
+            *compare(standing, replay),
+            *check_received(standing.events, standing.specs, json.loads(standing.fields["params"]), standing.past),
+        ),
     )
 
 
@@ -64,6 +70,8 @@ class Standing:
     queued: Counter[str] | None
     outputs: frozenset[str]
     events: tuple[Event, ...]
+    specs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    past: Past = field(default_factory=Past)
 
 
 def read_standing(ledger: Ledger, run_id: str) -> Standing:
@@ -73,22 +81,24 @@ def read_standing(ledger: Ledger, run_id: str) -> Standing:
         with client.pipeline(transaction=True) as pipe:
             for part in ("run", "graph", "spec", "state"):
                 pipe.hgetall(ledger.key(run_id, part))
+            pipe.hgetall(ledger.key(run_id, "past"))
             pipe.hkeys(ledger.key(run_id, "output"))
             pipe.zrange(ledger.key(run_id, "due"), 0, -1)
             pipe.xrevrange(ledger.key(run_id, "events"), count=1)
             for queue, level in json.loads(lists or "[]"):
                 pipe.zrange(ledger.key(run_id, f"queued:{queue}:{level}"), 0, -1)
-            fields, graph, specs, states, outputs, due, newest, *queued = pipe.execute()
+            fields, graph, specs, states, past, outputs, due, newest, *queued = pipe.execute()
         if not fields:
             raise RunUnknown(run_id)
         if lists == fields.get("lists"):
             break
         lists = fields.get("lists")
     places = {step: json.loads(text) for step, text in graph.items()}
+    calls = {step: json.loads(text) for step, text in specs.items()}
     last = event_place(newest[0][0]) if newest else (0, 0)
     return Standing(
         fields,
-        {step: tuple(json.loads(specs[step]).get("upstream", ())) for step in places},
+        {step: tuple(calls[step].get("upstream", ())) for step in places},
         {step: place.get("t", "all_success") for step, place in places.items()},
         frozenset(step for step, place in places.items() if "w" in place),
         states_in(states),
@@ -97,6 +107,8 @@ def read_standing(ledger: Ledger, run_id: str) -> Standing:
         None if lists is None else Counter(step for steps in queued for step in steps),
         frozenset(outputs),
         tuple(event for event in ledger.events(run_id) if event_place(event.id) <= last),
+        calls,
+        Past.of(past),
     )
 
 

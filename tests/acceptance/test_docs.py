@@ -118,7 +118,8 @@ def test_the_json_of_a_run_has_the_shape_that_the_readme_shows(tmp_path: Path) -
     assert record.keys() == shown.keys()
     load, shown_load = record["steps"]["load"], shown["steps"]["load"]
     assert load.keys() == shown_load.keys()
-    assert load["output"] == shown_load["output"]
+    for part in ("output", "arguments", "params"):
+        assert load[part] == shown_load[part]
     assert load["attempts"][0].keys() == shown_load["attempts"][0].keys()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", record["created_at"])
 

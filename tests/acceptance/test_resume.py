@@ -109,6 +109,12 @@ def test_from_runs_a_step_and_all_below_it_again_and_tells_what_it_keeps_of_old(
     assert "step load succeeded with other arguments; --from load runs it again" in done.err
     assert done.json["params"] == {"rows": 5}
     assert done.json["steps"]["report"]["output"] == [3, 3]
+    assert done.json["steps"]["load"]["arguments"]["args"] == [3]
+    assert done.json["steps"]["load"]["params"] == {"rows": 3}
+    assert done.json["steps"]["load"]["other_arguments"] == {"args[0]": {"was": 3, "now": 5}}
+    shown = {line.split()[0]: line for line in place.call("show", "last").out.splitlines()}
+    assert shown["load"].endswith("ran with other arguments: args[0] was 3, now 5")
+    assert shown["check"].endswith("s")
     again = place.call("resume", "last", "--from", "load")
     assert again.code == 0
     assert "resumed: 4 steps wait anew, 4 of which had succeeded" in again.out

@@ -61,7 +61,7 @@ def test_the_record_as_json_is_all_of_standard_output(place):
     assert all(TIME.fullmatch(record[name]) for name in ("created_at", "started_at", "ended_at"))
     assert list(record["steps"]) == ["give", "large", "bad", "below"]
     give, large, bad, below = record["steps"].values()
-    assert set(give) == {"state", "upstream", "pool", "output", "attempts"}
+    assert set(give) == {"state", "upstream", "pool", "output", "arguments", "params", "attempts"}
     assert (give["state"], give["upstream"], give["output"]) == ("succeeded", [], {"f1": 0.5, "pair": [1, 2]})
     (attempt,) = give["attempts"]
     assert list(attempt) == ["attempt", "worker", "queued_at", "started_at", "ended_at", "outcome", "error"]

@@ -38,7 +38,8 @@ def keys_and_types(ledger: Ledger) -> dict[str, str]:
 
 
 def full_run(ledger: Ledger) -> str:
-    """Give a run that uses everything a run can use: resumed, with one attempt lost, one retry due, one step queued."""
+    """Return a run that uses everything a run can use: resumed with another param; one attempt lost, one retry due, one
+    step queued."""
     options = StepOptions(retries=1)
     steps = [
         Step("a", FunctionCall("m:f", (ParamRef("x"),)), (), options),
@@ -57,7 +58,7 @@ def full_run(ledger: Ledger) -> str:
     begin(ledger, run_id, "c")
     ledger.report_lost(run_id, "c", 1, {}, owner="w")
     ledger.cancel(run_id, "enough")
-    ledger.resume(run_id, [("c", 1), ("d", 1), ("e", 0)])
+    ledger.resume(run_id, [("c", 1), ("d", 1), ("e", 0)], fields={"params": '{"x":2}', "deadline_s": 3600})
     ledger.commit(run_id, "c", 3, begin(ledger, run_id, "c", 3), "w", Outcome.FAILED, retry_in_s=0.0)
     return run_id
 
