@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator.artifacts.store import Artifact, ArtifactStore
 from orchestrator.definition.wire import NotWireable, from_wire, to_wire
+from orchestrator.definition.wire_scalars import KEYS, shown_scalar
 
 _PROBE_ITEMS = 10_000  # a container with more items than this is never looked through for JSON
 
@@ -56,18 +57,47 @@ def shown_output(text: str) -> Any:
 
 
 def plain_json(wire: Any) -> Any:
-    """Give the wire form for people and JSON readers: a tuple is a list, the keys of a mapping are text."""
+    """Return the wire form for people and JSON readers: a tuple is a list, the keys of a mapping are text."""
     if isinstance(wire, list):
         return [plain_json(item) for item in wire]
     if isinstance(wire, dict):
-        if wire.keys() == {"$tuple"}:
-            return plain_json(wire["$tuple"])
-        if wire.keys() == {"$dict"}:
-            return {str(from_wire(key)): plain_json(item) for key, item in wire["$dict"]}
-        if wire.keys() == {"$float"}:
-            return wire["$float"]
-        if wire.keys() == {"$value"}:
-            _, parts, *first = wire["$value"]
-            return plain_json(parts[first[0]] if first else parts)
+        if len(wire) == 1:
+            (key, body), *_ = wire.items()
+            if key in ("$tuple", "$float"):
+                return plain_json(body)
+            if key in ("$dict", "$mapping"):
+                pairs = body if key == "$dict" else body[1]
+                return {_shown_key(name): plain_json(item) for name, item in pairs}
+            if key in KEYS:
+                return shown_scalar(key, body)
+            if key == "$value":
+                _, parts, *first = body
+                return plain_json(parts[first[0]] if first else parts)
         return {key: plain_json(item) for key, item in wire.items()}
     return wire
+
+
+def _shown_key(wire: Any) -> str:
+    shown = plain_json(wire)
+    return str(tuple(shown)) if isinstance(wire, dict) and "$tuple" in wire else str(shown)
+
+
+def plain_value(value: Any) -> Any:
+    """Return a value as JSON can say it, at any depth; what has no JSON form stays as it is."""
+    if value is None or type(value) in (int, float, bool):
+        return value
+    if isinstance(value, dict):
+        return {_plain_key(key): plain_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_value(item) for item in value]
+    try:
+        return plain_json(to_wire(value))
+    except NotWireable:
+        return value
+
+
+def _plain_key(key: Any) -> str:
+    try:
+        return _shown_key(to_wire(key))
+    except NotWireable:
+        return str(key)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import pickle
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,6 +41,21 @@ class ArtifactStore(Protocol):
         """Give the value back. Raises ArtifactMissing when it is gone or its SHA-256 differs."""
 
 
+class ExactPickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles NumPy's scalars exactly: left to itself, NumPy makes others of some, and drops NUL at the end of text."""
+
+    def reducer_override(self, value: Any) -> Any:
+        kind = type(value)
+        if kind.__module__ == "numpy" and (plain := _EXACTLY.get(kind.__name__)):
+            return kind, (plain(value),)
+        return super().reducer_override(value)
+
+
+_EXACTLY: dict[str, Callable[[Any], Any]] = {
+    "longlong": int, "ulonglong": int, "intc": int, "uintc": int, "str_": str.__str__, "bytes_": bytes,
+}  # fmt: skip
+
+
 class FolderStore:
     """Artifacts as pickles in a folder that all workers share (one machine, or a network file system)."""
 
@@ -48,7 +65,9 @@ class FolderStore:
     def save(self, run_id: str, step: str, attempt: int, token: int, value: Any) -> Artifact:
         path = self.root / run_id / f"{step}.attempt-{attempt}.token-{token}.pickle"
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = cloudpickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+        buffer = io.BytesIO()
+        ExactPickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+        data = buffer.getvalue()
         with path.open("wb") as file:  # in place: nobody knows the path before the commit names it
             file.write(data)
             file.flush()

@@ -149,7 +149,8 @@ def _step(name: str, place: Mapping[str, Any], spec: Mapping[str, Any]) -> Step:
     if "run" in spec:
         call = ShellCall(from_wire(spec["run"]))
     else:
-        call = FunctionCall(spec["uses"], tuple(from_wire(spec.get("args", []))), from_wire(spec.get("with", {})))
+        args = from_wire(spec.get("args", []), is_lenient=True)
+        call = FunctionCall(spec["uses"], tuple(args), from_wire(spec.get("with", {}), is_lenient=True))
     told = {"pool": spec["pool"], "priority": place["p"], "trigger": place.get("t", "all_success")}
     options = StepOptions.model_validate({**spec.get("options", {}), **told})
     return Step(name, call, tuple(spec.get("upstream", ())), options)

@@ -10,18 +10,27 @@ Plain JSON values stand for themselves. What JSON has no word for is an object w
     {"$text": [...]}           Template: its parts
     {"$value": [type, parts]}  a value of another type, see `definition.typed`; with a third item, 0, the first of its
                                parts is what people are shown. In params only
+    {"$mapping": [type, [[k, v], ...], factory]}  a Counter, an OrderedDict or a defaultdict (`factory` for that only)
+    {"$numpy": [type, shown]}  a NumPy scalar, `shown` being a number or text; with two more items, its dtype and its
+                               bytes, where these alone are exact
+    {"$enum": [type, name, shown]}  an enum member; no name for flags together
+    {"$str": base64}           text with halves of surrogate pairs
+Versions before these forms wrote plain numbers and text for them, which still are read.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from orchestrator.definition.model import OutputRef, ParamRef, Template
-from orchestrator.definition.typed import Parts, Unkept, as_text, put_together, shown_parts, take_apart
+from orchestrator.definition.typed import NotRestorable, Parts, Unkept, as_text, put_together, shown_parts, take_apart
+from orchestrator.definition.wire_scalars import KEYS, is_unicode, scalar_form, scalar_of
 
-_PLAIN = frozenset({str, int, float, list, tuple, dict, OutputRef, ParamRef, Template})
+_MAPPINGS = frozenset({Counter, OrderedDict, defaultdict})
+_FACTORIES: dict[str, Any] = {kind.__name__: kind for kind in (int, float, str, bool, list, dict, set, tuple)}
 
 
 class NotWireable(TypeError):
@@ -33,41 +42,57 @@ class NotWireable(TypeError):
 
 
 def to_wire(value: Any, where: str = "", *, typed: bool = False) -> Any:
-    """Give the JSON form of a value; a NumPy scalar becomes the Python number that it holds.
+    """Return the JSON form of a value, from which `from_wire` makes one of the same type and value.
 
-    With `typed` a value of any other type keeps that: an enum member, a date, a Path, a model, a plain type's subclass.
-    Raises NotWireable, with the way to the first part that has no JSON form.
+    With `typed` more types have a form: a date, a Path, a model, a plain type's subclass and others.
+    Raises NotWireable, with the way to the first part that has no such form.
     """
-    if value is None or value is True or value is False:
+    kind = type(value)
+    if value is None or kind is bool or kind is int:
         return value
-    if isinstance(value, Unkept):
-        return value.wire
-    if typed and type(value) not in _PLAIN and (parts := take_apart(value)) is not None:
-        return _typed_wire(value, parts, where)
-    if isinstance(value, str):
-        return str.__str__(value)  # str(value) of a str-Enum is its member's name
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else {"$float": str(float(value))}
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, list):
+    if kind is str and is_unicode(value):
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else {"$float": str(value)}
+    if kind is list:
         return [to_wire(item, f"{where}[{index}]", typed=typed) for index, item in enumerate(value)]
-    if isinstance(value, tuple) and type(value) is tuple:
+    if kind is tuple:
         return {"$tuple": [to_wire(item, f"{where}[{index}]", typed=typed) for index, item in enumerate(value)]}
-    if isinstance(value, dict):
-        items = [(key, to_wire(item, f"{where}[{key!r}]", typed=typed)) for key, item in value.items()]
-        if all(type(key) is str and not key.startswith("$") for key in value):
-            return dict(items)
-        return {"$dict": [[to_wire(key, where, typed=typed), item] for key, item in items]}
-    if isinstance(value, OutputRef):
+    if kind is dict:
+        if all(type(key) is str and not key.startswith("$") and is_unicode(key) for key in value):
+            return {key: to_wire(item, f"{where}[{key!r}]", typed=typed) for key, item in value.items()}
+        return {"$dict": _pairs(value, where, typed)}
+    if kind in _MAPPINGS and (form := _mapping_form(value, where, typed)) is not None:
+        return form
+    if kind is OutputRef:
         return {"$output": [value.step, *value.path]}
-    if isinstance(value, ParamRef):
+    if kind is ParamRef:
         return {"$param": [value.param, *value.path]}
-    if isinstance(value, Template):
+    if kind is Template:
         return {"$text": [to_wire(part, where) for part in value.parts]}
-    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () and hasattr(value, "item"):
-        return to_wire(value.item(), where)
-    raise NotWireable(where, f"{type(value).__module__}.{type(value).__qualname__}")
+    if kind is Unkept:
+        return value.wire
+    if (form := scalar_form(value)) is not None:
+        return form
+    if typed and (parts := take_apart(value)) is not None:
+        return _typed_wire(value, parts, where)
+    raise NotWireable(where, f"{kind.__module__}.{kind.__qualname__}")
+
+
+def _pairs(value: dict[Any, Any], where: str, typed: bool) -> list[list[Any]]:
+    return [
+        [to_wire(key, where, typed=typed), to_wire(item, f"{where}[{key!r}]", typed=typed)]
+        for key, item in value.items()
+    ]
+
+
+def _mapping_form(value: dict[Any, Any], where: str, typed: bool) -> dict[str, Any] | None:
+    if getattr(value, "__dict__", None):  # attributes of its own
+        return None
+    factory = getattr(value, "default_factory", None)
+    if factory is not None and _FACTORIES.get(getattr(factory, "__name__", "")) is not factory:
+        return None
+    return {"$mapping": [type(value).__name__, _pairs(value, where, typed), *([factory.__name__] if factory else [])]}
 
 
 def _typed_wire(value: Any, parts: Parts, where: str) -> Any:
@@ -93,20 +118,41 @@ def from_wire(
     wire: Any,
     output: Callable[[str, tuple[str | int, ...]], Any] | None = None,
     param: Callable[[str, tuple[str | int, ...]], Any] | None = None,
+    *,
+    is_lenient: bool = False,
 ) -> Any:
-    """Give back the value. `output` and `param` look references up; without them references stay as they are."""
-    if isinstance(wire, list):
-        return [from_wire(item, output, param) for item in wire]
-    if not isinstance(wire, dict):
-        return wire
-    if len(wire) == 1:
-        (key, body), *_ = wire.items()
+    """Return the value. `output` and `param` look references up; without them references stay as they are.
+
+    Raises NotRestorable where a type is not there; `is_lenient` leaves an `Unkept` in place of such a value.
+    """
+
+    def read(wire: Any) -> Any:
+        if isinstance(wire, list):
+            return [read(item) for item in wire]
+        if not isinstance(wire, dict):
+            return wire
+        if len(wire) == 1:
+            (key, body), *_ = wire.items()
+            if key[:1] == "$":
+                return special(wire, key, body)
+        return {key: read(item) for key, item in wire.items()}
+
+    def special(wire: dict[str, Any], key: str, body: Any) -> Any:
         if key == "$tuple":
-            return tuple(from_wire(item, output, param) for item in body)
+            return tuple(read(item) for item in body)
         if key == "$dict":
-            return {from_wire(k, output, param): from_wire(v, output, param) for k, v in body}
+            return {read(k): read(v) for k, v in body}
         if key == "$float":
             return float(body)
+        if key == "$mapping":
+            return _mapping(body[0], {read(k): read(v) for k, v in body[1]}, *body[2:])
+        if key in KEYS or key == "$value":
+            try:
+                return scalar_of(key, body) if key in KEYS else made(wire, *body)
+            except NotRestorable as error:
+                if is_lenient:
+                    return Unkept(wire, str(error))
+                raise
         if key == "$output":
             step, *path = body
             return output(step, tuple(path)) if output else OutputRef(step, tuple(path))
@@ -114,11 +160,20 @@ def from_wire(
             name, *path = body
             return param(name, tuple(path)) if param else ParamRef(name, tuple(path))
         if key == "$text":
-            parts = tuple(from_wire(part, output, param) for part in body)
+            parts = tuple(read(part) for part in body)
             return "".join(map(as_text, parts)) if output and param else Template(parts)
-        if key == "$value":
-            return put_together(body[0], from_wire(body[1], output, param)) if body[0] else Unkept(wire)
-    return {key: from_wire(item, output, param) for key, item in wire.items()}
+        return {key: read(body)}
+
+    def made(wire: dict[str, Any], name: str, parts: Any, *_: Any) -> Any:
+        return put_together(name, read(parts)) if name else Unkept(wire)
+
+    return read(wire)
+
+
+def _mapping(name: str, items: dict[Any, Any], factory: str | None = None) -> Any:
+    if name == "defaultdict":
+        return defaultdict(_FACTORIES[factory] if factory else None, items)
+    return OrderedDict(items) if name == "OrderedDict" else Counter(items)
 
 
 def references(value: Any) -> Iterator[OutputRef | ParamRef]:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.artifacts.outputs import decode_output, plain_json
+from orchestrator.artifacts.outputs import decode_output, plain_json, plain_value
 from orchestrator.artifacts.store import ArtifactStore
 from orchestrator.definition.context import StopRequested
 from orchestrator.definition.model import OutputRef, ParamRef, Template
@@ -144,8 +144,13 @@ def _shell_parts(command: Template, values: _Values, variables: dict[str, str]) 
             continue
         value = values.output(part.step, part.path) if isinstance(part, OutputRef) else _param(part, values)
         name = f"ORC_VALUE_{len(variables) + 1}"
-        variables[name] = value if isinstance(value, str) else json.dumps(value, default=str)
+        variables[name] = _shell_text(value)
         yield f"${{{name}}}"
+
+
+def _shell_text(value: Any) -> str:
+    shown = plain_value(value)
+    return str.__str__(shown) if isinstance(shown, str) else json.dumps(shown, default=str)
 
 
 def _param(reference: ParamRef, values: _Values) -> Any:

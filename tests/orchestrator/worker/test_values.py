@@ -46,7 +46,15 @@ ECHO = """
         ("return (1, 'a', (2.5, None))", "(1, 'a', (2.5, None))", "tuple"),
         ("return {1: 'a', (2, 3): ['b'], '$tuple': 4}", "{1: 'a', (2, 3): ['b'], '$tuple': 4}", "dict"),
         ("return [float('nan'), float('inf'), -0.0, 0.1]", "[nan, inf, -0.0, 0.1]", "list"),
-        ("import numpy; return numpy.float32(1.5), numpy.int64(2**40)", "(1.5, 1099511627776)", "tuple"),
+        ("import numpy; return numpy.float32(1.5), numpy.int64(2)", "(np.float32(1.5), np.int64(2))", "tuple"),
+        ("import numpy; return numpy.datetime64(5, 'ns')", repr(np.datetime64(5, "ns")), "datetime64"),
+        ("import numpy; return numpy.array(5)", "array(5)", "ndarray"),
+        ("import collections; return collections.Counter('aab')", "Counter({'a': 2, 'b': 1})", "Counter"),
+        (
+            "import http; return http.HTTPStatus.OK, http.HTTPMethod.GET",
+            "(<HTTPStatus.OK: 200>, <HTTPMethod.GET>)",
+            "tuple",
+        ),
         ("return 'é\\u0000\\ud83d\\ude00'.encode('utf-16', 'surrogatepass')", None, "bytes"),
         ("return {1, 2}", "{1, 2}", "set"),
         ("import datetime; return datetime.date(2026, 1, 2)", "datetime.date(2026, 1, 2)", "date"),
@@ -60,6 +68,36 @@ def test_a_value_keeps_its_type(runs, pipeline_from, body, shown, kind):
     told, told_kind = runs.value(record, "take")
     assert told_kind == kind
     assert shown is None or told == shown
+
+
+def test_members_of_the_users_own_enum_reach_steps_as_themselves_and_a_shell_as_their_values(runs, pipeline_from):
+    record = runs.run(
+        pipeline_from("""
+            import enum
+            import numpy
+
+            class Mode(enum.Enum):
+                FAST = "fast"
+
+            @step
+            def give(mode):
+                assert mode is Mode.FAST
+                return {"mode": mode, "share": numpy.float32(0.5), "counts": {numpy.int64(1): numpy.bool_(True)}}
+
+            @step
+            def take(made):
+                assert made["mode"] is Mode.FAST
+                return [type(made["share"]).__name__, type(next(iter(made["counts"]))).__name__]
+
+            chosen = PipelineBuilder("chosen")
+            made = chosen.add("give", give, args=[Mode.FAST])
+            chosen.add("take", take, args=[made])
+            chosen.add("tell", run='printf "%s|" "${{ steps.give.output.mode }}" "${{ steps.give.output }}"')
+        """)
+    )
+
+    assert runs.value(record, "take") == ["float32", "int64"]
+    assert runs.value(record, "tell") == 'fast|{"mode": "fast", "share": 0.5, "counts": {"1": true}}|'
 
 
 def test_parts_of_an_output_are_reached_by_key_and_index(runs, pipeline_from):
