@@ -16,7 +16,7 @@ PACKAGES = ("orchestrator", "workers")
 
 # Whole packages or modules, each with all that is inside it.
 MAY_WORKERS_IMPORT = (
-    "definition", "plan", "ledger", "messages", "artifacts", "settings", "redis_url", "process_tree",
+    "definition", "plan", "ledger", "messages", "artifacts", "settings", "redis_url", "refusals", "process_tree",
     "dispositions", "exit_status",
 )  # fmt: skip
 PURE = ("definition", "plan", "ledger.states", "redis_url")
@@ -25,14 +25,15 @@ MAY_IMPORT = {
     "definition": (),
     "plan": ("definition",),
     "redis_url": (),
+    "refusals": (),
     "process_tree": (),
     "dispositions": (),
     "exit_status": (),
     "times": (),
     "settings": ("definition", "redis_url"),
-    "ledger": ("definition", "redis_url"),
+    "ledger": ("definition", "redis_url", "refusals"),
     "artifacts": ("definition",),
-    "messages": ("ledger", "plan", "redis_url", "settings"),
+    "messages": ("ledger", "plan", "redis_url", "refusals", "settings"),
     "alerts": ("artifacts", "definition", "ledger", "settings", "times"),
     "coordinator": ("alerts", "artifacts", "definition", "ledger", "messages", "plan", "settings", "times"),
     "local": ("definition", "exit_status", "ledger", "messages", "process_tree", "redis_url", "settings"),

@@ -19,9 +19,10 @@ from redis.exceptions import (
 )
 
 from orchestrator.definition.faults import OrchestratorError
-from orchestrator.ledger.connection import WritesRefused, connect
+from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.redis_url import masked_url
+from orchestrator.refusals import ServerRefuses
 from orchestrator.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def open_session(retries: int = 2) -> Iterator[Session]:
             with connect(url, retries=1, timeout_s=FIRST_ANSWER_S) as first:
                 _knock(first, url)
             yield Session(chosen, url, ledger, chosen.redis_url is None)
-        except WritesRefused as error:
+        except ServerRefuses as error:
             raise ServerUnreachable(f"the Redis server at {masked_url(url)} cannot be used: {error}") from None
         except (ConnectionError, TimeoutError) as error:
             raise ServerUnreachable(f"the Redis server at {masked_url(url)} does not answer: {error}") from None

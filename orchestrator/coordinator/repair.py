@@ -65,7 +65,9 @@ class Repair:
             self._calm_since = now
         self._server_ahead_s = ahead_s
         longest_gap_s = max(LONG_GAP_S, 3 * self._settings.poll_interval_s)
-        if now - began > SLOW_CALL_S or began - self._last_contact > longest_gap_s:
+        # What a slow call, or one that was refused and made again, takes away from a lease must leave time to renew it.
+        slow_call_s = min(SLOW_CALL_S, self._settings.lease_s / 3)
+        if now - began > slow_call_s or began - self._last_contact > longest_gap_s:
             self._calm_since = now
         self._last_contact = now
 

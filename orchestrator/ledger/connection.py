@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from redis import Redis
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import ConnectionError, OutOfMemoryError, ReadOnlyError, ResponseError, TimeoutError
+from redis.exceptions import ConnectionError, TimeoutError
 from redis.retry import Retry
 
 from orchestrator.redis_url import redis_client_url
+from orchestrator.refusals import with_refusals
 
 ANSWER_LIMIT_S = 30.0  # no call of the ledger takes as long; a connection that is silent for so long is dead
 MAX_CONNECTIONS = 10_000  # as many as there are threads that call at once: redis-py refuses the 101st otherwise
 
-REFUSALS = ("OOM ", "MISCONF ", "READONLY ", "NOREPLICAS ")
-
-
-class WritesRefused(ConnectionError):
-    """The server answers, and takes no writes for the time being: its memory or disk is full, or it is a replica."""
-
-
-class _Client(Redis):
-    """A client to which a server that takes no writes is one that is away: it may be well again soon."""
-
-    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
-        try:
-            return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
-        except ResponseError as error:
-            if isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith(REFUSALS):
-                raise WritesRefused(f"it takes no writes: {error}") from error
-            raise
-
 
 def connect(url: str, *, retries: int = 3, timeout_s: float | None = None) -> Redis:
-    """Give a client that repeats a call up to `retries` times, at most 2 s apart, when the server cannot be reached.
+    """Return a client that repeats a call up to `retries` times, at most 2 s apart.
+
+    It does so when the server cannot be reached, or refuses for the time being (`orchestrator.refusals`).
 
     Repeating is safe: an operation of the ledger that is said twice changes no more than one said once, but for log
     lines and the event of a refusal, which may stand twice. `timeout_s` bounds the wait for an answer, which
@@ -46,7 +29,7 @@ def connect(url: str, *, retries: int = 3, timeout_s: float | None = None) -> Re
     options = {} if is_unix else {"socket_keepalive": True}
     if timeout_s is None and not is_unix:
         timeout_s = ANSWER_LIMIT_S
-    return _Client.from_url(
+    client = Redis.from_url(
         client_url,
         decode_responses=True,
         socket_connect_timeout=5,
@@ -57,3 +40,6 @@ def connect(url: str, *, retries: int = 3, timeout_s: float | None = None) -> Re
         retry_on_error=[ConnectionError, TimeoutError],
         **options,
     )
+    pool = client.connection_pool
+    pool.connection_class = with_refusals(pool.connection_class)
+    return client

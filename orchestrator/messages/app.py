@@ -8,13 +8,14 @@ from __future__ import annotations
 from celery import Celery
 from kombu.entity import Queue
 
+from orchestrator.messages.transport import Messages
 from orchestrator.redis_url import celery_broker_url
 from orchestrator.settings import Settings
 
 
 def create_app(settings: Settings, redis_url: str) -> Celery:
     """Give a Celery app for the server at `redis_url`; nothing is connected yet."""
-    app = Celery("orchestrator", broker=celery_broker_url(redis_url), set_as_current=False)
+    app = Celery("orchestrator", broker=celery_broker_url(redis_url), amqp=Messages, set_as_current=False)
     app.conf.update(
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,

@@ -20,6 +20,7 @@ from orchestrator.process_tree import ProcessTree
 from orchestrator.worker.calls import call_step
 from orchestrator.worker.failures import MESSAGE_CHARS, Failure, OutputNotStored, error_text, options_of
 from orchestrator.worker.interruption import interruptible, is_asked_in_thread, should_stop
+from orchestrator.worker.patience import until_answered
 from orchestrator.worker.process import INCARNATION, WorkerProcess
 
 _claim_numbers = itertools.count(1)
@@ -86,8 +87,10 @@ def run_attempt(
     if is_asked_in_thread(run_id, step, attempt):
         return End(failure=AttemptStopped("the attempt was stopped"))
     if error is None:
-        commit = process.ledger.commit(
-            run_id, step, attempt, claim.token, worker, Outcome.SUCCEEDED, output=output, follower=follower
+        commit = until_answered(
+            lambda: process.ledger.commit(
+                run_id, step, attempt, claim.token, worker, Outcome.SUCCEEDED, output=output, follower=follower
+            )
         )
         end = _finish(process, claim, held, commit, None, 0.0)
         if isinstance(commit, Commit) and (here.has_checkpoints or attempt > 1):
@@ -96,14 +99,19 @@ def run_attempt(
     if isinstance(error, StopRequested) and not error.is_timeout:
         return End(failure=AttemptStopped("the attempt was stopped"))  # who asked for it tells the ledger
     if isinstance(error, HandedOver):
-        replaced = process.ledger.hand_over(run_id, step, attempt, "the step handed over", token=claim.token)
+        replaced = until_answered(
+            lambda: process.ledger.hand_over(run_id, step, attempt, "the step handed over", token=claim.token)
+        )
         if isinstance(replaced, Replaced):
             dispatch_or_leave(process.app, run_id, claim.pipeline, replaced.ready)
         return End(failure=AttemptRetrying("the step handed over"))
     if isinstance(error, StopRequested):
         ProcessTree(pid).wait()  # our worker ends what the step had started; before that no retry may begin
     failure = Failure.of(error, options_of(claim.spec), attempt - claim.uncounted)
-    commit = process.ledger.commit(run_id, step, attempt, claim.token, worker, failure.outcome, **failure.for_commit())
+    told = failure.for_commit()
+    commit = until_answered(
+        lambda: process.ledger.commit(run_id, step, attempt, claim.token, worker, failure.outcome, **told)
+    )
     return _finish(process, claim, held, commit, failure.error, failure.retry_in_s or 0.0)
 
 

@@ -6,6 +6,7 @@ import threading
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.worker.log_lines import LogLines, kept_line
+from orchestrator.worker.patience import until_answered
 
 SHIP_INTERVAL_S = 0.5
 _BATCH = 1_000  # lines of one call: a script of the ledger holds everybody up
@@ -50,7 +51,7 @@ class Shipment:
         """Send all that is left, with a last line that has no end."""
         with self._adding:
             self._keep(self._lines.end())
-        self.send()
+        until_answered(self.send)  # else its attempt, whose work is done, would count as failed
 
     def _keep(self, lines: list[tuple[str, int]]) -> None:
         self._written += len(lines)

@@ -485,7 +485,7 @@ class Server:
     """A Valkey server of the test's own, with its append-only file on, that may be killed and paused."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         folder.mkdir()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -494,11 +494,13 @@ class Server:
         self.url = f"redis://127.0.0.1:{self._port}/0"
         self.process = self._start()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        options = {"port": self._port, "bind": "127.0.0.1", "appendonly": "yes", "save": "", "dir": self._folder}
-        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-        with (self._folder / "server.log").open("ab") as log:
-            process = subprocess.Popen([str(get_binary_path()), *words], stdin=subprocess.DEVNULL, stdout=log)
+    def _start(self, *more: str, is_waited_for: bool = True) -> subprocess.Popen[bytes]:
+        options = {"port": self._port, "bind": "127.0.0.1", "appendonly": "yes", "save": "", "dir": self.folder}
+        words = [str(word) for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+        with (self.folder / "server.log").open("ab") as log:
+            process = subprocess.Popen([str(get_binary_path()), *words, *more], stdin=subprocess.DEVNULL, stdout=log)
+        if not is_waited_for:
+            return process
         with connect(self.url, retries=0) as client:
 
             def answers() -> bool:
@@ -513,8 +515,9 @@ class Server:
         self.process.kill()
         self.process.wait()
 
-    def restart(self) -> None:
-        self.process = self._start()
+    def restart(self, *options: str, is_waited_for: bool = True) -> None:
+        """Start it anew on its data; with options of its own, such as "--maxclients", "2"."""
+        self.process = self._start(*options, is_waited_for=is_waited_for)
 
     def pause(self, seconds: float) -> None:
         self.process.send_signal(signal.SIGSTOP)
@@ -585,6 +588,20 @@ def server_site(server: Server, tmp_path: Path) -> Iterator[Site]:
         site = Site(server.url, tmp_path, stack)
         stack.callback(site.app.pool.force_close_all)
         yield site
+
+
+@pytest.fixture(scope="module")
+def lasting_server_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Site]]:
+    """A server that may be harmed and a site on it with two workers and a coordinator, for harm that they outlive."""
+    folder = tmp_path_factory.mktemp("harmed")
+    server = Server(folder / "server")
+    with ExitStack() as stack:
+        stack.callback(server.kill)
+        site = Site(server.url, folder, stack)
+        stack.callback(site.app.pool.force_close_all)
+        site.add_workers(2)
+        site.coordinate()
+        yield server, site
 
 
 @pytest.fixture(scope="session")

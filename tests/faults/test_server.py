@@ -147,33 +147,6 @@ def test_a_server_that_is_paused_for_longer_than_a_lease_costs_no_attempt(server
     assert site.value(record, "total") == TOTAL
 
 
-@pytest.mark.parametrize(
-    ("refuse", "allow"),
-    [
-        (("maxmemory", "1"), ("maxmemory", "0")),
-        (("min-replicas-to-write", "1"), ("min-replicas-to-write", "0")),
-    ],
-    ids=["memory full", "too few replicas"],
-)
-def test_a_server_that_takes_no_writes_for_longer_than_a_lease_costs_no_attempt(server_site, refuse, allow):
-    site = server_site
-    site.add_workers(2)
-    site.coordinate()
-    run = site.submit(WORKING)
-    run.wait(has_begun(run))
-
-    site.client.config_set(*refuse)
-    run.note("go")  # so its attempt ends meanwhile
-    threading.Event().wait(2 * site.settings.lease_s)
-    assert run.state("hold") == "running"
-    site.client.config_set(*allow)
-
-    record = run.ended(lambda repairs: all(it.event == "message.lost" for it in repairs))
-    assert record.state == "succeeded", run.story()
-    assert [len(step.attempts) for name, step in record.steps.items() if name != "again"] == [1] * 22
-    assert site.value(record, "total") == TOTAL
-
-
 def test_a_worker_takes_steps_again_soon_after_its_server_was_away_for_long(server, server_site):
     site = server_site
     site.add_worker()
