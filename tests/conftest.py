@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -41,6 +42,37 @@ def new_ledger(redis_client: redis.Redis) -> Callable[[], Ledger]:
 @pytest.fixture
 def ledger(new_ledger: Callable[[], Ledger]) -> Ledger:
     return new_ledger()
+
+
+CpuGrowth = Callable[[Callable[[], object], Callable[[], object]], float]
+
+
+@pytest.fixture(scope="session")
+def cpu_growth() -> CpuGrowth:
+    """Return by how much the CPU time of this process grows from one action to one of twice the size.
+
+    Seconds say how busy a machine is; the growth says what the code does: about 2 when it is linear, 4 when it is
+    square. The least of some tries counts, since what else runs only ever adds. Stops at the first good pair.
+    """
+
+    def measure(once: Callable[[], object], twice: Callable[[], object]) -> float:
+        least = [float("inf"), float("inf")]
+        for _ in range(5):
+            for place, action in enumerate((once, twice)):
+                gc.collect()
+                gc.disable()  # it looks through all that other tests hold, at sizes of its own
+                try:
+                    began = time.process_time()
+                    action()
+                    least[place] = min(least[place], time.process_time() - began)
+                finally:
+                    gc.enable()
+            if least[1] <= 2.2 * least[0]:
+                break
+        print(f"CPU time {least[0]:.3f} s, at twice the size {least[1]:.3f} s")
+        return least[1] / least[0]
+
+    return measure
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ EVENTS_OFF_SHARE = 0.35  # of the limit, for the comparisons with Celery events 
 TARGETS = {"chain": 1.1, "fan": 0.6, "layered": 0.4}
 BYTES_PER_STEP_TARGET = 2048.0
 NET_COST_TARGET = 5.0  # percent
+SERVER_START_TARGET_MS = 400.0
 WORKFLOW = "montage-gen-9981"
 
 
@@ -54,6 +55,7 @@ class Benchmark:
         with tempfile.TemporaryDirectory(prefix="benchmark-") as folder, server(Path(folder)) as url:
             self.facts = machine_facts(url)
             self._compile_time()
+            self._server_start()
             self._safety_net(url, Path(folder))
             for events in (False, True):
                 with both_sides(url, Path(folder), events=events) as (ours, plain):
@@ -149,6 +151,18 @@ class Benchmark:
                     compile_pipeline(pipeline)
                     took_s.append(time.perf_counter() - began)
                 self._add(name, statistics.median(took_s) * 1000, "ms")
+
+    def _server_start(self) -> None:
+        """Measure the embedded server from the call to its first answer."""
+        if not self._wants("embedded server: start"):
+            return
+        took_s = []
+        for _ in range(self.repeats):
+            with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+                began = time.perf_counter()
+                with server(Path(folder)):
+                    took_s.append(time.perf_counter() - began)
+        self._add("embedded server: start", statistics.median(took_s) * 1000, "ms", SERVER_START_TARGET_MS)
 
     def _memory(self, ours: Ours) -> None:
         """Measure what a run leaves in Redis, and the most it takes while it runs, for each step."""

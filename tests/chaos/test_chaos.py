@@ -8,7 +8,7 @@ from chaos import Chaos
 from orchestrator.local.server import embedded_server
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [11, 12])
 def test_whatever_happens_to_workers_and_messages_every_run_ends_as_it_must(seed, tmp_path):
     with embedded_server(tmp_path / "server") as url:  # its own: all connections are cut now and then

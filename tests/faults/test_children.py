@@ -6,8 +6,6 @@ import re
 
 import pytest
 
-pytestmark = pytest.mark.timeout(30)
-
 NOTICED_S = 2.0
 
 DYING = """

@@ -7,8 +7,6 @@ import signal
 
 import pytest
 
-pytestmark = pytest.mark.timeout(30)
-
 HOLDING = """
     @step
     def hold():

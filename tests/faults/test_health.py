@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytestmark = pytest.mark.timeout(30)
-
 
 def test_a_healthy_run_shows_no_repair_and_no_refusal(shared, caplog):
     source = """

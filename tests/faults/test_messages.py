@@ -6,13 +6,10 @@ import random
 import threading
 import time
 
-import pytest
 from kombu.transport.redis import Channel
 
 from orchestrator.coordinator.repair import SETTLED_S
 from orchestrator.messages.queues import queue_keys
-
-pytestmark = pytest.mark.timeout(30)
 
 WAITING = """
     @step

@@ -8,8 +8,6 @@ from contextlib import suppress
 
 import pytest
 
-pytestmark = pytest.mark.timeout(30)
-
 HOLDING = """
     @step
     def hold():

@@ -7,8 +7,6 @@ import signal
 
 import pytest
 
-pytestmark = pytest.mark.timeout(60)
-
 HIT = """
     @step(timeout=600, retries={retries})
     def hit():

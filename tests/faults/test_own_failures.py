@@ -7,8 +7,6 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.timeout(40)
-
 # A library that can be set up once in a process only, as numpy; the first time that takes until its step is to stop.
 LIBRARY = {
     "__init__.py": """

@@ -6,8 +6,6 @@ import pytest
 
 from orchestrator.messages.dispatch import dispatch
 
-pytestmark = pytest.mark.timeout(30)
-
 HARMED = """
     def harm():
         note("began")

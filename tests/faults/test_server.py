@@ -6,8 +6,6 @@ import threading
 
 import pytest
 
-pytestmark = pytest.mark.timeout(30)
-
 WORKING = """
     @step
     def hold():

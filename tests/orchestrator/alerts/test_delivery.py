@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
@@ -58,10 +57,8 @@ def test_offers_come_back_at_once_and_one_alone_is_in_flight(incidents: Incident
     run_id = incidents.failed(webhook.url("hook"))
     delivery = incidents.delivery()
 
-    began = time.perf_counter()
-    for _ in range(100):
+    for _ in range(100):  # none of them waits for the target, which does not answer: the test would not end
         delivery.offer(run_id, 0, 1)
-    assert time.perf_counter() - began < 1
     incidents.wait_until(lambda: webhook.told, 10)
     assert not delivery.finish(0.01)
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -16,7 +15,6 @@ import pytest
 
 from orchestrator.local.server import embedded_server
 from orchestrator.local.workers import LocalWorkerError, LocalWorkers, local_workers
-from orchestrator.process_tree import KILL_LIMIT_S
 from orchestrator.settings import PoolSettings, Settings
 
 WaitUntil = Callable[..., None]
@@ -203,10 +201,8 @@ def test_what_may_not_be_ended_is_left_and_not_waited_for(
             kill(pid, signum)
 
         monkeypatch.setattr(os, "kill", refuse)
-        began = time.monotonic()
-        workers.stop(0.2) if way == "stop" else workers.kill()
+        workers.stop(0.2) if way == "stop" else workers.kill()  # raises when it waits for the foreign one in vain
 
-        assert time.monotonic() - began < KILL_LIMIT_S / 2
         assert sleepers(marker) == [foreign]
         assert is_gone([process for process in tree if process != foreign])
         monkeypatch.undo()

@@ -33,7 +33,7 @@ from orchestrator.messages.app import create_app
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.settings import PoolSettings, Settings
 
-LIMIT_S = 30.0
+LIMIT_S = 120.0
 CELERY = str(Path(sys.executable).with_name("celery"))
 ROOT = Path(__file__).parents[3]
 _module_numbers = itertools.count(1)
