@@ -13,14 +13,12 @@ from orchestrator.artifacts.store import Artifact, ArtifactStore
 from orchestrator.definition.wire import NotWireable, from_wire, to_wire
 from orchestrator.definition.wire_scalars import KEYS, shown_scalar
 
-_PROBE_ITEMS = 10_000  # a container with more items than this is never looked through for JSON
-
 
 def encode_output(value: Any, inline_bytes: int, save: Callable[[Any], Artifact]) -> str:
     """Give the text for the ledger; "" for None. Saves what is no JSON, or more than `inline_bytes` of it."""
     if value is None:
         return ""
-    if not (isinstance(value, list | tuple | dict) and len(value) > _PROBE_ITEMS):
+    if _may_fit(value, inline_bytes):
         try:
             text = json.dumps(to_wire(value), separators=(",", ":"), allow_nan=False)
         except (NotWireable, RecursionError, ValueError):  # ValueError: an int of too many digits
@@ -29,6 +27,21 @@ def encode_output(value: Any, inline_bytes: int, save: Callable[[Any], Artifact]
             if len(text.encode()) <= inline_bytes:
                 return text
     return json.dumps({"$artifact": save(value).as_json()}, separators=(",", ":"))
+
+
+def _may_fit(value: Any, limit: int) -> bool:
+    """Whether the JSON of a value may be that short; looks at no more items than that, and makes no copy of any."""
+    ahead, least = [value], 0
+    while ahead and least <= limit:
+        item = ahead.pop()
+        least += 1 + (len(item) if isinstance(item, str | bytes | bytearray) else 0)
+        if isinstance(item, list | tuple | dict):
+            if least + len(item) > limit:
+                return False
+            ahead += item
+            if isinstance(item, dict):
+                ahead += item.values()
+    return least <= limit
 
 
 def decode_output(text: str, store: ArtifactStore) -> Any:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import pickle
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
-import cloudpickle
+from orchestrator.artifacts.pickles import read_pickle, write_pickle
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +38,22 @@ class ArtifactStore(Protocol):
         """Give the value back. Raises ArtifactMissing when it is gone or its SHA-256 differs."""
 
 
-class ExactPickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles NumPy's scalars exactly: left to itself, NumPy makes others of some, and drops NUL at the end of text."""
+class _HashingWriter:
+    """Writes to a file, and knows the SHA-256 and the size of what was written."""
 
-    def reducer_override(self, value: Any) -> Any:
-        kind = type(value)
-        if kind.__module__ == "numpy" and (plain := _EXACTLY.get(kind.__name__)):
-            return kind, (plain(value),)
-        return super().reducer_override(value)
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self.size = 0
 
+    def write(self, data: Any) -> None:
+        self._sha256.update(data)
+        self._file.write(data)
+        self.size += memoryview(data).nbytes
 
-_EXACTLY: dict[str, Callable[[Any], Any]] = {
-    "longlong": int, "ulonglong": int, "intc": int, "uintc": int, "str_": str.__str__, "bytes_": bytes,
-}  # fmt: skip
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
 
 
 class FolderStore:
@@ -65,24 +65,27 @@ class FolderStore:
     def save(self, run_id: str, step: str, attempt: int, token: int, value: Any) -> Artifact:
         path = self.root / run_id / f"{step}.attempt-{attempt}.token-{token}.pickle"
         path.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        ExactPickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
-        data = buffer.getvalue()
-        with path.open("wb") as file:  # in place: nobody knows the path before the commit names it
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with path.open("wb") as file:  # in place: nobody knows the path before the commit names it
+                writer = _HashingWriter(file)
+                write_pickle(value, writer.write)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            path.unlink(missing_ok=True)  # a part of it is of no use
+            raise
         kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-        return Artifact(str(path.relative_to(self.root)), hashlib.sha256(data).hexdigest(), len(data), kind)
+        return Artifact(str(path.relative_to(self.root)), writer.sha256, writer.size, kind)
 
     def load(self, artifact: Artifact) -> Any:
         path = self.root / artifact.path
         try:
-            data = path.read_bytes()
+            file = path.open("rb")
         except FileNotFoundError:
             raise ArtifactMissing(
                 f"artifact {artifact.path} is not in {self.root}. Do all workers share this folder (artifact_dir)?"
             ) from None
-        if hashlib.sha256(data).hexdigest() != artifact.sha256:
-            raise ArtifactMissing(f"artifact {path} has other bytes than were recorded (SHA-256 differs)")
-        return pickle.loads(data)
+        with file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != artifact.sha256:  # before any of it is believed
+                raise ArtifactMissing(f"artifact {path} has other bytes than were recorded (SHA-256 differs)")
+            return read_pickle(file)

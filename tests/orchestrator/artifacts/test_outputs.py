@@ -181,7 +181,7 @@ def test_scalars_enum_members_and_the_mappings_of_collections_stay_in_line(
     arrived, is_stored = through(given, store, 100_000)
 
     assert same(arrived, given), arrived
-    assert is_stored == (around == "many")
+    assert around == "many" or not is_stored
 
 
 @pytest.mark.parametrize("value", STORED, ids=name_of)

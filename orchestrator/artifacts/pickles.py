@@ -1,0 +1,111 @@
+"""Pickles of values of any size, of which nothing is held in memory twice.
+
+A file is a pickle; where the value has large buffers, as arrays do, they stand behind it, then a table of their sizes:
+
+    pickle | buffer ... | size of the pickle, sizes of the buffers (8 bytes each) | their number (8 bytes) | MAGIC
+
+A pickle ends with ".", so the last byte tells the two forms apart.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import cloudpickle
+
+MAGIC = b"ORCPKL1\n"
+_BUFFER_BYTES = 64 * 1024  # a smaller buffer stands inside the pickle
+_PIECE_BYTES = 1024 * 1024 * 1024  # of one system call
+
+_EXACTLY: dict[str, Callable[[Any], Any]] = {
+    "longlong": int, "ulonglong": int, "intc": int, "uintc": int, "str_": str.__str__, "bytes_": bytes,
+}  # fmt: skip
+
+
+class ExactPickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles NumPy's scalars exactly: left to itself, NumPy makes others of some, and drops NUL at the end of text."""
+
+    def reducer_override(self, value: Any) -> Any:
+        kind = type(value)
+        if kind.__module__ == "numpy" and (plain := _EXACTLY.get(kind.__name__)):
+            return kind, (plain(value),)
+        return super().reducer_override(value)
+
+
+class _Sink:
+    """What a pickler writes to. What is written is counted."""
+
+    def __init__(self, write: Callable[[Any], Any]) -> None:
+        self._write = write
+        self.size = 0
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        self._write(data)
+        self.size += size
+        return size
+
+
+def write_pickle(value: Any, write: Callable[[Any], Any]) -> None:
+    """Write a value, piece by piece. Raises whatever `write` and the value's own code raise."""
+    buffers: list[pickle.PickleBuffer] = []
+
+    def is_inside(buffer: pickle.PickleBuffer) -> bool:
+        with buffer.raw() as raw:
+            if raw.nbytes < _BUFFER_BYTES:
+                return True
+        buffers.append(buffer)
+        return False
+
+    sink = _Sink(write)
+    ExactPickler(sink, protocol=5, buffer_callback=is_inside).dump(value)
+    if not buffers:
+        return
+    sizes = [sink.size]
+    for buffer in buffers:
+        with buffer.raw() as raw:
+            write(raw)
+            sizes.append(raw.nbytes)
+    write(struct.pack(f"<{len(sizes)}Q", *sizes) + struct.pack("<Q", len(buffers)) + MAGIC)
+
+
+def read_pickle(file: BinaryIO) -> Any:
+    """Return the value in a file, which is read from its beginning."""
+    size = file.seek(0, os.SEEK_END)
+    sizes = _sizes(file, size)
+    file.seek(0)
+    return pickle.load(file, buffers=_buffers(file.fileno(), sizes)) if sizes else pickle.load(file)
+
+
+def _sizes(file: BinaryIO, size: int) -> list[int]:
+    """Return the sizes of the pickle and of each buffer behind it; none if the file is a pickle alone."""
+    tail = 8 + len(MAGIC)
+    if size < tail:
+        return []
+    file.seek(size - tail)
+    count, magic = struct.unpack(f"<Q{len(MAGIC)}s", file.read(tail))
+    if magic != MAGIC:
+        return []
+    file.seek(size - tail - 8 * (count + 1))
+    return list(struct.unpack(f"<{count + 1}Q", file.read(8 * (count + 1))))
+
+
+def _buffers(file: int, sizes: list[int]) -> Iterator[bytearray]:
+    """Return each buffer when the pickle comes to it."""
+    at, *others = sizes
+    for size in others:
+        buffer = bytearray(size)
+        with memoryview(buffer) as view:
+            done = 0
+            while done < size:
+                with view[done : done + _PIECE_BYTES] as piece:
+                    read = os.preadv(file, [piece], at + done)
+                if not read:
+                    raise EOFError("the file is shorter than its table says")
+                done += read
+        at += size
+        yield buffer
