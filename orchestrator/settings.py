@@ -58,6 +58,11 @@ class PoolSettings(BaseModel):
     pool_type: Literal["prefork", "threads", "solo"] = Field(
         "prefork", description="How Celery runs steps: prefork (processes), threads or solo (one, in line)."
     )
+    celery_app: str | None = Field(
+        None,
+        pattern=r"^[\w.]+:[\w.]+$",
+        description="Your Celery app, as 'proj.celery:app', which is the current one in the pool's steps.",
+    )
     description: str = Field("", description="What the pool is for, for people.")
 
     @property

@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import threading
+from contextvars import copy_context
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,7 @@ from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Claim, Commit, Held, Refusal, Replaced, owner_of
 from orchestrator.messages.dispatch import dispatch_or_leave
 from orchestrator.process_tree import ProcessTree
+from orchestrator.worker.around_steps import process_held
 from orchestrator.worker.calls import call_step
 from orchestrator.worker.failures import MESSAGE_CHARS, Failure, OutputNotStored, error_text, options_of
 from orchestrator.worker.interruption import interruptible, is_asked_in_thread, should_stop
@@ -72,8 +74,8 @@ def run_attempt(
     is_only = threading.current_thread() is threading.main_thread()
     with process.capture.attempt(run_id, step, attempt, claim.token):
         try:
-            with attempt_context(here, is_only=is_only), interruptible():
-                value = call_step(claim, process.store)
+            with process_held(run_id, step), attempt_context(here, is_only=is_only), interruptible():
+                value = copy_context().run(call_step, claim, process.store)
                 output = encode_output(
                     value,
                     process.settings.inline_output_bytes,

@@ -81,6 +81,11 @@ def asked_in_thread(run_id: str, step: str, attempt: int) -> Iterator[None]:
         _asked_threads.discard(key)
 
 
+def is_prefork_child() -> bool:
+    """Whether this process runs steps only, one after the other, and may be replaced by another one."""
+    return _is_listening
+
+
 def listen_in_child() -> None:
     """Answer the signals from the first step on; called in a prefork child, before billiard sets its own handlers.
 

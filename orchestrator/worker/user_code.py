@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from orchestrator.definition.callables import resolve_function
+from orchestrator.worker.celery_apps import forget_shared_tasks
+from orchestrator.worker.process_state import adopt_imports, drop_imports
 
 _OWN = frozenset({"orchestrator", "__main__"})
 _INSTALLED = tuple(
@@ -62,6 +64,7 @@ class UserCode:
             if function is None:
                 function = self._functions[uses] = resolve_function(uses)
                 self._look()
+                adopt_imports()
         return function
 
     def _turn_to(self, folder: str) -> None:
@@ -72,11 +75,15 @@ class UserCode:
         if folder:
             sys.path.insert(0, folder)
         self._forget()  # what came from there by another way, before we watched it
+        adopt_imports(are_of_user=False)
 
     def _forget(self) -> None:
         """Drop the folder's modules, so that they are imported anew."""
-        for name, _ in list(self._modules()):
+        drop_imports()
+        gone = [name for name, _ in self._modules()]
+        for name in gone:
             del sys.modules[name]
+        forget_shared_tasks(gone)
         self._stamps.clear()
         self._functions.clear()
         self._modules_seen = 0

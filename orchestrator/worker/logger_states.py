@@ -1,0 +1,59 @@
+"""How loggers are set up: levels, handlers, filters, and which are disabled, as one aspect of a process's state."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from operator import itemgetter
+from typing import Any
+
+_levels = itemgetter("level", "disabled", "propagate")
+_handlers, _filters = itemgetter("handlers"), itemgetter("filters")
+
+
+class LoggerStates:
+    """Compares the set-up of all loggers with that of the last time, and puts it back.
+
+    A logger that a step made keeps its set-up: the library that it belongs to has set it up when it was imported, and
+    would not do so again.
+    """
+
+    def __init__(self) -> None:
+        self._loggers: dict[logging.Logger, dict[str, Any]] = {}  # grows only
+        self._seen = (-1, -1)
+
+    def read(self) -> tuple[Any, ...]:
+        """Return the set-up of all loggers that are known since `look`, as lists in that order."""
+        found = [*self._loggers.values()]
+        return (
+            logging.Logger.manager.disable,
+            logging.raiseExceptions,
+            logging._loggerClass,  # type: ignore[attr-defined]
+            logging._logRecordFactory,  # type: ignore[attr-defined]
+            [*map(_levels, found)],
+            [*map(tuple, map(_handlers, found))],
+            [*map(tuple, map(_filters, found))],
+        )
+
+    def look(self) -> bool:
+        """Add the loggers that are new; whether there are any."""
+        manager = logging.Logger.manager
+        seen = len(manager.loggerDict), len(sys.modules)
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        for each in (logging.root, *manager.loggerDict.values()):
+            if isinstance(each, logging.Logger):  # no place holder
+                self._loggers.setdefault(each, each.__dict__)
+        return True
+
+    def put_back(self, kept: tuple[Any, ...]) -> None:
+        logging.disable(kept[0])
+        logging.raiseExceptions = kept[1]
+        logging.setLoggerClass(kept[2])
+        logging.setLogRecordFactory(kept[3])
+        for logger, (level, disabled, propagate), handlers, filters in zip(self._loggers, *kept[4:], strict=True):
+            if logger.level != level:
+                logger.setLevel(level)
+            logger.disabled, logger.propagate = disabled, propagate
+            logger.handlers, logger.filters = [*handlers], [*filters]

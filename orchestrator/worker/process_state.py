@@ -1,0 +1,349 @@
+"""What a step may change in the process that runs it, and how that is put back for the steps that come after it.
+
+A child runs steps of many runs, one after the other; threads share one process. Each aspect below is read before a step
+and after it, and put back if the two differ. What cannot be put back makes the child be replaced (`worker.renewal`).
+What nobody can see at a price that every step would pay is not held: attributes that the step replaced in modules and
+classes, the state of random generators, variables set by C code alone. docs/pipelines.md says so to users.
+
+What the user's modules change when they are imported is no step's doing: it would be missing at the second step, for
+which nothing is imported again. It stays (`adopt`) until the modules are dropped (`go_back`).
+
+In a pool of threads only what belongs to the thread is held; the rest is shared with steps that are running.
+"""
+
+from __future__ import annotations
+
+import _locale
+import _signal  # type: ignore[import-not-found]
+import faulthandler
+import gc
+import locale
+import logging
+import multiprocessing.context
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+from orchestrator.worker.logger_states import LoggerStates
+
+_logger = logging.getLogger(__name__)
+
+_environ = os.environ
+_RESERVED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)  # installed before each step (`worker.interruption`)
+_HANDLED = tuple(
+    int(number) for number in signal.valid_signals() if number not in (*_RESERVED, signal.SIGKILL, signal.SIGSTOP)
+)
+_TIMERS = int(signal.ITIMER_REAL), int(signal.ITIMER_VIRTUAL), int(signal.ITIMER_PROF)
+_SIG_BLOCK = int(signal.SIG_BLOCK)
+_SYS_LISTS = ("path", "meta_path", "path_hooks", "argv", "warnoptions")
+_SYS_NAMES = ("stdin", "excepthook", "unraisablehook", "displayhook", "breakpointhook", "dont_write_bytecode")
+_names_of_sys, _lists_of_sys = attrgetter(*_SYS_NAMES), attrgetter(*_SYS_LISTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Aspect:
+    """`read` returns a value that compares equal as long as nothing has changed; `put_back` takes such a value."""
+
+    name: str
+    read: Callable[[], Any]
+    put_back: Callable[[Any], None]
+    is_of_imports: bool = True  # whether what an import changes here stays
+
+
+def _read_timers() -> tuple[bool, ...]:
+    return tuple([_signal.getitimer(which)[0] > 0 for which in _TIMERS])
+
+
+def _stop_timers(running: tuple[bool, ...]) -> None:
+    for which, was_running in zip(_TIMERS, running, strict=True):
+        if not was_running:
+            signal.setitimer(which, 0)
+
+
+def _read_handlers() -> list[Any]:
+    return [*map(_signal.getsignal, _HANDLED)]
+
+
+def _put_back_handlers(handlers: list[Any]) -> None:
+    for number, handler in zip(_HANDLED, handlers, strict=True):
+        if handler is not None and _signal.getsignal(number) is not handler:  # None: C code has set it
+            signal.signal(number, handler)
+
+
+def _read_mask() -> set[int]:
+    return _signal.pthread_sigmask(_SIG_BLOCK, ())  # type: ignore[no-any-return]
+
+
+def _read_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # somebody has removed it
+        return ""
+
+
+def _put_back_folder(folder: str) -> None:
+    """Go back, or to the nearest folder above that is still there."""
+    while folder:
+        try:
+            return os.chdir(folder)
+        except OSError:
+            folder = os.path.dirname(folder) if folder != os.path.dirname(folder) else ""
+    return None
+
+
+def _read_umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _read_environment() -> tuple[Any, dict[Any, Any]]:
+    return os.environ, dict(_environ._data)  # type: ignore[attr-defined]
+
+
+def _put_back_environment(kept: tuple[Any, dict[bytes, bytes]]) -> None:
+    os.environ, variables = kept
+    names: Any = _environ
+    data, decode = names._data, names.decodekey
+    for name in [name for name in data if name not in variables]:
+        del names[decode(name)]
+    for name, value in variables.items():
+        if data.get(name) != value:
+            names[decode(name)] = names.decodevalue(value)
+
+
+def _read_time_zone() -> tuple[Any, ...]:
+    return time.tzname, time.timezone, time.altzone
+
+
+def _put_back_time_zone(_: tuple[Any, ...]) -> None:
+    time.tzset()  # the environment is as before
+
+
+def _read_locale() -> str:
+    return _locale.setlocale(_locale.LC_ALL, None)
+
+
+def _put_back_locale(name: str) -> None:
+    locale.setlocale(locale.LC_ALL, name)
+
+
+def _read_sys_lists() -> list[tuple[Any, Any]]:
+    return [(kept, [*kept]) for kept in _lists_of_sys(sys)]
+
+
+def _put_back_sys_lists(lists: list[tuple[Any, Any]]) -> None:
+    for name, (kept, content) in zip(_SYS_LISTS, lists, strict=True):
+        kept[:] = content
+        setattr(sys, name, kept)
+
+
+def _read_sys_names() -> tuple[Any, ...]:
+    return _names_of_sys(sys), threading.excepthook, tempfile.tempdir
+
+
+def _put_back_sys_names(values: tuple[Any, ...]) -> None:
+    for name, value in zip(_SYS_NAMES, values[0], strict=True):
+        setattr(sys, name, value)
+    _, threading.excepthook, tempfile.tempdir = values
+
+
+def _read_interpreter() -> tuple[Any, ...]:
+    return (
+        sys.getrecursionlimit(), sys.getswitchinterval(), sys.get_int_max_str_digits(),
+        gc.isenabled(), gc.get_threshold(), gc.get_debug(), socket.getdefaulttimeout(), faulthandler.is_enabled(),
+    )  # fmt: skip
+
+
+def _put_back_interpreter(values: tuple[Any, ...]) -> None:
+    recursion, switch, digits, is_collecting, threshold, debug, timeout, is_enabled = values
+    sys.setrecursionlimit(recursion)
+    sys.setswitchinterval(switch)
+    sys.set_int_max_str_digits(digits)
+    (gc.enable if is_collecting else gc.disable)()
+    gc.set_threshold(*threshold)
+    gc.set_debug(debug)
+    socket.setdefaulttimeout(timeout)
+    if is_enabled != faulthandler.is_enabled():
+        with suppress(Exception):  # no standard error to write to
+            (faulthandler.enable if is_enabled else faulthandler.disable)()
+
+
+def _read_hooks() -> tuple[Any, ...]:
+    return sys.gettrace(), sys.getprofile(), threading.gettrace(), threading.getprofile()
+
+
+def _put_back_hooks(hooks: tuple[Any, ...]) -> None:
+    sys.settrace(hooks[0])
+    sys.setprofile(hooks[1])
+    threading.settrace(hooks[2])
+    threading.setprofile(hooks[3])
+
+
+def _read_warnings() -> tuple[Any, ...]:
+    return [*warnings.filters], warnings.showwarning, warnings.formatwarning
+
+
+def _put_back_warnings(kept: tuple[Any, ...]) -> None:
+    warnings.filters = [*kept[0]]  # as warnings.catch_warnings does it
+    _, warnings.showwarning, warnings.formatwarning = kept
+    for name in ("_filters_mutated_lock_held", "_filters_mutated"):
+        if mutated := getattr(warnings, name, None):
+            with suppress(RuntimeError):  # from Python 3.14 on one of them wants a lock
+                return mutated()  # type: ignore[no-any-return]
+    return None
+
+
+def _read_start_method() -> Any:
+    return multiprocessing.context._default_context._actual_context  # type: ignore[attr-defined]
+
+
+def _put_back_start_method(context: Any) -> None:
+    multiprocessing.context._default_context._actual_context = context  # type: ignore[attr-defined]
+
+
+def _read_event_loops() -> Any:
+    return getattr(sys.modules.get("asyncio.events"), "_event_loop_policy", None)
+
+
+def _put_back_event_loops(policy: Any) -> None:
+    """Let the next step find no event loop of this one, nor the mark that there was one."""
+    if events := sys.modules.get("asyncio.events"):
+        events._event_loop_policy = policy  # type: ignore[attr-defined]
+
+
+def _is_standard_input_open() -> bool:
+    try:
+        os.get_inheritable(0)
+    except OSError:
+        return False
+    return True
+
+
+def _open_standard_input(_: bool) -> None:
+    """Let no file of a later step get this descriptor."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    if nothing:
+        os.dup2(nothing, 0)
+        os.close(nothing)
+
+
+# In this order: what is still to strike goes first, the time zone follows the environment.
+ASPECTS = (
+    Aspect("timers", _read_timers, _stop_timers, is_of_imports=False),
+    Aspect("signal handlers", _read_handlers, _put_back_handlers),
+    Aspect("blocked signals", _read_mask, lambda mask: void(signal.pthread_sigmask(signal.SIG_SETMASK, mask))),
+    Aspect("working folder", _read_folder, _put_back_folder),
+    Aspect("umask", _read_umask, lambda mask: void(os.umask(mask))),
+    Aspect("environment", _read_environment, _put_back_environment),
+    Aspect("time zone", _read_time_zone, _put_back_time_zone),
+    Aspect("locale", _read_locale, _put_back_locale),
+    Aspect("import system", _read_sys_lists, _put_back_sys_lists),
+    Aspect("hooks and names of sys", _read_sys_names, _put_back_sys_names),
+    Aspect("interpreter", _read_interpreter, _put_back_interpreter),
+    Aspect("trace and profile functions", _read_hooks, _put_back_hooks),
+    Aspect("warning filters", _read_warnings, _put_back_warnings),
+    Aspect("start method of multiprocessing", _read_start_method, _put_back_start_method),
+    Aspect("event loops", _read_event_loops, _put_back_event_loops),
+    Aspect("standard input", _is_standard_input_open, _open_standard_input),
+)
+_OF_PREFORK_ONLY = frozenset({"timers", "signal handlers", "blocked signals"})  # solo: the worker's own, of its main
+
+
+def void(_: object) -> None:
+    """Drop a value."""
+
+
+class ProcessState:
+    """The state of this process around its steps, one at a time, and which of it imports have brought."""
+
+    def __init__(self, aspects: tuple[Aspect, ...]) -> None:
+        self._aspects = aspects
+        self._before: list[Any] | None = None  # while a step runs
+        self._imported: dict[int, Any] = {}  # by aspect, what was there before the imports
+        # Loggers are many. Between two steps nobody sets them up, so they are read once a step.
+        self._loggers = LoggerStates()
+        self._logging: tuple[Any, ...] | None = None
+
+    def begin(self) -> None:
+        if self._loggers.look() or self._logging is None:
+            self._logging = self._loggers.read()
+        self._before = [aspect.read() for aspect in self._aspects]
+
+    def end(self) -> list[str]:
+        """Put back what has changed since `begin`; return the names of what could not be put back."""
+        before, self._before = self._before or [], None
+        faults = [
+            aspect.name
+            for aspect, value in zip(self._aspects, before, strict=True)
+            if aspect.read() != value and not _is_put_back(aspect, value)
+        ]
+        if self._logging is not None and self._loggers.read() != self._logging:
+            self._loggers.put_back(self._logging)
+        return faults
+
+    def adopt(self, *, are_of_user: bool = True) -> None:
+        """Let what has changed in this step so far, by imports, stay."""
+        if self._before is None:
+            return
+        for number, aspect in enumerate(self._aspects):
+            if aspect.is_of_imports and (now := aspect.read()) != self._before[number]:
+                if are_of_user:
+                    self._imported.setdefault(number, self._before[number])
+                self._before[number] = now
+        self._loggers.look()
+        self._logging = self._loggers.read()
+
+    def go_back(self) -> None:
+        """Take back what was adopted, but for loggers: the modules that brought it are dropped."""
+        for number, value in self._imported.items():
+            aspect = self._aspects[number]
+            _is_put_back(aspect, value)
+            if self._before is not None:
+                self._before[number] = aspect.read()
+        self._imported.clear()
+
+
+def _is_put_back(aspect: Aspect, value: Any) -> bool:
+    try:
+        aspect.put_back(value)
+    except Exception as error:
+        _logger.warning("a step has changed the %s, which cannot be put back: %s", aspect.name, error)
+        return False
+    return True
+
+
+_state: ProcessState | None = None
+
+
+def state_of_process(*, is_prefork: bool) -> ProcessState:
+    """Return the one of this process."""
+    global _state
+    if _state is None:
+        _state = ProcessState(tuple(aspect for aspect in ASPECTS if is_prefork or aspect.name not in _OF_PREFORK_ONLY))
+    return _state
+
+
+def adopt_imports(*, are_of_user: bool = True) -> None:
+    """Let what the user's modules have changed when they were imported stay for the steps that follow.
+
+    `are_of_user` is false for what we have changed ourselves: then it stays for good.
+    """
+    if _state and threading.current_thread() is threading.main_thread():
+        _state.adopt(are_of_user=are_of_user)
+
+
+def drop_imports() -> None:
+    """Take back what the user's modules have changed when they were imported."""
+    if _state and threading.current_thread() is threading.main_thread():
+        _state.go_back()
