@@ -61,9 +61,9 @@ def _cancel_steps(session: Session, run_id: str, steps: Sequence[str], reason: s
             raise RunNotFound(f"run {run_id} has no step {step!r}.{did_you_mean(step, known)}")
     count, chains = ledger.cancel_steps(run_id, list(dict.fromkeys(steps)), reason)
     if chains:
-        from orchestrator.messages.dispatch import dispatch
+        from orchestrator.messages.dispatch import dispatch_ready
 
-        dispatch(session.app, run_id, ledger.run_fields(run_id)["pipeline"], chains)
+        dispatch_ready(session.app, ledger, run_id, chains)
     return count
 
 

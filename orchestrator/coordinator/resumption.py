@@ -21,7 +21,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.received import Received
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import AttemptsStopping, ResumedMeanwhile, RunNotEnded, StagedStep
-from orchestrator.messages.dispatch import dispatch_or_leave
+from orchestrator.messages.dispatch import dispatch
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
 from orchestrator.settings import Settings
@@ -144,7 +144,7 @@ def resume(ledger: Ledger, app: Celery, resumption: Resumption) -> None:
     except AttemptsStopping as error:
         many = "1 attempt is" if error.count == 1 else f"{error.count} attempts are"
         raise ResumeRefused(f"run {run_id}: {many} still being stopped. Try again in a moment.") from None
-    dispatch_or_leave(app, run_id, resumption.pipeline, chains)
+    dispatch(app, run_id, resumption.pipeline, chains)
 
 
 def wait_for_stopping(ledger: Ledger, settings: Settings, run_id: str) -> None:

@@ -16,7 +16,7 @@ from orchestrator.coordinator.repair import Repair
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import announce_coordinator, present_coordinators, withdraw_coordinator
 from orchestrator.ledger.values import Chain, RunUnknown
-from orchestrator.messages.dispatch import dispatch
+from orchestrator.messages.dispatch import dispatch_ready
 from orchestrator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -66,8 +66,7 @@ class Coordinator:
         self._dispatch(run_id, tuple(self._repair.take_over_from(run_id, worker, died)))
 
     def _dispatch(self, run_id: str, ready: tuple[Chain, ...]) -> None:
-        if ready:
-            dispatch(self._app, run_id, self._ledger.run_fields(run_id)["pipeline"], ready)
+        dispatch_ready(self._app, self._ledger, run_id, ready)
 
     def round(self) -> float:
         """Do the round for every run that has not ended, and give the seconds until the next one."""

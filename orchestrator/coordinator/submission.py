@@ -18,7 +18,7 @@ from orchestrator.definition.params import params_text
 from orchestrator.definition.wire import references, to_wire
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import Chain, Link, StagedStep
-from orchestrator.messages.dispatch import dispatch_or_leave
+from orchestrator.messages.dispatch import dispatch
 from orchestrator.messages.queues import priority_level
 from orchestrator.messages.sizes import largest_message_bytes, links_per_message
 from orchestrator.plan.plan import Plan
@@ -48,7 +48,7 @@ def submit(
         [plan.chains[index][0] for index in plan.roots],
         run_fields(plan, settings, run_id, target),
     )
-    dispatch_or_leave(app, run_id, pipeline.name, chains)
+    dispatch(app, run_id, pipeline.name, chains)
     return run_id
 
 

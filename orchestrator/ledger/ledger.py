@@ -6,13 +6,14 @@ Every write is one atomic call. Times are microseconds since the epoch by the se
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from secrets import token_hex
 from typing import Any, cast
 
 import redis
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from orchestrator.ledger.reads import LedgerReads
 from orchestrator.ledger.script import Script
@@ -39,6 +40,8 @@ from orchestrator.ledger.values import (
     WaitingList,
     incarnation_in,
 )
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_LEASE_S = 6.0
 NUDGE_KEPT_S = 10
@@ -76,7 +79,7 @@ class Ledger(LedgerReads):
             if str(error).startswith("EXISTS"):
                 raise RunExists(run_id) from None
             raise
-        self.take_care_of(run_id)  # a coordinator may have struck it before it was started
+        self._keep_in_care(run_id)
         return _chains(chains)
 
     def _stage(self, run_id: str, stage_id: str, steps: Iterable[StagedStep]) -> int:
@@ -348,7 +351,7 @@ class Ledger(LedgerReads):
             if kind == "RESUMED":
                 raise ResumedMeanwhile(run_id) from None
             raise
-        self.take_care_of(run_id)  # a coordinator may have struck it before it was resumed
+        self._keep_in_care(run_id)
         return _chains(chains)
 
     def _changes(self, run_id: str, staged: Sequence[StagedStep]) -> tuple[list[str], list[str], list[str]]:
@@ -395,11 +398,14 @@ class Ledger(LedgerReads):
         names = list(workers)
         if not names:
             return
-        with self.client.pipeline(transaction=False) as pipe:
-            for name in names:
-                pipe.lpush(self.nudge_key(name), 1)
-                pipe.expire(self.nudge_key(name), NUDGE_KEPT_S)
-            pipe.execute()
+        try:
+            with self.client.pipeline(transaction=False) as pipe:
+                for name in names:
+                    pipe.lpush(self.nudge_key(name), 1)
+                    pipe.expire(self.nudge_key(name), NUDGE_KEPT_S)
+                pipe.execute()
+        except RedisError as error:  # what they are to stop is in the ledger
+            logger.warning("workers could not be woken, they stop what was cancelled a little later: %s", error)
 
     def append_log(
         self,
@@ -424,6 +430,14 @@ class Ledger(LedgerReads):
         state = cast(str | None, self.client.hget(self.key(run_id, "run"), "state"))
         if state and not RunState(state).is_ended:  # it was started just now
             self.take_care_of(run_id)
+
+    def _keep_in_care(self, run_id: str) -> None:
+        """Put a run that is in the ledger by now into the coordinators' list again, for one of them may have struck it
+        just before. If that fails they find it by themselves (`forgotten_runs`)."""
+        try:
+            self.take_care_of(run_id)
+        except RedisError as error:
+            logger.warning("run %s could not be given to the coordinators, which look for it: %s", run_id, error)
 
     def take_care_of(self, run_id: str) -> None:
         """Put a run into the coordinators' list."""

@@ -16,7 +16,7 @@ from orchestrator.artifacts.store import Artifact
 from orchestrator.definition.context import Attempt, HandedOver, StopRequested, attempt_context
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Claim, Commit, Held, Refusal, Replaced, owner_of
-from orchestrator.messages.dispatch import dispatch_or_leave
+from orchestrator.messages.dispatch import dispatch
 from orchestrator.process_tree import ProcessTree
 from orchestrator.worker.around_steps import process_held
 from orchestrator.worker.calls import call_step
@@ -105,7 +105,7 @@ def run_attempt(
             lambda: process.ledger.hand_over(run_id, step, attempt, "the step handed over", token=claim.token)
         )
         if isinstance(replaced, Replaced):
-            dispatch_or_leave(process.app, run_id, claim.pipeline, replaced.ready)
+            dispatch(process.app, run_id, claim.pipeline, replaced.ready)
         return End(failure=AttemptRetrying("the step handed over"))
     if isinstance(error, StopRequested):
         ProcessTree(pid).wait()  # our worker ends what the step had started; before that no retry may begin
@@ -141,7 +141,7 @@ def _finish(
             worker = held.owner.partition(" ")[0]
             process.ledger.report_stopped(held, {"how": "it ended by itself", "worker": worker}, ended_alone=True)
         return End(note=f"refused: {commit.reason}")
-    dispatch_or_leave(process.app, held.run_id, claim.pipeline, commit.ready)
+    dispatch(process.app, held.run_id, claim.pipeline, commit.ready)
     if error is None:
         return End(is_chain_going_on=commit.is_chain_going_on)
     text = f"{type(error).__qualname__}: {error_text(error)}"[:MESSAGE_CHARS]

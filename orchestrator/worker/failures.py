@@ -19,7 +19,7 @@ from orchestrator.definition.retry import exception_names, may_retry, retry_dela
 from orchestrator.exit_status import how_it_ended
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Commit, Held, Refusal, Replaced
-from orchestrator.messages.dispatch import dispatch
+from orchestrator.messages.dispatch import dispatch_ready
 from orchestrator.worker.process import WorkerProcess
 
 TRACEBACK_CHARS = 16_000
@@ -105,7 +105,7 @@ def _report_lost(process: WorkerProcess, held: Held, card: Mapping[str, Any], fo
     detail = {"error": card, "found": found}
     answer = process.ledger.report_lost(held.run_id, held.step, held.attempt, detail, owner=held.owner)
     if isinstance(answer, Replaced):
-        dispatch(process.app, held.run_id, process.ledger.run_fields(held.run_id)["pipeline"], answer.ready)
+        dispatch_ready(process.app, process.ledger, held.run_id, answer.ready)
 
 
 def cause_of_death(told: str, pid: int) -> tuple[str, str]:

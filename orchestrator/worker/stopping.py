@@ -20,7 +20,7 @@ from celery.utils.log import get_logger
 
 from orchestrator.definition.context import StopRequested
 from orchestrator.ledger.values import Commit, Refusal, Replaced
-from orchestrator.messages.dispatch import dispatch
+from orchestrator.messages.dispatch import dispatch_ready
 from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree
 from orchestrator.worker.announcements import announce, is_terminated, withdraw
 from orchestrator.worker.failures import commit_for
@@ -214,5 +214,5 @@ def _tell(
     if isinstance(answer, Refusal):
         process.ledger.report_stopped(held, detail, ended_alone=True)  # its step may have been cancelled meanwhile
     else:
-        dispatch(process.app, held.run_id, process.ledger.run_fields(held.run_id)["pipeline"], answer.ready)
+        dispatch_ready(process.app, process.ledger, held.run_id, answer.ready)
     return None

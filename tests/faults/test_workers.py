@@ -319,7 +319,7 @@ import orchestrator.worker.attempt
 from orchestrator.worker.app import app
 
 FOLDER = pathlib.Path(__file__).parent
-dispatch = orchestrator.worker.attempt.dispatch_or_leave
+dispatch = orchestrator.worker.attempt.dispatch
 
 def die_before_the_dispatch(*arguments):
     if not (FOLDER / "died").exists():
@@ -328,7 +328,7 @@ def die_before_the_dispatch(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     dispatch(*arguments)
 
-orchestrator.worker.attempt.dispatch_or_leave = die_before_the_dispatch
+orchestrator.worker.attempt.dispatch = die_before_the_dispatch
 """
 
 

@@ -18,7 +18,6 @@ from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pip
 from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import RunExists
-from orchestrator.messages.app import create_app
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.settings import Settings
 
@@ -37,18 +36,6 @@ def test_the_run_is_in_the_ledger_and_its_roots_are_on_their_way(
     fields = ledger.run_fields(run_id)
     assert (fields["pipeline"], fields["params"], fields["import_path"]) == ("p", "{}", "")
     assert ledger.active_runs() == ledger.recent_runs(9) == [run_id]
-
-
-def test_a_run_whose_first_messages_cannot_be_sent_has_begun_all_the_same(ledger, chosen, caplog) -> None:
-    """Whoever is told that it failed would submit it again, and coordinators send what is missing."""
-    nowhere = create_app(chosen, "redis://localhost:1/0")
-    nowhere.conf.broker_transport_options = {"max_retries": 0, "socket_connect_timeout": 0.1}
-
-    assert submit(graph({"a": ""}).plan(), ledger, nowhere, chosen, "r") == "r"
-
-    assert states_of(ledger, "r") == {"a": "queued"}
-    assert ledger.active_runs() == ["r"]
-    assert "run r goes on, but no message could be sent" in caplog.text
 
 
 def test_a_second_submit_of_a_run_id_sends_nothing(ledger: Ledger, app: Celery, chosen: Settings, messages_in) -> None:
