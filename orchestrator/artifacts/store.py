@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import io
 import os
+import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from orchestrator.artifacts.faults import InputUnreadable, free_bytes, store_faults
+from orchestrator.artifacts.marker import MARKER
 from orchestrator.artifacts.pickles import read_pickle, write_pickle
+
+PROBE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +37,10 @@ class ArtifactMissing(Exception):
 
 
 class ArtifactStore(Protocol):
-    """Keeps values; safe for many writers, because no two attempts write the same path."""
+    """Keeps values; safe for many writers, because no two attempts write the same path.
+
+    Every method raises StoreUnusable when it is the store that fails, not what it was asked for.
+    """
 
     def save(self, run_id: str, step: str, attempt: int, token: int, value: Any) -> Artifact:
         """Store a value under a path private to the attempt; it is there for others once the commit names it."""
@@ -37,55 +48,131 @@ class ArtifactStore(Protocol):
     def load(self, artifact: Artifact) -> Any:
         """Give the value back. Raises ArtifactMissing when it is gone or its SHA-256 differs."""
 
+    def make_folder(self, folder: Path) -> Path:
+        """Return a folder inside the store, made if need be."""
+
+    def check(self, needed_bytes: int = 0) -> None:
+        """Raise StoreUnusable unless something can be written here and read again, with room for `needed_bytes`."""
+
 
 class _HashingWriter:
-    """Writes to a file, and knows the SHA-256 and the size of what was written."""
+    """Writes to a file, and knows the SHA-256 and the size of what was written, also of what did not fit."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._sha256 = hashlib.sha256()
+        self._fault: OSError | None = (
+            None  # else it would be taken for one of the value's own code, which runs meanwhile
+        )
         self.size = 0
 
     def write(self, data: Any) -> None:
         self._sha256.update(data)
-        self._file.write(data)
         self.size += memoryview(data).nbytes
+        if self._fault is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self._fault = error
+
+    def finish(self) -> None:
+        """Bring all to the disk. Raises the OSError that there was meanwhile."""
+        if self._fault:
+            raise self._fault
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     @property
     def sha256(self) -> str:
         return self._sha256.hexdigest()
 
 
+class _InputFile(io.FileIO):
+    """A file of the store whose errors are told from those of the code that is run while it is read."""
+
+    def __init__(self, path: Path, root: Path) -> None:
+        super().__init__(path, "rb")
+        self._root = root
+
+    def readinto(self, buffer: Any) -> int | None:
+        with store_faults("read from", self._root, kind=InputUnreadable):
+            return super().readinto(buffer)
+
+
 class FolderStore:
     """Artifacts as pickles in a folder that all workers share (one machine, or a network file system)."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, is_marked: bool = False) -> None:
+        """`is_marked`: the folder bears a marker; without it the folder is not the store, but what a mount hid."""
         self.root = root
+        self._is_marked = is_marked
 
     def save(self, run_id: str, step: str, attempt: int, token: int, value: Any) -> Artifact:
         path = self.root / run_id / f"{step}.attempt-{attempt}.token-{token}.pickle"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with store_faults("write to", self.root):
+            self._see_marker()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("wb")  # in place: nobody knows the path before the commit names it
+        writer = _HashingWriter(file)
         try:
-            with path.open("wb") as file:  # in place: nobody knows the path before the commit names it
-                writer = _HashingWriter(file)
-                write_pickle(value, writer.write)
-                file.flush()
-                os.fsync(file.fileno())
+            write_pickle(value, writer.write)
+            with store_faults("write to", self.root, writer.size):
+                writer.finish()
         except BaseException:
-            path.unlink(missing_ok=True)  # a part of it is of no use
+            with contextlib.suppress(OSError):
+                path.unlink()  # a part of it is of no use, and may be what fills the store
             raise
+        finally:
+            with contextlib.suppress(OSError):
+                file.close()
         kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
         return Artifact(str(path.relative_to(self.root)), writer.sha256, writer.size, kind)
 
     def load(self, artifact: Artifact) -> Any:
         path = self.root / artifact.path
-        try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            raise ArtifactMissing(
-                f"artifact {artifact.path} is not in {self.root}. Do all workers share this folder (artifact_dir)?"
-            ) from None
+        with store_faults("read from", self.root, kind=InputUnreadable):
+            try:
+                file = io.BufferedReader(_InputFile(path, self.root))
+            except (FileNotFoundError, NotADirectoryError):
+                self._see_marker()
+                raise ArtifactMissing(
+                    f"artifact {artifact.path} is not in {self.root}. Do all workers share this folder (artifact_dir)?"
+                ) from None
         with file:
             if hashlib.file_digest(file, "sha256").hexdigest() != artifact.sha256:  # before any of it is believed
                 raise ArtifactMissing(f"artifact {path} has other bytes than were recorded (SHA-256 differs)")
             return read_pickle(file)
+
+    def make_folder(self, folder: Path) -> Path:
+        with store_faults("write to", self.root):
+            if not folder.is_dir():
+                self._see_marker()
+                folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def check(self, needed_bytes: int = 0) -> None:
+        """Raise StoreUnusable unless something can be written here and read again, with room for `needed_bytes`."""
+        probe = self.root / f".probe-{secrets.token_hex(8)}"
+        data = secrets.token_bytes(PROBE_BYTES)
+        with store_faults("use", self.root, needed_bytes):
+            self._see_marker()
+            self.root.mkdir(parents=True, exist_ok=True)
+            if free_bytes(self.root) < needed_bytes:
+                raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed_bytes:,} bytes are needed")
+            try:
+                with probe.open("wb") as file:
+                    if needed_bytes > PROBE_BYTES and hasattr(os, "posix_fallocate"):
+                        os.posix_fallocate(file.fileno(), 0, needed_bytes)  # a quota shows only so
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                with probe.open("rb") as file:
+                    if file.read(PROBE_BYTES) != data:
+                        raise OSError(errno.EIO, "what was written is not what is read")
+            finally:
+                with contextlib.suppress(OSError):
+                    probe.unlink()
+
+    def _see_marker(self) -> None:
+        if self._is_marked and not os.path.lexists(self.root / MARKER):
+            raise OSError(errno.ENODEV, f"its marker {MARKER} is gone. Is the folder mounted?")

@@ -7,8 +7,10 @@ from dataclasses import asdict
 
 import click
 
+from orchestrator.cli.health import store
 from orchestrator.cli.health.alerts import targets_of
 from orchestrator.cli.health.checks import MACHINE_CHECKS, SERVER_CHECKS, findings_of
+from orchestrator.cli.session import open_session
 from orchestrator.redis_url import masked_url
 from orchestrator.settings import Settings, settings
 
@@ -17,10 +19,14 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--accept-store", is_flag=True, help="Let this host's artifact folder be the installation's from now on.")
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool) -> None:
+def doctor(ctx: click.Context, as_json: bool, accept_store: bool) -> None:
     """Tell what is configured, reachable and served, and what is wrong. Exit 1 if there is a fault."""
     chosen = settings()
+    if accept_store:
+        with open_session() as session:
+            store.accept_store(session)
     findings = list(findings_of(chosen, MACHINE_CHECKS, SERVER_CHECKS))
     if as_json:
         click.echo(json.dumps({"settings": _shown_settings(chosen), "findings": [asdict(item) for item in findings]}))

@@ -29,6 +29,10 @@ class Surroundings:
     coordinators: tuple[str, ...]
     busy: Mapping[str, int]
 
+    def hindered(self, queue: str) -> list[WorkerCard]:
+        """Return the workers that would read a queue, but take no steps because of a fault of their host."""
+        return [card for card in self.workers if queue in card.paused_queues]
+
     def serving(self, queue: str) -> list[WorkerCard]:
         """Give the workers that read a queue."""
         return [card for card in self.workers if queue in card.queues]
@@ -65,7 +69,11 @@ def brief(record: RunRecord, name: str, around: Surroundings) -> str:
             return f"waits for {_listed(_awaited(record, step))}"
         case StepState.QUEUED:
             serving = around.serving(step.queue)
-            return _slots(serving, around) if serving else f"waiting: no worker serves pool {step.pool}"
+            if serving:
+                return _slots(serving, around)
+            if hindered := around.hindered(step.queue):
+                return f"waiting: {_hindered(hindered[0])}"
+            return f"waiting: no worker serves pool {step.pool}"
         case StepState.RETRYING:
             last = step.attempts[-1]
             why = f"put back ({last.reason}), " if last.outcome is Outcome.PUT_BACK else ""
@@ -124,14 +132,17 @@ def _queued(ledger: Ledger, settings: Settings, record: RunRecord, name: str, ar
     sentences = [
         f"{name} is queued{number} for pool {step.pool} since {clock_text(last.queued_at_us)} ({span_text(waited_us)})."
     ]
-    serving = around.serving(step.queue)
+    serving, hindered = around.serving(step.queue), around.hindered(step.queue)
     if serving:
         workers = f"{len(serving)} worker{'s serve' if len(serving) > 1 else ' serves'}"
         sentences.append(f"{workers} that pool: {_slots(serving, around)}.")
+    elif hindered:
+        sentences.append("No healthy worker serves that pool.")
     else:
         sentences.append(
             f"No worker serves that pool (queue {step.queue}): orchestrator worker --pool {step.pool} starts one."
         )
+    sentences += [f"W{_hindered(card)[1:]}." for card in hindered]
     ahead = messages_ahead(client, step.queue, level, Named(record.run_id, name, last.attempt))
     if ahead is None:
         told = f"once it has been missing for {settings.message_lost_after_s:g} s it is sent again"
@@ -155,6 +166,7 @@ def _queued(ledger: Ledger, settings: Settings, record: RunRecord, name: str, ar
             "workers": [card.worker for card in serving],
             "slots": sum(card.slots for card in serving),
             "busy": _busy(serving, around),
+            **({"hindered": {card.worker: card.fault for card in hindered}} if hindered else {}),
             "messages_ahead": ahead,
             "messages_in_queue": queue_length(client, step.queue),
             **({"waits_until": rfc3339(until_us)} if until_us is not None else {}),
@@ -210,6 +222,8 @@ def _running(ledger: Ledger, record: RunRecord, name: str, around: Surroundings)
     card = next((card for card in around.workers if card.worker == last.worker), None)
     if card is None:
         sentences.append(f"Worker {last.worker} has given no sign of life lately.")
+    elif card.fault:
+        sentences.append(f"Its worker takes no further steps until its own check passes: {card.fault}.")
     elif not card.queues:
         sentences.append("Its worker drains: it ends with the steps that it runs.")
     return Explanation(step.state, tuple(sentences), facts)
@@ -279,6 +293,10 @@ def _told(record: RunRecord, name: str, around: Surroundings) -> str:
         return f"{name} (waiting)"
     between = " " if state is StepState.RUNNING else ": "
     return f"{name} ({state.value}{between}{brief(record, name, around).removeprefix('waiting: ')})"
+
+
+def _hindered(card: WorkerCard) -> str:
+    return f"worker {card.worker} takes no steps until its own check passes: {card.fault}"
 
 
 def _slots(serving: list[WorkerCard], around: Surroundings) -> str:

@@ -50,6 +50,7 @@
 --   {prefix}:workers        zset    worker -> until when its last sign of life counts; {prefix}:worker:<name> its card;
 --                                   {prefix}:nudge:<name> a list that wakes it, to look at its leases now
 --   {prefix}:coordinators   zset    coordinator -> until when its last sign of life counts
+--   {prefix}:store, the id of the artifact store, is kept by ledger/store_id.py
 --
 -- Times are microseconds since the epoch by the server's clock. Step states:
 --   waiting -> queued -> running -> succeeded | failed;  running -> retrying -> queued;  queued -> failed;

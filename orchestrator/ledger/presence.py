@@ -20,7 +20,8 @@ COUNTS_FOR_S = 8.0
 @dataclass(frozen=True, slots=True)
 class WorkerCard:
     """A worker process as it announces itself. `slots` are the steps it runs at a time; `incarnation` tells it from one
-    of the same name before a restart. One that drains reads no queues any more."""
+    of the same name before a restart. One that drains reads no queues any more; one whose host has a `fault` reads
+    none until its own check passes again, and names those that it read. `python` is its version, as "3.11"."""
 
     worker: str
     queues: tuple[str, ...]
@@ -29,6 +30,9 @@ class WorkerCard:
     host: str
     pid: int
     incarnation: str = ""  # of a worker of an older version: not known
+    fault: str = ""
+    paused_queues: tuple[str, ...] = ()
+    python: str = ""
 
 
 def announce_worker(client: redis.Redis, prefix: str, card: WorkerCard) -> None:
@@ -38,6 +42,15 @@ def announce_worker(client: redis.Redis, prefix: str, card: WorkerCard) -> None:
         pipe.set(f"{prefix}:worker:{card.worker}", json.dumps(asdict(card)), ex=round(COUNTS_FOR_S))
         pipe.zadd(f"{prefix}:workers", {card.worker: until})
         pipe.execute()
+
+
+def claim_name(client: redis.Redis, prefix: str, card: WorkerCard) -> WorkerCard | None:
+    """Take a worker's name before it is announced, and return None; or return the card of who bears it now."""
+    key = f"{prefix}:worker:{card.worker}"
+    if client.set(key, json.dumps(asdict(card)), nx=True, ex=round(COUNTS_FOR_S)):
+        return None
+    text = cast(str | None, client.get(key))
+    return _card(text) if text else claim_name(client, prefix, card)
 
 
 def withdraw_worker(client: redis.Redis, prefix: str, worker: str) -> None:
@@ -66,7 +79,10 @@ def last_sign_of_life(client: redis.Redis, prefix: str, worker: str) -> tuple[fl
 def _card(text: str) -> WorkerCard:
     told = json.loads(text)  # by a worker that may be of a newer version
     known = {field.name: told[field.name] for field in fields(WorkerCard) if field.name in told}
-    return WorkerCard(**{**known, "queues": tuple(known["queues"])})
+    lists: dict[str, tuple[str, ...]] = {
+        name: tuple(known[name]) for name in ("queues", "paused_queues") if name in known
+    }
+    return WorkerCard(**{**known, **lists})
 
 
 def announce_coordinator(client: redis.Redis, prefix: str, name: str) -> None:

@@ -13,9 +13,11 @@ from orchestrator.settings import settings
 from orchestrator.worker.consumer import StepConsumer
 from orchestrator.worker.draining import Draining
 from orchestrator.worker.events import EventBatches
+from orchestrator.worker.health import Health
 from orchestrator.worker.leases import Leases
 from orchestrator.worker.presence import Presence
 from orchestrator.worker.process import broker_url
+from orchestrator.worker.refusals import connect_refusals
 from orchestrator.worker.requests import GivingBack
 from orchestrator.worker.strays import connect_signals
 from orchestrator.worker.tasks import register_tasks
@@ -26,9 +28,11 @@ def _make_app() -> Celery:
     made.set_current()
     made.conf.worker_consumer = f"{StepConsumer.__module__}:{StepConsumer.__name__}"
     register_tasks(made)
+    connect_refusals()  # before anything is started
     connect_signals()
     made.steps["worker"].add(Presence)
     made.steps["worker"].add(Leases)
+    made.steps["worker"].add(Health)
     made.steps["worker"].add(Draining)
     made.steps["consumer"].add(EventBatches)
     made.steps["consumer"].add(GivingBack)

@@ -5,25 +5,30 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import socket
 import threading
 from contextvars import copy_context
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from orchestrator.artifacts.faults import HostFault, InputUnreadable, StoreUnusable
 from orchestrator.artifacts.outputs import encode_output
 from orchestrator.artifacts.store import Artifact
 from orchestrator.definition.context import Attempt, HandedOver, StopRequested, attempt_context
 from orchestrator.ledger.states import Outcome, StepState
-from orchestrator.ledger.values import Claim, Commit, Held, Refusal, Replaced, owner_of
+from orchestrator.ledger.values import BackOff, Claim, Commit, Held, Refusal, Replaced, owner_of
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.process_tree import ProcessTree
 from orchestrator.worker.around_steps import process_held
 from orchestrator.worker.calls import call_step
-from orchestrator.worker.failures import MESSAGE_CHARS, Failure, OutputNotStored, error_text, options_of
+from orchestrator.worker.failures import MESSAGE_CHARS, Failure, OutputNotStored, error_card, error_text, options_of
+from orchestrator.worker.host_faults import host_fault_behind
 from orchestrator.worker.interruption import interruptible, is_asked_in_thread, should_stop
 from orchestrator.worker.patience import until_answered
 from orchestrator.worker.process import INCARNATION, WorkerProcess
+
+HOST_BACK_OFF = BackOff(1.0, 30.0)  # the worker that met the fault takes no steps, so another one may soon try
 
 _claim_numbers = itertools.count(1)
 
@@ -44,6 +49,17 @@ class AttemptRetrying(AttemptFailed):
         self.in_s = in_s
 
 
+class AttemptHindered(AttemptFailed):
+    """An attempt met a fault of its host; its worker's main process hears of it by this."""
+
+    def __init__(self, text: str, needed_bytes: int = 0) -> None:
+        super().__init__(text, needed_bytes)
+        self.needed_bytes = needed_bytes
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """How an attempt went, for Celery."""
@@ -52,6 +68,7 @@ class End:
     failure: AttemptFailed | None = None
     traceback: TracebackType | None = None
     is_chain_going_on: bool = False
+    hindrance: AttemptHindered | None = None
 
 
 def run_attempt(
@@ -68,23 +85,27 @@ def run_attempt(
     error: BaseException | None = None
     output = ""
     here = Attempt(
-        run_id, step, attempt, claim.token, worker, lambda: process.settings.checkpoint_dir(run_id, step),
+        run_id, step, attempt, claim.token, worker,
+        lambda: process.store.make_folder(process.settings.checkpoint_dir(run_id, step)),
         lambda: should_stop(run_id, step, attempt),
     )  # fmt: skip
     is_only = threading.current_thread() is threading.main_thread()
-    with process.capture.attempt(run_id, step, attempt, claim.token):
-        try:
-            with process_held(run_id, step), attempt_context(here, is_only=is_only), interruptible():
-                value = copy_context().run(call_step, claim, process.store)
-                output = encode_output(
-                    value,
-                    process.settings.inline_output_bytes,
-                    lambda value: _saved(process, run_id, step, attempt, claim.token, value),
-                )
-        except BaseException as raised:  # KeyboardInterrupt too: whatever the step raises is its failure
-            error = raised
-        if os.getpid() != pid:  # a process that the step forked and let return: it must not commit for its parent
-            os._exit(0)
+    try:
+        with process.capture.attempt(run_id, step, attempt, claim.token):
+            try:
+                with process_held(run_id, step), attempt_context(here, is_only=is_only), interruptible():
+                    value = copy_context().run(call_step, claim, process.store)
+                    output = encode_output(
+                        value,
+                        process.settings.inline_output_bytes,
+                        lambda value: _saved(process, run_id, step, attempt, claim.token, value),
+                    )
+            except BaseException as raised:  # KeyboardInterrupt too: whatever the step raises is its failure
+                error = raised
+            if os.getpid() != pid:  # a process that the step forked and let return: it must not commit for its parent
+                os._exit(0)
+    except HostFault as raised:  # of the capture: the step has not begun
+        error = raised
 
     if is_asked_in_thread(run_id, step, attempt):
         return End(failure=AttemptStopped("the attempt was stopped"))
@@ -96,7 +117,8 @@ def run_attempt(
         )
         end = _finish(process, claim, held, commit, None, 0.0)
         if isinstance(commit, Commit) and (here.has_checkpoints or attempt > 1):
-            shutil.rmtree(here.checkpoint_dir(), ignore_errors=True)  # if the step is ever run again, it begins anew
+            folder = process.settings.checkpoint_dir(run_id, step)
+            shutil.rmtree(folder, ignore_errors=True)  # if the step is ever run again, it begins anew
         return end
     if isinstance(error, StopRequested) and not error.is_timeout:
         return End(failure=AttemptStopped("the attempt was stopped"))  # who asked for it tells the ledger
@@ -107,6 +129,8 @@ def run_attempt(
         if isinstance(replaced, Replaced):
             dispatch(process.app, run_id, claim.pipeline, replaced.ready)
         return End(failure=AttemptRetrying("the step handed over"))
+    if fault := host_fault_behind(error, here, process.store, process.settings.artifact_root):
+        return _put_back(process, claim, held, fault)
     if isinstance(error, StopRequested):
         ProcessTree(pid).wait()  # our worker ends what the step had started; before that no retry may begin
     failure = Failure.of(error, options_of(claim.spec), attempt - claim.uncounted)
@@ -120,12 +144,33 @@ def run_attempt(
 def _saved(process: WorkerProcess, run_id: str, step: str, attempt: int, token: int, value: Any) -> Artifact:
     try:
         return process.store.save(run_id, step, attempt, token, value)
-    except OSError:
+    except (HostFault, OSError):
         raise  # the store's trouble, not the value's
     except Exception as error:
         raise OutputNotStored(
             f"the output, a {type(value).__qualname__}, cannot be stored: {error}. Give back plain data."
         ) from error
+
+
+def _put_back(process: WorkerProcess, claim: Claim, held: Held, fault: HostFault) -> End:
+    """Put the attempt back because of a fault of the host, and let the main process of this worker know."""
+    worker = held.owner.partition(" ")[0]
+    # An input that cannot be read, or a log that cannot be kept, lets no step begin: it may go back in any case.
+    has_begun = isinstance(fault, StoreUnusable) and not isinstance(fault, InputUnreadable)
+    detail = {"reason": str(fault), "host": socket.gethostname(), "worker": worker}
+    error = error_card(fault) if has_begun else None
+    answer = until_answered(
+        lambda: process.ledger.put_back(
+            held.run_id, held.step, held.attempt, detail, HOST_BACK_OFF, token=claim.token, error=error
+        )
+    )
+    hindrance = AttemptHindered(str(fault), fault.needed_bytes)
+    if isinstance(answer, Refusal):
+        process.ledger.report_stopped(held, {"how": "it ended by itself", "worker": worker}, ended_alone=True)
+        return End(failure=hindrance)
+    dispatch(process.app, held.run_id, claim.pipeline, answer.ready)
+    is_retried = answer.state is StepState.RETRYING
+    return End(failure=AttemptRetrying(str(fault)) if is_retried else hindrance, hindrance=hindrance)
 
 
 def _finish(

@@ -15,6 +15,7 @@ import fcntl
 import io
 import logging
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TextIO
 
+from orchestrator.artifacts.faults import HostFault
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.settings import Settings
 from orchestrator.worker.log_records import capture_records, descriptor_of, stream_handlers
@@ -29,7 +31,7 @@ from orchestrator.worker.log_shipment import SHIP_INTERVAL_S, Shipment
 from orchestrator.worker.thread_capture import ThreadCapture
 
 READ_BYTES = 256 * 1024
-FILE_BYTES = 16 * 1024 * 1024  # of a noisy attempt's output kept on disk before its head is given back
+FILE_BYTES = 16 * 1024 * 1024  # of a noisy attempt's output kept before its head is given back
 _PUNCH_HOLE = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE of Linux
 
 
@@ -160,9 +162,19 @@ class DescriptorCapture:
 
 
 def _new_file() -> tuple[int, int]:
-    """Give two descriptors of a new file without a name: to read, and to write at its end."""
-    with tempfile.TemporaryFile(prefix="attempt-log-") as file:
-        fd = os.dup(file.fileno())
+    """Give two descriptors of a new file without a name: to read, and to write at its end. Raises HostFault.
+
+    In memory where the system has such files, so that a full temp folder fails no print of a step.
+    """
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("attempt-log")
+        return fd, _opened_anew(fd)
+    try:
+        with tempfile.TemporaryFile(prefix="attempt-log-") as file:
+            fd = os.dup(file.fileno())
+    except OSError as error:
+        host = socket.gethostname()
+        raise HostFault(f"host {host} cannot keep logs in its temp folder: {error.strerror or error}") from error
     return fd, _opened_anew(fd)
 
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from celery.utils.log import get_logger
 
 from orchestrator.ledger.presence import SIGN_OF_LIFE_S, WorkerCard, announce_worker, withdraw_worker
 from orchestrator.settings import settings
+from orchestrator.worker.host_state import host_state
 from orchestrator.worker.process import INCARNATION, current_process, pool_type_of
 from orchestrator.worker.strays import has_guardian
 
@@ -46,6 +48,7 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
         worker_shutdown.connect(self._end, weak=False)
         self._thread = threading.Thread(target=self._announce, args=(parent,), name="presence", daemon=True)
         self._thread.start()
+        host_state.listen(self._has_news.set)
         if watched := settings().parent_pid:
             threading.Thread(target=self._end_with, args=(watched,), name="parent-watch", daemon=True).start()
 
@@ -73,10 +76,11 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
             host=socket.gethostname(),
             pid=os.getpid(),
             incarnation=INCARNATION,
+            python=f"{sys.version_info.major}.{sys.version_info.minor}",
         )
         while not self._over.is_set():
             try:
-                announce_worker(client, prefix, replace(card, queues=()) if self._is_draining else card)
+                announce_worker(client, prefix, self._now(card))
             except Exception as error:
                 logger.warning("no sign of life could be sent: %s", error)
             self._has_news.wait(SIGN_OF_LIFE_S)
@@ -85,6 +89,13 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
             withdraw_worker(client, prefix, card.worker)
         except Exception as error:
             logger.warning("the worker could not be signed off: %s", error)
+
+    def _now(self, card: WorkerCard) -> WorkerCard:
+        if self._is_draining:
+            return replace(card, queues=())
+        if fault := host_state.fault:
+            return replace(card, queues=(), fault=fault, paused_queues=card.queues)
+        return card
 
     @staticmethod
     def _end_with(watched: int) -> None:

@@ -67,7 +67,9 @@ def current_process(app: Celery) -> WorkerProcess:
         _allow_children()
         chosen = settings()
         ledger = Ledger(connect(broker_url(), retries=RETRIES), chosen.key_prefix)
-        held = WorkerProcess(app, chosen, ledger, FolderStore(chosen.artifact_root))
+        # A local worker shares the folder with nobody, and its user may delete it at any time.
+        store = FolderStore(chosen.artifact_root, is_marked=chosen.parent_pid is None)
+        held = WorkerProcess(app, chosen, ledger, store)
         _held[pid] = held
     return held
 

@@ -17,6 +17,8 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from orchestrator.ledger.values import Held, owner_of
+from orchestrator.worker.attempt import AttemptHindered
+from orchestrator.worker.host_state import host_state
 from orchestrator.worker.process import INCARNATION
 from orchestrator.worker.running import RunningAttempt, running
 
@@ -68,7 +70,16 @@ class StepRequest(Request):  # type: ignore[misc]
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         # The failure callback, which Celery calls in line, finds the attempt here.
         self._context.attempt_that_ended = running.end(id(self))
+        if hindrance := hindrance_of(exc_info.exception):
+            host_state.note(str(hindrance), hindrance.needed_bytes)
         return super().on_failure(exc_info, *args, **kwargs)
+
+
+def hindrance_of(error: object) -> AttemptHindered | None:
+    """Return the fault of the host behind what a child has answered, None if there is none."""
+    while error is not None and not isinstance(error, AttemptHindered):
+        error = getattr(error, "exc", None)  # of a Retry, and of what billiard wraps around an exception
+    return error
 
 
 class GivingBack(bootsteps.StartStopStep):  # type: ignore[misc]

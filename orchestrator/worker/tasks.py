@@ -46,7 +46,7 @@ def register_tasks(app: Celery) -> None:
             how = {AttemptRetrying: "is retried", AttemptStopped: "was stopped"}.get(type(end.failure), "failed")
             logger.warning("run %s: step %s %s at attempt %s: %s", run_id, step, how, attempt, end.failure)
         if isinstance(end.failure, AttemptRetrying):
-            raise Retry(str(end.failure), exc=AttemptFailed(str(end.failure)), when=end.failure.in_s)
+            raise Retry(str(end.failure), exc=end.hindrance or AttemptFailed(str(end.failure)), when=end.failure.in_s)
         if end.failure:
             raise end.failure.with_traceback(end.traceback) from None
         if end.is_chain_going_on:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from orchestrator.cli.health.alerts import check_alert_targets
 from orchestrator.cli.health.finding import Finding
 from orchestrator.cli.health.machine import check_config, check_pool_settings, check_versions
-from orchestrator.cli.health.presence import check_coordinators, check_workers
+from orchestrator.cli.health.presence import check_coordinators, check_hosts, check_workers
 from orchestrator.cli.health.server import check_memory, check_persistence, check_server
-from orchestrator.cli.health.store import check_artifact_folder
+from orchestrator.cli.health.store import check_artifact_folder, check_store
 from orchestrator.cli.health.work import check_active_runs, check_queues
 from orchestrator.cli.session import ServerUnreachable, Session, open_session
 from orchestrator.settings import Settings
@@ -28,7 +28,9 @@ SERVER_CHECKS: tuple[ServerCheck, ...] = (
     check_server,
     check_memory,
     check_persistence,
+    check_store,
     check_workers,
+    check_hosts,
     check_queues,
     check_coordinators,
     check_active_runs,

@@ -4,15 +4,50 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 
+from orchestrator.artifacts.faults import StoreUnusable
+from orchestrator.artifacts.identity import StoreId, StoreRefused, marked_store, refuse_another
+from orchestrator.artifacts.store import FolderStore
 from orchestrator.cli.health.finding import Finding
+from orchestrator.cli.session import Session
+from orchestrator.ledger.store_id import record_store, recorded_store
 from orchestrator.settings import Settings
 
 
 def check_artifact_folder(chosen: Settings) -> Iterator[Finding]:
+    """Write and read in the folder, as a worker does; where there is none yet, see whether one could be made."""
     root = chosen.artifact_root
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
-    if os.access(existing, os.W_OK | os.X_OK):
+    if existing != root and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        yield Finding("ok", "artifacts", f"{root}, which is not there yet")
+        return
+    try:
+        if existing != root:
+            raise StoreUnusable(f"{root} cannot be written")
+        FolderStore(root).check()
         yield Finding("ok", "artifacts", str(root))
-    else:
-        yield Finding("fault", "artifacts", f"{root} cannot be written. Set ORCHESTRATOR_ARTIFACT_DIR.")
+    except StoreUnusable as error:
+        yield Finding("fault", "artifacts", f"{error}. Make it writable, or set ORCHESTRATOR_ARTIFACT_DIR.")
+
+
+def check_store(session: Session) -> Iterator[Finding]:
+    """Compare the folder with the store that the installation's workers use. Embedded: it has nobody to share with."""
+    fields = recorded_store(session.ledger.client, session.ledger.prefix)
+    if session.is_embedded:
+        return
+    if not fields:
+        yield Finding("ok", "store", "no worker has used one yet; the first that starts decides which folder it is")
+        return
+    try:
+        refuse_another(StoreId(**fields), session.settings.artifact_root)
+        yield Finding("ok", "store", f"{fields['id']}, the same as the workers'")
+    except StoreRefused as error:
+        yield Finding("fault", "store", str(error))
+
+
+def accept_store(session: Session) -> str:
+    """Let this host's folder be the installation's store from now on, and return its id. Raises StoreRefused."""
+    store = marked_store(session.settings.artifact_root)
+    record_store(session.ledger.client, session.ledger.prefix, asdict(store), replaces=True)
+    return store.id

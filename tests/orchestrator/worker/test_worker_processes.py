@@ -14,7 +14,7 @@ from orchestrator.ledger.presence import COUNTS_FOR_S, present_workers
 from orchestrator.settings import PoolSettings
 
 CELERY = str(Path(sys.executable).with_name("celery"))
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 TALKING = """
@@ -133,7 +133,7 @@ def test_a_worker_without_a_server_is_refused_in_one_sentence(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRATOR_")}
 
     done = subprocess.run(
-        [CELERY, "-A", "workers.app", "worker", "-Q", "cpu"],
+        [CELERY, "-A", "orchestrator.worker.app", "worker", "-Q", "cpu"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
