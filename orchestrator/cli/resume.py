@@ -155,6 +155,7 @@ def resumption_lines(resumption: Resumption) -> list[str]:
     if more := len(resumption.differing) - NAMED_STEPS:
         lines += [f"… and {more:,} more such steps"] if more > 0 else []
     for names, told in (
+        (resumption.judged_anew, "succeeded, but are decided anew with what is above them"),
         (resumption.new, "new in the pipeline"),
         (resumption.gone, "no longer in the pipeline"),
         (resumption.code_changed, "changed since the run was last started"),

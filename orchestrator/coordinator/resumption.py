@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,9 @@ class ResumeRefused(OrchestratorError):
 class Resumption:
     """What a resume will do. Steps that are neither in `resets` nor `gone` have succeeded and are kept.
 
-    `resets` wait anew, each with how many of its upstreams are kept; `again` are those of them that had succeeded and
-    `new` those that the run did not have. `gone` are steps that the pipeline no longer has. `differing` are kept though
+    `resets` wait anew, each with how many of its upstreams are kept; `again` are those of them that had succeeded, of
+    which `judged_anew` were not asked for but decided by a step that waits anew, and `new` those that the run did not
+    have. `gone` are steps that the pipeline no longer has. `differing` are kept though
     the pipeline now calls them with other arguments. `staged` is empty when the plan is as it was.
     """
 
@@ -44,6 +45,7 @@ class Resumption:
     pipeline: str
     resets: tuple[tuple[str, int], ...]
     again: tuple[str, ...]
+    judged_anew: tuple[str, ...]
     new: tuple[str, ...]
     gone: tuple[str, ...]
     kept: int
@@ -91,8 +93,9 @@ def plan_resume(
             " ".join(f"run {run.run_id} has no step {name!r}.{did_you_mean(name, steps)}" for name in unknown)
         )
     succeeded = {name for name in steps if name in run.steps and _state(run, name) is StepState.SUCCEEDED}
-    again = _with_descendants(steps, from_steps) & succeeded
-    kept = succeeded - again
+    asked = _with_descendants(steps, from_steps)
+    kept = _kept(run, steps, succeeded - asked)
+    again = succeeded - kept
     if unproven := kept & _with_descendants(steps, set(steps) - kept):
         plan = compile_pipeline(plan.pipeline, unproven=unproven)
     staged = tuple(staged_steps(plan, settings))
@@ -107,6 +110,7 @@ def plan_resume(
         pipeline=plan.pipeline.name,
         resets=tuple((name, sum(up in kept for up in plan.upstream[name])) for name in steps if name not in kept),
         again=tuple(name for name in steps if name in again),
+        judged_anew=tuple(name for name in steps if name in again - asked),
         new=tuple(name for name in steps if name not in run.steps),
         gone=tuple(name for name in run.steps if name not in steps),
         kept=len(kept),
@@ -168,6 +172,34 @@ def _not_ended(run_id: str, state: str) -> str:
 
 def _state(run: RecordedRun, step: str) -> StepState:
     return run.states[step][0] if step in run.states else StepState.WAITING
+
+
+def _kept(run: RecordedRun, steps: Mapping[str, Step], succeeded: set[str]) -> set[str]:
+    """Return which of the steps that succeeded keep that: those above which nothing waits anew.
+
+    Whatever let a step run, be it the success of its upstreams, a failure or just their end, it was decided by them.
+    Where one of them is open again, so is the decision, whether or not that one gets an attempt. An upstream that the
+    step has only now has decided nothing.
+    """
+    decided_by = {name: _decided_by(run, step) for name, step in steps.items() if name in succeeded}
+    decides: dict[str, list[str]] = {}
+    for name, upstreams in decided_by.items():
+        for upstream in upstreams:
+            decides.setdefault(upstream, []).append(name)
+    kept, ahead = set(succeeded), [name for name in steps if name in run.steps and name not in succeeded]
+    while ahead:
+        for name in decides.get(ahead.pop(), ()):
+            if name in kept:
+                kept.remove(name)
+                ahead.append(name)
+    return kept
+
+
+def _decided_by(run: RecordedRun, step: Step) -> Collection[str]:
+    if not step.upstream:
+        return ()
+    before = json.loads(run.steps[step.name].spec).get("upstream", ())
+    return [name for name in step.upstream if name in before]
 
 
 def _with_descendants(steps: Mapping[str, Step], begin: Iterable[str]) -> set[str]:

@@ -175,10 +175,25 @@ class Replay:
         told = event.detail.get("reset") if isinstance(event.detail, dict) else None
         if told != len(resets):
             self._wrong(f"run.resumed (event {event.id}) tells of {told} steps that wait anew, but {len(resets)} must")
+        self._check_kept(event, set(resets))
         for step in (*resets, *gone):
             self.states.pop(step, None)
         self._open.clear()
         self._replaced.clear()
+
+    def _check_kept(self, event: Event, resets: set[str]) -> None:
+        """No step is kept of which an upstream waits anew: what it was decided by is open again.
+
+        One that has other upstreams since this resume was not decided by those.
+        """
+        set_back = resets - set(_listed(event, "new"))
+        rewired = set(_listed(event, "rewired"))
+        for step in sorted(self.members - resets - rewired):
+            if self._is_judged(step) and (opened := set_back.intersection(self.upstream[step])):
+                self._wrong(
+                    f"step {step!r} is kept (event {event.id}), but its upstream {min(opened)!r} waits anew, "
+                    "so it must be judged anew"
+                )
 
     # -- steps ---------------------------------------------------------------------------------------------------
 

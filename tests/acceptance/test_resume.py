@@ -138,6 +138,41 @@ def test_a_resume_that_makes_no_sense_is_refused(mended, place) -> None:
         assert "Traceback" not in done.err
 
 
+DECIDING = """
+    params: {gate: closed}
+    steps:
+      gate: {run: "echo gate >> ran; test ${{ params.gate }} = open"}
+      page: {run: "echo page >> ran", needs: gate, trigger: one_failed}
+      told: {run: "echo told >> ran", needs: page}
+      work: {run: "echo work >> ran; test -e good", needs: gate}
+      cleanup: {run: "echo cleanup >> ran", needs: work, trigger: always}
+      beside: {run: "echo beside >> ran"}
+"""
+
+
+def test_what_a_failure_or_an_end_had_decided_is_decided_anew_when_the_run_goes_on(place) -> None:
+    file = place.write("deciding.yaml", DECIDING)
+    assert place.call("run", file).code == 1
+    assert ran(place) == {"gate": 1, "page": 1, "told": 1, "cleanup": 1, "beside": 1}
+
+    failed_again = place.call("resume", "last")
+    assert failed_again.code == 1
+    assert ran(place) == {"gate": 1, "page": 1, "told": 1, "cleanup": 1}
+    assert "succeeded, but are decided anew with what is above them: page, told, cleanup" in failed_again.err
+
+    passes = place.call("resume", "last", "-p", "gate=open", "--json")
+    assert (passes.code, ran(place)) == (1, {"gate": 1, "work": 1, "cleanup": 1})
+    assert {name: passes.json["steps"][name]["state"] for name in ("page", "told")} == dict.fromkeys(
+        ("page", "told"), "skipped"
+    )
+
+    (place.folder / "good").touch()
+    done = place.call("resume", "last", "--json")
+    assert (done.code, ran(place)) == (0, {"work": 1, "cleanup": 1})
+    assert attempts(done.json) == {"gate": 3, "page": 2, "told": 2, "work": 2, "cleanup": 4, "beside": 1}
+    assert place.call("verify", "last").code == 0
+
+
 CONVERTING = """
     from datetime import date
     from pathlib import Path

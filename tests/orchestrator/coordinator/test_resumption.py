@@ -10,7 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs import begin, events_of, graph, random_graph, run_state, states_of
+from celery import Celery
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from oracle import set_back
+from runs import SETTINGS, begin, events_of, graph, random_graph, run_state, start, states_of
 
 from orchestrator.coordinator.recorded import RecordedDefinition, RecordedRun, read_run
 from orchestrator.coordinator.resumption import (
@@ -102,7 +107,7 @@ def test_from_runs_a_step_and_all_below_it_again_by_the_edges_that_the_user_wrot
     assert planned(run_id, plan, "a").again == ("a", "b", "c", "d", "e")
 
 
-def test_cancelled_and_skipped_steps_run_too_and_those_that_only_a_failure_let_run_are_kept(
+def test_cancelled_and_skipped_steps_run_too_and_those_that_only_a_failure_let_run_are_decided_anew(
     ledger, app, submitted, planned
 ) -> None:
     rules = {"alarm": "one_failed", "calm": "one_failed"}
@@ -116,10 +121,91 @@ def test_cancelled_and_skipped_steps_run_too_and_those_that_only_a_failure_let_r
     resume(ledger, app, planned(run_id, plan))
 
     assert states_of(ledger, run_id) == {
-        "a": "succeeded", "b": "queued", "alarm": "succeeded", "calm": "skipped", "c": "queued", "d": "waiting"
+        "a": "succeeded", "b": "queued", "alarm": "waiting", "calm": "skipped", "c": "queued", "d": "waiting"
     }  # fmt: skip
     end(ledger, run_id, "b c d")
+    assert states_of(ledger, run_id)["alarm"] == "skipped"
     assert ledger.run_fields(run_id)["state"] == "succeeded"
+    assert verify_run(ledger, run_id).violations == ()
+
+
+DECIDED = {"gate": "", "page": "gate", "told": "page", "work": "gate", "tidy": "work", "after": "tidy", "x": ""}
+RULES_OF_DECIDED = {"page": "one_failed", "tidy": "always", "x": "always"}
+
+
+def test_what_was_decided_by_a_step_that_runs_again_is_decided_again_with_all_below_it(
+    ledger, app, submitted, planned
+) -> None:
+    plan = graph(DECIDED, RULES_OF_DECIDED).plan()
+    run_id = submitted(plan, "x gate! page told tidy after")
+
+    resumption = planned(run_id, plan)
+    resume(ledger, app, resumption)
+
+    assert resumption.again == resumption.judged_anew == ("page", "told", "tidy", "after")
+    assert ledger.outputs(run_id) == {"x": '"x"'}
+    end(ledger, run_id, "gate work tidy after")
+    assert states_of(ledger, run_id) == {
+        "gate": "succeeded", "page": "skipped", "told": "skipped", "work": "succeeded", "tidy": "succeeded",
+        "after": "succeeded", "x": "succeeded",
+    }  # fmt: skip
+    record = read_record(ledger, run_id)
+    attempts = {name: len(step.attempts) for name, step in record.steps.items()}
+    assert attempts == {"gate": 2, "page": 1, "told": 1, "work": 1, "tidy": 2, "after": 2, "x": 1}
+    assert verify_run(ledger, run_id).violations == ()
+
+
+@pytest.mark.parametrize("rule", ["all_done", "always", "one_failed"])
+def test_a_step_is_decided_anew_below_one_that_gets_no_attempt(ledger, app, submitted, planned, rule: str) -> None:
+    """`work` did not run the first time and does not run the second time; what waited for it is told twice."""
+    plan = graph({"gate": "", "work": "gate", "tell": "work"}, {"tell": rule}).plan()
+    run_id = submitted(plan, "gate! tell")
+
+    resume(ledger, app, planned(run_id, plan))
+    end(ledger, run_id, "gate! tell")
+
+    record = read_record(ledger, run_id)
+    assert {name: len(step.attempts) for name, step in record.steps.items()} == {"gate": 2, "work": 0, "tell": 2}
+    assert verify_run(ledger, run_id).violations == ()
+
+
+def test_from_decides_anew_what_hangs_on_the_steps_that_it_names(ledger, app, submitted, planned) -> None:
+    plan = graph(DECIDED, RULES_OF_DECIDED).plan()
+    run_id = submitted(plan, "x gate work! tidy after")
+
+    resumption = planned(run_id, plan, "after")
+
+    assert (resumption.again, resumption.judged_anew) == (("tidy", "after"), ("tidy",))
+
+
+def names_in(states, state: str) -> set[str]:
+    return {name for name, it in states.items() if it == state}
+
+
+@given(seed=st.integers(0, 2**32))
+@hypothesis_settings(max_examples=60)
+def test_what_a_resume_keeps_of_any_pipeline_is_what_the_rule_keeps(new_ledger, seed: int) -> None:
+    rng, ledger = random.Random(seed), new_ledger()
+    made = random_graph(rng, 10, other_rules=rng.choice([0.3, 0.8]))
+    plan = made.plan()
+    run_id, _ = start(ledger, plan)
+    for _ in range(3):
+        while queued := sorted(ledger.attempts_in(run_id, list(plan.pipeline.steps), StepState.QUEUED)):
+            step = rng.choice(queued)
+            end(ledger, run_id, step + "!" * (rng.random() < 0.3))
+        states = states_of(ledger, run_id)
+        asked = rng.sample(sorted(states), rng.randint(0, 1))
+        if run_state(ledger, run_id) == "succeeded":
+            break
+        expected = set_back(made.upstream, made.upstream, names_in(states, "succeeded"), asked)
+
+        resumption = plan_resume(read_run(ledger, run_id), plan, Celery(), SETTINGS, asked)
+        assert {name for name, _ in resumption.resets} == expected
+        assert set(resumption.again) == expected & names_in(states, "succeeded")
+        ledger.resume(run_id, resumption.resets, again=resumption.again, staged=resumption.staged)
+
+        assert names_in(states_of(ledger, run_id), "succeeded") == states.keys() - expected
+        assert verify_run(ledger, run_id).violations == ()
 
 
 def test_steps_that_are_new_run_and_those_that_are_gone_are_dropped(ledger, app, submitted, planned) -> None:

@@ -287,18 +287,18 @@ class Network:
         self.resume_by(graph, some | added)
 
     def resume_by(self, graph: Graph, begin: Collection[str] = ()) -> None:
-        """Resume; what had not succeeded runs, and so do `begin` and all that is below them."""
+        """Resume; what had not succeeded runs, so do `begin` and all that is below them, and what they had decided."""
         plan, model = graph.plan(), self.model
-        below = _with_descendants(graph, begin)
-        again = [step for step in graph.upstream if step in below and self._succeeded(step)]
-        kept = {step for step in graph.upstream if self._succeeded(step) and step not in below}
+        waits_anew = model.set_back(begin, _shape(graph))
+        again = [step for step in graph.upstream if step in waits_anew and self._succeeded(step)]
+        kept = graph.upstream.keys() - waits_anew
         is_other = graph is not self.graph
         is_late = self.may_be_late and self.rng.random() < 0.05
         fields = {"lists": json.dumps(broker_lists(plan, SETTINGS)), **(DEADLINE if is_late else {})}
         resets = [(step, sum(up in kept for up in plan.upstream[step])) for step in graph.upstream if step not in kept]
         before = model.run_state, len(model.due)
         gone = [step for step in self.graph.upstream if step not in graph.upstream]
-        expected = model.resume(again, _shape(graph), is_late)
+        expected = model.resume(begin, _shape(graph), is_late)
         try:
             ready = self._teller().resume(
                 self.run_id, resets, again=again, gone=gone,
@@ -623,13 +623,3 @@ def _shape(graph: Graph) -> Shape:
     patience = {step: INSTANT_S for step, it in graph.options.items() if "queue_timeout" in it}
     budget = {step: it["lost_attempts"] for step, it in graph.options.items() if "lost_attempts" in it}
     return Shape(graph.upstream, graph.rules, patience, budget)
-
-
-def _with_descendants(graph: Graph, begin: Collection[str]) -> set[str]:
-    found = set(begin)
-    is_growing = True
-    while is_growing:
-        below = {step for step, parents in graph.upstream.items() if found.intersection(parents)} - found
-        found |= below
-        is_growing = bool(below)
-    return found

@@ -49,6 +49,26 @@ def final_states(
     return states
 
 
+def set_back(
+    before: Mapping[str, Collection[str]],
+    now: Mapping[str, Collection[str]],
+    succeeded: Collection[str],
+    asked: Collection[str] = (),
+) -> set[str]:
+    """Give the steps that wait anew when a run of the graph `before` goes on as `now`: what has not succeeded, what is
+    asked for with all that is below it, and what was decided by a step of the run that waits anew."""
+
+    def is_set_back(step: str) -> bool:
+        if step not in succeeded or step in below:
+            return True
+        return any(up in before.get(step, ()) and up in before and is_set_back(up) for up in now[step])
+
+    below = set(asked)
+    for _ in now:
+        below |= {step for step, parents in now.items() if below.intersection(parents)}
+    return {step for step in now if is_set_back(step)}
+
+
 @dataclass
 class StepModel:
     state: str = "waiting"
@@ -298,20 +318,23 @@ class LedgerModel:
         self._end_run_if_done()
         return count, queued, workers
 
-    def resume(self, again: Collection[str], shape: Shape, is_late: bool = False) -> set[str] | None:
-        """Give the steps that are queued, None if the run cannot be resumed. What has not succeeded waits anew, and so
-        does `again`; the run has the steps of `shape` from now on."""
+    def set_back(self, asked: Collection[str], shape: Shape) -> set[str]:
+        return set_back(self.shape.upstream, shape.upstream, self.in_state("succeeded"), asked)
+
+    def resume(self, asked: Collection[str], shape: Shape, is_late: bool = False) -> set[str] | None:
+        """Give the steps that are queued, None if the run cannot be resumed. `asked` wait anew with all below them; the
+        run has the steps of `shape` from now on."""
         self.now += 1
         if self.run_state not in ENDED or self.due:
             return None
-        known = self.gone | self.steps
+        known, waits_anew = self.gone | self.steps, self.set_back(asked, shape)
         self.shape = shape
         self.steps = {step: self._step(step) for step in shape.upstream}
         self.gone = {step: it for step, it in known.items() if step not in self.steps}
         for it in self.gone.values():
             it.state, it.output, it.holder = "waiting", "", ""
         for step, it in self.steps.items():
-            if it.state == "succeeded" and step not in again:
+            if step not in waits_anew:
                 continue
             it.state, it.output, it.holder = "waiting", "", ""
             if it.attempt:

@@ -301,6 +301,10 @@ TOLD_BY_EVENTS: dict[str, tuple[Callable[[Ledger], str], Tampering, str]] = {
         resumed_run, changed("run.resumed", detail='{"again":["a","b","c","tidy"],"reset":5}'),
         r"run.resumed \(event .*\) tells of 5 steps that wait anew, but 6 must",
     ),
+    "a kept step whose upstream waits anew": (
+        resumed_run, changed("run.resumed", detail='{"again":["a","b","c"],"reset":5}'),
+        r"step 'tidy' is kept \(event .*\), but its upstream 'c' waits anew, so it must be judged anew",
+    ),
     "a kept step that runs again": (
         resumed_run, changed("run.resumed", detail='{"again":["b","c","tidy"],"reset":5}'),
         r"step.queued of step 'a' at attempt 3 \(event .*\), but the step was succeeded at attempt 2",
@@ -421,6 +425,24 @@ def test_a_resume_with_other_steps_is_judged_by_the_steps_that_there_were(ledger
     assert sentences(ledger, run_id) == ()
     added("step.queued", "new", 2)(ledger, run_id)
     assert any(sentence.startswith("step.queued of step 'new'") for sentence in sentences(ledger, run_id))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_resume_that_keeps_what_was_decided_by_an_open_step_is_found(ledger: Ledger, rule: str) -> None:
+    run_id = start_graph(
+        ledger, {"gate": "", "between": "gate", "page": "between"}, {"between": "always", "page": rule}
+    )
+    end(ledger, run_id, "gate", outcome=Outcome.FAILED)
+    end(ledger, run_id, "between", outcome=Outcome.FAILED if rule == "one_failed" else Outcome.SUCCEEDED)
+    end(ledger, run_id, "page")
+
+    resets = [("gate", 0), ("between", 0)]
+    again = [] if rule == "one_failed" else ["between"]
+    ledger.resume(run_id, resets, again=again)
+
+    (sentence,) = sentences(ledger, run_id)
+    assert sentence.startswith("step 'page' is kept (event ")
+    assert sentence.endswith("but its upstream 'between' waits anew, so it must be judged anew")
 
 
 def resume_as(ledger: Ledger, run_id: str, other: Graph, *, kept: str, gone: str) -> None:
