@@ -34,6 +34,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from orchestrator.cores import available_cores
 from orchestrator.definition.faults import SettingsInvalid, did_you_mean
 from orchestrator.redis_url import normalise_redis_url
 
@@ -57,6 +58,9 @@ class PoolSettings(BaseModel):
     concurrency: int | None = Field(None, ge=1, description="Steps one worker runs at a time; its CPU cores if unset.")
     pool_type: Literal["prefork", "threads", "solo"] = Field(
         "prefork", description="How Celery runs steps: prefork (processes), threads or solo (one, in line)."
+    )
+    threads: int | None = Field(
+        None, ge=1, description="Most threads of numeric libraries in a step; its share of the cores if unset."
     )
     celery_app: str | None = Field(
         None,
@@ -284,13 +288,6 @@ def config_file(cwd: Path | None = None, env: Mapping[str, str] | None = None) -
     """Give the config file that `load_settings` reads, None if there is none. Raises SettingsInvalid."""
     folder = Path.cwd() if cwd is None else Path(os.path.abspath(cwd))
     return _config_file(folder, _variables(os.environ if env is None else env).get(CONFIG_VARIABLE))
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _variables(env: Mapping[str, str]) -> dict[str, str]:

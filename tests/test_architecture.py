@@ -17,7 +17,7 @@ PACKAGES = ("orchestrator", "workers")
 # Whole packages or modules, each with all that is inside it.
 MAY_WORKERS_IMPORT = (
     "definition", "plan", "ledger", "messages", "artifacts", "settings", "redis_url", "refusals", "process_tree",
-    "dispositions", "exit_status",
+    "dispositions", "exit_status", "cores",
 )  # fmt: skip
 PURE = ("definition", "plan", "ledger.states", "redis_url")
 # Which part of the orchestrator imports which; what is not listed here may import nothing but itself.
@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "dispositions": (),
     "exit_status": (),
     "times": (),
-    "settings": ("definition", "redis_url"),
+    "cores": (),
+    "settings": ("cores", "definition", "redis_url"),
     "ledger": ("definition", "redis_url", "refusals"),
     "artifacts": ("definition",),
     "messages": ("ledger", "plan", "redis_url", "refusals", "settings"),

@@ -17,6 +17,7 @@ from orchestrator.cli.progress import Progress, progress_for
 from orchestrator.cli.record_json import record_json
 from orchestrator.cli.session import Session, open_session
 from orchestrator.cli.summary import summary_text
+from orchestrator.cores import available_cores
 from orchestrator.dispositions import heeded
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import SIGN_OF_LIFE_S, announce_follower, withdraw_follower
@@ -24,7 +25,7 @@ from orchestrator.ledger.record import RunRecord, read_record, read_skeleton
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import Event, Held
 from orchestrator.local.workers import LocalWorkerError, LocalWorkers, local_workers
-from orchestrator.settings import Settings, available_cores
+from orchestrator.settings import Settings
 
 NOT_SUCCEEDED = 1
 POOLS_LOOK_S = 2.0

@@ -47,6 +47,12 @@ class StepOptions(BaseModel):
     trigger: Literal["all_success", "all_done", "one_failed", "none_failed", "always"] = Field(
         "all_success", description="When the step may start, judged from how its upstreams ended."
     )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="Most threads that numeric libraries use in the step; the slot's share of the cores if unset.",
+    )
     description: str = Field("", description="What the step does, for people.")
 
 
@@ -86,4 +92,5 @@ class OptionValues(TypedDict, total=False):
     retry_on: type[BaseException] | tuple[type[BaseException] | str, ...] | list[type[BaseException] | str]
     never_retry_on: type[BaseException] | tuple[type[BaseException] | str, ...] | list[type[BaseException] | str]
     trigger: Literal["all_success", "all_done", "one_failed", "none_failed", "always"]
+    threads: int | None
     description: str

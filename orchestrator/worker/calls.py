@@ -22,6 +22,7 @@ from orchestrator.exit_status import KnownChild, how_it_ended, signal_name
 from orchestrator.ledger.values import Claim
 from orchestrator.settings import settings
 from orchestrator.worker.celery_apps import user_celery_app
+from orchestrator.worker.thread_shares import limit_threads, threads_of
 from orchestrator.worker.user_code import UserCode
 
 SHELL_OUTPUT_BYTES = 1024 * 1024  # of standard output kept as the step's output
@@ -35,8 +36,10 @@ class CommandFailed(Exception):
 
 def call_step(claim: Claim, store: ArtifactStore) -> Any:
     """Run what the claim's spec names and give its value. Every exception of the step's own code passes through."""
-    pool = claim.spec.get("options", {}).get("pool")
-    with _user_code.of(claim.import_path), user_celery_app(settings(), pool):
+    chosen, options = settings(), claim.spec.get("options", {})
+    pool = options.get("pool")
+    with _user_code.of(claim.import_path), user_celery_app(chosen, pool):
+        limit_threads(options.get("threads") or threads_of(chosen, pool))
         values = _Values(claim, store)
         spec = claim.spec
         if "run" in spec:

@@ -19,7 +19,8 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.worker.process import broker_url, current_process, pool_type_of
 from orchestrator.worker.running import running
 from orchestrator.worker.stopping import CANCELLED, FENCED, TIMED_OUT, pass_on_terminations, stop_soon
-from orchestrator.worker.strays import watch_pool
+from orchestrator.worker.strays import slots_of, watch_pool
+from orchestrator.worker.thread_shares import share_cores
 
 logger = get_logger(__name__)
 
@@ -44,6 +45,7 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
         watch_pool(parent.pool)
         pool_type = pool_type_of(parent)
         if pool_type != "prefork":
+            share_cores(slots_of(parent))
             logger.warning(
                 "a pool of type %s cannot end a step: timeouts, cancelling and draining only ask it to stop, "
                 "and a step that holds the interpreter's lock can lose its lease",

@@ -30,12 +30,14 @@ from orchestrator.worker import guardian
 from orchestrator.worker.failures import note_memory_events
 from orchestrator.worker.interruption import listen_in_child
 from orchestrator.worker.renewal import make_renewable
+from orchestrator.worker.thread_shares import share_cores
 
 logger = get_logger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 
 _main_pid = 0
+_worker: Any = None
 _guardian: KnownChild | None = None
 _pool: Any = None
 _left: set[psutil.Process] = set()  # strays that may not be killed, or would not end
@@ -52,8 +54,8 @@ def connect_signals() -> None:
 
 
 def _set_up_main(sender: Any, **_: Any) -> None:
-    global _main_pid, _guardian
-    _main_pid = os.getpid()
+    global _main_pid, _guardian, _worker
+    _main_pid, _worker = os.getpid(), sender
     begin_with_own_signals()
     if signal.SIGHUP not in heeded(signal.SIGHUP):  # by nohup; Celery would restart the worker when the terminal closes
         worker_ready.connect(_ignore_hangup, weak=False)
@@ -122,6 +124,7 @@ def _set_up_child(sender: Any, **_: Any) -> None:
         return
     gc.freeze()  # what came by the fork stays: no collection need look at it, nor copy its pages
     listen_in_child()
+    share_cores(slots_of(_worker))
     make_renewable()
     if not adopt_orphans() or _guardian is None or _guardian.stdin is None:
         return
@@ -131,6 +134,11 @@ def _set_up_child(sender: Any, **_: Any) -> None:
         return  # no guardian any more: let the kernel end this child with the main process
     # Celery has asked the kernel to do that at once; then nobody could tell what this child had started.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+
+
+def slots_of(worker: Any) -> int:
+    """Return how many steps a worker runs at a time, at most."""
+    return getattr(worker, "max_concurrency", None) or getattr(worker, "concurrency", None) or 1
 
 
 def has_guardian() -> bool:

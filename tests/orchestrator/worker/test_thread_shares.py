@@ -1,0 +1,177 @@
+"""Numeric libraries use a slot's share of the cores, or what a step, its pool or the user says."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from orchestrator.cores import available_cores
+from orchestrator.local.workers import local_workers
+from orchestrator.settings import PoolSettings
+
+pytest.importorskip("numpy")
+
+SEEN = """
+    import os, pathlib, subprocess, sys
+
+    def libraries():
+        import numpy, sklearn, scipy.linalg
+        from threadpoolctl import threadpool_info
+        numpy.ones((9, 9)) @ numpy.ones((9, 9))
+        # OpenBLAS has no more threads than the machine has cores, whatever it is asked for.
+        return max(library["num_threads"] for library in threadpool_info())
+
+    def seen():
+        command = subprocess.check_output("echo $OMP_NUM_THREADS $OPENBLAS_NUM_THREADS", shell=True, text=True)
+        return [os.environ.get("OMP_NUM_THREADS"), command.split(), libraries()]
+
+    @step
+    def share(before=None):
+        return seen()
+
+    @step(threads=3)
+    def three(before=None):
+        return seen()
+
+    @step(threads=1)
+    def one(before=None):
+        return seen()
+
+    @step
+    def sets_itself(before=None):
+        from threadpoolctl import threadpool_limits
+        libraries()
+        threadpool_limits(7)
+        os.environ["OMP_NUM_THREADS"] = "7"
+        return seen()
+
+    @pipeline
+    def shares():
+        a = three.options(name="three")()
+        b = share.options(name="share")(a)
+        c = one.options(name="one")(b)
+        d = sets_itself(c)
+        e = share.options(name="again")(d)
+        three.options(name="last")(e)
+"""
+
+
+def expected(threads):
+    return [str(threads), [str(threads)] * 2, threads]
+
+
+@pytest.fixture
+def runs_with(settings, shared_redis_url, runs_by, monkeypatch):
+    """Run a pipeline on a worker of its own with some slots, pool settings and variables; give runs and record."""
+
+    def run(pipeline, slots=1, variables=None, **pool):
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in (variables or {}).items():
+            monkeypatch.setenv(name, value)
+        chosen = settings.model_copy(update={"pools": {"cpu": PoolSettings(**pool)}})
+        with local_workers(chosen, shared_redis_url, slots, ["cpu"], ready_limit_s=30) as worker:
+            runs = runs_by(worker.settings)
+            record = runs.run(pipeline)
+            values = {name: runs.value(record, name) for name in record.steps}
+            worker.kill()
+        assert record.state == "succeeded", record.steps
+        return values
+
+    return run
+
+
+def test_each_step_has_its_number_of_threads_though_libraries_are_loaded_already(runs_with, pipeline_from):
+    values = runs_with(pipeline_from(SEEN), slots=1)
+
+    share = expected(available_cores())
+    assert values["three"] == values["last"] == expected(3)
+    assert values["share"] == values["again"] == share
+    assert values["one"] == expected(1)
+    assert values["sets_itself"] == ["7", ["7", str(available_cores())], 7]
+
+
+def test_slots_share_the_cores(runs_with, pipeline_from):
+    values = runs_with(pipeline_from(SEEN), slots=2 * available_cores())
+
+    assert values["share"] == values["again"] == expected(1)
+    assert values["three"] == expected(3)
+
+
+def test_a_pool_may_say_how_many(runs_with, pipeline_from):
+    values = runs_with(pipeline_from(SEEN), slots=4, threads=2)
+
+    assert values["share"] == values["again"] == expected(2)
+    assert values["three"] == expected(3)
+
+
+def test_what_the_user_has_set_counts_up_to_the_cap(runs_with, pipeline_from):
+    variables = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    values = runs_with(pipeline_from(SEEN), slots=4, variables=variables)
+
+    assert values["share"] == values["again"] == values["three"] == expected(2)
+    assert values["one"] == expected(1)
+
+
+def test_what_a_module_sets_when_it_is_imported_counts(runs_with, pipeline_from):
+    pipeline = pipeline_from("""
+        import os
+        os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+        import numpy
+
+        @step
+        def seen(before=None):
+            from threadpoolctl import threadpool_info
+            return [os.environ["OMP_NUM_THREADS"], {each["num_threads"] for each in threadpool_info()} == {1}]
+
+        @pipeline
+        def imported():
+            seen.options(name="second")(seen.options(name="first")())
+    """)
+    values = runs_with(pipeline, slots=1)
+
+    assert values["first"] == values["second"] == ["1", True]
+
+
+def test_a_step_without_such_libraries_loads_none_and_looks_for_none(runs_with, pipeline_from):
+    pipeline = pipeline_from("""
+        import sys
+
+        @step
+        def looks(before=None):
+            return [name in sys.modules for name in ("numpy", "threadpoolctl", "torch")]
+
+        @pipeline
+        def plain():
+            looks.options(name="second")(looks.options(name="first")())
+    """)
+    values = runs_with(pipeline)
+
+    assert values["first"] == values["second"] == [False] * 3
+
+
+def test_commands_of_shell_steps_have_the_share_too(runs_with, pipeline_from):
+    pipeline = pipeline_from("""
+        plain = PipelineBuilder("plain")
+        plain.add("share", run="echo x$OMP_NUM_THREADS")
+        plain.add("three", run="echo x$OMP_NUM_THREADS", threads=3)
+    """)
+    values = runs_with(pipeline, slots=2 * available_cores())
+
+    assert values == {"share": "x1", "three": "x3"}
+
+
+def test_the_share_is_of_the_cores_that_may_be_used(runs_with, pipeline_from):
+    before = os.sched_getaffinity(0)
+    pipeline = pipeline_from("""
+        plain = PipelineBuilder("plain")
+        plain.add("share", run="echo x$OMP_NUM_THREADS")
+    """)
+    try:
+        os.sched_setaffinity(0, [min(before)])
+        values = runs_with(pipeline, slots=1)
+    finally:
+        os.sched_setaffinity(0, before)
+
+    assert values == {"share": "x1"}
