@@ -28,6 +28,7 @@ from orchestrator.exit_status import KnownChild, how_it_ended, signal_name
 from orchestrator.ledger.values import Claim
 from orchestrator.settings import settings
 from orchestrator.worker.celery_apps import user_celery_app
+from orchestrator.worker.memory import limit_memory
 from orchestrator.worker.shell_values import HandedOver, ReferenceUnusable, handed_over
 from orchestrator.worker.thread_shares import limit_threads, threads_of
 from orchestrator.worker.user_code import UserCode
@@ -47,6 +48,7 @@ def call_step(claim: Claim, store: ArtifactStore) -> Any:
     chosen, options = settings(), claim.spec.get("options", {})
     pool = options.get("pool")
     with _user_code.of(claim.import_path), user_celery_app(chosen, pool):
+        limit_memory(options.get("memory"))
         limit_threads(options.get("threads") or threads_of(chosen, pool))
         values = _Values(claim, store)
         spec = claim.spec

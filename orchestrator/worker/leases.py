@@ -16,6 +16,7 @@ from celery.utils.log import get_logger
 
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.worker.memory import watch_memory
 from orchestrator.worker.process import broker_url, current_process, pool_type_of
 from orchestrator.worker.running import running
 from orchestrator.worker.stopping import CANCELLED, FENCED, TIMED_OUT, pass_on_terminations, stop_soon
@@ -51,6 +52,7 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
                 "and a step that holds the interpreter's lock can lose its lease",
                 pool_type,
             )
+        threading.Thread(target=watch_memory, args=(parent.app,), name="memory", daemon=True).start()
         for target in (self._renew_for_ever, self._watch_timeouts):
             threading.Thread(target=target, args=(parent,), name=target.__name__.strip("_"), daemon=True).start()
 

@@ -22,6 +22,7 @@ class RunningAttempt:
     timeout_s: float
     began: float = field(default_factory=time.monotonic)
     stop_reason: str = ""
+    failure: BaseException | None = None  # what to record of it, if it is stopped for its own fault
     was_killed: bool = False
     terminated_at: float | None = None  # when it was first seen that somebody has sent its child SIGTERM
     is_fenced: bool = False  # the ledger said once that somebody took over

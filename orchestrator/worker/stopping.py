@@ -6,6 +6,7 @@ of threads, and in the solo pool, a step is only asked (`context.should_stop`).
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -31,8 +32,10 @@ from orchestrator.worker.running import RunningAttempt, running
 logger = get_logger(__name__)
 
 TIMED_OUT, CANCELLED, FENCED, HANDED_OVER = "timed_out", "cancelled", "fenced", "handed_over"
+OUT_OF_MEMORY = "out_of_memory"
 ASK = {TIMED_OUT: signal.SIGUSR1}  # any other reason: SIGUSR2
 OBEY_S = 0.5  # what a step has to end in once all that it had started is gone
+LONGEST_GRACE_S = {OUT_OF_MEMORY: 0.5}  # it would take more and more meanwhile
 PAUSE_S = 0.02
 OWN_END_KNOWN_S = 1.0  # by then a worker that is told to end with its whole group knows it
 ASK_AGAIN_S = 0.2  # a step that imports hears nothing (`worker.interruption`)
@@ -96,7 +99,8 @@ def _named(attempt: RunningAttempt) -> tuple[str, str, int]:
 
 
 def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) -> None:
-    began, grace_s = time.monotonic(), process.settings.timeout_grace_s
+    began, longest_s = time.monotonic(), LONGEST_GRACE_S.get(reason, math.inf)
+    grace_s = min(process.settings.timeout_grace_s, longest_s)
     worker = attempt.held.owner.partition(" ")[0]
     with running.lock:
         # Once it has ended, what its process has started may be another attempt's.
@@ -206,6 +210,8 @@ def _tell(
     answer: Commit | Replaced | Refusal
     if reason == HANDED_OVER:
         answer = process.ledger.hand_over(held.run_id, held.step, held.attempt, "its worker ended", owner=held.owner)
+    elif reason == OUT_OF_MEMORY and attempt.failure:
+        answer = commit_for(process, held, attempt.failure)
     elif reason == TIMED_OUT:
         # Refused if the child could commit this itself, with the traceback of where it was.
         answer = commit_for(process, held, StopRequested(is_timeout=True), told_of_timeout)
