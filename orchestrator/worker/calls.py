@@ -27,6 +27,7 @@ from orchestrator.dispositions import default_signals
 from orchestrator.exit_status import KnownChild, how_it_ended, signal_name
 from orchestrator.ledger.values import Claim
 from orchestrator.settings import settings
+from orchestrator.worker.call_clock import counted
 from orchestrator.worker.celery_apps import user_celery_app
 from orchestrator.worker.memory import limit_memory
 from orchestrator.worker.shell_values import HandedOver, ReferenceUnusable, handed_over
@@ -54,10 +55,11 @@ def call_step(claim: Claim, store: ArtifactStore) -> Any:
         spec = claim.spec
         if "run" in spec:
             return _run_shell(from_wire(spec["run"]), values, chosen.shell_output_mb)
-        function = _user_code.function(spec["uses"])
+        with counted():
+            function = _user_code.function(spec["uses"])
         args = from_wire(spec.get("args", []), values.output, values.param)
         kwargs = from_wire(spec.get("with", {}), values.output, values.param)
-        with _folder_kept():
+        with _folder_kept(), counted():
             return function(*args, **kwargs)
 
 
@@ -121,7 +123,7 @@ def _run_shell(command: str | Template, values: _Values, output_mb: int) -> Any:
     with handed_over(command, values.of_reference) as given:
         process = _started(given)
         output = _ShellOutput(output_mb)
-        with _ended_with_us(process):
+        with counted(), _ended_with_us(process):
             try:
                 code = _follow(process, output.add)
             except StopRequested:

@@ -25,6 +25,7 @@ from orchestrator.worker.thread_shares import share_cores
 
 logger = get_logger(__name__)
 
+SHORTEST_LOOK_S = 0.01
 LONGEST_LOOK_S = 1.0  # so long an attempt that could not be stopped waits for the next try
 
 
@@ -90,16 +91,16 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _watch_timeouts(self, parent: Any) -> None:
         while not self._over.is_set():
-            now = time.monotonic()
-            next_look = now + LONGEST_LOOK_S
+            pause_s = LONGEST_LOOK_S
             pass_on_terminations()
             for attempt in running:
-                times_out_at = attempt.times_out_at
-                if times_out_at is None:
+                left_s = attempt.time_left_s()
+                if left_s is None:
                     continue
-                if times_out_at <= now:
+                if left_s <= 0:
                     stop_soon(parent.app, attempt, TIMED_OUT)
                 else:
-                    next_look = min(next_look, times_out_at)
-            running.timeout_set.wait(next_look - now)
+                    # Exact though the call may not have begun: until then its clock stands, and all of it is left.
+                    pause_s = min(pause_s, max(left_s, SHORTEST_LOOK_S))
+            running.timeout_set.wait(pause_s)
             running.timeout_set.clear()
