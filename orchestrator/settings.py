@@ -23,6 +23,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -54,7 +55,7 @@ class PoolSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    queue: str | None = Field(None, description="Queue that the pool's workers read; the pool's name if unset.")
+    queue: str | None = Field(None, description="Queue that the pool's workers read; `<key_prefix>.<pool>` if unset.")
     concurrency: int | None = Field(None, ge=1, description="Steps one worker runs at a time; its CPU cores if unset.")
     pool_type: Literal["prefork", "threads", "solo"] = Field(
         "prefork", description="How Celery runs steps: prefork (processes), threads or solo (one, in line)."
@@ -95,6 +96,16 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(Path(".orchestrator"), description="Folder for everything kept on this machine.")
     artifact_dir: Path | None = Field(None, description="Folder for artifacts; data_dir/artifacts if unset.")
+    key_prefix: str = Field(
+        "orc",
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="First part of every key of the record in Redis, and of the pools' queues.",
+    )
+    broker_key_prefix: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._:{}-]*$",
+        description="Put before every key and channel of Celery in Redis (kombu's global_keyprefix), for access lists.",
+    )
     default_pool: str = Field("cpu", description="Pool of the steps that name none.")
     pools: dict[str, PoolSettings] = Field(
         default_factory=lambda: {"cpu": PoolSettings()},
@@ -103,9 +114,6 @@ class Settings(BaseSettings):
     celery_events: bool = Field(True, description="Whether workers send Celery events, which Flower needs.")
     inline_output_bytes: int = Field(4096, ge=0, description="Largest JSON output kept in the ledger itself, in bytes.")
     log_lines_per_attempt: int = Field(1000, ge=0, description="Last log lines kept for each attempt.")
-    shell_output_mb: int = Field(
-        64, ge=1, description="Largest output of a shell command, in MB; one that writes more fails."
-    )
     visibility_timeout_s: int = Field(
         172_800, ge=86_400, description="Seconds before Celery redelivers an unacked message; a day at least."
     )
@@ -134,9 +142,6 @@ class Settings(BaseSettings):
     flower_user: str = Field("admin", min_length=1, description="User name for Flower's basic authentication.")
     flower_password: SecretStr | None = Field(None, description="Password for Flower; a random one if unset.")
     flower_max_tasks: int = Field(10_000, ge=1, description="Tasks that Flower keeps in memory.")
-    key_prefix: str = Field(
-        "orc", pattern=r"^[A-Za-z0-9._-]+$", description="First part of every key of the record in Redis."
-    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         "INFO", description="Least level logged."
     )
@@ -175,19 +180,23 @@ class Settings(BaseSettings):
 
     @field_validator("pools")
     @classmethod
-    def _pools_with_queues(cls, pools: dict[str, PoolSettings]) -> dict[str, PoolSettings]:
+    def _pools_with_queues(cls, pools: dict[str, PoolSettings], info: ValidationInfo) -> dict[str, PoolSettings]:
+        prefix = info.data.get("key_prefix", "orc")
         if not pools:
             raise ValueError("there must be one pool at least")
         readers: dict[str, str] = {}
         for name, pool in pools.items():
-            queue = pool.queue or name
+            queue = pool.queue or _default_queue(prefix, name)
             for word in (name, queue):
                 if not _NAME.fullmatch(word):
                     raise ValueError(f"{word!r} of pool {name!r} may hold only letters, digits, '.', '-' and '_'")
             if queue in readers:
                 raise ValueError(f"pools {readers[queue]!r} and {name!r} have the same queue {queue!r}")
             readers[queue] = name
-        return {name: pool.model_copy(update={"queue": pool.queue or name}) for name, pool in pools.items()}
+        return {
+            name: pool.model_copy(update={"queue": pool.queue or _default_queue(prefix, name)})
+            for name, pool in pools.items()
+        }
 
     @model_validator(mode="after")
     def _default_pool_is_known(self) -> Self:
@@ -216,7 +225,24 @@ class Settings(BaseSettings):
     def queue_of(self, pool: str | None = None) -> str:
         """Give the queue of a pool (the default pool if None); KeyError if there is no such pool."""
         name = pool or self.default_pool
-        return self.pools[name].queue or name
+        return self.pools[name].queue or _default_queue(self.key_prefix, name)
+
+    def former_queues(self) -> dict[str, str]:
+        """Return the queues by the names that they had when a pool's name was its queue's.
+
+        Messages that lie in those, and runs that were started with them, go on in the queues of today.
+        """
+        today = {self.queue_of(name) for name in self.pools}
+        defaults = {name: _default_queue(self.key_prefix, name) for name in self.pools}
+        return {name: queue for name, queue in defaults.items() if queue in today and name not in today}
+
+    def queue_today(self, queue: str) -> str:
+        """Return the queue that takes the messages for `queue`, which may be a former name."""
+        return self.former_queues().get(queue, queue)
+
+    def list_of(self, queue: str) -> str:
+        """Return the Redis list in which the messages for `queue` lie, without the mark of a priority."""
+        return self.broker_key_prefix + self.queue_today(queue)
 
     def as_environment(self) -> dict[str, str]:
         """Give the variables from which a child reads exactly these settings, secrets included."""
@@ -241,6 +267,11 @@ class Settings(BaseSettings):
         """Give `env` (`os.environ` if None) with `as_environment` in place of all its `ORCHESTRATOR_*`."""
         inherited = os.environ if env is None else env
         return {k: v for k, v in inherited.items() if not k.upper().startswith(PREFIX)} | self.as_environment()
+
+
+def _default_queue(key_prefix: str, pool: str) -> str:
+    # Not the pool's name alone: "cpu" is what other applications on the same server call theirs.
+    return f"{key_prefix}.{pool}"
 
 
 @cache

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "settings": ("cores", "definition", "redis_url"),
     "ledger": ("definition", "redis_url", "refusals"),
     "artifacts": ("definition",),
-    "messages": ("ledger", "plan", "redis_url", "refusals", "settings"),
+    "messages": ("definition", "ledger", "plan", "redis_url", "refusals", "settings"),
     "alerts": ("artifacts", "definition", "ledger", "settings", "times"),
     "coordinator": ("alerts", "artifacts", "definition", "ledger", "messages", "plan", "settings", "times"),
     "local": ("definition", "exit_status", "ledger", "messages", "process_tree", "redis_url", "settings"),

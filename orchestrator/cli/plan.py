@@ -6,17 +6,15 @@ import json
 
 import click
 
-from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.loading import load_plan
-from orchestrator.cli.params import TakesParams, param_option
 from orchestrator.settings import settings
 
 
-@click.command(cls=TakesParams)
+@click.command()
 @click.argument("target", metavar="FILE[:NAME]")
-@param_option()
+@click.option("-p", "--param", "params", multiple=True, metavar="KEY=VALUE", help="A param of the run.")
 @click.option("--full", is_flag=True, help="Shorten no list.")
-@json_option()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(target: str, params: tuple[str, ...], full: bool, as_json: bool) -> None:
     """Show the chains and chords that a pipeline compiles to; nothing is sent."""
     from orchestrator.coordinator.submission import plan_message_bytes
@@ -27,7 +25,7 @@ def plan(target: str, params: tuple[str, ...], full: bool, as_json: bool) -> Non
     view = plan_view(
         compiled, largest_message_bytes=plan_message_bytes(compiled, chosen), compile_s=round(compile_s, 6)
     )
-    answer(json.dumps(view) if as_json else plan_text(compiled, view, full=full), nl=as_json)
+    click.echo(json.dumps(view) if as_json else plan_text(compiled, view, full=full), nl=as_json)
 
 
 @click.command()
@@ -35,4 +33,4 @@ def schema() -> None:
     """Print the JSON Schema of pipeline files, for editors."""
     from orchestrator.definition.schema import pipeline_file_schema
 
-    answer(json.dumps(pipeline_file_schema(), indent=2))
+    click.echo(json.dumps(pipeline_file_schema(), indent=2))

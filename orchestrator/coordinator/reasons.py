@@ -143,7 +143,8 @@ def _queued(ledger: Ledger, settings: Settings, record: RunRecord, name: str, ar
             f"No worker serves that pool (queue {step.queue}): orchestrator worker --pool {step.pool} starts one."
         )
     sentences += [f"W{_hindered(card)[1:]}." for card in hindered]
-    ahead = messages_ahead(client, step.queue, level, Named(record.run_id, name, last.attempt))
+    lists = settings.list_of(step.queue)
+    ahead = messages_ahead(client, lists, level, Named(record.run_id, name, last.attempt))
     if ahead is None:
         told = f"once it has been missing for {settings.message_lost_after_s:g} s it is sent again"
         nobody = "" if around.coordinators else f", but {NOBODY.format(do='do so')}"
@@ -168,7 +169,7 @@ def _queued(ledger: Ledger, settings: Settings, record: RunRecord, name: str, ar
             "busy": _busy(serving, around),
             **({"hindered": {card.worker: card.fault for card in hindered}} if hindered else {}),
             "messages_ahead": ahead,
-            "messages_in_queue": queue_length(client, step.queue),
+            "messages_in_queue": queue_length(client, lists),
             **({"waits_until": rfc3339(until_us)} if until_us is not None else {}),
         },
     )
@@ -240,10 +241,6 @@ def _ended(ledger: Ledger, record: RunRecord, name: str) -> Explanation:
             sentences.append(f"{name} succeeded on {last.worker} after {took}.")
         case StepState.FAILED if last:
             sentences.append(f"{name} failed: attempt {last.attempt} {_outcome(last)}.")
-            tries = record.tries(name)
-            if last.outcome is not Outcome.LOST and (tries.is_resumed or tries.made < tries.allowed):
-                since = " since the run was resumed" if tries.is_resumed else ""
-                sentences.append(f"That was try {tries.made} of {tries.allowed}{since} (retries={tries.allowed - 1}).")
             facts["error"] = last.error
         case StepState.CANCELLED:
             reason = step.cancel_reason or record.cancel_reason

@@ -144,7 +144,8 @@ class Repair:
             if head_us != float("inf"):
                 # One that was given back, or sent while others were, may lie behind younger ones.
                 what = "holds younger messages only"
-                there = lying_in(self._ledger.client, waiting.queue, waiting.level, overdue)
+                lists = self._settings.list_of(waiting.queue)
+                there = lying_in(self._ledger.client, lists, waiting.level, overdue)
             for named in overdue.keys() - there:
                 sent_at_us, for_s = overdue[named]
                 found = f"queue {waiting.queue} {what}, and no worker has begun for {for_s:.1f} s"
@@ -158,7 +159,7 @@ class Repair:
     def _head_sent_at(self, waiting: WaitingList, now: float) -> float | None:
         """Give when (µs) the message at the head of a broker's list was sent: inf when the list is empty, None when no
         message near the head counts any more."""
-        key = list_key(waiting.queue, waiting.level)
+        key = list_key(self._settings.list_of(waiting.queue), waiting.level)
         looked_at, head_us = self._heads.get(key, (0.0, None))
         if now - looked_at > self._settings.poll_interval_s / 2:
             head_us = self._look_at_head(key, waiting)

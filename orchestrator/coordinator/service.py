@@ -17,6 +17,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import announce_coordinator, present_coordinators, withdraw_coordinator
 from orchestrator.ledger.values import Chain, RunUnknown
 from orchestrator.messages.dispatch import dispatch_ready
+from orchestrator.messages.former import take_over_former_queues
 from orchestrator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Coordinator:
         self._is_follower = is_follower
         self._ledger = ledger
         self._app = app
+        self._settings = settings
         self._poll_interval_s = settings.poll_interval_s
         self._repair = Repair(ledger, settings)
         self._alerts = AlertDelivery(ledger, settings)
@@ -74,6 +76,8 @@ class Coordinator:
         pause_s = self._poll_interval_s
         if time.monotonic() >= self._next_search:
             self._next_search = time.monotonic() + SEARCH_S
+            if moved := take_over_former_queues(self._ledger, self._settings):
+                logger.warning("%d messages lay in queues of a former version; they are in those of today now", moved)
             for run_id in self._ledger.forgotten_runs():
                 logger.warning("run %s was in nobody's care, as when who started it died just then", run_id)
                 self._ledger.take_care_of(run_id)

@@ -87,7 +87,7 @@ def staged_steps(plan: Plan, settings: Settings) -> Iterator[StagedStep]:
     for place, (name, step) in enumerate(plan.pipeline.steps.items()):
         options = step.options
         pool = options.pool or settings.default_pool
-        queue = settings.pools[pool].queue or pool
+        queue = settings.queue_of(pool)
         graph: dict[str, Any] = {"x": place, "q": queue, "p": options.priority}
         if plan.upstream[name]:
             graph["u"] = len(plan.upstream[name])
@@ -155,7 +155,7 @@ def _max_links(plan: Plan, settings: Settings, run_id: str, attempts_before: int
 def _link(pipeline: Pipeline, name: str, settings: Settings) -> Link:
     options = pipeline.steps[name].options
     pool = options.pool or settings.default_pool
-    return Link(name, 1, settings.pools[pool].queue or pool, options.priority, options.timeout or 0)
+    return Link(name, 1, settings.queue_of(pool), options.priority, options.timeout or 0)
 
 
 @cache

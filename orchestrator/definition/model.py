@@ -28,22 +28,19 @@ class TriggerRule(StrEnum):
 class OutputRef:
     """Stands for the output of a step, or for a part of it.
 
-    `path` is the way into the value: keys of mappings and indexes of sequences, outermost first. With `as_file`, which
-    only commands may have, it stands for the path of a file with the value.
+    `path` is the way into the value: keys of mappings and indexes of sequences, outermost first.
     """
 
     step: str
     path: tuple[str | int, ...] = ()
-    as_file: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ParamRef:
-    """Stands for a param of the run, or for a part of it; `as_file` as for an output."""
+    """Stands for a param of the run, or for a part of it."""
 
     param: str
     path: tuple[str | int, ...] = ()
-    as_file: bool = False
 
 
 @dataclass(frozen=True, slots=True)

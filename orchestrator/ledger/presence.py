@@ -65,7 +65,8 @@ def present_workers(client: redis.Redis, prefix: str) -> list[WorkerCard]:
     client.zremrangebyscore(f"{prefix}:workers", "-inf", f"({now}")
     names = cast(list[str], client.zrange(f"{prefix}:workers", 0, -1))
     texts = cast(list[str | None], client.mget([f"{prefix}:worker:{name}" for name in names])) if names else []
-    return sorted((_card(text) for text in texts if text), key=lambda card: card.worker)
+    cards = [card for text in texts if text and (card := _card(text))]
+    return sorted(cards, key=lambda card: card.worker)
 
 
 def last_sign_of_life(client: redis.Redis, prefix: str, worker: str) -> tuple[float, WorkerCard] | None:
@@ -73,16 +74,21 @@ def last_sign_of_life(client: redis.Redis, prefix: str, worker: str) -> tuple[fl
     never was."""
     until = client.zscore(f"{prefix}:workers", worker)
     text = cast(str | None, client.get(f"{prefix}:worker:{worker}"))
-    return None if until is None or text is None else (until - COUNTS_FOR_S, _card(text))
+    card = _card(text) if text else None
+    return None if until is None or card is None else (until - COUNTS_FOR_S, card)
 
 
-def _card(text: str) -> WorkerCard:
-    told = json.loads(text)  # by a worker that may be of a newer version
-    known = {field.name: told[field.name] for field in fields(WorkerCard) if field.name in told}
-    lists: dict[str, tuple[str, ...]] = {
-        name: tuple(known[name]) for name in ("queues", "paused_queues") if name in known
-    }
-    return WorkerCard(**{**known, **lists})
+def _card(text: str) -> WorkerCard | None:
+    """Return the card that a worker, perhaps of another version, has written; None if it is not one."""
+    try:
+        told = json.loads(text)
+        known = {field.name: told[field.name] for field in fields(WorkerCard) if field.name in told}
+        lists: dict[str, tuple[str, ...]] = {
+            name: tuple(map(str, known[name])) for name in ("queues", "paused_queues") if name in known
+        }
+        return WorkerCard(**{**known, **lists, "slots": int(known["slots"])})
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def announce_coordinator(client: redis.Redis, prefix: str, name: str) -> None:

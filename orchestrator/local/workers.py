@@ -241,7 +241,7 @@ def local_workers(
     environment = handed_down.child_environment()
     environment["PYTHONPATH"] = _python_path(import_path)
     try:
-        _clear(redis_url, queues_read)
+        _clear(redis_url, map(handed_down.list_of, queues_read))
         workers = LocalWorkers(name, handed_down, log_path, name_lock, command, environment)
     except BaseException:
         os.close(name_lock)
@@ -263,10 +263,10 @@ def _own_pools(settings: Settings, worker: str) -> dict[str, PoolSettings]:
     }
 
 
-def _clear(redis_url: str, queues: Sequence[str]) -> None:
+def _clear(redis_url: str, lists: Iterable[str]) -> None:
     """Drop what a killed run left in queues of the same name: nobody waits for it any more."""
     with connect(redis_url) as client:
-        client.delete(*(key for queue in queues for key in queue_keys(queue)))
+        client.delete(*(key for name in lists for key in queue_keys(name)))
 
 
 def _command(app: str, name: str, queues: Sequence[str], slots: int, *, events: bool) -> list[str]:

@@ -14,7 +14,7 @@ from orchestrator.settings import Settings
 
 
 def create_app(settings: Settings, redis_url: str) -> Celery:
-    """Give a Celery app for the server at `redis_url`; nothing is connected yet."""
+    """Return a Celery app for the server at `redis_url`; nothing is connected yet."""
     app = Celery("orchestrator", broker=celery_broker_url(redis_url), amqp=Messages, set_as_current=False)
     app.conf.update(
         task_ignore_result=True,
@@ -25,10 +25,10 @@ def create_app(settings: Settings, redis_url: str) -> Celery:
         event_serializer="json",
         # Claim, commit and the ledger own recovery; an early ack leaves nothing to redeliver behind our back.
         task_acks_late=False,
-        task_default_queue=settings.pools[settings.default_pool].queue or settings.default_pool,
+        task_default_queue=settings.queue_of(),
         # No acknowledgements: they would cost a worker's main process half its time, and what they could restore,
         # after visibility_timeout, the ledger knows at once.
-        task_queues=[Queue(pool.queue or name, no_ack=True) for name, pool in settings.pools.items()],
+        task_queues=_queues(settings),
         task_create_missing_queues=True,
         task_default_priority=5,
         task_inherit_parent_priority=False,
@@ -49,8 +49,15 @@ def create_app(settings: Settings, redis_url: str) -> Celery:
             "socket_keepalive": True,
             "health_check_interval": 25,
             "queue_order_strategy": "priority",
+            "global_keyprefix": settings.broker_key_prefix,
         },
         timezone="UTC",
         enable_utc=True,
     )
     return app
+
+
+def _queues(settings: Settings) -> list[Queue]:
+    """Return the pools' queues; what goes by a former name of one (`Settings.former_queues`) goes to it as well."""
+    former = {queue: name for name, queue in settings.former_queues().items()}
+    return [Queue(queue, alias=former.get(queue), no_ack=True) for queue in map(settings.queue_of, settings.pools)]

@@ -50,7 +50,7 @@ def named_in(message: str) -> Named | None:
     try:
         _, named, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
         return Named(named["run_id"], named["step"], named["attempt"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

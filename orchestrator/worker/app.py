@@ -14,6 +14,7 @@ from orchestrator.worker.consumer import StepConsumer
 from orchestrator.worker.draining import Draining
 from orchestrator.worker.events import EventBatches
 from orchestrator.worker.health import Health
+from orchestrator.worker.keeping import keep_what_is_not_ours
 from orchestrator.worker.leases import Leases
 from orchestrator.worker.presence import Presence
 from orchestrator.worker.process import broker_url
@@ -29,6 +30,7 @@ def _make_app() -> Celery:
     made.conf.worker_consumer = f"{StepConsumer.__module__}:{StepConsumer.__name__}"
     register_tasks(made)
     connect_refusals()  # before anything is started
+    keep_what_is_not_ours(settings())
     connect_signals()
     made.steps["worker"].add(Presence)
     made.steps["worker"].add(Leases)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
+from redis.exceptions import RedisError
+
+logger = get_logger(__name__)
 
 LONGEST_PAUSE_S = 2.0
 
@@ -26,3 +31,16 @@ class StepConsumer(Consumer):  # type: ignore[misc]
         super().on_close()
         for number, job in written.items():
             jobs.setdefault(number, job)
+
+    def call_soon(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Let the event loop call something that a command from afar asks for; one without sense must not end it."""
+        return super().call_soon(_outlived, function, *args, **kwargs)
+
+
+def _outlived(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    try:
+        function(*args, **kwargs)
+    except (RedisError, OSError):  # the connection's, to which the consumer attends
+        raise
+    except Exception as error:
+        logger.error("what a remote control command asked for cannot be done: %s: %s", type(error).__name__, error)

@@ -16,7 +16,6 @@ from celery.utils.log import get_logger
 
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.worker.memory import watch_memory
 from orchestrator.worker.process import broker_url, current_process, pool_type_of
 from orchestrator.worker.running import running
 from orchestrator.worker.stopping import CANCELLED, FENCED, TIMED_OUT, pass_on_terminations, stop_soon
@@ -25,7 +24,6 @@ from orchestrator.worker.thread_shares import share_cores
 
 logger = get_logger(__name__)
 
-SHORTEST_LOOK_S = 0.01
 LONGEST_LOOK_S = 1.0  # so long an attempt that could not be stopped waits for the next try
 
 
@@ -53,7 +51,6 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
                 "and a step that holds the interpreter's lock can lose its lease",
                 pool_type,
             )
-        threading.Thread(target=watch_memory, args=(parent.app,), name="memory", daemon=True).start()
         for target in (self._renew_for_ever, self._watch_timeouts):
             threading.Thread(target=target, args=(parent,), name=target.__name__.strip("_"), daemon=True).start()
 
@@ -91,16 +88,16 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _watch_timeouts(self, parent: Any) -> None:
         while not self._over.is_set():
-            pause_s = LONGEST_LOOK_S
+            now = time.monotonic()
+            next_look = now + LONGEST_LOOK_S
             pass_on_terminations()
             for attempt in running:
-                left_s = attempt.time_left_s()
-                if left_s is None:
+                times_out_at = attempt.times_out_at
+                if times_out_at is None:
                     continue
-                if left_s <= 0:
+                if times_out_at <= now:
                     stop_soon(parent.app, attempt, TIMED_OUT)
                 else:
-                    # Exact though the call may not have begun: until then its clock stands, and all of it is left.
-                    pause_s = min(pause_s, max(left_s, SHORTEST_LOOK_S))
-            running.timeout_set.wait(pause_s)
+                    next_look = min(next_look, times_out_at)
+            running.timeout_set.wait(next_look - now)
             running.timeout_set.clear()

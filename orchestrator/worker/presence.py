@@ -22,8 +22,10 @@ from celery.signals import worker_shutdown
 from celery.utils.log import get_logger
 
 from orchestrator.ledger.presence import SIGN_OF_LIFE_S, WorkerCard, announce_worker, withdraw_worker
+from orchestrator.messages.former import take_over_former_queues
 from orchestrator.settings import settings
 from orchestrator.worker.host_state import host_state
+from orchestrator.worker.keeping import flush_kept
 from orchestrator.worker.process import INCARNATION, current_process, pool_type_of
 from orchestrator.worker.strays import has_guardian
 
@@ -70,7 +72,7 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
         client, prefix = process.ledger.client, settings().key_prefix
         card = WorkerCard(
             worker=parent.hostname,
-            queues=tuple(parent.app.amqp.queues.consume_from),
+            queues=(),
             slots=parent.concurrency or 1,
             pool_type=pool_type_of(parent),
             host=socket.gethostname(),
@@ -78,9 +80,14 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
             incarnation=INCARNATION,
             python=f"{sys.version_info.major}.{sys.version_info.minor}",
         )
+        try:
+            take_over_former_queues(process.ledger, settings())
+        except Exception as error:
+            logger.warning("messages in the queues of a former version could not be taken over yet: %s", error)
         while not self._over.is_set():
             try:
-                announce_worker(client, prefix, self._now(card))
+                announce_worker(client, prefix, self._now(card, parent))
+                flush_kept()
             except Exception as error:
                 logger.warning("no sign of life could be sent: %s", error)
             self._has_news.wait(SIGN_OF_LIFE_S)
@@ -90,11 +97,12 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
         except Exception as error:
             logger.warning("the worker could not be signed off: %s", error)
 
-    def _now(self, card: WorkerCard) -> WorkerCard:
+    def _now(self, card: WorkerCard, parent: Any) -> WorkerCard:
+        card = replace(card, queues=queues_read_by(parent), slots=slots_of(parent))
         if self._is_draining:
             return replace(card, queues=())
         if fault := host_state.fault:
-            return replace(card, queues=(), fault=fault, paused_queues=card.queues)
+            return replace(card, queues=(), fault=fault, paused_queues=host_state.paused_queues or card.queues)
         return card
 
     @staticmethod
@@ -114,6 +122,25 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 process.kill()
         myself.kill()
+
+
+def queues_read_by(worker: Any) -> tuple[str, ...]:
+    """Return the queues that a Celery worker reads now, by their former names as well, which older runs have.
+
+    Remote control adds queues and cancels some.
+    """
+    consumer = getattr(getattr(worker, "consumer", None), "task_consumer", None)
+    # Not connected yet, or just now not: it will read these.
+    queues = worker.app.amqp.queues.consume_from.values() if consumer is None else consumer.queues
+    return tuple(name for queue in list(queues) for name in (queue.name, queue.alias) if name)
+
+
+def slots_of(worker: Any) -> int:
+    """Return how many steps a Celery worker runs at a time now: its pool grows and shrinks."""
+    try:
+        return int(worker.pool.num_processes)
+    except (AttributeError, TypeError):  # the pool is not there yet
+        return worker.concurrency or 1
 
 
 def _session() -> Iterator[psutil.Process]:

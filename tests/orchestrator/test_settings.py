@@ -32,7 +32,7 @@ def test_without_sources_the_defaults_hold(tmp_path: Path) -> None:
     assert loaded == Settings(data_dir=tmp_path / ".orchestrator")
     assert loaded.redis_url is None
     assert loaded.artifact_root == tmp_path / ".orchestrator" / "artifacts"
-    assert loaded.queue_of() == "cpu"
+    assert loaded.queue_of() == "orc.cpu"
 
 
 def test_environment_beats_file_beats_default(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_pools_as_json_replace_those_of_the_file(tmp_path: Path) -> None:
     env = {"ORCHESTRATOR_POOLS": '{"cpu": {}, "Gpu": {}}', "ORCHESTRATOR_POOLS__GPU__QUEUE": "cuda"}
 
     assert {name: pool.queue for name, pool in load_settings(tmp_path, env).pools.items()} == {
-        "cpu": "cpu",
+        "cpu": "orc.cpu",
         "Gpu": "cuda",
     }
 
@@ -130,7 +130,7 @@ def test_a_file_that_is_no_toml_is_refused_with_the_line(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("config", "fault"),
     [
-        ('[pools.cpu]\n[pools.big]\nqueue = "cpu"', "pools 'cpu' and 'big' have the same queue 'cpu'"),
+        ('[pools.cpu]\n[pools.big]\nqueue = "orc.cpu"', "pools 'cpu' and 'big' have the same queue 'orc.cpu'"),
         ('default_pool = "gpuu"\n[pools.gpu]', "default_pool 'gpuu' is none of the pools (gpu). Did you mean 'gpu'?"),
         ('[pools."a b"]', "'a b' of pool 'a b' may hold only letters, digits, '.', '-' and '_'"),
         ('[pools.cpu]\nqueue = "a,b"', "'a,b' of pool 'cpu' may hold only"),

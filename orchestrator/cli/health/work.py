@@ -12,7 +12,7 @@ from orchestrator.messages.queues import queue_length
 def check_queues(session: Session) -> Iterator[Finding]:
     for name in session.settings.pools:
         queue = session.settings.queue_of(name)
-        if waiting := queue_length(session.ledger.client, queue):
+        if waiting := queue_length(session.ledger.client, session.settings.list_of(queue)):
             yield Finding("ok", f"queue {queue}", f"{waiting} messages wait")
 
 

@@ -37,7 +37,7 @@ _queue_numbers = count()
 @pytest.fixture(scope="module")
 def offline_app() -> Celery:
     """An app that is never connected."""
-    return create_app(SETTINGS, "redis://localhost:1/0")
+    return create_app(Settings(pools={"cpu": PoolSettings(queue="pinned")}), "redis://localhost:1/0")
 
 
 def link(step: str = "a", attempt: int = 1, queue: str = "cpu", priority: int = 5, timeout_s: float = 0) -> Link:
