@@ -117,6 +117,11 @@ class Settings(BaseSettings):
     visibility_timeout_s: int = Field(
         172_800, ge=86_400, description="Seconds before Celery redelivers an unacked message; a day at least."
     )
+    code_drift: Literal["refuse", "warn", "allow"] = Field(
+        "warn",
+        description="What a worker does with a step whose files differ from those submitted: refuse (the step goes "
+        "back), warn (it runs, and its record says so), allow.",
+    )
     poll_interval_s: float = Field(
         0.5, gt=0, le=5, description="Seconds between two looks of the coordinator at the ledger."
     )

@@ -201,6 +201,8 @@ def _table(record: RunRecord, around: Surroundings | None, stopping: Mapping[str
         last = step.attempts[-1] if step.attempts else None
         took = duration_text(last.started_at_us, last.ended_at_us) if last else ""
         note = brief(record, name, around) if around and step.state in _OPEN else _note(record, name, step)
+        if step.drift:
+            note = "; ".join(filter(None, [note, step.drift]))
         if name in stopping:
             note = "; ".join(filter(None, [note, f"still being stopped by {stopping[name]}"]))
         rows.append((name, step.state.value, str(len(step.attempts)), took, note))

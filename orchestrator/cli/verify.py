@@ -40,6 +40,7 @@ def _told(it: Verification) -> str:
     lines += [f"  {sentence}" for sentence in it.violations[:SHOWN]]
     if len(it.violations) > SHOWN:
         lines.append(f"  … and {len(it.violations) - SHOWN:,} more")
+    lines += [f"  note: {sentence}" for sentence in it.remarks[:SHOWN]]
     return "\n".join(lines)
 
 
@@ -52,6 +53,7 @@ def _as_json(it: Verification) -> dict[str, object]:
         "attempts": it.attempts,
         "repairs": it.repairs,
         "violations": list(it.violations),
+        "remarks": list(it.remarks),
     }
 
 

@@ -14,7 +14,7 @@ from celery import Celery
 from orchestrator.coordinator.recorded import RecordedRun
 from orchestrator.coordinator.stopping import stopping_limit_s, wait_until_stopped
 from orchestrator.coordinator.submission import run_fields, staged_steps
-from orchestrator.definition.code import code_of
+from orchestrator.definition.code import code_id, code_of, code_text
 from orchestrator.definition.faults import OrchestratorError, did_you_mean
 from orchestrator.definition.model import Step
 from orchestrator.ledger.ledger import Ledger
@@ -102,7 +102,7 @@ def plan_resume(
     most_attempts = max((attempts for _, attempts in run.states.values()), default=0)
     fields = run_fields(plan, settings, run.run_id, target or run.target, most_attempts)
     code = _code_now(run, code_of(plan.pipeline), str(fields["import_path"]))
-    fields |= {"code": json.dumps(code, separators=(",", ":"))}
+    fields |= {"code": code_text(code), "code_id": code_id(code)}
     fields.setdefault("alerts", "[]")  # the pipeline may have had some before
     params = _params_changed(run.fields["params"], str(fields["params"]))
     return Resumption(

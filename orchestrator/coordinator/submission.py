@@ -11,7 +11,7 @@ from typing import Any
 
 from celery import Celery
 
-from orchestrator.definition.code import code_of
+from orchestrator.definition.code import code_id, code_of, code_text
 from orchestrator.definition.model import FunctionCall, ParamRef, Pipeline
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.params import params_text
@@ -63,7 +63,8 @@ def run_fields(
         "import_path": pipeline.import_path or "",
         "max_links": _max_links(plan, settings, run_id, attempts_before),
         "lists": _json(broker_lists(plan, settings)),
-        "code": _json(code_of(pipeline)),
+        "code": code_text(code := code_of(pipeline)),
+        "code_id": code_id(code),
     }
     if target:
         fields["target"] = target

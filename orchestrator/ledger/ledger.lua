@@ -9,7 +9,8 @@
 --                                   ended), cancelled_by ("id count;" of each cancelling, the last first),
 --                                   n:<state> (how many steps are in that state), cancel_reason, start_id,
 --                                   lists (JSON [[queue, level], ...]: the queues of its steps), target (where the
---                                   pipeline was loaded from), code (JSON: file -> SHA-256), deadline_s (seconds from
+--                                   pipeline was loaded from), code (JSON: file -> SHA-256; beside it code_id, its
+--                                   id, and code:<id>, the files that attempts ran in the same form), deadline_s (seconds from
 --                                   start or resume to its end), deadline_at, alerts (JSON list of targets),
 --                                   alert_at (when somebody is to be told that it failed; absent = nothing to tell),
 --                                   alert_tries, alert_sent (JSON list), alert_told (last report of a try),
@@ -360,13 +361,13 @@ function ops.start()
 end
 
 -- claim step attempt claim_id worker lease_us: a worker asks to begin an attempt.
--- Returns {1, token, spec, params or '', import_path, pipeline, attempts that do not count against the retries,
+-- Returns {1, token, spec, params or '', import_path, pipeline, attempts that do not count against the retries, code_id,
 -- step, output, ...} or {0, why not}. The same claim_id asking again (a reply was lost on the way) gets the same answer.
 function ops.claim()
   local step, wanted, claim_id, worker, lease_us = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], tonumber(ARGS[6])
   local owner = worker .. ' ' .. claim_id
-  local run_state, import_path, pipeline, last, created_at =
-    unpack(call('HMGET', RUN, 'state', 'import_path', 'pipeline', 'token', 'created_at'))
+  local run_state, import_path, pipeline, last, created_at, code_id =
+    unpack(call('HMGET', RUN, 'state', 'import_path', 'pipeline', 'token', 'created_at', 'code_id'))
   local state, attempt, token, _, holder = read(step)
   if attempt ~= wanted then return {0, 'attempt ' .. wanted .. ' is not current, the step is ' .. state .. ' at attempt ' .. attempt} end
   if state == 'queued' then
@@ -389,7 +390,7 @@ function ops.claim()
   if graph_of(step).m then params = call('HGET', RUN, 'params') or '' end
   local uncounted = 0
   if attempt > 1 then _, uncounted = uncounted_of(step) end
-  local reply = {1, tonumber(token), call('HGET', SPEC, step), params, import_path or '', pipeline, uncounted}
+  local reply = {1, tonumber(token), call('HGET', SPEC, step), params, import_path or '', pipeline, uncounted, code_id or ''}
   local inputs = call('HGET', INPUTS, step)
   if inputs then
     for _, source in ipairs(cjson.decode(inputs)) do
@@ -400,7 +401,7 @@ function ops.claim()
   return reply
 end
 
--- commit step attempt token worker outcome detail output next next_attempt retry_in_us: an attempt has ended.
+-- commit step attempt token worker outcome detail output next next_attempt retry_in_us [code_id code]: an attempt has ended.
 -- token 0 is for who ended the attempt without having claimed it (a worker's main process): it counts for a queued
 -- attempt and for one whose holder is owned by `worker`. retry_in_us is '' when there is no retry.
 -- Returns {1, state, 1 if Celery's own chain goes on with `next` else 0, {chain, ...}} or {0, why refused}.
@@ -423,6 +424,7 @@ function ops.commit()
 
   if may then
     leave(step, state)
+    if ARGS[12] then call('HSETNX', RUN, 'code:' .. ARGS[12], ARGS[13]) end
     if outcome == 'succeeded' then
       if output ~= '' and output ~= 'null' then call('HSET', OUTPUT, step, output) end
       write(step, state, 'succeeded', attempt, holding, '-')

@@ -104,7 +104,7 @@ class Ledger(LedgerReads):
         reply = self._call(run_id, "claim", step, attempt, claim_id, worker, round(lease_s * 1_000_000))
         if not reply[0]:
             return Refusal(reply[1])
-        _, token, spec, params, import_path, pipeline, uncounted, *outputs = reply
+        _, token, spec, params, import_path, pipeline, uncounted, code_id, *outputs = reply
         return Claim(
             token,
             json.loads(spec),
@@ -113,6 +113,7 @@ class Ledger(LedgerReads):
             pipeline,
             uncounted,
             dict(zip(outputs[::2], outputs[1::2], strict=True)) if outputs else {},
+            code_id,
         )
 
     def commit(
@@ -128,12 +129,13 @@ class Ledger(LedgerReads):
         output: str = "",
         follower: tuple[str, int] = ("", 0),
         retry_in_s: float | None = None,
+        code: tuple[str, str] | None = None,
     ) -> Commit | Refusal:
         """Record how an attempt ended; joins, cancellations below it and events happen in the same call.
 
         `follower` is the step and attempt that Celery publishes next of its own accord. `token` 0 is for who ended an
-        attempt without having claimed it; then `worker` is its owner. May be said twice: the second answer is as good
-        as the first.
+        attempt without having claimed it; then `worker` is its owner. `code` is an id of the files that it ran and
+        their digests as JSON, to be kept with the run. May be said twice: the second answer is as good as the first.
         """
         reply = self._call(
             run_id,
@@ -148,6 +150,7 @@ class Ledger(LedgerReads):
             follower[0],
             follower[1],
             "" if retry_in_s is None else round(retry_in_s * 1_000_000),
+            *(code or ()),
         )
         if not reply[0]:
             return Refusal(reply[1])

@@ -154,6 +154,10 @@ class LedgerReads:
         """Give the attempts of cancelled steps that are not known to be gone yet."""
         return [attempt for attempt in self.leased(run_id) if attempt.is_stopping]
 
+    def submitted_code(self, run_id: str) -> str:
+        """Return the digests of the files that the run was submitted or last resumed with, as JSON."""
+        return cast(str | None, self.client.hget(self.key(run_id, "run"), "code")) or ""
+
     def staged(self, run_id: str) -> dict[str, StagedStep]:
         """Give every step as it was staged."""
         with self.client.pipeline(transaction=False) as pipe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,7 +25,8 @@ class AttemptRecord:
     """One attempt. Times are microseconds since the epoch; `error` has type, message and traceback.
 
     `reason` tells why it was handed over or put back. `stopped` tells how the process of an attempt that had to be
-    stopped went: how, after_s, processes, at_us.
+    stopped went: how, after_s, processes, at_us. `code` has the id of the files that it ran and, where they differ from
+    those that were submitted, `differs` (file -> the beginnings of both digests) and host.
     `resumes` is how often the run had been resumed by then. The places count events of the run: that with which the
     attempt began, that with which it ended, and the resume that set its success back.
     """
@@ -39,6 +40,7 @@ class AttemptRecord:
     error: dict[str, Any] | None = None
     stopped: dict[str, Any] | None = None
     reason: str | None = None
+    code: dict[str, Any] | None = None
     resumes: int = 0
     began_place: int | None = None
     ended_place: int | None = None
@@ -79,6 +81,12 @@ class StepRecord:
                     attempt.stopped = {**event.detail, "at_us": event.at_us}
 
     @property
+    def drift(self) -> str:
+        """Return what is to be said when the last attempt that ended ran other code than was submitted, else ""."""
+        ended = [attempt for attempt in self.attempts if attempt.code]
+        return drift_text(ended[-1].code) if ended else ""
+
+    @property
     def last_begun(self) -> AttemptRecord | None:
         """The last attempt that began: the one that counts, of a step that has succeeded."""
         return next((it for it in reversed(self.attempts) if it.began_place is not None), None)
@@ -110,6 +118,7 @@ class StepRecord:
             last.ended_at_us, last.ended_place = event.at_us, place
             last.outcome = Outcome(detail.get("outcome", Outcome.CANCELLED))
             last.error = detail.get("error")
+            last.code = detail.get("code")
             if event.event in _REPLACED:
                 last.reason = detail.get("reason")
 
@@ -199,6 +208,14 @@ class RunRecord:
                 now = "" if attempt.undone_place else self.outputs.get(step, "")
                 return Source(step, attempt.attempt, self.past.outputs.get((step, attempt.attempt), now))
         return Source(step, None, "")
+
+
+def drift_text(code: Mapping[str, Any] | None) -> str:
+    """Return what is to be said of an attempt's code that differs from what was submitted, "" if it does not."""
+    differs = (code or {}).get("differs")
+    return (
+        f"ran other code than was submitted on host {(code or {}).get('host')}: {', '.join(differs)}" if differs else ""
+    )
 
 
 def read_skeleton(ledger: Ledger, run_id: str) -> RunRecord:

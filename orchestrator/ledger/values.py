@@ -49,6 +49,7 @@ class Claim:
     pipeline: str
     uncounted: int  # attempts before this one that do not count against the step's retries
     outputs: dict[str, str]  # step -> JSON text of its output, "" for null
+    code_id: str = ""  # of the submitted digests, see Ledger.submitted_code
 
 
 @dataclass(frozen=True, slots=True)

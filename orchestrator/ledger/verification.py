@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.reads import states_in, token_in
 from orchestrator.ledger.received import Past, check_received
-from orchestrator.ledger.record import REPAIRS
+from orchestrator.ledger.record import REPAIRS, drift_text
 from orchestrator.ledger.replay import Replay, event_place, replay_events
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import Event, RunUnknown
@@ -34,6 +34,7 @@ class Verification:
     attempts: int
     repairs: int
     violations: tuple[str, ...]
+    remarks: tuple[str, ...] = ()  # what is no violation, but people should know: attempts that ran other code
 
 
 def verify_run(ledger: Ledger, run_id: str) -> Verification:
@@ -52,7 +53,16 @@ def verify_run(ledger: Ledger, run_id: str) -> Verification:
             *compare(standing, replay),
             *check_received(standing.events, standing.specs, json.loads(standing.fields["params"]), standing.past),
         ),
+        tuple(_drifts(standing.events)),
     )
+
+
+def _drifts(events: Iterable[Event]) -> Iterable[str]:
+    """Yield a sentence for each attempt that ran other code than was submitted."""
+    for event in events:
+        code = event.detail.get("code") if isinstance(event.detail, dict) else None
+        if event.step and isinstance(code, dict) and (told := drift_text(code)):
+            yield f"attempt {event.attempt} of step {event.step!r} {told}"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from orchestrator.ledger.values import BackOff, Claim, Commit, Held, Refusal, Re
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.process_tree import ProcessTree
 from orchestrator.worker.around_steps import process_held
-from orchestrator.worker.calls import call_step
+from orchestrator.worker.calls import call_step, code_check
+from orchestrator.worker.code_check import CodeCheck, CodeRefused
 from orchestrator.worker.failures import MESSAGE_CHARS, Failure, OutputNotStored, error_card, error_text, options_of
 from orchestrator.worker.host_faults import host_fault_behind
 from orchestrator.worker.interruption import interruptible, is_asked_in_thread, should_stop
@@ -29,6 +30,8 @@ from orchestrator.worker.patience import until_answered
 from orchestrator.worker.process import INCARNATION, WorkerProcess
 
 HOST_BACK_OFF = BackOff(1.0, 30.0)  # the worker that met the fault takes no steps, so another one may soon try
+
+CODE_BACK_OFF = BackOff(10.0, 300.0)  # somebody has to copy the files
 
 _claim_numbers = itertools.count(1)
 
@@ -89,12 +92,13 @@ def run_attempt(
         lambda: process.store.make_folder(process.settings.checkpoint_dir(run_id, step)),
         lambda: should_stop(run_id, step, attempt),
     )  # fmt: skip
+    code = code_check(process, run_id, claim)
     is_only = threading.current_thread() is threading.main_thread()
     try:
         with process.capture.attempt(run_id, step, attempt, claim.token):
             try:
                 with process_held(run_id, step), attempt_context(here, is_only=is_only), interruptible():
-                    value = copy_context().run(call_step, claim, process.store)
+                    value = copy_context().run(call_step, claim, process.store, code)
                     output = encode_output(
                         value,
                         process.settings.inline_output_bytes,
@@ -110,9 +114,19 @@ def run_attempt(
     if is_asked_in_thread(run_id, step, attempt):
         return End(failure=AttemptStopped("the attempt was stopped"))
     if error is None:
+        ran, to_record = _code_ran(claim, code)
         commit = until_answered(
             lambda: process.ledger.commit(
-                run_id, step, attempt, claim.token, worker, Outcome.SUCCEEDED, output=output, follower=follower
+                run_id,
+                step,
+                attempt,
+                claim.token,
+                worker,
+                Outcome.SUCCEEDED,
+                output=output,
+                follower=follower,
+                detail=ran,
+                code=to_record,
             )
         )
         end = _finish(process, claim, held, commit, None, 0.0)
@@ -129,14 +143,20 @@ def run_attempt(
         if isinstance(replaced, Replaced):
             dispatch(process.app, run_id, claim.pipeline, replaced.ready)
         return End(failure=AttemptRetrying("the step handed over"))
+    if isinstance(error, CodeRefused):
+        return _refuse(process, claim, held, error)
     if fault := host_fault_behind(error, here, process.store, process.settings.artifact_root):
         return _put_back(process, claim, held, fault)
     if isinstance(error, StopRequested):
         ProcessTree(pid).wait()  # our worker ends what the step had started; before that no retry may begin
     failure = Failure.of(error, options_of(claim.spec), attempt - claim.uncounted)
     told = failure.for_commit()
+    ran, to_record = _code_ran(claim, code)
+    told["detail"] |= ran
     commit = until_answered(
-        lambda: process.ledger.commit(run_id, step, attempt, claim.token, worker, failure.outcome, **told)
+        lambda: process.ledger.commit(
+            run_id, step, attempt, claim.token, worker, failure.outcome, code=to_record, **told
+        )
     )
     return _finish(process, claim, held, commit, failure.error, failure.retry_in_s or 0.0)
 
@@ -150,6 +170,20 @@ def _saved(process: WorkerProcess, run_id: str, step: str, attempt: int, token: 
         raise OutputNotStored(
             f"the output, a {type(value).__qualname__}, cannot be stored: {error}. Give back plain data."
         ) from error
+
+
+def _code_ran(claim: Claim, code: CodeCheck) -> tuple[dict[str, Any], tuple[str, str] | None]:
+    """Return what the end of an attempt says of its code, and the digests that are still to be kept with the run."""
+    return ({}, None) if "run" in claim.spec else (code.told(), code.to_record())
+
+
+def _refuse(process: WorkerProcess, claim: Claim, held: Held, refused: CodeRefused) -> End:
+    """Put the attempt back, whose step has not begun, because this host has other code than was submitted."""
+    detail = {"reason": str(refused), "host": socket.gethostname(), "worker": held.owner.partition(" ")[0]}
+    until_answered(
+        lambda: process.ledger.put_back(held.run_id, held.step, held.attempt, detail, CODE_BACK_OFF, token=claim.token)
+    )
+    return End(failure=AttemptRetrying(str(refused)))
 
 
 def _put_back(process: WorkerProcess, claim: Claim, held: Held, fault: HostFault) -> End:

@@ -22,6 +22,8 @@ from orchestrator.exit_status import KnownChild, how_it_ended, signal_name
 from orchestrator.ledger.values import Claim
 from orchestrator.settings import settings
 from orchestrator.worker.celery_apps import user_celery_app
+from orchestrator.worker.code_check import CodeCheck
+from orchestrator.worker.process import WorkerProcess
 from orchestrator.worker.thread_shares import limit_threads, threads_of
 from orchestrator.worker.user_code import UserCode
 
@@ -34,7 +36,12 @@ class CommandFailed(Exception):
     """A shell command ended with a code other than 0."""
 
 
-def call_step(claim: Claim, store: ArtifactStore) -> Any:
+def code_check(process: WorkerProcess, run_id: str, claim: Claim) -> CodeCheck:
+    """Return the check of the code that an attempt runs."""
+    return CodeCheck(process, run_id, claim, _user_code)
+
+
+def call_step(claim: Claim, store: ArtifactStore, code: CodeCheck) -> Any:
     """Run what the claim's spec names and give its value. Every exception of the step's own code passes through."""
     chosen, options = settings(), claim.spec.get("options", {})
     pool = options.get("pool")
@@ -44,7 +51,7 @@ def call_step(claim: Claim, store: ArtifactStore) -> Any:
         spec = claim.spec
         if "run" in spec:
             return _run_shell(from_wire(spec["run"]), values)
-        function = _user_code.function(spec["uses"])
+        function = code.function(spec["uses"])
         args = from_wire(spec.get("args", []), values.output, values.param)
         kwargs = from_wire(spec.get("with", {}), values.output, values.param)
         with _folder_kept():

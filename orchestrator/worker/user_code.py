@@ -13,11 +13,13 @@ import os
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from orchestrator.definition.callables import resolve_function
+from orchestrator.definition.code import code_id, file_digest
 from orchestrator.worker.celery_apps import forget_shared_tasks
+from orchestrator.worker.fresh_sources import FreshSources
 from orchestrator.worker.process_state import adopt_imports, drop_imports
 
 _OWN = frozenset({"orchestrator", "__main__"})
@@ -39,6 +41,29 @@ class UserCode:
         self._stamps: dict[str, tuple[int, int]] = {}  # source file -> its time and size when it was imported
         self._modules_seen = 0
         self._functions: dict[str, Callable[..., Any]] = {}
+        self._sources = FreshSources()
+        self._digests: dict[str, str] = {}
+        self._code_id = ""
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """Return the SHA-256 of the folder's files that are loaded, by path relative to the folder."""
+        with self._lock:
+            self._look()
+            return self._digests
+
+    @property
+    def code_id(self) -> str:
+        """Return an id of `digests`."""
+        with self._lock:
+            if not self._code_id:
+                self._code_id = code_id(self.digests)
+            return self._code_id
+
+    def forget(self) -> None:
+        """Let the folder's modules be imported anew."""
+        with self._lock:
+            self._forget()
 
     @contextlib.contextmanager
     def of(self, import_path: str) -> Iterator[None]:
@@ -72,6 +97,7 @@ class UserCode:
         if self._folder in sys.path and self._folder:  # the first of them is the one that we put there
             sys.path.remove(self._folder)
         self._folder = folder
+        self._sources.turn_to(folder)
         if folder:
             sys.path.insert(0, folder)
         self._forget()  # what came from there by another way, before we watched it
@@ -85,6 +111,7 @@ class UserCode:
             del sys.modules[name]
         forget_shared_tasks(gone)
         self._stamps.clear()
+        self._digests, self._code_id = {}, ""
         self._functions.clear()
         self._modules_seen = 0
         importlib.invalidate_caches()
@@ -98,6 +125,9 @@ class UserCode:
         for _, file in self._modules():
             if file not in self._stamps:
                 self._stamps[file] = _stamp(file)
+                if digest := file_digest(file):
+                    self._digests = {**self._digests, file[len(self._folder.rstrip(os.sep)) + 1 :]: digest}
+                    self._code_id = ""
 
     def _has_changed(self) -> bool:
         return any(_stamp(file) != stamp for file, stamp in self._stamps.items())

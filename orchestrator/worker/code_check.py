@@ -1,0 +1,142 @@
+"""Whether the code that an attempt runs is the code that was submitted, and what follows where it is not.
+
+The submitted digests are read once for each run in a process. A file that is broken for a moment, as while it is being
+copied, is waited for; one that is broken as it was submitted fails its step at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from orchestrator.definition.code import file_digest
+from orchestrator.definition.faults import FunctionNotFound
+from orchestrator.ledger.values import Claim
+from orchestrator.worker.process import WorkerProcess
+from orchestrator.worker.user_code import UserCode
+
+SETTLE_S = 5.0
+LOOK_S = 0.1
+SHOWN_DIGITS = 12
+NAMED_FILES = 20
+KEPT_RUNS = 1000
+# What importing a file raises that is not there yet, is cut off, or does not yet fit to another one.
+_OF_HALF_A_COPY = (SyntaxError, ImportError, FunctionNotFound, NameError, AttributeError, EOFError, UnicodeError)
+
+_submitted: dict[str, Mapping[str, str]] = {}  # id -> digests, by file
+_recorded: dict[tuple[str, str], None] = {}  # runs and ids whose digests are in the ledger
+
+
+class CodeRefused(BaseException):
+    """The setting `code_drift` refuses to run other code than was submitted. Not the step's own error."""
+
+
+class CodeCheck:
+    """The code of one attempt."""
+
+    def __init__(self, process: WorkerProcess, run_id: str, claim: Claim, user_code: UserCode) -> None:
+        self._process, self._run_id, self._claim, self._user_code = process, run_id, claim, user_code
+
+    def function(self, uses: str) -> Callable[..., Any]:
+        """Return the function of a step. Raises CodeRefused, or what importing it raises when that does not pass."""
+        limit = time.monotonic() + SETTLE_S
+        is_last_try = False
+        while True:
+            try:
+                function = self._user_code.function(uses)
+                break
+            except _OF_HALF_A_COPY as error:
+                changed = self._unsettled()
+                # All may be well again by now: then it is tried once more.
+                if time.monotonic() < limit and (changed or (not is_last_try and self._has_just_changed())):
+                    is_last_try = not changed
+                    time.sleep(LOOK_S)
+                    self._user_code.forget()
+                    with self._user_code.of(self._claim.import_path):  # the folder itself may have been missing
+                        continue
+                if changed and self._process.settings.code_drift == "refuse":
+                    raise CodeRefused(self._refusal(changed)) from error
+                raise
+        if self._process.settings.code_drift == "refuse" and (differing := self._differing()):
+            raise CodeRefused(self._refusal(list(differing)))
+        return function
+
+    def told(self) -> dict[str, Any]:
+        """Return what the end of the attempt says of its code: an id of all its files, and which differ from what was
+        submitted, with both digests. Empty when it ran none of the user's files."""
+        files = self._user_code.digests
+        if not files:
+            return {}
+        told: dict[str, Any] = {"id": self._user_code.code_id}
+        if self._process.settings.code_drift != "allow" and (differing := self._differing()):
+            told["differs"] = {
+                file: [(submitted or "")[:SHOWN_DIGITS], ran[:SHOWN_DIGITS]]
+                for file, (submitted, ran) in list(differing.items())[:NAMED_FILES]
+            }
+            told["host"] = socket.gethostname()
+        return {"code": told}
+
+    def to_record(self) -> tuple[str, str] | None:
+        """Return id and digests (JSON) to be kept with the run, None if this process has done so before."""
+        key = (self._run_id, self._user_code.code_id)
+        if not self._user_code.digests or key in _recorded:
+            return None
+        _keep(_recorded, key, None)
+        return key[1], json.dumps(self._user_code.digests, separators=(",", ":"))
+
+    def _differing(self) -> dict[str, tuple[str | None, str]]:
+        """Return the loaded files that differ from what was submitted, with both digests."""
+        submitted = self._submitted_code()
+        if not submitted:
+            return {}
+        return {
+            file: (submitted.get(file), digest)
+            for file, digest in self._user_code.digests.items()
+            if file in submitted and submitted[file] != digest
+        }
+
+    def _unsettled(self) -> list[str]:
+        """Return the submitted files that are not here as they were submitted."""
+        folder = self._claim.import_path
+        code = self._submitted_code()
+        return [file for file, digest in code.items() if file_digest(os.path.join(folder, file)) != digest]
+
+    def _has_just_changed(self) -> bool:
+        """Whether a submitted file was written a moment ago, so that it may have been another one when it was read."""
+        since = time.time() - SETTLE_S
+        for file in self._submitted_code():
+            with contextlib.suppress(OSError):
+                status = os.stat(os.path.join(self._claim.import_path, file))
+                if max(status.st_mtime, status.st_ctime) > since:
+                    return True
+        return False
+
+    def _submitted_code(self) -> Mapping[str, str]:
+        code_id = self._claim.code_id
+        if not code_id:
+            return {}
+        if code_id not in _submitted:
+            text = self._process.ledger.submitted_code(self._run_id)
+            if hashlib.sha256(text.encode()).hexdigest()[:SHOWN_DIGITS] != code_id:
+                return {}  # the run was resumed meanwhile
+            _keep(_submitted, code_id, json.loads(text))
+        return _submitted[code_id]
+
+    def _refusal(self, files: list[str]) -> str:
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        return (
+            f"host {socket.gethostname()} has other code than was submitted: {', '.join(files[:3])}{more} "
+            f"in {self._claim.import_path} (code_drift = refuse)"
+        )
+
+
+def _keep(kept: dict[Any, Any], key: Any, value: Any) -> None:
+    kept[key] = value
+    if len(kept) > KEPT_RUNS:
+        del kept[next(iter(kept))]
