@@ -10,29 +10,24 @@ write to it: what that writes is nobody's log. Such a file is emptied again and 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import io
 import logging
 import os
-import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TextIO
 
-from orchestrator.artifacts.faults import HostFault
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.settings import Settings
+from orchestrator.worker.log_file import HEAD_BYTES, READ_BYTES, empty, give_back, new_file, opened_anew
 from orchestrator.worker.log_records import capture_records, descriptor_of, stream_handlers
 from orchestrator.worker.log_shipment import SHIP_INTERVAL_S, Shipment
 from orchestrator.worker.thread_capture import ThreadCapture
 
-READ_BYTES = 256 * 1024
 FILE_BYTES = 16 * 1024 * 1024  # of a noisy attempt's output kept before its head is given back
-_PUNCH_HOLE = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE of Linux
 
 
 class Capture(Protocol):
@@ -56,7 +51,7 @@ class DescriptorCapture:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._shipment: Shipment | None = None
-        self._shipped = self._freed = 0  # bytes of the file
+        self._shipped = self._freed = HEAD_BYTES  # of the file, from its beginning
         self._fd = self._writer = -1  # the file to read, and opened anew to write
         self._left: list[int] = []  # files of earlier attempts, to which somebody still can write
         self._is_installed = False
@@ -81,11 +76,10 @@ class DescriptorCapture:
             self._install()
         with self._lock:
             if self._fd < 0:
-                self._fd, self._writer = _new_file()
-            elif os.fstat(self._fd).st_size:
-                os.ftruncate(self._fd, 0)  # where nobody can tell of writers
+                self._fd, self._writer = new_file()
+            empty(self._fd)  # where nobody can tell of writers
             self._shipment = Shipment(self._ledger, self._limit, run_id, step, attempt, token)
-            self._shipped = self._freed = 0
+            self._shipped = self._freed = HEAD_BYTES
         os.dup2(self._writer, 1)
         os.dup2(self._writer, 2)
         self._wake.set()
@@ -103,7 +97,7 @@ class DescriptorCapture:
             self._wake.clear()
             with self._lock:
                 try:
-                    if size := os.fstat(self._fd).st_size:
+                    if (size := os.fstat(self._fd).st_size) > HEAD_BYTES:
                         self._ship(size, is_end=True)
                 finally:
                     self._shipment = None
@@ -119,9 +113,8 @@ class DescriptorCapture:
                 self._left.append(self._fd)
                 self._fd = -1
                 return
-            self._writer = _opened_anew(self._fd)
-        if os.fstat(self._fd).st_size:
-            os.ftruncate(self._fd, 0)
+            self._writer = opened_anew(self._fd)
+        empty(self._fd)
 
     def _ship(self, size: int, *, is_end: bool = False) -> None:
         """Ship what was in the file when it had that size: somebody may write faster than it can be shipped."""
@@ -134,7 +127,7 @@ class DescriptorCapture:
             return
         self._shipment.send()
         if self._shipped - self._freed > FILE_BYTES:
-            _give_back(self._fd, self._freed, self._shipped)
+            give_back(self._fd, self._freed, self._shipped, self._shipment.written)
             self._freed = self._shipped
 
     def is_open(self) -> bool:
@@ -159,31 +152,6 @@ class DescriptorCapture:
                     except Exception:
                         logging.getLogger(__name__).warning("a log could not be shipped", exc_info=True)
                 self._left = [fd for fd in self._left if not _is_done_with(fd)]
-
-
-def _new_file() -> tuple[int, int]:
-    """Give two descriptors of a new file without a name: to read, and to write at its end. Raises HostFault.
-
-    In memory where the system has such files, so that a full temp folder fails no print of a step.
-    """
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("attempt-log")
-        return fd, _opened_anew(fd)
-    try:
-        with tempfile.TemporaryFile(prefix="attempt-log-") as file:
-            fd = os.dup(file.fileno())
-    except OSError as error:
-        host = socket.gethostname()
-        raise HostFault(f"host {host} cannot keep logs in its temp folder: {error.strerror or error}") from error
-    return fd, _opened_anew(fd)
-
-
-def _opened_anew(file: int) -> int:
-    try:
-        return os.open(f"/dev/fd/{file}", os.O_WRONLY | os.O_APPEND)
-    except OSError:  # no such folder here
-        fcntl.fcntl(file, fcntl.F_SETFL, fcntl.fcntl(file, fcntl.F_GETFL) | os.O_APPEND)
-        return os.dup(file)
 
 
 def _has_children() -> bool:
@@ -222,9 +190,3 @@ def _whole(stream: TextIO, fd: int) -> TextIO:
         if not stream.closed:
             return stream
     return open(fd, "w", buffering=1, closefd=False)
-
-
-def _give_back(file: int, begin: int, end: int) -> None:
-    """Free the room of a part of a file that others go on writing at its end; where that cannot be done it grows."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).fallocate64(file, _PUNCH_HOLE, ctypes.c_int64(begin), ctypes.c_int64(end - begin))

@@ -18,13 +18,15 @@ class Shipment:
     Lines that could not be sent stay, and go with the next ones.
     """
 
-    def __init__(self, ledger: Ledger, limit: int, run_id: str, step: str, attempt: int, token: int) -> None:
+    def __init__(
+        self, ledger: Ledger, limit: int, run_id: str, step: str, attempt: int, token: int, written: int = 0
+    ) -> None:
         self._ledger = ledger
         self._attempt = (run_id, step, attempt, token)
         self._limit = limit
         self._lines = LogLines()
         self._unsent: list[str] = []
-        self._written = 0  # lines, sent or not
+        self.written = written  # lines that are finished, sent or not
         self._is_fenced = limit == 0
         self._adding, self._sending = threading.Lock(), threading.Lock()
 
@@ -40,12 +42,12 @@ class Shipment:
             while not self._is_fenced:
                 with self._adding:
                     batch = self._unsent[:_BATCH]
-                    before = self._written - len(self._unsent)
+                    before = self.written - len(self._unsent)
                 if not batch:
                     return
                 self._is_fenced = not self._ledger.append_log(*self._attempt, batch, self._limit, before=before)
                 with self._adding:
-                    del self._unsent[: max(0, before + len(batch) - (self._written - len(self._unsent)))]
+                    del self._unsent[: max(0, before + len(batch) - (self.written - len(self._unsent)))]
 
     def end(self) -> None:
         """Send all that is left, with a last line that has no end."""
@@ -54,10 +56,13 @@ class Shipment:
         until_answered(self.send)  # else its attempt, whose work is done, would count as failed
 
     def _keep(self, lines: list[tuple[str, int]]) -> None:
-        self._written += len(lines)
+        self.written += len(lines)
         self._unsent += [self._cleaned(*line) for line in lines[-self._limit :]]
         del self._unsent[: -self._limit]
 
     def _cleaned(self, line: str, left_out: int) -> str:
-        """Return a line as it is to be kept. Every line passes here once: decoded, finished, and not cut yet."""
+        """Return a line as it is to be kept. Every line passes here: decoded, finished, and not cut yet.
+
+        Those that a dead child has left pass here in the worker's main process (`log_file`).
+        """
         return kept_line(line, left_out)

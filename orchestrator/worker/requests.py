@@ -19,6 +19,7 @@ from celery.worker.request import Request
 from orchestrator.ledger.values import Held, owner_of
 from orchestrator.worker.attempt import AttemptHindered
 from orchestrator.worker.host_state import host_state
+from orchestrator.worker.log_file import log_of_child
 from orchestrator.worker.process import INCARNATION
 from orchestrator.worker.running import RunningAttempt, running
 
@@ -64,7 +65,7 @@ class StepRequest(Request):  # type: ignore[misc]
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         named = self.kwargs
         held = Held(named["run_id"], named["step"], named["attempt"], owner_of(self._hostname, INCARNATION, pid))
-        running.begin(id(self), RunningAttempt(held, pid, self.timeout_s))
+        running.begin(id(self), RunningAttempt(held, pid, self.timeout_s, log=log_of_child(pid)))
         super().on_accepted(pid, time_accepted)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:

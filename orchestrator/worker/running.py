@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from orchestrator.ledger.values import Held
+from orchestrator.worker.log_file import LogOfChild
 
 
 @dataclass(eq=False, slots=True)
@@ -26,6 +27,7 @@ class RunningAttempt:
     terminated_at: float | None = None  # when it was first seen that somebody has sent its child SIGTERM
     is_fenced: bool = False  # the ledger said once that somebody took over
     ended: threading.Event = field(default_factory=threading.Event)
+    log: LogOfChild | None = None  # what it writes, for when its process dies
 
     @property
     def times_out_at(self) -> float | None:

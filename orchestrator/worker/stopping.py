@@ -25,6 +25,7 @@ from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree
 from orchestrator.worker.announcements import announce, is_terminated, withdraw
 from orchestrator.worker.failures import commit_for
 from orchestrator.worker.interruption import asked_in_thread, is_draining
+from orchestrator.worker.log_file import ship_what_is_left
 from orchestrator.worker.process import WorkerProcess, current_process
 from orchestrator.worker.running import RunningAttempt, running
 
@@ -204,6 +205,9 @@ def _tell(
 ) -> None:
     held = attempt.held
     answer: Commit | Replaced | Refusal
+    if attempt.was_killed:
+        with suppress(Exception):  # a log is less than the record of the end
+            ship_what_is_left(attempt.log, held, process.ledger, process.settings.log_lines_per_attempt)
     if reason == HANDED_OVER:
         answer = process.ledger.hand_over(held.run_id, held.step, held.attempt, "its worker ended", owner=held.owner)
     elif reason == TIMED_OUT:

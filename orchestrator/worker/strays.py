@@ -29,6 +29,7 @@ from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree, adopt_orphans, 
 from orchestrator.worker import guardian
 from orchestrator.worker.failures import note_memory_events
 from orchestrator.worker.interruption import listen_in_child
+from orchestrator.worker.log_file import prepare_file
 from orchestrator.worker.renewal import make_renewable
 from orchestrator.worker.thread_shares import share_cores
 
@@ -124,6 +125,7 @@ def _set_up_child(sender: Any, **_: Any) -> None:
         return
     gc.freeze()  # what came by the fork stays: no collection need look at it, nor copy its pages
     listen_in_child()
+    prepare_file()
     share_cores(slots_of(_worker))
     make_renewable()
     if not adopt_orphans() or _guardian is None or _guardian.stdin is None:

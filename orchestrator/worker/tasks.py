@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery, Task
@@ -14,6 +15,7 @@ from orchestrator.messages.names import FAILURE_TASK, STEP_TASK
 from orchestrator.worker.attempt import AttemptFailed, AttemptRetrying, AttemptStopped, run_attempt
 from orchestrator.worker.failures import error_text, report_death, report_own_failure
 from orchestrator.worker.interruption import busy, is_being_stopped
+from orchestrator.worker.log_file import ship_what_is_left
 from orchestrator.worker.process import INCARNATION, current_process
 from orchestrator.worker.requests import StepRequest
 from orchestrator.worker.strays import kill_strays
@@ -62,7 +64,10 @@ def register_tasks(app: Celery) -> None:
         kill_strays()  # before another attempt begins
         if attempt.stop_reason:
             return  # who stopped it tells the ledger
-        report_death(current_process(app), attempt.held, attempt.pid, exc)
+        process = current_process(app)
+        with suppress(Exception):  # a log is less than the record of the death
+            ship_what_is_left(attempt.log, attempt.held, process.ledger, process.settings.log_lines_per_attempt)
+        report_death(process, attempt.held, attempt.pid, exc)
 
 
 def _own_failure(app: Celery, held: Held, error: Exception) -> str:

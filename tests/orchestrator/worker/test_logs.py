@@ -357,3 +357,99 @@ def test_what_a_process_writes_that_a_step_has_left_behind_is_in_no_other_log_an
         for process in (*psutil.Process(left).children(), psutil.Process(left)):
             process.kill()
         wait_until(lambda: len([*open_files.iterdir()]) == many - 1)
+
+
+DYING = {
+    "killed": "os.kill(os.getpid(), signal.SIGKILL)",
+    "ended": "os._exit(3)",
+    "crashed": "faulthandler.enable(); ctypes.string_at(0)",
+    "aborted": "os.abort()",
+}
+
+
+@pytest.mark.parametrize("how", DYING)
+def test_the_last_words_of_a_step_whose_process_dies_are_there(own_worker, pipeline_from, how):
+    with own_worker() as runs:
+        record = runs.run(
+            pipeline_from(f"""
+                import ctypes, faulthandler, os, signal
+
+                @step(lost_attempts=1)
+                def die():
+                    for number in range(1500):
+                        print("line", number)
+                    os.write(2, b"unfinished")
+                    {DYING[how]}
+
+                @step
+                def other():
+                    print("before")
+                    print("after")
+
+                @pipeline
+                def dying():
+                    die()
+                    other()
+            """)
+        )
+
+        log = runs.ledger.log(record.run_id, "die", 1)
+        assert record.steps["die"].state == "failed"
+        assert runs.log(record, "other") == ["before", "after"]
+    lines = [line for line in log.lines if line.startswith("line ")]
+    assert [int(line.split()[1]) for line in lines] == [*range(log.dropped, 1500)]
+    assert log.lines[len(lines)].startswith("unfinished")
+    assert any("Segmentation fault" in line for line in log.lines) == (how == "crashed")
+
+
+def test_the_last_words_of_a_step_that_is_killed_after_its_grace_are_there(own_worker, pipeline_from):
+    with own_worker() as runs:
+        record = runs.run(
+            pipeline_from("""
+                import os, signal, time
+
+                @step(timeout=1)
+                def deaf():
+                    print("first")
+                    signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"heard\\n"))
+                    while True:
+                        print("line")
+                        time.sleep(0.005)
+
+                @pipeline
+                def hanging():
+                    deaf()
+            """)
+        )
+
+        lines = runs.log(record, "deaf")
+    assert record.steps["deaf"].attempts[0].outcome == "timed_out"
+    assert lines[0] == "first"
+    assert lines.count("heard") >= 2
+    assert set(lines) == {"first", "heard", "line"}
+
+
+def test_the_log_of_a_noisy_step_that_dies_goes_on_where_it_was(own_worker, pipeline_from):
+    with own_worker() as runs:
+        record = runs.run(
+            pipeline_from("""
+                import os, signal, time
+
+                @step(lost_attempts=1)
+                def noisy():
+                    number, end = 0, time.monotonic() + 2
+                    while number < 40_000 or time.monotonic() < end:
+                        os.write(1, b"%d %s\\n" % (number, b"x" * 1000))
+                        number += 1
+                    os.write(1, b"%d lines\\n" % number)
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+                @pipeline
+                def dying():
+                    noisy()
+            """)
+        )
+
+        log = runs.ledger.log(record.run_id, "noisy", 1)
+    count = int(log.lines[-1].removesuffix(" lines"))
+    assert [int(line.split()[0]) for line in log.lines[:-1]] == list(range(log.dropped, count))

@@ -1,0 +1,135 @@
+"""The file into which the descriptors of an attempt lead, and what is still in it when the attempt's process has died.
+
+A child keeps it under a descriptor that the worker's main process knows, so that this can open it, too, while the child
+lives. The file has no name and nobody need remove it. It begins with a head:
+
+    MAGIC | where the part begins that is still there | how many lines came before that part (8 bytes each)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import resource
+import socket
+import struct
+import tempfile
+
+from orchestrator.artifacts.faults import HostFault
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.values import Held
+from orchestrator.worker.log_shipment import Shipment
+
+HEAD_BYTES = 4096  # a whole block, so that freeing what follows leaves it alone
+READ_BYTES = 256 * 1024
+_HEAD = struct.Struct("<8sQQ")
+_MAGIC = b"orclog1\n"
+_PUNCH_HOLE = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE of Linux
+_SHARED = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1024) - 1  # the descriptor, the same in every process
+
+_prepared: list[int] = []
+
+
+def prepare_file() -> None:
+    """Make the first file of a child before it begins with any attempt."""
+    if not _prepared:
+        with contextlib.suppress(HostFault):  # it is met again by the first attempt, which says so
+            _prepared.append(_made())
+
+
+def new_file() -> tuple[int, int]:
+    """Return two descriptors of a new file without a name: to read, and to write at its end. Raises HostFault.
+
+    In memory where the system has such files, so that a full temp folder fails no print of a step.
+    """
+    file = _prepared.pop() if _prepared else _made()
+    return file, opened_anew(file)
+
+
+def opened_anew(file: int) -> int:
+    """Return a descriptor of its own to write at the end of a file."""
+    try:
+        return os.open(f"/dev/fd/{file}", os.O_WRONLY | os.O_APPEND)
+    except OSError:  # no such folder here
+        fcntl.fcntl(file, fcntl.F_SETFL, fcntl.fcntl(file, fcntl.F_GETFL) | os.O_APPEND)
+        return os.dup(file)
+
+
+def empty(file: int) -> None:
+    """Take out of a file whatever an attempt has written."""
+    if os.fstat(file).st_size > HEAD_BYTES:
+        os.ftruncate(file, HEAD_BYTES)
+        os.pwrite(file, _HEAD.pack(_MAGIC, HEAD_BYTES, 0), 0)
+
+
+def give_back(file: int, begin: int, end: int, lines: int) -> None:
+    """Free the room of a part that was shipped, with so many lines up to its end, if the system can."""
+    os.pwrite(file, _HEAD.pack(_MAGIC, end, lines), 0)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).fallocate64(file, _PUNCH_HOLE, ctypes.c_int64(begin), ctypes.c_int64(end - begin))
+
+
+def _made() -> int:
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("attempt-log")
+    else:
+        try:
+            with tempfile.TemporaryFile(prefix="attempt-log-") as made:
+                file = os.dup(made.fileno())
+        except OSError as error:
+            host = socket.gethostname()
+            raise HostFault(f"host {host} cannot keep logs in its temp folder: {error.strerror or error}") from error
+    os.ftruncate(file, HEAD_BYTES)
+    os.pwrite(file, _HEAD.pack(_MAGIC, HEAD_BYTES, 0), 0)
+    with contextlib.suppress(OSError):
+        _share(file)
+    return file
+
+
+def _share(file: int) -> None:
+    try:
+        is_ours = os.pread(_SHARED, len(_MAGIC), 0) == _MAGIC
+    except OSError:
+        is_ours = not os.path.exists(f"/dev/fd/{_SHARED}")  # else it is in use for something that cannot be read
+    if is_ours:
+        os.dup2(file, _SHARED, inheritable=False)
+
+
+class LogOfChild:
+    """The file of a child, opened by the worker's main process."""
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+
+    def __del__(self) -> None:
+        os.close(self.file)
+
+
+def log_of_child(pid: int) -> LogOfChild | None:
+    """Return the file into which a child leads what its attempt writes; None where it cannot be opened."""
+    if pid == os.getpid():
+        return None
+    try:
+        return LogOfChild(os.open(f"/proc/{pid}/fd/{_SHARED}", os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return None
+
+
+def ship_what_is_left(log: LogOfChild | None, held: Held, ledger: Ledger, limit: int) -> None:
+    """Send the lines of an attempt that its process could not send before it died. Called once it is dead.
+
+    They are counted from the beginning, so that the ledger takes those only that it has not got.
+    """
+    if log is None or not limit or os.fstat(log.file).st_size <= HEAD_BYTES:
+        return
+    magic, at, lines = _HEAD.unpack(os.pread(log.file, _HEAD.size, 0))
+    token = ledger.token(held.run_id, held.step)
+    if magic != _MAGIC or not token:
+        return
+    shipment = Shipment(ledger, limit, held.run_id, held.step, held.attempt, token, written=lines)
+    while data := os.pread(log.file, READ_BYTES, at):
+        at += len(data)
+        shipment.add(data)
+    shipment.end()
