@@ -24,6 +24,7 @@ from orchestrator.redis_url import masked_url
 from orchestrator.settings import Settings, settings
 
 WORKER_APP = "orchestrator.worker.app"
+FLOWER = "orchestrator.worker.flower"
 FLOWER_RUNTIME_BUCKETS_S = (1, 10, 60, 600, 3600)  # few: each adds a series to /metrics for every step and worker
 
 
@@ -84,7 +85,7 @@ def flower(port: int | None, address: str | None) -> None:
     password = chosen.flower_password.get_secret_value() if chosen.flower_password else secrets.token_urlsafe(12)
     host, number = address or chosen.flower_address, port or chosen.flower_port
     with open_session() as session:
-        command = [sys.executable, "-m", "celery", "-A", WORKER_APP, "flower", f"--address={host}", f"--port={number}"]
+        command = [sys.executable, "-m", FLOWER, f"--address={host}", f"--port={number}"]
         command += [f"--max-tasks={chosen.flower_max_tasks}", "--purge-offline-workers=600"]
         command += [f"--task_runtime_metric_buckets={','.join(map(str, FLOWER_RUNTIME_BUCKETS_S))}"]
         shown = password if not chosen.flower_password else "as set"

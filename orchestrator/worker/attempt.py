@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from celery.exceptions import Ignore
+
 from orchestrator.artifacts.faults import HostFault, InputUnreadable, StoreUnusable
 from orchestrator.artifacts.outputs import encode_output
 from orchestrator.artifacts.store import Artifact
@@ -63,15 +65,21 @@ class AttemptHindered(AttemptFailed):
         return str(self.args[0])
 
 
+class MessageDropped(Ignore):  # type: ignore[misc]
+    """A message that ran nothing: of a run that is not there, of a step that is not due, or the second of its kind."""
+
+
 @dataclass(frozen=True, slots=True)
 class End:
-    """How an attempt went, for Celery."""
+    """How an attempt went, for Celery. `is_dropped`: nothing was run; `is_refused`: what was run does not count."""
 
     note: str = ""
     failure: AttemptFailed | None = None
     traceback: TracebackType | None = None
     is_chain_going_on: bool = False
     hindrance: AttemptHindered | None = None
+    is_dropped: bool = False
+    is_refused: bool = False
 
 
 def run_attempt(
@@ -82,7 +90,7 @@ def run_attempt(
     claim_id = f"{INCARNATION}.{pid}.{next(_claim_numbers)}"
     claim = process.ledger.claim(run_id, step, attempt, claim_id, worker, process.settings.lease_s)
     if isinstance(claim, Refusal):
-        return End(note=f"dropped: {claim.reason}")
+        return End(note=f"dropped: {claim.reason}", is_dropped=True)
 
     held = Held(run_id, step, attempt, owner_of(worker, INCARNATION, pid))
     error: BaseException | None = None
@@ -219,7 +227,7 @@ def _finish(
         if not should_stop(held.run_id, held.step, held.attempt):  # else who asked for it tells, once all of it is gone
             worker = held.owner.partition(" ")[0]
             process.ledger.report_stopped(held, {"how": "it ended by itself", "worker": worker}, ended_alone=True)
-        return End(note=f"refused: {commit.reason}")
+        return End(note=f"refused: {commit.reason}", is_refused=True)
     dispatch(process.app, held.run_id, claim.pipeline, commit.ready)
     if error is None:
         return End(is_chain_going_on=commit.is_chain_going_on)

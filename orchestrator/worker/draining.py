@@ -22,8 +22,8 @@ from celery.utils.log import get_logger
 from orchestrator.settings import settings
 from orchestrator.worker.interruption import note_draining
 from orchestrator.worker.process import pool_type_of
-from orchestrator.worker.running import running
-from orchestrator.worker.stopping import HANDED_OVER, stop_soon
+from orchestrator.worker.running import HANDED_OVER, running
+from orchestrator.worker.stopping import stop_soon
 from orchestrator.worker.strays import kill_strays
 
 logger = get_logger(__name__)

@@ -17,8 +17,8 @@ from celery.utils.log import get_logger
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.worker.process import broker_url, current_process, pool_type_of
-from orchestrator.worker.running import running
-from orchestrator.worker.stopping import CANCELLED, FENCED, TIMED_OUT, pass_on_terminations, stop_soon
+from orchestrator.worker.running import CANCELLED, FENCED, TIMED_OUT, running
+from orchestrator.worker.stopping import pass_on_terminations, stop_soon
 from orchestrator.worker.strays import slots_of, watch_pool
 from orchestrator.worker.thread_shares import share_cores
 

@@ -11,19 +11,26 @@ from queue import Empty
 from typing import Any
 
 from celery import Celery, bootsteps
+from celery.exceptions import Retry
 from celery.signals import worker_shutdown
 from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request
 
 from orchestrator.ledger.values import Held, owner_of
-from orchestrator.worker.attempt import AttemptHindered
+from orchestrator.worker.attempt import AttemptHindered, AttemptStopped, MessageDropped
 from orchestrator.worker.host_state import host_state
 from orchestrator.worker.log_file import log_of_child
 from orchestrator.worker.process import INCARNATION
-from orchestrator.worker.running import RunningAttempt, running
+from orchestrator.worker.running import CANCELLED, FENCED, RunningAttempt, running
 
 logger = get_logger(__name__)
+
+REVOKING = (CANCELLED, FENCED)
+_FIELDS: dict[str, dict[str, Any]] = {
+    "task-rejected": {"requeue": False},
+    "task-revoked": {"terminated": True, "signum": None, "expired": False},
+}
 
 _not_begun: dict[str, StepRequest] = {}
 
@@ -68,12 +75,25 @@ class StepRequest(Request):  # type: ignore[misc]
         running.begin(id(self), RunningAttempt(held, pid, self.timeout_s, log=log_of_child(pid)))
         super().on_accepted(pid, time_accepted)
 
-    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, **kwargs: Any) -> Any:
         # The failure callback, which Celery calls in line, finds the attempt here.
-        self._context.attempt_that_ended = running.end(id(self))
+        self._context.attempt_that_ended = attempt = running.end(id(self))
         if hindrance := hindrance_of(exc_info.exception):
             host_state.note(str(hindrance), hindrance.needed_bytes)
-        return super().on_failure(exc_info, *args, **kwargs)
+        event = _event_instead_of_failure(exc_info.exception, attempt)
+        answer = super().on_failure(exc_info, send_failed_event=send_failed_event and not event, **kwargs)
+        if event:
+            self.send_event(event, **_FIELDS[event])
+        return answer
+
+
+def _event_instead_of_failure(error: object, attempt: RunningAttempt | None) -> str:
+    """Return the event that tells Flower of an end that is no failure, an empty text if Celery's own does."""
+    error = getattr(error, "exc", error) if not isinstance(error, Retry) else error
+    if isinstance(error, MessageDropped):
+        return "task-rejected"
+    was_stopped = isinstance(error, AttemptStopped) or (attempt is not None and attempt.stop_reason in REVOKING)
+    return "task-revoked" if was_stopped and not isinstance(error, Retry) else ""
 
 
 def hindrance_of(error: object) -> AttemptHindered | None:

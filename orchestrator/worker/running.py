@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from orchestrator.ledger.values import Held
 from orchestrator.worker.log_file import LogOfChild
 
+TIMED_OUT, CANCELLED, FENCED, HANDED_OVER = "timed_out", "cancelled", "fenced", "handed_over"  # reasons to stop one
+
 
 @dataclass(eq=False, slots=True)
 class RunningAttempt:

@@ -27,11 +27,10 @@ from orchestrator.worker.failures import commit_for
 from orchestrator.worker.interruption import asked_in_thread, is_draining
 from orchestrator.worker.log_file import ship_what_is_left
 from orchestrator.worker.process import WorkerProcess, current_process
-from orchestrator.worker.running import RunningAttempt, running
+from orchestrator.worker.running import HANDED_OVER, TIMED_OUT, RunningAttempt, running
 
 logger = get_logger(__name__)
 
-TIMED_OUT, CANCELLED, FENCED, HANDED_OVER = "timed_out", "cancelled", "fenced", "handed_over"
 ASK = {TIMED_OUT: signal.SIGUSR1}  # any other reason: SIGUSR2
 OBEY_S = 0.5  # what a step has to end in once all that it had started is gone
 PAUSE_S = 0.02

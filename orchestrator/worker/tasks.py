@@ -12,7 +12,7 @@ from celery.utils.log import get_task_logger
 
 from orchestrator.ledger.values import Held, owner_of
 from orchestrator.messages.names import FAILURE_TASK, STEP_TASK
-from orchestrator.worker.attempt import AttemptFailed, AttemptRetrying, AttemptStopped, run_attempt
+from orchestrator.worker.attempt import AttemptFailed, AttemptRetrying, AttemptStopped, MessageDropped, run_attempt
 from orchestrator.worker.failures import error_text, report_death, report_own_failure
 from orchestrator.worker.interruption import busy, is_being_stopped
 from orchestrator.worker.log_file import ship_what_is_left
@@ -51,6 +51,10 @@ def register_tasks(app: Celery) -> None:
             raise Retry(str(end.failure), exc=end.hindrance or AttemptFailed(str(end.failure)), when=end.failure.in_s)
         if end.failure:
             raise end.failure.with_traceback(end.traceback) from None
+        if end.is_dropped:
+            raise MessageDropped(end.note)
+        if end.is_refused:
+            raise AttemptStopped(end.note)
         if end.is_chain_going_on:
             request.chain = chain
         return end.note

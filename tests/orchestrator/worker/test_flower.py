@@ -14,9 +14,21 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import flower as flower_package
+import flower.app
+import flower.command
+import flower.events
+import flower.urls
 import psutil
 import pytest
+from flower.inspector import Inspector
+from flower.views.monitor import Metrics
 from pydantic import SecretStr
+
+from orchestrator.ledger.presence import present_workers
+from orchestrator.ledger.values import Link
+from orchestrator.messages.dispatch import dispatch
+from orchestrator.worker.flower import BoundedNames
 
 PASSWORD = "pass word"
 
@@ -123,7 +135,7 @@ def test_metrics_have_few_buckets_for_each_step(runs, flower, pipeline_from, wai
     )
 
     def buckets():
-        text = flower.text("/metrics", None)
+        text = flower.text("/metrics")
         series = re.findall(r"^flower_task_runtime_seconds_bucket{(.*)} ", text, re.MULTILINE)
         return [re.search(r'le="(.*?)"', labels)[1] for labels in series if 'task="measured.quick"' in labels]
 
@@ -131,7 +143,7 @@ def test_metrics_have_few_buckets_for_each_step(runs, flower, pipeline_from, wai
     assert buckets() == ["1.0", "10.0", "60.0", "600.0", "3600.0", "+Inf"]
 
 
-@pytest.mark.parametrize("path", ["/", "/api/tasks", "/api/workers", "/tasks"])
+@pytest.mark.parametrize("path", ["/", "/api/tasks", "/api/workers", "/tasks", "/metrics"])
 def test_nobody_sees_anything_without_the_password(flower, path):
     assert flower.status(path, None) == 401
     assert flower.status(path, "admin:wrong") == 401
@@ -146,3 +158,128 @@ def test_it_listens_on_this_machine_only_and_keeps_the_password_off_the_command_
     assert listening == {("127.0.0.1", flower.port)}
     assert not any(PASSWORD in word for word in process.cmdline())
     assert any(word.startswith("--max-tasks=") for word in process.cmdline())
+
+
+GATED = """
+    from pathlib import Path
+
+    @step
+    def held(folder):
+        import time
+        Path(folder, "began").touch()
+        while not Path(folder, "gate").exists():
+            time.sleep(0.01)
+
+    @pipeline(name="gated")
+    def gated(folder: str):
+        held(folder)
+"""
+
+
+def states_of(flower, run_id):
+    """Return what Flower says of the messages of a run, by step and attempt."""
+    found = {}
+    for task in flower.get("/api/tasks").values():
+        if run_id in (task["kwargs"] or ""):
+            kwargs = ast.literal_eval(task["kwargs"])
+            found.setdefault((kwargs["step"], kwargs["attempt"]), []).append(task["state"])
+    return {name: sorted(states) for name, states in found.items()}
+
+
+@pytest.mark.parametrize("ending", ["", "import signal; signal.signal(signal.SIGUSR2, signal.SIG_IGN)"])
+def test_a_cancelled_step_is_revoked_and_no_failure(runs, flower, pipeline_from, wait_until, tmp_path, ending):
+    """Also one that does not end when it is asked to, and is killed."""
+    source = GATED.replace("import time", f"import time; {ending}")
+    run_id = runs.submit(pipeline_from(source, {"folder": str(tmp_path)}))
+    runs.wait(run_id, lambda _: (tmp_path / "began").exists())
+
+    runs.ledger.cancel(run_id, "by the test")
+
+    wait_until(lambda: states_of(flower, run_id) == {("held", 1): ["REVOKED"]})
+
+
+def test_a_message_that_ran_nothing_is_rejected_and_no_success(runs, flower, pipeline_from, wait_until, tmp_path):
+    run_id = runs.submit(pipeline_from(GATED, {"folder": str(tmp_path)}))
+    runs.wait(run_id, lambda _: (tmp_path / "began").exists())
+    links = [(Link("held", 1, runs.settings.queue_of(), 5, 0),)]
+    dispatch(runs.app, run_id, "gated", links)  # the second of its kind
+    dispatch(runs.app, "no-such-run", "gated", links)
+
+    wait_until(lambda: states_of(flower, run_id) == {("held", 1): ["REJECTED", "STARTED"]})
+    wait_until(lambda: states_of(flower, "no-such-run") == {("held", 1): ["REJECTED"]})
+
+    (tmp_path / "gate").touch()
+    wait_until(lambda: states_of(flower, run_id) == {("held", 1): ["REJECTED", "SUCCESS"]})
+
+
+def test_a_worker_that_came_later_is_there_without_a_refresh(flower, own_worker, wait_until):
+    with own_worker() as later:
+        (name,) = [
+            card.worker
+            for card in present_workers(later.ledger.client, later.settings.key_prefix)
+            if later.settings.queue_of() in card.queues
+        ]
+
+        def looked_at():
+            found = flower.get("/api/workers").get(name, {})
+            return "stats" in found and [queue["name"] for queue in found.get("active_queues", [])]
+
+        wait_until(looked_at)
+        assert looked_at() == [later.settings.queue_of()]
+
+
+def test_metrics_do_not_grow_with_the_names_of_steps(flower, runs, wait_until):
+    """Steps of a fan-out share a name, and beyond 500 names all share one; so do events that are not Celery's."""
+
+    def names():
+        return set(re.findall(r'flower_events_total{task="([^"]*)"', flower.text("/metrics")))
+
+    with runs.app.events.default_dispatcher() as dispatcher:
+
+        def send(kind, number, name):
+            dispatcher.send(kind, uuid=f"{name}-{number}", name=name, args="()", kwargs="{}")
+
+        for number in range(50):
+            send("task-received", number, f"grown.fit[{number / 50}]")
+        send("task-no-such-kind", 0, "grown.fit[0]")
+        wait_until(lambda: "grown.fit[]" in names())
+        assert not any("grown.fit[0" in name for name in names())
+        for number in range(700):
+            send("task-received", number, f"grown.step{number}")
+        wait_until(lambda: "other" in names())
+        send("task-received", 1, "grown.last")
+        wait_until(lambda: "grown.last-1" in flower.get("/api/tasks?limit=5"))
+
+    text = flower.text("/metrics")
+    assert len(names()) <= 501
+    assert "grown.last" not in names()
+    assert set(re.findall(r'flower_events_total{.*type="(task-[^"]*)"', text)) <= {
+        f"task-{kind}" for kind in ("sent", "received", "started", "succeeded", "failed", "rejected", "revoked",
+                                    "retried", "other")
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("owner", "names"),
+    [
+        (flower_package.events.PrometheusMetrics, ["observe_task", "observe_worker", "remove_workers"]),
+        (flower_package.events.Events, ["on_event"]),
+        (flower_package.events, ["PrometheusMetrics", "EventsState"]),
+        (flower_package.events.EventsState, ["event"]),
+        (flower_package.app.Flower, ["update_workers"]),
+        (Inspector, ["methods_to_inspect", "inspect"]),
+        (flower_package.app, ["Events"]),
+        (flower_package.command, ["Flower"]),
+    ],
+)
+def test_what_is_replaced_in_flower_is_there(owner, names):
+    assert [name for name in names if not hasattr(owner, name)] == []
+    assert sum(isinstance(it, tuple) and it[1] is Metrics for it in flower_package.urls.handlers) == 1
+
+
+def test_names_are_bounded():
+    bounded = BoundedNames(most=2)
+
+    assert [bounded(name) for name in ("p.a[1]", "p.a[2]", "p.b[x][y]", "p.c", "p.b[0][1]")] == [
+        "p.a[]", "p.a[]", "p.b[][]", "other", "p.b[][]",
+    ]  # fmt: skip
