@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     celery_events: bool = Field(True, description="Whether workers send Celery events, which Flower needs.")
     inline_output_bytes: int = Field(4096, ge=0, description="Largest JSON output kept in the ledger itself, in bytes.")
     log_lines_per_attempt: int = Field(1000, ge=0, description="Last log lines kept for each attempt.")
+    shell_output_mb: int = Field(
+        64, ge=1, description="Largest output of a shell command, in MB; one that writes more fails."
+    )
     visibility_timeout_s: int = Field(
         172_800, ge=86_400, description="Seconds before Celery redelivers an unacked message; a day at least."
     )

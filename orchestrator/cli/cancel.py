@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.session import RunNotFound, Session, find_run, open_session
 from orchestrator.cli.summary import stopped_text
 from orchestrator.definition.faults import did_you_mean
@@ -21,7 +22,7 @@ from orchestrator.ledger.values import Event, LeasedAttempt
 @click.argument("steps", nargs=-1, metavar="[STEP]...")
 @click.option("--reason", metavar="TEXT", help="Why, for the record.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until what runs is stopped.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option()
 def cancel(run_text: str, steps: tuple[str, ...], reason: str | None, no_wait: bool, as_json: bool) -> None:
     """Cancel a run, or only these steps of it; then the run goes on, and for what is below them they failed.
 
@@ -45,7 +46,7 @@ def cancel(run_text: str, steps: tuple[str, ...], reason: str | None, no_wait: b
         if RunState(ledger.run_fields(run_id)["state"]).is_ended and ledger.tend(run_id).is_over:
             ledger.forget_active(run_id)
     if as_json:
-        click.echo(json.dumps(_as_json(run_id, state, count, reason, stopped, left)))
+        answer(json.dumps(_as_json(run_id, state, count, reason, stopped, left)))
         return
     for event in stopped:
         click.echo(f"  {event.step} {stopped_text(event.detail)}")

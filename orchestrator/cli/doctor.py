@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.health import store
 from orchestrator.cli.health.alerts import targets_of
 from orchestrator.cli.health.checks import MACHINE_CHECKS, SERVER_CHECKS, findings_of
@@ -18,7 +19,7 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option()
 @click.option("--accept-store", is_flag=True, help="Let this host's artifact folder be the installation's from now on.")
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool, accept_store: bool) -> None:
@@ -29,7 +30,7 @@ def doctor(ctx: click.Context, as_json: bool, accept_store: bool) -> None:
             store.accept_store(session)
     findings = list(findings_of(chosen, MACHINE_CHECKS, SERVER_CHECKS))
     if as_json:
-        click.echo(json.dumps({"settings": _shown_settings(chosen), "findings": [asdict(item) for item in findings]}))
+        answer(json.dumps({"settings": _shown_settings(chosen), "findings": [asdict(item) for item in findings]}))
     else:
         for item in findings:
             click.echo(f"{_MARKS[item.level]}  {item.what}: {item.found}")

@@ -12,6 +12,7 @@ from types import FrameType
 
 import click
 
+from orchestrator.cli.answer import answer
 from orchestrator.cli.main import INTERRUPTED
 from orchestrator.cli.progress import Progress, progress_for
 from orchestrator.cli.record_json import record_json
@@ -170,7 +171,7 @@ def _events_until(ledger: Ledger, run_id: str, last: str) -> Iterator[Event]:
 def finish(ctx: click.Context, record: RunRecord, code: int, as_json: bool) -> None:
     """Print the record if it was asked for, and exit."""
     if as_json:
-        click.echo(json.dumps(record_json(record)))
+        answer(json.dumps(record_json(record)))
     ctx.exit(code)
 
 

@@ -6,15 +6,17 @@ import json
 
 import click
 
+from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.loading import load_plan
+from orchestrator.cli.params import TakesParams, param_option
 from orchestrator.settings import settings
 
 
-@click.command()
+@click.command(cls=TakesParams)
 @click.argument("target", metavar="FILE[:NAME]")
-@click.option("-p", "--param", "params", multiple=True, metavar="KEY=VALUE", help="A param of the run.")
+@param_option()
 @click.option("--full", is_flag=True, help="Shorten no list.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option()
 def plan(target: str, params: tuple[str, ...], full: bool, as_json: bool) -> None:
     """Show the chains and chords that a pipeline compiles to; nothing is sent."""
     from orchestrator.coordinator.submission import plan_message_bytes
@@ -25,7 +27,7 @@ def plan(target: str, params: tuple[str, ...], full: bool, as_json: bool) -> Non
     view = plan_view(
         compiled, largest_message_bytes=plan_message_bytes(compiled, chosen), compile_s=round(compile_s, 6)
     )
-    click.echo(json.dumps(view) if as_json else plan_text(compiled, view, full=full), nl=as_json)
+    answer(json.dumps(view) if as_json else plan_text(compiled, view, full=full), nl=as_json)
 
 
 @click.command()
@@ -33,4 +35,4 @@ def schema() -> None:
     """Print the JSON Schema of pipeline files, for editors."""
     from orchestrator.definition.schema import pipeline_file_schema
 
-    click.echo(json.dumps(pipeline_file_schema(), indent=2))
+    answer(json.dumps(pipeline_file_schema(), indent=2))

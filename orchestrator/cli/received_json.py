@@ -9,8 +9,10 @@ from typing import Any
 
 from orchestrator.artifacts.outputs import artifact_of, plain_json
 from orchestrator.definition.model import OutputRef, ParamRef, Template
+from orchestrator.definition.references import written
+from orchestrator.definition.typed import Unkept
 from orchestrator.definition.wire import from_wire, references, to_wire
-from orchestrator.ledger.received import Received, Source, written
+from orchestrator.ledger.received import Received, Source
 
 INLINE_CHARS = 1_000  # of an argument's JSON; what is larger is named by its digest
 SHORT_CHARS = 60
@@ -62,7 +64,7 @@ def _shown(value: Any, received: Received) -> Any:
         if isinstance(value, dict):
             return {str(key): _shown(item, received) for key, item in value.items()}
         return [_shown(item, received) for item in value]
-    return _value_json(to_wire(value))
+    return _value_json(to_wire(value, typed=True))
 
 
 def _value_json(wire: Any) -> Any:
@@ -93,15 +95,23 @@ def _digest(text: str) -> dict[str, Any]:
 
 
 def _type_name(wire: Any) -> str:
-    return type(from_wire(wire)).__name__
+    value = from_wire(wire, is_lenient=True)
+    if isinstance(value, Unkept):  # its type is not there, but named
+        return str(next(iter(value.wire.values()))[0])
+    return type(value).__name__
 
 
 def _command_text(command: Any) -> str:
     parts = command.parts if isinstance(command, Template) else (command,)
-    return "".join(part if isinstance(part, str) else f"${{{{ {written(part)} }}}}" for part in parts)
+    return "".join(part if isinstance(part, str) else _braced(part) for part in parts)
 
 
 def _short(wire: Any) -> str:
-    value = from_wire(wire)
+    value = from_wire(wire, is_lenient=True)
     text = f"${{{{ {written(value)} }}}}" if isinstance(value, OutputRef | ParamRef) else json.dumps(plain_json(wire))
     return text if len(text) <= SHORT_CHARS else f"{text[:SHORT_CHARS]}…"
+
+
+def _braced(reference: OutputRef | ParamRef) -> str:
+    shown = written(reference)
+    return f"${{{{ file({shown}) }}}}" if reference.as_file else f"${{{{ {shown} }}}}"

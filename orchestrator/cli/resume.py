@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.cli.answer import answer, json_option, reserve_stdout
 from orchestrator.cli.foreground import (
     finish,
     follow_to_the_end,
@@ -19,6 +20,7 @@ from orchestrator.cli.foreground import (
 )
 from orchestrator.cli.loading import load_definition, plan_of
 from orchestrator.cli.main import INTERRUPTED
+from orchestrator.cli.params import TakesParams, param_option
 from orchestrator.cli.session import Session, find_run, open_session
 from orchestrator.definition.faults import PipelineInvalid
 from orchestrator.definition.loading import Definition, is_there
@@ -31,13 +33,13 @@ if TYPE_CHECKING:
 NAMED_STEPS = 5  # of each kind that there is something to tell about
 
 
-@click.command()
+@click.command(cls=TakesParams)
 @click.argument("run_text", metavar="RUN")
 @click.option("--from", "from_steps", multiple=True, metavar="STEP", help="Run this step and all below it again.")
-@click.option("-p", "--param", "params", multiple=True, metavar="KEY=VALUE", help="Another value for a param.")
+@param_option("Another value for a param.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Step slots; the number of cores, at least 2.")
 @click.option("--detach", is_flag=True, help="Leave the run to the workers of the server, as submit does.")
-@click.option("--json", "as_json", is_flag=True, help="Print the run's record as JSON at its end.")
+@json_option("Print the run's record as JSON at its end.")
 @click.pass_context
 def resume(
     ctx: click.Context,
@@ -61,12 +63,13 @@ def resume(
     with stop_signals() as interruption:
         try:
             if detach:
+                reserve_stdout()  # for the id
                 with open_session() as session:
                     run = _resumable(session, run_text, from_steps)
                     resumption = _plan(session, chosen, run, from_steps, params)
                     _resume(session, resumption)
                     named = {"run_id": run.run_id, "pipeline": resumption.pipeline}
-                    click.echo(json.dumps(named) if as_json else run.run_id)
+                    answer(json.dumps(named) if as_json else run.run_id)
                 return
             with workplace(chosen, workers, lambda it: _resumable(it, run_text, from_steps)) as (session, local):
                 run = _resumable(session, run_text, from_steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from orchestrator.cli.answer import json_option
 from orchestrator.cli.foreground import (
     finish,
     follow_to_the_end,
@@ -13,15 +14,16 @@ from orchestrator.cli.foreground import (
 )
 from orchestrator.cli.loading import load_plan
 from orchestrator.cli.main import INTERRUPTED
+from orchestrator.cli.params import TakesParams, param_option
 from orchestrator.definition.loading import absolute_target
 from orchestrator.settings import settings
 
 
-@click.command()
+@click.command(cls=TakesParams)
 @click.argument("target", metavar="FILE[:NAME]")
-@click.option("-p", "--param", "params", multiple=True, metavar="KEY=VALUE", help="A param of the run.")
+@param_option()
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Step slots; the number of cores, at least 2.")
-@click.option("--json", "as_json", is_flag=True, help="Print the run's record as JSON at its end.")
+@json_option("Print the run's record as JSON at its end.")
 @click.pass_context
 def run(ctx: click.Context, target: str, params: tuple[str, ...], workers: int | None, as_json: bool) -> None:
     """Run a pipeline to its end.

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.received_json import differences_text
 from orchestrator.cli.record_json import record_json
 from orchestrator.cli.session import RunNotFound, find_run, open_session
@@ -18,7 +19,6 @@ from orchestrator.ledger.record import RunRecord, StepRecord, read_record, rfc33
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import Event
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 LISTED = 5  # of a list in an event's detail
 _OPEN = (StepState.WAITING, StepState.QUEUED, StepState.RUNNING, StepState.RETRYING)
 _run_argument = click.argument("run_text", metavar="RUN")
@@ -26,7 +26,7 @@ _run_argument = click.argument("run_text", metavar="RUN")
 
 @click.command()
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="Show at most so many.")
-@_json_option
+@json_option()
 def runs(limit: int, as_json: bool) -> None:
     """List runs, newest first."""
     with open_session() as session:
@@ -44,7 +44,7 @@ def runs(limit: int, as_json: bool) -> None:
         for run_id, fields in listed
     ]
     if as_json:
-        click.echo(json.dumps([{key: value for key, value in row.items() if key != "duration"} for row in rows]))
+        answer(json.dumps([{key: value for key, value in row.items() if key != "duration"} for row in rows]))
         return
     for row in rows:
         counts = ", ".join(f"{count} {state}" for state, count in row["steps"].items())
@@ -55,13 +55,13 @@ def runs(limit: int, as_json: bool) -> None:
 
 @click.command()
 @_run_argument
-@_json_option
+@json_option()
 def show(run_text: str, as_json: bool) -> None:
     """Show a run: every step with its state, attempts, times, output and errors."""
     with open_session() as session:
         record = read_record(session.ledger, find_run(session.ledger, run_text))
         if as_json:
-            click.echo(json.dumps(record_json(record)))
+            answer(json.dumps(record_json(record)))
             return
         around = look_around(session.ledger, record.run_id) if not record.state.is_ended else None
         logs = {
@@ -84,19 +84,19 @@ def show(run_text: str, as_json: bool) -> None:
 @click.command()
 @_run_argument
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended; with --json one object a line.")
-@_json_option
+@json_option()
 def events(run_text: str, follow: bool, as_json: bool) -> None:
     """Print what happened in a run, oldest first."""
     with open_session() as session:
         run_id = find_run(session.ledger, run_text)
         told = list(session.ledger.events(run_id))
         if as_json and not follow:
-            click.echo(json.dumps([_event_json(event) for event in told]))
+            answer(json.dumps([_event_json(event) for event in told]))
             return
         after, is_over = "0", False
         while True:
             for event in told:
-                click.echo(json.dumps(_event_json(event)) if as_json else _event_line(event))
+                answer(json.dumps(_event_json(event)) if as_json else _event_line(event))
                 if event.event in _RUN_ENDS or event.event == "run.resumed":
                     is_over = event.event in _RUN_ENDS
             if is_over or not follow:
@@ -111,7 +111,7 @@ def events(run_text: str, follow: bool, as_json: bool) -> None:
 @click.argument("step", required=False)
 @click.option("--attempt", type=click.IntRange(min=1), help="Only this attempt.")
 @click.option("-n", "--numbers", is_flag=True, help="Put its number in front of each line.")
-@_json_option
+@json_option()
 def logs(run_text: str, step: str | None, attempt: int | None, numbers: bool, as_json: bool) -> None:
     """Print what the steps of a run wrote, and the traceback of each attempt that failed."""
     with open_session() as session:
@@ -128,7 +128,7 @@ def logs(run_text: str, step: str | None, attempt: int | None, numbers: bool, as
             if (log := session.ledger.log(record.run_id, name, made.attempt)).lines or made.error
         ]
     if as_json:
-        click.echo(json.dumps(found))
+        answer(json.dumps(found))
         return
     for entry in found:
         attempts = len(record.steps[entry["step"]].attempts)

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.artifacts.outputs import shown_output
-from orchestrator.ledger.record import RunRecord, StepRecord
-from orchestrator.ledger.states import RunState, StepState
+from orchestrator.ledger.record import AttemptRecord, RunRecord
+from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.times import span_text
 
 LOG_LINES = 5
@@ -33,14 +33,14 @@ def summary_text(record: RunRecord, logs: Mapping[str, Sequence[str]]) -> str:
         lines.append(repairs_text(record))
     if record.state is RunState.SUCCEEDED:
         lines += _results(record)
-    failed = [(name, step) for name, step in record.steps.items() if step.state is StepState.FAILED]
-    for name, step in failed[:FAILURES]:
-        lines += _failure(name, step, logs.get(name, ()))
+    failed = [name for name, step in record.steps.items() if step.state is StepState.FAILED]
+    for name in failed[:FAILURES]:
+        lines += _failure(record, name, logs.get(name, ()))
     if len(failed) > FAILURES:
         lines.append(f"  … and {len(failed) - FAILURES:,} more failed steps")
     lines += _not_run(record)
     if record.state is RunState.FAILED:
-        example = f" {shlex.quote(failed[0][0])}" if failed else ""  # [ ] are a pattern to a shell
+        example = f" {shlex.quote(failed[0])}" if failed else ""  # [ ] are a pattern to a shell
         lines.append(f"look closer: orchestrator show {record.run_id}; orchestrator logs {record.run_id}{example}")
     if record.state in (RunState.FAILED, RunState.CANCELLED):
         lines.append(f"go on with: orchestrator resume {record.run_id}")
@@ -95,12 +95,28 @@ def _results(record: RunRecord) -> list[str]:
     return [line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]}…" for line in shown[:RESULTS]] + more
 
 
-def _failure(name: str, step: StepRecord, log: Sequence[str]) -> list[str]:
+def _failure(record: RunRecord, name: str, log: Sequence[str]) -> list[str]:
+    step = record.steps[name]
     last = step.attempts[-1] if step.attempts else None
-    attempts = f" after {len(step.attempts)} attempts" if len(step.attempts) > 1 else ""
     outcome = last.outcome.value if last and last.outcome else "failed"
-    lines = [f"  {name} {outcome}{attempts}: {error_line(last.error if last else None)}"]
+    lines = [f"  {name} {outcome}{_tried(record, name, last)}: {error_line(last.error if last else None)}"]
     return lines + [f"    | {line[:LINE_CHARS]}" for line in log[-LOG_LINES:]]
+
+
+def _tried(record: RunRecord, name: str, last: AttemptRecord | None) -> str:
+    """Say after how many attempts a step failed: of the budget that it has since the last resume."""
+    if last is None:
+        return ""
+    tries = record.tries(name)
+    since = " since it was resumed" if tries.is_resumed else ""
+    if last.outcome is Outcome.LOST:  # the error names that budget
+        made = sum(it.resumes == record.resumes for it in record.steps[name].attempts)
+        return f" after {made} attempt{'s' if made > 1 else ''}{since}" if made > 1 or since else ""
+    if tries.made < tries.allowed:
+        return f" after {tries.made} of {tries.allowed} attempts{since}"
+    if since:
+        return f" after {tries.made} attempt{'s' if tries.made > 1 else ''}{since} (retries={tries.allowed - 1})"
+    return f" after {tries.made} attempts" if tries.made > 1 else ""
 
 
 def _not_run(record: RunRecord) -> list[str]:

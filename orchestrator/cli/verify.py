@@ -6,6 +6,7 @@ import json
 
 import click
 
+from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.session import find_run, open_session
 from orchestrator.ledger.verification import Verification, verify_run
 
@@ -15,7 +16,7 @@ SHOWN = 100
 
 @click.command()
 @click.argument("run_text", metavar="RUN")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option()
 @click.pass_context
 def verify(ctx: click.Context, run_text: str, as_json: bool) -> None:
     """Check the record of a run: no step ran before its time or was committed twice, no attempt is without an end.
@@ -26,7 +27,7 @@ def verify(ctx: click.Context, run_text: str, as_json: bool) -> None:
     with open_session() as session:
         verification = verify_run(session.ledger, find_run(session.ledger, run_text))
     if as_json:
-        click.echo(json.dumps(_as_json(verification)))
+        answer(json.dumps(_as_json(verification)))
     else:
         click.echo(_told(verification))
     ctx.exit(WRONG if verification.violations else 0)

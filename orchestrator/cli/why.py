@@ -6,6 +6,7 @@ import json
 
 import click
 
+from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.session import RunNotFound, find_run, open_session
 from orchestrator.definition.faults import did_you_mean
 from orchestrator.ledger.record import read_record
@@ -14,7 +15,7 @@ from orchestrator.ledger.record import read_record
 @click.command()
 @click.argument("run_text", metavar="RUN")
 @click.argument("step")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option()
 def why(run_text: str, step: str, as_json: bool) -> None:
     """Say why a step is where it is: what it waits for, who could run it, or how it ended."""
     from orchestrator.coordinator.reasons import explain, look_around
@@ -27,7 +28,7 @@ def why(run_text: str, step: str, as_json: bool) -> None:
         told = explain(session.ledger, session.settings, record, step, around)
     if as_json:
         named = {"run_id": record.run_id, "step": step, "state": told.state.value}
-        click.echo(json.dumps({**named, "reasons": list(told.sentences), **told.facts}))
+        answer(json.dumps({**named, "reasons": list(told.sentences), **told.facts}))
         return
     for sentence in told.sentences:
         click.echo(sentence)

@@ -241,6 +241,10 @@ def _ended(ledger: Ledger, record: RunRecord, name: str) -> Explanation:
             sentences.append(f"{name} succeeded on {last.worker} after {took}.")
         case StepState.FAILED if last:
             sentences.append(f"{name} failed: attempt {last.attempt} {_outcome(last)}.")
+            tries = record.tries(name)
+            if last.outcome is not Outcome.LOST and (tries.is_resumed or tries.made < tries.allowed):
+                since = " since the run was resumed" if tries.is_resumed else ""
+                sentences.append(f"That was try {tries.made} of {tries.allowed}{since} (retries={tries.allowed - 1}).")
             facts["error"] = last.error
         case StepState.CANCELLED:
             reason = step.cancel_reason or record.cancel_reason

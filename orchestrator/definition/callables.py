@@ -23,6 +23,12 @@ class WrappedFunction:
     function: Callable[..., Any]
 
 
+class NoStep:
+    """What may stand in a module where a function is expected, but cannot be a step; `hint` says what to do."""
+
+    hint = ""
+
+
 def function_name(function: Callable[..., Any]) -> str:
     """Give the "module:qualname" by which a worker reaches the function.
 
@@ -30,6 +36,8 @@ def function_name(function: Callable[..., Any]) -> str:
     """
     if isinstance(function, WrappedFunction):
         function = function.function
+    if isinstance(function, NoStep):
+        raise FunctionNotFound(f"{function!r} cannot be a step. {function.hint}")
     if not callable(function):
         raise FunctionNotFound(f"{function!r} is no function.")
     qualname = getattr(function, "__qualname__", None)
@@ -65,6 +73,8 @@ def resolve_function(uses: str) -> Callable[..., Any]:
     found = _walk(_imported(module), module, qualname)
     if isinstance(found, WrappedFunction):
         return found.function
+    if isinstance(found, NoStep):
+        raise FunctionNotFound(f"{uses!r} cannot be a step. {found.hint}")
     if not callable(found):
         raise FunctionNotFound(f"{uses!r} is {type(found).__name__}, which cannot be called.")
     return found  # type: ignore[no-any-return]
@@ -116,8 +126,7 @@ def import_path(file: str | os.PathLike[str] | None, is_script: bool = False) ->
     if not file:
         return None
     path = Path(file).resolve()
-    installed = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
-    if any(path.is_relative_to(folder) for folder in installed):
+    if _is_installed(path):
         return None
     return str(path.parent if is_script else import_root(path))
 
@@ -142,10 +151,10 @@ def _imported(module: str) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = error.name or module
         if not (module == missing or module.startswith(missing + ".")):
-            raise FunctionNotFound(f"module {module!r} cannot be imported: {error}.") from error
-        raise FunctionNotFound(
-            f"there is no module {missing!r}.{did_you_mean(missing, _neighbours(missing))}"
-        ) from error
+            raise FunctionNotFound(
+                f"module {module!r} cannot be imported: {error}.{missing_module_hint(missing)}"
+            ) from error
+        raise FunctionNotFound(f"there is no module {missing!r}.{missing_module_hint(missing)}") from error
     except (Exception, SystemExit) as error:
         raise FunctionNotFound(f"module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
 
@@ -163,13 +172,33 @@ def _walk(module: ModuleType, module_name: str, qualname: str) -> Any:
     return found
 
 
+def missing_module_hint(name: str) -> str:
+    """Return what to say of a module that is not there: a guess, and which environment lacks it.
+
+    A library that nobody has installed resembles some module by chance, so that only a name that is nearly the same is
+    worth a guess.
+    """
+    guess = did_you_mean(name, _neighbours(name), 0.75) or did_you_mean(name, _importable(), 0.85)
+    return f"{guess} This environment ({sys.executable}) lacks it: install it there, or correct the name."
+
+
 def _neighbours(module: str) -> Iterable[str]:
-    """Give the names of modules that stand beside a missing one."""
+    """Return the names of modules that stand beside a missing one: in its package, or in the user's folders."""
     parent, _, _ = module.rpartition(".")
     if parent:
         folders = list(getattr(sys.modules.get(parent), "__path__", ()))
         return [f"{parent}.{info.name}" for info in pkgutil.iter_modules(folders)]
+    own = [folder for folder in sys.path if os.path.isdir(folder) and not _is_installed(folder)]
+    return [info.name for info in pkgutil.iter_modules(own)]
+
+
+def _importable() -> Iterable[str]:
     return [info.name for info in pkgutil.iter_modules()] + list(sys.builtin_module_names)
+
+
+def _is_installed(path: str | os.PathLike[str]) -> bool:
+    installed = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
+    return any(Path(path).resolve().is_relative_to(folder) for folder in installed)
 
 
 def _is_being_imported(module: ModuleType) -> bool:

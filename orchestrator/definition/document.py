@@ -76,7 +76,7 @@ class StepDocument(StepOptions):
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["uses"]}, {"required": ["run"]}]})
 
     uses: str = Field("", description='Function to call, as "module:function".', pattern=r"^[^:]+:[^:]+$")
-    run: str = Field("", description="Shell command; references in it reach the shell as variables.")
+    run: str = Field("", description="Shell command; references reach it as variables, file(…) as paths.")
     args: list[Any] = Field([], description="Arguments by position; texts may hold ${{ }} references.")
     with_: dict[str, Any] = Field({}, alias="with", description="Arguments by name; texts may hold ${{ }} references.")
     needs: OneOrMany = Field([], description="Steps to wait for, beside those whose outputs are referred to.")

@@ -4,7 +4,8 @@ OrchestratorError
 ├── PipelineInvalid      the pipeline has faults; holds all of them
 ├── SettingsInvalid      a setting is unknown or has a wrong value
 ├── FunctionNotFound     a "module:function" leads nowhere, or a function has no such name
-└── PlaceholderMisuse    the output of a step was used as a value while the pipeline was being built
+├── PlaceholderMisuse    the output of a step was used as a value while the pipeline was being built
+└── PipelineMisuse       a pipeline was called like a function
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ class PlaceholderMisuse(OrchestratorError, TypeError):
     """A placeholder was used as if the output of its step were known already."""
 
 
+class PipelineMisuse(OrchestratorError, TypeError):
+    """A pipeline was called, as if it were a function or a step."""
+
+
 class PipelineInvalid(OrchestratorError):
     """A pipeline has faults. `faults` holds one sentence for each, with name, reason and a near-miss guess."""
 
@@ -49,13 +54,13 @@ class PipelineInvalid(OrchestratorError):
         return type(self), (self.pipeline, self.faults)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Give " Did you mean 'x'?" for the nearest known word, or an empty string."""
     words = list(known)
     if len(words) > GUESSED_AMONG_MAX:
         alike = (w for w in words if w[:1] == word[:1] and abs(len(w) - len(word)) <= 3)
         words = list(islice(alike, GUESSED_AMONG_MAX))
-    near = get_close_matches(word, words, n=1, cutoff=0.6)
+    near = get_close_matches(word, words, n=1, cutoff=cutoff)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from orchestrator.definition.builder import PipelineBuilder
-from orchestrator.definition.callables import import_path, import_root
+from orchestrator.definition.callables import import_path, import_root, missing_module_hint
 from orchestrator.definition.document import PipelineFile
 from orchestrator.definition.faults import PipelineInvalid, did_you_mean
 from orchestrator.definition.model import Pipeline
@@ -247,10 +247,13 @@ def _import(name: str, target: str, root: Path | None) -> ModuleType:
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and (name + ".").startswith(error.name + "."):
             raise PipelineInvalid(target, [_no_module(error.name)]) from None
+        told = f"{type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            told += f".{missing_module_hint(error.name)}"
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
         theirs = [frame for frame in frames if root is not None and Path(frame.filename).is_relative_to(root)]
         place = "".join(f"{_shown(frame.filename)}:{frame.lineno}: " for frame in (theirs or frames)[-1:])
-        raise PipelineInvalid(target, [f"{place}{type(error).__name__}: {error}"]) from error
+        raise PipelineInvalid(target, [f"{place}{told}"]) from error
 
 
 def _no_module(name: str) -> str:

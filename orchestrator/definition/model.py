@@ -28,19 +28,22 @@ class TriggerRule(StrEnum):
 class OutputRef:
     """Stands for the output of a step, or for a part of it.
 
-    `path` is the way into the value: keys of mappings and indexes of sequences, outermost first.
+    `path` is the way into the value: keys of mappings and indexes of sequences, outermost first. With `as_file`, which
+    only commands may have, it stands for the path of a file with the value.
     """
 
     step: str
     path: tuple[str | int, ...] = ()
+    as_file: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ParamRef:
-    """Stands for a param of the run, or for a part of it."""
+    """Stands for a param of the run, or for a part of it; `as_file` as for an output."""
 
     param: str
     path: tuple[str | int, ...] = ()
+    as_file: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 NAME_LENGTH_MAX = 200
-STEP_NAME = rf"^(?=.*[A-Za-z0-9])[A-Za-z0-9._\[\]-]{{1,{NAME_LENGTH_MAX}}}$"
+STEP_NAME = rf"^(?=.*[A-Za-z0-9])(?!-)[A-Za-z0-9._\[\]-]{{1,{NAME_LENGTH_MAX}}}$"  # "-x" is an option to a command
 PIPELINE_NAME = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH_MAX - 1}}}$"
 PARAM_NAME = rf"^[A-Za-z_][A-Za-z0-9._-]{{0,{NAME_LENGTH_MAX - 1}}}$"
 
@@ -17,7 +17,8 @@ def step_name_fault(name: str) -> str:
     """Say what is wrong with the name of a step; an empty string if nothing is."""
     if _STEP_NAME.fullmatch(name) and not name.endswith("\n"):
         return ""
-    return f"step name {name!r} {_reason(name, 'letters, digits and . - _ [ ]', 'at least one letter or digit')}"
+    demand = "at least one letter or digit, and no - at its start, where commands take it for an option"
+    return f"step name {name!r} {_reason(name, 'letters, digits and . - _ [ ]', demand)}"
 
 
 def pipeline_name_fault(name: str) -> str:

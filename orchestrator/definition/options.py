@@ -6,6 +6,8 @@ from typing import Annotated, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from orchestrator.definition.sizes import Size
+
 ExceptionName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?$")]
 AlertUrl = Annotated[str, Field(strict=True, pattern=r"\S")]
 
@@ -53,6 +55,10 @@ class StepOptions(BaseModel):
         le=100_000,
         description="Most threads that numeric libraries use in the step; the slot's share of the cores if unset.",
     )
+    memory: Size | None = Field(
+        None,
+        description="Memory that an attempt may hold with all that it starts, in bytes or as '2GB'; more fails it.",
+    )
     description: str = Field("", description="What the step does, for people.")
 
 
@@ -93,4 +99,5 @@ class OptionValues(TypedDict, total=False):
     never_retry_on: type[BaseException] | tuple[type[BaseException] | str, ...] | list[type[BaseException] | str]
     trigger: Literal["all_success", "all_done", "one_failed", "none_failed", "always"]
     threads: int | None
+    memory: int | str | None
     description: str

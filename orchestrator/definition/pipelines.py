@@ -8,11 +8,11 @@ import os
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, NoReturn, cast, overload
 
 from orchestrator.definition.builder import PipelineBuilder, checked_pipeline_options
-from orchestrator.definition.callables import import_path
-from orchestrator.definition.faults import OrchestratorError, PipelineInvalid
+from orchestrator.definition.callables import NoStep, import_path
+from orchestrator.definition.faults import OrchestratorError, PipelineInvalid, PipelineMisuse
 from orchestrator.definition.model import Pipeline
 from orchestrator.definition.params import Param, bind_params, params_of_function, recorded_params
 from orchestrator.definition.placeholder import site_being_built
@@ -20,8 +20,10 @@ from orchestrator.definition.placeholder import site_being_built
 _PACKAGE = str(Path(__file__).resolve().parent)
 
 
-class PipelineFunction:
+class PipelineFunction(NoStep):
     """A function whose calls of steps make a pipeline, and whose parameters are its params."""
+
+    hint = "Pipelines do not nest: let both call the same steps, or a plain function that calls them."
 
     def __init__(
         self,
@@ -39,6 +41,15 @@ class PipelineFunction:
         self.description = description if description is not None else " ".join(first_paragraph.split())
         self._defaults = dict(defaults or {})
         self._deadline, self._alerts = deadline, alerts
+
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refuse: a pipeline is run by a command, and is no part of another one."""
+        if site_being_built.get() is None:
+            raise PipelineMisuse(
+                f"pipeline {self.name!r} is not called but run: orchestrator run FILE:{self.name}; "
+                "build() gives it checked, without running it."
+            )
+        raise PipelineMisuse(f"pipeline {self.name!r} is called inside of another pipeline. {self.hint}")
 
     @property
     def params(self) -> Mapping[str, Param]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, NoReturn, Protocol
 
-from orchestrator.definition.callables import WrappedFunction
+from orchestrator.definition.callables import NoStep, WrappedFunction
 from orchestrator.definition.faults import PlaceholderMisuse
 from orchestrator.definition.model import OutputRef
 
@@ -49,7 +49,10 @@ class Placeholder:
 
     def __getitem__(self, key: str | int) -> Placeholder:
         if isinstance(key, bool) or not isinstance(key, str | int):
-            self._refuse(f"indexed by {type(key).__name__}; only str and int reach a part of it")
+            self._refuse(
+                f"indexed by {type(key).__name__}: only str and int reach a part of it. Pass it to a step, and take "
+                "the part there"
+            )
         items = tuple_items(self._returns)
         returns = None
         if items is not None:
@@ -61,14 +64,21 @@ class Placeholder:
     def __iter__(self) -> Iterator[Placeholder]:
         items = tuple_items(self._returns)
         if items is None:
-            self._refuse("iterated over; annotate the function with '-> tuple[A, B]' to unpack it")
+            self._refuse(
+                "iterated over: how many items it has is not known yet. Pass it whole to a step, and loop there; "
+                "to unpack a fixed number of items, annotate the function with '-> tuple[A, B]'"
+            )
         return iter([self[index] for index in range(len(items))])
 
     def __len__(self) -> int:
         items = tuple_items(self._returns)
         if items is None:
-            self._refuse("asked for its length")
+            self._refuse("asked for its length. Pass it to a step, and take the length there")
         return len(items)
+
+    def keys(self) -> NoReturn:
+        """Refuse to be unpacked as keyword arguments."""
+        self._refuse("unpacked as a mapping. Pass it whole to a step, or the parts by name, as in f(x=output['x'])")
 
     def __getattr__(self, name: str) -> NoReturn:
         # AttributeError, so that hasattr() and copy keep working
@@ -95,17 +105,20 @@ def _refusing(use: str) -> Callable[..., NoReturn]:
 
 
 _REFUSED = {
-    "used as a bool; decide inside a step": "bool",
-    "turned into text; do that inside a step": "str format bytes fspath",
-    "turned into a number": "int float complex index round trunc floor ceil",
-    "computed with; do that inside a step": (
+    "used as a bool. Pass it to a step, and decide there": "bool",
+    "turned into text. Pass it to a step, and make the text there": "str format bytes fspath",
+    "turned into a number. Pass it to a step, and do that there": "int float complex index round trunc floor ceil",
+    "iterated over. Pass it whole to a step, and loop there": "reversed aiter anext",
+    "computed with. Pass it to a step, and compute there": (
         "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv floordiv rfloordiv mod rmod pow rpow "
         "matmul rmatmul divmod rdivmod and rand or ror xor rxor lshift rlshift rshift rrshift neg pos abs invert"
     ),
-    "compared; do that inside a step": "eq ne lt le gt ge contains",
-    "changed": "setitem delitem",
-    "called": "call",
-    "used as a context manager": "enter exit",
+    "compared. Pass it to a step, and compare there": "eq ne lt le gt ge",
+    "searched with 'in'. Pass it to a step, and look there": "contains",
+    "changed. Return the changed value from a step": "setitem delitem",
+    "called. Pass it to a step, and call it there": "call",
+    "awaited. A step that takes it waits for it": "await",
+    "used as a context manager. Pass it to a step, and open it there": "enter exit aenter aexit",
 }
 for _use, _names in _REFUSED.items():
     for _name in _names.split():
@@ -138,6 +151,8 @@ def without_placeholders(site: Site, value: Any) -> Any:
     if isinstance(value, WrappedFunction):
         name = getattr(value.function, "__name__", repr(value.function))  # a partial has none
         raise PlaceholderMisuse(f"step {name!r} is given as a value; call it: {name}()")
+    if isinstance(value, NoStep):
+        raise PlaceholderMisuse(f"{value!r} is given as a value. {value.hint}")
     return value
 
 

@@ -2,19 +2,24 @@
 
 A reference is `params.NAME` or `steps.NAME.output`, then any number of `.key`, `.0`, `[0]` or `["key"]`.
 Names may hold dots and brackets: the longest known name wins. `$${{` stands for the text `${{`.
+In a command `file(REFERENCE)` stands for the path of a file with the value.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.definition.faults import did_you_mean
 from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.quoting import single_quoted_references
+from orchestrator.definition.wire import references
 
 _MARK = re.compile(r"\$\$\{\{|\$\{\{(?P<inside>.*?)\}\}|\$\{\{", re.DOTALL)
+_FILE = re.compile(r"file\s*\(")
 _PATH_PART = re.compile(
     r"""\.(?P<key>[^.\[\]\s"']+) | \[(?P<index>-?\d+)\] | \["(?P<double>[^"]*)"\] | \['(?P<single>[^']*)'\]""",
     re.VERBOSE,
@@ -37,7 +42,15 @@ def parse_text(text: str, steps: Collection[str], params: Collection[str]) -> st
     return parsed
 
 
-def parse_value(value: Any, steps: Collection[str], params: Collection[str], faults: list[str], owner: str) -> Any:
+def parse_value(
+    value: Any,
+    steps: Collection[str],
+    params: Collection[str],
+    faults: list[str],
+    owner: str,
+    *,
+    in_command: bool = False,
+) -> Any:
     """Give the value with every text in it parsed, at any depth; appends a sentence for each bad reference.
 
     Bad references are left out of their text, so that the others in it are still checked.
@@ -45,6 +58,13 @@ def parse_value(value: Any, steps: Collection[str], params: Collection[str], fau
     if isinstance(value, str):
         parsed, invalid = _parsed(value, steps, params)
         faults += [f"{owner}: {error}" for error in invalid]
+        if not in_command:
+            faults += [
+                f"{owner}: '${{{{ file({written(it)}) }}}}' stands in an argument, but only a command ('run') is given "
+                f"files. Write '${{{{ {written(it)} }}}}'."
+                for it in references(parsed)
+                if it.as_file
+            ]
         return parsed
     if isinstance(value, list):
         return [parse_value(item, steps, params, faults, owner) for item in value]
@@ -64,7 +84,9 @@ def parse_command(
         f"{owner}: `{reference}` stands in single quotes, where the shell fills nothing in. Use double quotes."
         for reference in single_quoted_references(text)
     ]
-    parsed = parse_value(text, steps, params, faults, owner)
+    if "\0" in text:
+        faults.append(f"{owner}: its command holds a NUL, which no command can.")
+    parsed = parse_value(text, steps, params, faults, owner, in_command=True)
     return Template((parsed,)) if isinstance(parsed, OutputRef | ParamRef) else parsed
 
 
@@ -98,22 +120,33 @@ def _parsed(
 
 
 def _reference(inside: str, steps: Collection[str], params: Collection[str]) -> OutputRef | ParamRef:
+    shown = f"'${{{{ {inside} }}}}'"
+    if not (call := _FILE.match(inside)):
+        return _plain_reference(inside, steps, params, shown)
+    if not inside.endswith(")"):
+        raise ReferenceInvalid(f"{shown} is not closed; end it with ')'.")
+    inner = inside[call.end() : -1].strip()
+    if _FILE.match(inner):
+        raise ReferenceInvalid(f"{shown} names a file of a file; write 'file' once.")
+    return replace(_plain_reference(inner, steps, params, shown), as_file=True)
+
+
+def _plain_reference(inside: str, steps: Collection[str], params: Collection[str], shown: str) -> OutputRef | ParamRef:
     root, dot, rest = inside.partition(".")
-    written = f"'${{{{ {inside} }}}}'"
     if root == "params" and dot and rest:
         name = next((n for n in _openings(rest) if n in params), None)
         if name is None:
             name = re.split(r"[.\[]", rest, maxsplit=1)[0]
-        return ParamRef(name, _path(rest[len(name) :], written))
+        return ParamRef(name, _path(rest[len(name) :], shown))
     if root == "steps" and dot and rest:
         ends = [m.start() for m in re.finditer(r"\.output(?=[.\[]|$)", rest)]
         names = [rest[:end] for end in ends]
         name = next((n for n in reversed(names) if n in steps), names[0] if names else None)
         if name:
-            return OutputRef(name, _path(rest[len(name) + len(".output") :], written))
-        raise ReferenceInvalid(f"{written} names no output. Write '${{{{ steps.NAME.output }}}}'.")
+            return OutputRef(name, _path(rest[len(name) + len(".output") :], shown))
+        raise ReferenceInvalid(f"{shown} names no output. Write '${{{{ steps.NAME.output }}}}'.")
     raise ReferenceInvalid(
-        f"{written} begins with neither 'params.' nor 'steps.'.{did_you_mean(root, ('params', 'steps'))}"
+        f"{shown} begins with neither 'params.' nor 'steps.'.{did_you_mean(root, ('params', 'steps'))}"
     )
 
 
@@ -139,6 +172,14 @@ def _path(text: str, written: str) -> tuple[str | int, ...]:
             path.append(part["double"] if part["double"] is not None else part["single"])
         at = part.end()
     return tuple(path)
+
+
+def written(reference: OutputRef | ParamRef) -> str:
+    """Return a reference as it is written in a pipeline file, without the braces, and without `file()`."""
+    path = "".join(f"[{json.dumps(part)}]" for part in reference.path)
+    if isinstance(reference, ParamRef):
+        return f"params.{reference.param}{path}"
+    return f"steps.{reference.step}.output{path}"
 
 
 def _append(parts: list[str | OutputRef | ParamRef], text: str) -> None:

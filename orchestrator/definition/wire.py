@@ -7,6 +7,7 @@ Plain JSON values stand for themselves. What JSON has no word for is an object w
     {"$float": "nan"}          nan, inf, -inf
     {"$output": [step, ...]}   OutputRef: step, then the path into its output
     {"$param": [param, ...]}   ParamRef: param, then the path into it
+    {"$file": {...}}           an OutputRef or a ParamRef of which a command gets a file
     {"$text": [...]}           Template: its parts
     {"$value": [type, parts]}  a value of another type, see `definition.typed`; with a third item, 0, the first of its
                                parts is what people are shown. In params only
@@ -23,6 +24,7 @@ from __future__ import annotations
 import math
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.definition.model import OutputRef, ParamRef, Template
@@ -64,10 +66,9 @@ def to_wire(value: Any, where: str = "", *, typed: bool = False) -> Any:
         return {"$dict": _pairs(value, where, typed)}
     if kind in _MAPPINGS and (form := _mapping_form(value, where, typed)) is not None:
         return form
-    if kind is OutputRef:
-        return {"$output": [value.step, *value.path]}
-    if kind is ParamRef:
-        return {"$param": [value.param, *value.path]}
+    if kind is OutputRef or kind is ParamRef:
+        form = {"$output": [value.step, *value.path]} if kind is OutputRef else {"$param": [value.param, *value.path]}
+        return {"$file": form} if value.as_file else form
     if kind is Template:
         return {"$text": [to_wire(part, where) for part in value.parts]}
     if kind is Unkept:
@@ -159,6 +160,9 @@ def from_wire(
         if key == "$param":
             name, *path = body
             return param(name, tuple(path)) if param else ParamRef(name, tuple(path))
+        if key == "$file":
+            found = read(body)
+            return replace(found, as_file=True) if isinstance(found, OutputRef | ParamRef) else found
         if key == "$text":
             parts = tuple(read(part) for part in body)
             return "".join(map(as_text, parts)) if output and param else Template(parts)

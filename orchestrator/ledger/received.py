@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.definition.model import OutputRef, ParamRef, Template
+from orchestrator.definition.references import written
 from orchestrator.definition.wire import from_wire, references, to_wire
 from orchestrator.ledger.values import Event
 
@@ -81,13 +82,13 @@ class Received:
     @property
     def args(self) -> list[Any]:
         """Return the arguments by position: params are looked up, OutputRefs stand for outputs."""
-        values: list[Any] = _joined(from_wire(self.spec.get("args", []), None, self._param))
+        values: list[Any] = _joined(from_wire(self.spec.get("args", []), None, self._param, is_lenient=True))
         return values
 
     @property
     def kwargs(self) -> dict[str, Any]:
         """Return the arguments by name, as `args` does."""
-        values: dict[str, Any] = _joined(from_wire(self.spec.get("with", {}), None, self._param))
+        values: dict[str, Any] = _joined(from_wire(self.spec.get("with", {}), None, self._param, is_lenient=True))
         return values
 
     @property
@@ -113,19 +114,19 @@ class Received:
         named: dict[str, Any] = {}
         if "uses" in self.spec:
             named["its function"] = self.spec["uses"]
-            named |= {f"args[{place}]": to_wire(value) for place, value in enumerate(self.args)}
-            named |= {name: to_wire(value) for name, value in self.kwargs.items()}
+            named |= {f"args[{place}]": to_wire(value, typed=True) for place, value in enumerate(self.args)}
+            named |= {name: to_wire(value, typed=True) for name, value in self.kwargs.items()}
         else:
             named["its command"] = self.spec.get("run")
             for reference in references(self.command):
                 if isinstance(reference, ParamRef):
-                    named[written(reference)] = to_wire(self.value_of(reference))
+                    named[written(reference)] = to_wire(self.value_of(reference), typed=True)
         for source in self.sources.values():
             named[written(OutputRef(source.step))] = source.attempt
         return named
 
     def _param(self, name: str, path: tuple[str | int, ...]) -> Any:
-        value = from_wire(self.params.get(name))
+        value = from_wire(self.params.get(name), is_lenient=True)
         for part in path:
             try:
                 value = value[part]
@@ -148,17 +149,11 @@ def _joined(value: Any) -> Any:
     return value
 
 
-def written(reference: OutputRef | ParamRef) -> str:
-    """Return a reference as it is written in a pipeline file, without the braces."""
-    path = "".join(f"[{json.dumps(part)}]" for part in reference.path)
-    if isinstance(reference, ParamRef):
-        return f"params.{reference.param}{path}"
-    return f"steps.{reference.step}.output{path}"
-
-
 def reads_of(spec: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return the steps whose outputs a spec reads, and the params that it reads by reference; without repeats."""
-    read = list(references([from_wire(spec[part]) for part in ("args", "with", "run") if part in spec]))
+    read = list(
+        references([from_wire(spec[part], is_lenient=True) for part in ("args", "with", "run") if part in spec])
+    )
     steps = dict.fromkeys(it.step for it in read if isinstance(it, OutputRef))
     return list(steps), list(dict.fromkeys(it.param for it in read if isinstance(it, ParamRef)))
 

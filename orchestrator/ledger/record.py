@@ -16,6 +16,7 @@ from orchestrator.ledger.values import Event
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ENDINGS = {"step.succeeded", "step.failed", "step.retrying", "step.cancelled"}
 _RUN_ENDS = {f"run.{state.value}" for state in RunState if state.is_ended}
+_UNCOUNTED = {Outcome.LOST, Outcome.HANDED_OVER, Outcome.PUT_BACK, Outcome.CANCELLED}  # no matter for the retries
 _REPLACED = {"attempt.lost", "attempt.handed_over", "attempt.put_back"}
 REPAIRS = {"attempt.lost", "message.lost"}  # the events by which the safety net tells that it caught something
 
@@ -123,6 +124,16 @@ class StepRecord:
                 last.reason = detail.get("reason")
 
 
+@dataclass(frozen=True, slots=True)
+class Tries:
+    """Attempts since the last resume that count against the retries, and how many there may be; `is_resumed` if the
+    step had attempts before that."""
+
+    made: int
+    allowed: int
+    is_resumed: bool
+
+
 @dataclass(slots=True)
 class RunRecord:
     """One run. Steps stand in the order in which the user listed them. `specs` and `params` are those of now, in the
@@ -173,6 +184,19 @@ class RunRecord:
         for name, step in (*self.steps.items(), *self.gone.items()):
             if step.state is not StepState.SUCCEEDED or name in again:
                 step.reset(self.events)
+
+    def tries(self, step: str) -> Tries:
+        """Return what a step has used of its retries in the time since the last resume."""
+        attempts = self.steps[step].attempts
+        last = attempts[-1] if attempts else None
+        received = self.received(step, last) if last else None
+        spec = received.spec if received else self.specs.get(step, {})
+        since = [it for it in attempts if it.resumes == self.resumes]
+        return Tries(
+            sum(it.outcome not in _UNCOUNTED for it in since),
+            spec.get("options", {}).get("retries", 0) + 1,
+            len(since) < len(attempts),
+        )
 
     def received(self, step: str, attempt: AttemptRecord) -> Received | None:
         """Return what an attempt was given; None when it never began."""

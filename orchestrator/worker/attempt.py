@@ -23,6 +23,7 @@ from orchestrator.ledger.values import BackOff, Claim, Commit, Held, Refusal, Re
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.process_tree import ProcessTree
 from orchestrator.worker.around_steps import process_held
+from orchestrator.worker.call_clock import current_clock
 from orchestrator.worker.calls import call_step, code_check
 from orchestrator.worker.code_check import CodeCheck, CodeRefused
 from orchestrator.worker.failures import MESSAGE_CHARS, Failure, OutputNotStored, error_card, error_text, options_of
@@ -107,6 +108,7 @@ def run_attempt(
             try:
                 with process_held(run_id, step), attempt_context(here, is_only=is_only), interruptible():
                     value = copy_context().run(call_step, claim, process.store, code)
+                    _end_call()
                     output = encode_output(
                         value,
                         process.settings.inline_output_bytes,
@@ -114,6 +116,8 @@ def run_attempt(
                     )
             except BaseException as raised:  # KeyboardInterrupt too: whatever the step raises is its failure
                 error = raised
+                if not isinstance(raised, StopRequested):  # of a timeout: who asked waits for what the step has started
+                    _end_call()
             if os.getpid() != pid:  # a process that the step forked and let return: it must not commit for its parent
                 os._exit(0)
     except HostFault as raised:  # of the capture: the step has not begun
@@ -167,6 +171,11 @@ def run_attempt(
         )
     )
     return _finish(process, claim, held, commit, failure.error, failure.retry_in_s or 0.0)
+
+
+def _end_call() -> None:
+    if clock := current_clock():
+        clock.end()
 
 
 def _saved(process: WorkerProcess, run_id: str, step: str, attempt: int, token: int, value: Any) -> Artifact:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import errno
+import fcntl
 import json
 import os
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from orchestrator.artifacts.outputs import decode_output, plain_json, plain_value
+from orchestrator.artifacts.outputs import decode_output, plain_json
 from orchestrator.artifacts.store import ArtifactStore
 from orchestrator.definition.context import StopRequested
 from orchestrator.definition.model import OutputRef, ParamRef, Template
@@ -21,13 +27,17 @@ from orchestrator.dispositions import default_signals
 from orchestrator.exit_status import KnownChild, how_it_ended, signal_name
 from orchestrator.ledger.values import Claim
 from orchestrator.settings import settings
+from orchestrator.worker.call_clock import counted
 from orchestrator.worker.celery_apps import user_celery_app
 from orchestrator.worker.code_check import CodeCheck
+from orchestrator.worker.memory import limit_memory
 from orchestrator.worker.process import WorkerProcess
+from orchestrator.worker.shell_values import HandedOver, ReferenceUnusable, handed_over
 from orchestrator.worker.thread_shares import limit_threads, threads_of
 from orchestrator.worker.user_code import UserCode
 
-SHELL_OUTPUT_BYTES = 1024 * 1024  # of standard output kept as the step's output
+_READ_BYTES = 65_536
+_LOOK_MS = 50
 
 _user_code = UserCode()
 
@@ -46,15 +56,17 @@ def call_step(claim: Claim, store: ArtifactStore, code: CodeCheck) -> Any:
     chosen, options = settings(), claim.spec.get("options", {})
     pool = options.get("pool")
     with _user_code.of(claim.import_path), user_celery_app(chosen, pool):
+        limit_memory(options.get("memory"))
         limit_threads(options.get("threads") or threads_of(chosen, pool))
         values = _Values(claim, store)
         spec = claim.spec
         if "run" in spec:
-            return _run_shell(from_wire(spec["run"]), values)
-        function = code.function(spec["uses"])
+            return _run_shell(from_wire(spec["run"]), values, chosen.shell_output_mb)
+        with counted():
+            function = code.function(spec["uses"])
         args = from_wire(spec.get("args", []), values.output, values.param)
         kwargs = from_wire(spec.get("with", {}), values.output, values.param)
-        with _folder_kept():
+        with _folder_kept(), counted():
             return function(*args, **kwargs)
 
 
@@ -73,6 +85,13 @@ class _Values:
 
     def param(self, name: str, path: tuple[str | int, ...]) -> Any:
         return _walk(from_wire(self._claim.params[name]), path, f"param {name!r}")
+
+    def of_reference(self, reference: OutputRef | ParamRef) -> Any:
+        """Return the value for a command: that of a param is plain JSON."""
+        if isinstance(reference, OutputRef):
+            return self.output(reference.step, reference.path)
+        value = self.param(reference.param, reference.path)
+        return value if type(value) is str else plain_json(to_wire(value, typed=True))
 
 
 def _walk(value: Any, path: tuple[str | int, ...], what: str) -> Any:
@@ -106,68 +125,116 @@ def _folder_kept() -> Iterator[None]:
                 os.chdir(folder)
 
 
-def _run_shell(command: str | Template, values: _Values) -> Any:
-    """Run a command with /bin/sh -e; standard output is the output, parsed when it is a JSON object or list.
-
-    References are handed over as variables, so that no value is ever read as code.
-    """
-    variables: dict[str, str] = {}
-    text = command if isinstance(command, str) else "".join(_shell_parts(command, values, variables))
-    with default_signals():
-        process = KnownChild(
-            ["/bin/sh", "-e", "-c", text],
-            env={**os.environ, **variables},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
-    kept = bytearray()
-    with _ended_with_us(process):
-        try:
-            code = _follow(process, kept)
-        except StopRequested:
-            _follow(process, kept)  # who stops us has sent it SIGTERM, and kills it when the grace is over
-            raise
+def _run_shell(command: str | Template, values: _Values, output_mb: int) -> Any:
+    """Run a command with /bin/sh -e; standard output is the output, parsed when it is a JSON object or list."""
+    with handed_over(command, values.of_reference) as given:
+        process = _started(given)
+        output = _ShellOutput(output_mb)
+        with counted(), _ended_with_us(process):
+            try:
+                code = _follow(process, output.add)
+            except StopRequested:
+                _follow(process, output.show)  # who stops us has sent it SIGTERM, and kills it when the grace is over
+                raise
+            output.show(b"", is_end=True)
     if code:
         how = f"was killed by {signal_name(-code)}" if code < 0 else how_it_ended(code)
-        raise CommandFailed(f"the command {how}: {text.strip().splitlines()[0][:200] if text.strip() else ''}")
-    shown = kept.decode(errors="replace").rstrip("\n")
-    if shown[:1] in ("{", "["):
-        with contextlib.suppress(json.JSONDecodeError):
-            return json.loads(shown)
-    return shown or None
+        text = given.text.strip()
+        raise CommandFailed(f"the command {how}: {text.splitlines()[0][:200] if text else ''}")
+    return output.value()
 
 
-def _follow(process: KnownChild, kept: bytearray) -> int:
-    """Print what a command writes until it ends, keep the end of it, and give its exit code."""
-    assert process.stdout is not None
-    while chunk := os.read(process.stdout.fileno(), 65536):
-        with contextlib.suppress(ValueError):  # a closed stdout must not fail the step
-            sys.stdout.write(chunk.decode(errors="replace"))
+def _started(given: HandedOver) -> KnownChild:
+    environment = {**os.environ, **given.variables}
+    given.check_length(environment)
+    try:
+        with default_signals():
+            return KnownChild(
+                ["/bin/sh", "-e", "-c", given.text],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+    except OSError as error:
+        if error.errno == errno.E2BIG:  # by a rule of this system that is not known here
+            raise ReferenceUnusable(given.too_long()) from None
+        raise
+
+
+class _ShellOutput:
+    """What a command writes to standard output: printed as it comes, and kept whole."""
+
+    def __init__(self, limit_mb: int) -> None:
+        self._limit_mb = limit_mb
+        self._kept = bytearray()
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def add(self, data: bytes) -> None:
+        """Raise CommandFailed when it is more than may be kept: a part of it would pass for the whole."""
+        self.show(data)
+        if len(self._kept) + len(data) > self._limit_mb * 1024 * 1024:
+            raise CommandFailed(
+                f"the command wrote more than {self._limit_mb} MB to standard output, which is its output. Write what "
+                "is not to standard error (>&2), write large results to files, or raise shell_output_mb"
+            )
+        self._kept += data
+
+    def show(self, data: bytes, *, is_end: bool = False) -> None:
+        with contextlib.suppress(ValueError, AttributeError):  # a closed stdout must not fail the step
+            sys.stdout.write(self._decoder.decode(data, is_end))
             sys.stdout.flush()
-        kept += chunk
-        del kept[:-SHELL_OUTPUT_BYTES]
+
+    def value(self) -> Any:
+        text = self._kept.decode(errors="replace").rstrip("\n")
+        if text.lstrip(" \t\r\n")[:1] in ("{", "["):
+            with contextlib.suppress(
+                ValueError, RecursionError
+            ):  # it only looks like JSON, or is more than Python reads
+                return json.loads(text)
+        return text or None
+
+
+def _follow(process: KnownChild, take: Callable[[bytes], None]) -> int:
+    """Hand over what a command writes until it has ended, and return its exit code.
+
+    What it has left running may have its standard output, too: nobody waits for that.
+    """
+    assert process.stdout is not None
+    stdout = process.stdout.fileno()
+    with _end_of(process) as end:
+        poller = select.poll()
+        poller.register(stdout, select.POLLIN)
+        if end is not None:
+            poller.register(end, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poller.poll(None if end is not None else _LOOK_MS)}
+            has_ended = end in ready if end is not None else process.poll() is not None
+            if has_ended:
+                (left,) = struct.unpack("i", fcntl.ioctl(stdout, termios.FIONREAD, bytes(4)))
+                while left > 0 and (data := os.read(stdout, left)):
+                    left -= len(data)
+                    take(data)
+                break
+            if stdout in ready:
+                if not (data := os.read(stdout, _READ_BYTES)):
+                    break
+                take(data)
     return process.wait()
 
 
-def _shell_parts(command: Template, values: _Values, variables: dict[str, str]) -> Iterator[str]:
-    for part in command.parts:
-        if isinstance(part, str):
-            yield part
-            continue
-        value = values.output(part.step, part.path) if isinstance(part, OutputRef) else _param(part, values)
-        name = f"ORC_VALUE_{len(variables) + 1}"
-        variables[name] = _shell_text(value)
-        yield f"${{{name}}}"
-
-
-def _shell_text(value: Any) -> str:
-    shown = plain_value(value)
-    return str.__str__(shown) if isinstance(shown, str) else json.dumps(shown, default=str)
-
-
-def _param(reference: ParamRef, values: _Values) -> Any:
-    return plain_json(to_wire(values.param(reference.param, reference.path), typed=True))
+@contextlib.contextmanager
+def _end_of(process: KnownChild) -> Iterator[int | None]:
+    """Return a descriptor that becomes readable when a process has ended; None where there is none."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):  # no such call here, or it is gone already
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from typing import Any
 from orchestrator.definition.context import StopRequested
 from orchestrator.exit_status import signal_name
 from orchestrator.worker.announcements import is_announced, note_terminated
+from orchestrator.worker.call_clock import has_call_ended
 
 _draining = mmap.mmap(-1, 1)  # shared with the children, which are forked later
 _is_listening = False  # this process is a prefork child
@@ -149,8 +150,8 @@ class interruptible:  # noqa: N801 (as above)
 def _stop(signum: int, frame: FrameType | None) -> None:
     """Takes no lock: what it interrupts may hold any."""
     global _is_interruptible, _is_asked, _is_stopping
-    if not _is_busy:
-        return
+    if not _is_busy or (signum == signal.SIGUSR1 and has_call_ended() and is_announced(*_attempt, signum)):
+        return  # a timeout that came too late
     may_raise = _is_interruptible and not _is_importing(frame)
     if is_announced(*_attempt, signum):
         _is_asked = _is_stopping = True

@@ -16,6 +16,7 @@ from celery.utils.log import get_logger
 
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.worker.memory import watch_memory
 from orchestrator.worker.process import broker_url, current_process, pool_type_of
 from orchestrator.worker.running import CANCELLED, FENCED, TIMED_OUT, running
 from orchestrator.worker.stopping import pass_on_terminations, stop_soon
@@ -24,6 +25,7 @@ from orchestrator.worker.thread_shares import share_cores
 
 logger = get_logger(__name__)
 
+SHORTEST_LOOK_S = 0.01
 LONGEST_LOOK_S = 1.0  # so long an attempt that could not be stopped waits for the next try
 
 
@@ -51,6 +53,7 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
                 "and a step that holds the interpreter's lock can lose its lease",
                 pool_type,
             )
+        threading.Thread(target=watch_memory, args=(parent.app,), name="memory", daemon=True).start()
         for target in (self._renew_for_ever, self._watch_timeouts):
             threading.Thread(target=target, args=(parent,), name=target.__name__.strip("_"), daemon=True).start()
 
@@ -88,16 +91,16 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _watch_timeouts(self, parent: Any) -> None:
         while not self._over.is_set():
-            now = time.monotonic()
-            next_look = now + LONGEST_LOOK_S
+            pause_s = LONGEST_LOOK_S
             pass_on_terminations()
             for attempt in running:
-                times_out_at = attempt.times_out_at
-                if times_out_at is None:
+                left_s = attempt.time_left_s()
+                if left_s is None:
                     continue
-                if times_out_at <= now:
+                if left_s <= 0:
                     stop_soon(parent.app, attempt, TIMED_OUT)
                 else:
-                    next_look = min(next_look, times_out_at)
-            running.timeout_set.wait(next_look - now)
+                    # Exact though the call may not have begun: until then its clock stands, and all of it is left.
+                    pause_s = min(pause_s, max(left_s, SHORTEST_LOOK_S))
+            running.timeout_set.wait(pause_s)
             running.timeout_set.clear()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from orchestrator.ledger.values import Held
+from orchestrator.worker.call_clock import call_s
 from orchestrator.worker.log_file import LogOfChild
 
 TIMED_OUT, CANCELLED, FENCED, HANDED_OVER = "timed_out", "cancelled", "fenced", "handed_over"  # reasons to stop one
@@ -23,18 +23,25 @@ class RunningAttempt:
     held: Held
     pid: int
     timeout_s: float
-    began: float = field(default_factory=time.monotonic)
     stop_reason: str = ""
+    failure: BaseException | None = None  # what to record of it, if it is stopped for its own fault
     was_killed: bool = False
     terminated_at: float | None = None  # when it was first seen that somebody has sent its child SIGTERM
     is_fenced: bool = False  # the ledger said once that somebody took over
     ended: threading.Event = field(default_factory=threading.Event)
     log: LogOfChild | None = None  # what it writes, for when its process dies
 
-    @property
-    def times_out_at(self) -> float | None:
-        """Give when its time is up, by the monotonic clock; None when it has no timeout or is being stopped anyway."""
-        return self.began + self.timeout_s if self.timeout_s and not self.stop_reason else None
+    def time_left_s(self) -> float | None:
+        """Return how much of its timeout is left; None when it has none, is being stopped, or has ended its call."""
+        if not self.timeout_s or self.stop_reason:
+            return None
+        call = self.call_s()
+        return None if call is None else self.timeout_s - call
+
+    def call_s(self) -> float | None:
+        """Return for how long its call has run; None once that has ended."""
+        held = self.held
+        return call_s(self.pid, held.run_id, held.step, held.attempt)
 
 
 class Running:

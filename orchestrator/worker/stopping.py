@@ -6,12 +6,13 @@ of threads, and in the solo pool, a step is only asked (`context.should_stop`).
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 
 import psutil
@@ -22,6 +23,7 @@ from orchestrator.definition.context import StopRequested
 from orchestrator.ledger.values import Commit, Refusal, Replaced
 from orchestrator.messages.dispatch import dispatch_ready
 from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree
+from orchestrator.worker import call_clock
 from orchestrator.worker.announcements import announce, is_terminated, withdraw
 from orchestrator.worker.failures import commit_for
 from orchestrator.worker.interruption import asked_in_thread, is_draining
@@ -31,11 +33,17 @@ from orchestrator.worker.running import HANDED_OVER, TIMED_OUT, RunningAttempt, 
 
 logger = get_logger(__name__)
 
+OUT_OF_MEMORY = "out_of_memory"  # a reason beside those of `running`
 ASK = {TIMED_OUT: signal.SIGUSR1}  # any other reason: SIGUSR2
 OBEY_S = 0.5  # what a step has to end in once all that it had started is gone
+LONGEST_GRACE_S = {OUT_OF_MEMORY: 0.5}  # it would take more and more meanwhile
 PAUSE_S = 0.02
 OWN_END_KNOWN_S = 1.0  # by then a worker that is told to end with its whole group knows it
 ASK_AGAIN_S = 0.2  # a step that imports hears nothing (`worker.interruption`)
+
+
+class _CallEnded(Exception):
+    """The call ended before it could be stopped for its timeout: what it has come to is being recorded."""
 
 
 def stop_soon(app: Celery, attempt: RunningAttempt, reason: str) -> threading.Thread | None:
@@ -59,6 +67,9 @@ def _stop(app: Celery, attempt: RunningAttempt, reason: str) -> None:
             _stop_thread(process, attempt, reason)
         else:
             _stop_process(process, attempt, reason)
+    except _CallEnded:
+        running.give_up_stopping(attempt)
+        withdraw(attempt.pid, *_named(attempt), ASK[TIMED_OUT])
     except Exception:
         logger.exception("run %s: step %s could not be stopped", attempt.held.run_id, attempt.held.step)
         running.give_up_stopping(attempt)
@@ -96,11 +107,13 @@ def _named(attempt: RunningAttempt) -> tuple[str, str, int]:
 
 
 def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) -> None:
-    began, grace_s = time.monotonic(), process.settings.timeout_grace_s
+    began, longest_s = time.monotonic(), LONGEST_GRACE_S.get(reason, math.inf)
+    grace_s = min(process.settings.timeout_grace_s, longest_s)
     worker = attempt.held.owner.partition(" ")[0]
     with running.lock:
         # Once it has ended, what its process has started may be another attempt's.
         tree = ProcessTree(attempt.pid) if running.is_running(attempt) else None
+        _leave_if_its_call_has_ended(attempt, reason)
         if tree:
             _ask(attempt, reason)
     if tree is None:
@@ -108,6 +121,7 @@ def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) 
     tree.terminate()
     limit, asks_at = began + grace_s, began + ASK_AGAIN_S
     while (_left(tree, attempt) or not attempt.ended.is_set()) and (now := time.monotonic()) < limit:
+        _leave_if_its_call_has_ended(attempt, reason)
         if now >= asks_at:
             asks_at = now + ASK_AGAIN_S
             with running.lock:
@@ -119,7 +133,9 @@ def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) 
         tree.kill(OBEY_S)
         attempt.ended.wait(OBEY_S)
     if _halt(attempt):
-        is_gone = tree.kill(KILL_LIMIT_S, partial(_kill_child, attempt))
+        is_gone = tree.kill(KILL_LIMIT_S, partial(_kill_child, attempt, reason))
+        if not attempt.was_killed:
+            _leave_if_its_call_has_ended(attempt, reason)
     else:
         is_gone = not _left(tree, attempt) or tree.kill(KILL_LIMIT_S)
     if was_polite := not attempt.was_killed:
@@ -169,10 +185,17 @@ def _halt(attempt: RunningAttempt) -> bool:
         return True
 
 
-def _kill_child(attempt: RunningAttempt) -> bool:
-    """Kill the attempt's process; False if the attempt ended just before it was halted: then it goes on for others."""
+def _leave_if_its_call_has_ended(attempt: RunningAttempt, reason: str) -> None:
+    """Raise _CallEnded if a timeout came too late: the attempt may wait for server or store as long as it must."""
+    if reason == TIMED_OUT and not attempt.ended.is_set() and attempt.call_s() is None:
+        raise _CallEnded
+
+
+def _kill_child(attempt: RunningAttempt, reason: str) -> bool:
+    """Kill the attempt's process; False if the attempt, or in case of a timeout its call, ended just before it was
+    halted: then the process goes on."""
     with running.lock, suppress(ProcessLookupError):
-        attempt.was_killed = running.is_running(attempt)
+        attempt.was_killed = running.is_running(attempt) and not (reason == TIMED_OUT and attempt.call_s() is None)
         os.kill(attempt.pid, signal.SIGKILL if attempt.was_killed else signal.SIGCONT)
     return attempt.was_killed
 
@@ -185,7 +208,10 @@ def _stop_thread(process: WorkerProcess, attempt: RunningAttempt, reason: str) -
         "run %s: attempt %d of step %s should stop (%s), but its pool cannot end a step: it is asked, and waited for",
         held.run_id, held.attempt, held.step, reason,
     )  # fmt: skip
-    with asked_in_thread(held.run_id, held.step, held.attempt):
+    with ExitStack() as asking:
+        with call_clock.asking:
+            _leave_if_its_call_has_ended(attempt, reason)
+            asking.enter_context(asked_in_thread(held.run_id, held.step, held.attempt))
         if reason == HANDED_OVER:
             return _tell(process, attempt, reason, {}, "")  # the worker ends next
         attempt.ended.wait()
@@ -209,6 +235,8 @@ def _tell(
             ship_what_is_left(attempt.log, held, process.ledger, process.settings.log_lines_per_attempt)
     if reason == HANDED_OVER:
         answer = process.ledger.hand_over(held.run_id, held.step, held.attempt, "its worker ended", owner=held.owner)
+    elif reason == OUT_OF_MEMORY and attempt.failure:
+        answer = commit_for(process, held, attempt.failure)
     elif reason == TIMED_OUT:
         # Refused if the child could commit this itself, with the traceback of where it was.
         answer = commit_for(process, held, StopRequested(is_timeout=True), told_of_timeout)

@@ -13,8 +13,9 @@ from celery.utils.log import get_task_logger
 from orchestrator.ledger.values import Held, owner_of
 from orchestrator.messages.names import FAILURE_TASK, STEP_TASK
 from orchestrator.worker.attempt import AttemptFailed, AttemptRetrying, AttemptStopped, MessageDropped, run_attempt
+from orchestrator.worker.call_clock import CallClock
 from orchestrator.worker.failures import error_text, report_death, report_own_failure
-from orchestrator.worker.interruption import busy, is_being_stopped
+from orchestrator.worker.interruption import busy, is_being_stopped, is_prefork_child
 from orchestrator.worker.log_file import ship_what_is_left
 from orchestrator.worker.process import INCARNATION, current_process
 from orchestrator.worker.requests import StepRequest
@@ -34,7 +35,7 @@ def register_tasks(app: Celery) -> None:
         request.chain = None  # goes on only when the ledger says so
         worker = request.hostname or ""
         request.errbacks = None  # the failure callback is for failures that only Celery sees
-        with busy(run_id, step, attempt):
+        with busy(run_id, step, attempt), CallClock(run_id, step, attempt, is_shared=is_prefork_child()):
             try:
                 end = run_attempt(
                     current_process(app), run_id, step, attempt, worker,

@@ -268,3 +268,22 @@ def test_a_server_that_cannot_be_used_is_told_in_a_sentence(place, redis_alone, 
     else:
         assert (done.code, done.err.count("\n")) == (2, 1)
         assert done.err.startswith("ServerUnreachable: the Redis server at ")
+
+
+@pytest.mark.parametrize("command", ["run", "submit", "plan", "resume"])
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["FILE", "n=1"], "Got unexpected extra argument (n=1). A param is given by -p: -p n=1"),
+        (["FILE", "n=1", "text=a b"], "A param is given by -p: -p n=1 -p 'text=a b'"),
+        (["n=1", "FILE"], "A param is given by -p: -p n=1"),
+        (["FILE", "--rate", "0.5"], "If 'rate' is a param of the pipeline: -p rate=0.5"),
+        (["FILE", "--rate=0.5"], "If 'rate' is a param of the pipeline: -p rate=0.5"),
+        (["FILE", "again"], "Got unexpected extra argument (again)."),
+    ],
+)
+def test_params_that_are_given_otherwise_are_told_how_to_give_them(refuse, command, given, told):
+    message = refuse(command, *["good.py" if word == "FILE" else word for word in given])
+
+    assert told in message
+    assert ("-p" in message) == ("=" in told or "--" in told)

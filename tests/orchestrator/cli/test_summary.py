@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from orchestrator.cli.summary import summary_text
 from orchestrator.ledger.record import AttemptRecord, RunRecord, StepRecord
 from orchestrator.ledger.states import Outcome, RunState, StepState
@@ -43,3 +45,34 @@ def test_a_run_that_was_resumed_tells_the_time_since_then_and_what_was_mended() 
 
 def attempt(**stopped: object) -> AttemptRecord:
     return AttemptRecord(1, 0, "w", 0, 1, Outcome.CANCELLED, None, {**stopped, "at_us": 1})
+
+
+SPECS = {"fit": {"pool": "cpu", "options": {"retries": 2}}, "plain": {"pool": "cpu"}}
+ONCE_MORE = "failed after 1 attempt since it was resumed (retries=0)"
+
+
+@pytest.mark.parametrize(
+    ("name", "attempts", "told"),
+    [
+        ("plain", [(0, "failed"), (1, "failed"), (2, "failed")], ONCE_MORE),
+        ("plain", [(2, "failed")], "failed"),  # added by the last resume
+        ("plain", [(2, "lost"), (2, "handed_over"), (2, "failed")], "failed"),
+        ("plain", [(0, "failed"), (2, "timed_out")], ONCE_MORE.replace("failed", "timed_out")),
+        ("plain", [(0, "lost"), (2, "lost"), (2, "lost")], "lost after 2 attempts since it was resumed"),
+        ("fit", [(2, "failed")] * 3, "failed after 3 attempts"),
+        ("fit", [(2, "failed"), (2, "lost"), (2, "failed"), (2, "failed")], "failed after 3 attempts"),
+        ("fit", [(2, "failed")], "failed after 1 of 3 attempts"),  # never_retry_on
+        ("fit", [(0, "failed")] * 3 + [(2, "failed")] * 3, "failed after 3 attempts since it was resumed (retries=2)"),
+        ("fit", [(0, "cancelled"), (2, "failed")], "failed after 1 of 3 attempts since it was resumed"),
+    ],
+)
+def test_attempts_are_counted_since_the_last_resume_and_the_budget_is_named(name, attempts, told) -> None:
+    error = {"type": "E", "message": "m"}
+    made = [
+        AttemptRecord(number, 0, "w", 0, 1, Outcome(outcome), error, resumes=resumes, began_place=1)
+        for number, (resumes, outcome) in enumerate(attempts, 1)
+    ]
+    steps = {name: StepRecord(StepState.FAILED, attempts=made)}
+    record = RunRecord("run", "p", RunState.FAILED, {}, 0, 0, 1, None, steps, {}, 0, 2, 0, specs=SPECS)
+
+    assert f"  {name} {told}: E: m" in summary_text(record, {}).splitlines()

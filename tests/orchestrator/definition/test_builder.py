@@ -238,6 +238,16 @@ def test_twice_as_many_steps_are_built_in_twice_the_time(cpu_growth) -> None:
     assert cpu_growth(lambda: build(10_000), lambda: build(20_000)) <= 2.5
 
 
+@pytest.mark.parametrize("name", ["-x", "--reason", "-1", "-[a]", "--"])
+def test_a_step_whose_name_a_command_would_take_for_an_option_is_a_fault(name: str) -> None:
+    builder = PipelineBuilder("p")
+    builder.add(name, load, args=["x"])
+
+    (fault,) = faults_of(builder)
+    assert fault.startswith(f"step name {name!r} is not allowed")
+    assert "no - at its start" in fault
+
+
 def test_a_step_that_waits_for_a_failure_of_nothing_is_a_fault() -> None:
     builder = PipelineBuilder("p")
     builder.add("alert", "builtins:max", args=(1,), trigger="one_failed")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import Any
 
 import pytest
 
 from orchestrator import PipelineBuilder, PipelineInvalid, pipeline, step
 from orchestrator.definition.callables import function_name, resolve_function
-from orchestrator.definition.faults import FunctionNotFound
+from orchestrator.definition.faults import FunctionNotFound, PipelineMisuse
 from orchestrator.definition.model import FunctionCall, OutputRef
 from orchestrator.definition.options import OptionValues, StepOptions
 
@@ -28,6 +29,11 @@ def split(data: Any, share: float = 0.5) -> tuple[int, int]:
 @step
 def train(part: Any, *, epochs: int = 1) -> float:
     return 0.5
+
+
+@pipeline
+def other(n: int = 1) -> None:
+    load()
 
 
 def faults_of(function: Any, **params: Any) -> tuple[str, ...]:
@@ -108,33 +114,85 @@ def test_options_and_after_give_copies() -> None:
     assert steps["last"].upstream == ("load", "train")
 
 
-@pytest.mark.parametrize(
-    "misuse",
-    [
-        lambda out: bool(out),
-        lambda out: out + 1,
-        lambda out: 1 - out,
-        lambda out: out == 1,
-        lambda out: out < 1,
-        lambda out: 1 in out,
-        lambda out: list(out),
-        lambda out: f"{out}",
-        lambda out: str(out),
-        lambda out: float(out),
-        lambda out: len(out),
-        lambda out: out(),
-        lambda out: out[1:],
-        lambda out: out.shape,
-        lambda out: -out,
-    ],
-)
-def test_a_placeholder_used_as_a_value_names_its_step(misuse: Any) -> None:
+MISUSES: list[tuple[Any, str]] = [
+    (lambda out: bool(out), "decide there"),
+    (lambda out: out and 1, "decide there"),
+    (lambda out: not out, "decide there"),
+    (lambda out: 1 if out else 2, "decide there"),
+    (lambda out: out + 1, "compute there"),
+    (lambda out: 1 - out, "compute there"),
+    (lambda out: -out, "compute there"),
+    (lambda out: divmod(out, 2), "compute there"),
+    (lambda out: sum([1, out]), "compute there"),
+    (lambda out: out == 1, "compare there"),
+    (lambda out: out < 1, "compare there"),
+    (lambda out: max(1, out), "compare there"),
+    (lambda out: 1 in out, "look there"),
+    (lambda out: [it + 1 for it in out], "loop there"),
+    (lambda out: list(out), "loop there"),
+    (lambda out: print(*out), "loop there"),
+    (lambda out: dict(zip(out, out, strict=True)), "loop there"),
+    (lambda out: list(reversed(out)), "loop there"),
+    (lambda out: {**out}, "Pass it whole to a step"),
+    (lambda out: dict(**out), "Pass it whole to a step"),
+    (lambda out: f"{out}", "make the text there"),
+    (lambda out: "%s" % out, "make the text there"),  # noqa: UP031
+    (lambda out: str(out), "make the text there"),
+    (lambda out: " ".join([str(out)]), "make the text there"),
+    (lambda out: open(out), "make the text there"),  # noqa: SIM115
+    (lambda out: float(out), "do that there"),
+    (lambda out: range(out), "do that there"),
+    (lambda out: round(out), "do that there"),
+    (lambda out: len(out), "take the length there"),
+    (lambda out: out(), "call it there"),
+    (lambda out: out[1:], "take the part there"),
+    (lambda out: out.shape, "read 'shape' in a step"),
+    (lambda out: out.items(), "read 'items' in a step"),
+    (lambda out: out.__enter__(), "open it there"),
+    (lambda out: out.__setitem__(0, 1), "from a step"),
+]
+
+
+@pytest.mark.parametrize(("misuse", "instead"), MISUSES)
+def test_a_placeholder_used_as_a_value_names_its_step_and_says_what_to_do(misuse: Any, instead: str) -> None:
     def churn() -> None:
         misuse(load())
 
     (fault,) = faults_of(churn)
     assert "placeholder for the output of step 'load'" in fault
     assert "known only at run time" in fault
+    assert instead in fault
+
+
+@pytest.mark.parametrize(
+    "misuse",
+    [
+        lambda inner: inner(),
+        lambda inner: inner(3),
+        lambda inner: train(inner),
+        lambda inner: train([inner]),
+        lambda inner: train(inner()),
+        lambda inner: step(inner)(),
+    ],
+)
+def test_a_pipeline_inside_of_a_pipeline_is_refused_with_what_to_do(misuse: Any) -> None:
+    def churn() -> None:
+        load()
+        misuse(other)
+
+    (fault,) = faults_of(churn)
+    assert "pipeline 'other'" in fault
+    assert "Pipelines do not nest: let both call the same steps, or a plain function that calls them." in fault
+    builder = PipelineBuilder("p")
+    builder.add("a", other)
+    with pytest.raises(PipelineInvalid) as caught:
+        builder.build()
+    assert all("Pipelines do not nest" in told for told in caught.value.faults)
+
+
+def test_a_pipeline_that_is_called_says_how_it_is_run() -> None:
+    with pytest.raises(PipelineMisuse, match="is not called but run: orchestrator run FILE:other"):
+        other()
 
 
 def test_unpacking_needs_the_length_in_the_annotation() -> None:
@@ -227,3 +285,26 @@ def test_an_error_of_the_users_function_names_its_line() -> None:
 
     assert "raised ValueError: no data (test_steps.py:" in raised
     assert "'nmae'" in wrong
+
+
+@pytest.mark.parametrize("uses", ["{module}:a", "{module}:f"])
+def test_a_module_that_the_environment_lacks_is_told_so_instead_of_guessed(tmp_path: Any, monkeypatch: Any, uses: str):
+    # 'torch' resembles 'chunk', which Python 3.11 has, and a file of the user's.
+    (tmp_path / "touched.py").touch()
+    (tmp_path / "needs_torhc.py").write_text("import torhc\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    for module in ("torhc", "torhc.nn", "needs_torhc"):
+        with pytest.raises(FunctionNotFound) as caught:
+            resolve_function(uses.format(module=module))
+        assert f"This environment ({sys.executable}) lacks it: install it there" in str(caught.value)
+        assert "'torhc'" in str(caught.value)
+        assert "Did you mean" not in str(caught.value)
+
+
+def test_a_slip_in_the_name_of_the_users_own_module_is_guessed(tmp_path: Any, monkeypatch: Any) -> None:
+    (tmp_path / "features.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(FunctionNotFound, match=r"there is no module 'featurs'\. Did you mean 'features'\?"):
+        resolve_function("featurs:build")

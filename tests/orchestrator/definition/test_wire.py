@@ -22,7 +22,9 @@ keys = st.one_of(
     st.text(max_size=5), st.sampled_from(["$tuple", "$dict", "$output", "$"]), st.integers(), st.booleans()
 )
 paths = st.lists(st.text(max_size=3) | st.integers(), max_size=3).map(tuple)
-refs = st.builds(OutputRef, st.text(max_size=5), paths) | st.builds(ParamRef, st.text(max_size=5), paths)
+refs = st.builds(OutputRef, st.text(max_size=5), paths, st.booleans()) | st.builds(
+    ParamRef, st.text(max_size=5), paths, st.booleans()
+)
 texts = st.builds(Template, st.lists(st.text(max_size=3) | refs, max_size=4).map(tuple))
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5) | refs | texts
 values = st.recursive(

@@ -133,8 +133,8 @@ def own_worker(
     """Runs on a worker of their own, for what a step does to the child that runs it."""
 
     @contextmanager
-    def start(slots: int = 1) -> Iterator[Runs]:
-        with local_workers(settings, shared_redis_url, slots, ["cpu"], ready_limit_s=LIMIT_S) as started:
+    def start(slots: int = 1, chosen: Settings = settings) -> Iterator[Runs]:
+        with local_workers(chosen, shared_redis_url, slots, ["cpu"], ready_limit_s=LIMIT_S) as started:
             yield runs_by(started.settings)
             started.kill()
 

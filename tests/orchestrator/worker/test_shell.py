@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
+import re
+
 import pytest
+
+from orchestrator.artifacts.outputs import artifact_of
 
 SHELL = """
     shell = PipelineBuilder("shell", params={params!r})
@@ -31,6 +37,13 @@ def shell(runs, pipeline_from):
         ("""echo '{"f1": 0.9, "labels": [1, 2]}'""", {"f1": 0.9, "labels": [1, 2]}),
         ("echo '[1, 2]'", [1, 2]),
         ("echo '[not json'", "[not json"),
+        ("echo '{'", "{"),
+        ("echo '  [1, 2'", "  [1, 2"),
+        ("printf '[%05000d]' 1 | tr 0 1", f"[{'1' * 5000}]"),  # more digits than Python reads
+        ("printf '%0100000d' 0 | tr 0 '['", "[" * 100_000),  # deeper than Python reads
+        ("printf ' \\t\\r\\n {\"a\": 1}  \\n\\n'", {"a": 1}),
+        ("printf '\\n[1]'", [1]),
+        ('echo \'{"a": 1} {"b": 2}\'', '{"a": 1} {"b": 2}'),
         ("echo only this; echo to the log >&2", "only this"),
         ("cat", None),  # standard input is empty, not the worker's
     ],
@@ -140,3 +153,167 @@ def test_a_command_that_is_stopped_is_asked_first_and_may_tidy_up(runs, pipeline
     assert record.steps["slow"].state == "cancelled"
     assert (tmp_path / "tidied").exists()
     assert runs.log(record, "slow") == ["tidied"]
+
+
+def error_of(record, step="command"):
+    return record.steps[step].attempts[0].error["message"]
+
+
+BIG = 300_000
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ('printf %s "${{ steps.given.output.text }}"', ['${{ steps.given.output["text"] }} (300,000 bytes)']),
+        ('printf %s "${{ steps.given.output }}"', ["${{ steps.given.output }} (300,0"]),
+        ('printf %s "${{ params.word }}" "${{ steps.given.output.text }}"', ['${{ steps.given.output["text"] }}']),
+    ],
+)
+def test_a_value_that_is_too_long_for_a_command_fails_before_it_starts_and_is_named(runs, shell, command, named):
+    record = shell(f"echo started >&2; {command}", params={"word": "short"}, given={"text": "x" * BIG})
+
+    assert record.state == "failed"
+    assert runs.log(record, "command") == []
+    for name in named:
+        assert name in error_of(record)
+    assert "params" not in error_of(record)
+    assert "${{ file(steps.given.output" in error_of(record)
+
+
+def test_many_values_that_are_too_long_together_are_named(runs, shell):
+    params = {f"word{number:02}": "x" * 100_000 for number in range(65)}
+    command = "true " + " ".join(f"${{{{ params.{name} }}}}" for name in params)
+
+    record = shell(command, params=params)
+
+    assert record.state == "failed"
+    assert "Argument list too long" in error_of(record)
+    assert re.search(r"\$\{\{ params.word\d\d }} \(100,000 bytes\), .* and \d+ more", error_of(record))
+
+
+def test_a_command_that_is_too_long_itself_says_so(runs, shell):
+    record = shell(f"# {'x' * BIG}")
+
+    assert record.state == "failed"
+    assert "the command itself is too long: 300,002 bytes" in error_of(record)
+
+
+@pytest.mark.parametrize(
+    ("body", "content"),
+    [
+        ("return 'é' * 200_000", "é" * 200_000),
+        ("return ''", ""),
+        ("return 'a\\0b'", "a\0b"),
+        ("return None", "null"),
+        ("return 5", "5"),
+        ("return {'a': [1, (2,)], 'text': 'x' * 200_000}", '{"a": [1, [2]], "text": "' + "x" * 200_000 + '"}'),
+        ("import numpy; return numpy.float32(0.5)", "0.5"),
+        ("return b'\\x00ab'", "\0ab"),
+    ],
+)
+def test_a_file_has_the_whole_value_for_as_long_as_the_command_runs(runs, pipeline_from, tmp_path, body, content):
+    copy, path = tmp_path / "copy", tmp_path / "path"
+    record = runs.run(
+        pipeline_from(f"""
+            def give():
+                {body}
+
+            shell = PipelineBuilder("shell", params={{"word": "a param"}})
+            shell.add("give", give)
+            shell.add("command", run='''
+                cat "${{{{ file(steps.give.output) }}}}" > {copy}
+                echo "${{{{ file(steps.give.output) }}}}" > {path}
+                ls -ld "$(dirname "${{{{ file( params.word ) }}}}")" "${{{{file(params.word)}}}}"
+                cat "${{{{ file(params.word) }}}}"
+            ''')
+        """)
+    )
+
+    assert record.state == "succeeded", record
+    assert copy.read_bytes() == content.encode()
+    folder, file, word = runs.value(record, "command").split("\n")
+    assert (folder[:10], file[:4], word) == ("drwx------", "-rw-", "a param")
+    gone = pathlib.Path(path.read_text().strip())
+    assert not gone.exists()
+    assert not gone.parent.exists()
+
+
+@pytest.mark.parametrize("ending", ["exit 3", "sleep 600"])
+def test_the_files_are_gone_however_the_attempt_ends(runs, pipeline_from, tmp_path, ending):
+    path = tmp_path / "path"
+    record = runs.run(
+        pipeline_from(f"""
+            shell = PipelineBuilder("shell", params={{"word": "a"}})
+            shell.add("command", run='echo "${{{{ file(params.word) }}}}" > {path}; {ending}', timeout=1)
+        """)
+    )
+
+    assert record.state == "failed"
+    assert not pathlib.Path(path.read_text().strip()).parent.exists()
+
+
+@pytest.mark.parametrize(("value", "told"), [("a\0b", "holds a NUL"), ("a\ud83db", "is not Unicode text")])
+def test_a_value_that_no_variable_can_hold_names_its_reference(runs, shell, value, told):
+    record = shell('echo "${{ params.fine }}" "${{ params.value }}"', params={"fine": "a", "value": value})
+
+    assert record.state == "failed"
+    assert f"${{{{ params.value }}}} {told}" in error_of(record)
+    assert "file(params.value)" in error_of(record)
+
+
+def test_what_a_command_leaves_running_with_its_standard_output_does_not_hold_the_step(runs, shell, tmp_path):
+    gate = tmp_path / "gate"
+    record = shell(f"(until [ -e {gate} ]; do sleep 0.05; done; echo late) & echo early; echo '{gate}' >&2")
+
+    assert record.state == "succeeded"
+    assert runs.value(record, "command") == "early"
+    gate.touch()
+
+
+def test_what_is_left_running_and_writes_without_end_does_not_hold_the_step(runs, shell, tmp_path):
+    pid = tmp_path / "pid"
+    record = shell(f"yes noise & echo $! > {pid}")
+
+    assert record.state == "succeeded"
+    assert set(str(runs.value(record, "command") or "noise").split()) == {"noise"}
+
+
+def test_a_command_that_closes_its_standard_output_is_waited_for(runs, shell, tmp_path):
+    record = shell(f"echo early; exec >&-; sleep 0.3; touch {tmp_path}/late")
+
+    assert runs.value(record, "command") == "early"
+    assert (tmp_path / "late").exists()
+
+
+def test_a_large_output_is_kept_whole_and_by_reference(runs, shell):
+    record = shell("yes 0123456789abcde | head -c 5000000; printf '\\303\\251'")
+
+    value = runs.value(record, "command")
+    assert value == ("0123456789abcde\n" * 312_500) + "é"
+    assert artifact_of(json.loads(record.outputs["command"])).kind == "str"
+
+
+def test_an_output_beyond_the_limit_fails_the_attempt_and_ends_the_command(
+    own_worker, settings, pipeline_from, tmp_path
+):
+    chosen = settings.model_copy(update={"shell_output_mb": 1})
+    with own_worker(chosen=chosen) as runs:
+        record = runs.run(
+            pipeline_from(f"""
+                shell = PipelineBuilder("shell")
+                shell.add("below", run="yes | head -c 1048576 | tr -d '\\n'")
+                shell.add("above", run="yes | head -c 1048577; touch {tmp_path}/not-reached; sleep 600")
+            """)
+        )
+
+    assert runs.value(record, "below") == "y" * 524_288
+    assert record.steps["above"].state == "failed"
+    assert "the command wrote more than 1 MB to standard output" in error_of(record, "above")
+    assert "shell_output_mb" in error_of(record, "above")
+
+
+def test_the_log_has_characters_that_lie_across_the_borders_of_reads(runs, shell):
+    lines = runs.log(shell("printf a; yes é | head -n 43700"), "command")
+
+    assert lines == ["é"] * len(lines)

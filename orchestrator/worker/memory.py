@@ -1,0 +1,125 @@
+"""The limits that steps have for their memory, watched by the worker's main process.
+
+The child notes its attempt's limit in memory that both share; the main process looks several times a second at what
+the child and all below it hold, and stops the attempt that has more. What is shared after a fork counts once (PSS,
+where the kernel tells it). A step that grows by gigabytes within one look is over its limit for that long.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import psutil
+from celery.utils.log import get_logger
+
+from orchestrator.definition.sizes import size_text
+from orchestrator.worker.announcements import ENTRIES
+from orchestrator.worker.interruption import is_prefork_child
+from orchestrator.worker.running import RunningAttempt, running
+from orchestrator.worker.stopping import OUT_OF_MEMORY, stop_soon
+
+logger = get_logger(__name__)
+
+LOOK_S = 0.1
+_ENTRY = struct.Struct("=QQ")  # process id, bytes
+_limits = mmap.mmap(-1, ENTRIES * _ENTRY.size)  # a child's own place is its process id, modulo the number of places
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_has_limit = False
+_at_first = 0  # bytes that this child held before its first limit
+
+
+class MemoryLimitExceeded(MemoryError):
+    """An attempt held more memory than its step's option `memory` allows."""
+
+
+def limit_memory(limit: int | None) -> None:
+    """Note how much memory the attempt may hold that begins in this child; None for no limit.
+
+    What earlier steps have left in this process is not charged to it.
+    """
+    global _has_limit, _at_first
+    if not is_prefork_child() or (limit is None and not _has_limit):
+        return
+    _has_limit = limit is not None
+    if limit is not None:
+        held = psutil.Process().memory_info().rss
+        _at_first = _at_first or held
+        limit += max(0, held - _at_first)
+    pid = os.getpid()
+    _ENTRY.pack_into(_limits, pid % ENTRIES * _ENTRY.size, pid, limit or 0)
+
+
+def limit_of(pid: int) -> int:
+    """Return the limit of the attempt that a child runs, in bytes; 0 for none."""
+    noted, limit = _ENTRY.unpack_from(_limits, pid % ENTRIES * _ENTRY.size)
+    return int(limit) if noted == pid else 0
+
+
+def watch_memory(app: Any) -> None:
+    """Stop what holds more than its limit; for a thread of the main process."""
+    while True:
+        time.sleep(LOOK_S)
+        for attempt in running:
+            if attempt.pid != os.getpid() and (limit := limit_of(attempt.pid)) and not attempt.stop_reason:
+                try:
+                    _look(app, attempt, limit)
+                except Exception:
+                    logger.exception("the memory of step %s could not be looked at", attempt.held.step)
+
+
+def _look(app: Any, attempt: RunningAttempt, limit: int) -> None:
+    tree = [*_tree(attempt.pid)]
+    if sum(map(_resident, tree)) <= limit:
+        return
+    held = sum(map(_proportional, tree))
+    with running.lock:  # else it may be another attempt's by now
+        is_over = held > limit and running.is_running(attempt) and limit_of(attempt.pid) == limit
+        if is_over:
+            attempt.failure = MemoryLimitExceeded(
+                f"the attempt held {size_text(held)} of memory with all that it had started; "
+                f"its limit (option memory) is {size_text(limit)}"
+            )
+    if is_over:
+        stop_soon(app, attempt, OUT_OF_MEMORY)
+
+
+def _tree(pid: int) -> Iterator[int]:
+    """Return a process and all below it. What loses its parent becomes a child of the attempt's process."""
+    if not sys.platform.startswith("linux"):
+        with suppress(psutil.Error):
+            top = psutil.Process(pid)
+            yield from [process.pid for process in (top, *top.children(recursive=True))]
+        return
+    ahead = [pid]
+    while ahead:
+        yield (at := ahead.pop())
+        with suppress(OSError):  # it has ended
+            for thread in os.listdir(f"/proc/{at}/task"):
+                with suppress(OSError), open(f"/proc/{at}/task/{thread}/children", "rb") as file:
+                    ahead += map(int, file.read().split())
+
+
+def _resident(pid: int) -> int:
+    if sys.platform.startswith("linux"):
+        with suppress(OSError), open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+        return 0
+    with suppress(psutil.Error):
+        return int(psutil.Process(pid).memory_info().rss)
+    return 0
+
+
+def _proportional(pid: int) -> int:
+    """Return what a process holds, of shared pages its part only; what is resident where that is not told."""
+    with suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+        for line in file:
+            if line.startswith(b"Pss:"):
+                return int(line.split()[1]) * 1024
+    return _resident(pid)
