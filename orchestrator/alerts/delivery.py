@@ -62,6 +62,12 @@ class AlertDelivery:
             thread.start()
             self._in_flight[run_id] = thread
 
+    def announce(self, message: Message) -> None:
+        """Tell the targets of the settings of what is no run's failure, once. Takes as long as they take."""
+        for target in read_targets(self._settings.alerts, os.environ) if self._settings.alerts else []:
+            if error := send(target, message):
+                logger.warning("%s could not be told: %s: %s", target.label, message.title, error)
+
     def finish(self, limit_s: float) -> bool:
         """Wait for what is in flight, and give whether all of it is done. What is not will be sent by another one."""
         limit = time.monotonic() + limit_s

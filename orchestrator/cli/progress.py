@@ -178,6 +178,8 @@ def _news(event: Event) -> str | None:
             return f"{named} put back: {detail.get('reason', '')}"
         case "message.lost":
             return f"{event.step} sent again: its message was lost ({detail.get('found', '')})"
+        case "queue.shared":
+            return f"queue {detail.get('queue')} is read by {detail.get('reader')}, too: its messages get lost"
         case "attempt.stopped":
             return f"{named} {stopped_text(detail)}"
         case "run.resumed":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 from orchestrator.ledger.ledger import Ledger
@@ -35,7 +35,11 @@ def calm_s(settings: Settings) -> float:
 class Repair:
     """What one coordinator knows from look to look: since when the server answers it, and since when it misses what."""
 
-    def __init__(self, ledger: Ledger, settings: Settings) -> None:
+    def __init__(
+        self, ledger: Ledger, settings: Settings, on_loss: Callable[[str, str], object] = lambda run_id, queue: None
+    ) -> None:
+        """`on_loss` is told the run and the queue of each message that is found to be lost."""
+        self._on_loss = on_loss
         self._ledger = ledger
         self._settings = settings
         self._calm_since = self._last_contact = time.monotonic()
@@ -151,6 +155,7 @@ class Repair:
                 found = f"queue {waiting.queue} {what}, and no worker has begun for {for_s:.1f} s"
                 chains = self._ledger.resend(run_id, named.step, named.attempt, sent_at_us, {"found": found})
                 if chains:
+                    self._on_loss(run_id, waiting.queue)
                     logger.warning("run %s: the message of step %s is lost, it is sent again: %s", *named[:2], found)
                 yield from chains
         if missing:

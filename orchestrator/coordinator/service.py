@@ -12,6 +12,7 @@ import time
 from celery import Celery
 
 from orchestrator.alerts.delivery import AlertDelivery
+from orchestrator.coordinator.neighbours import Neighbours
 from orchestrator.coordinator.repair import Repair
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import announce_coordinator, present_coordinators, withdraw_coordinator
@@ -37,8 +38,9 @@ class Coordinator:
         self._app = app
         self._settings = settings
         self._poll_interval_s = settings.poll_interval_s
-        self._repair = Repair(ledger, settings)
         self._alerts = AlertDelivery(ledger, settings)
+        self._neighbours = Neighbours(ledger, app, settings, self._alerts.announce)
+        self._repair = Repair(ledger, settings, self._note_loss)
         self._next_search = 0.0
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
@@ -58,6 +60,10 @@ class Coordinator:
         if due_in_s is None or tended.expired:  # a lease that is not judged yet is due all the time
             return self._poll_interval_s
         return min(self._poll_interval_s, due_in_s)
+
+    def _note_loss(self, run_id: str, queue: str) -> None:
+        if not self.leaves_telling():  # else who serves all runs finds it lost, too
+            self._neighbours.note_loss(run_id, queue)
 
     def leaves_telling(self) -> bool:
         """Whether somebody else tells people of failed runs, who may know of targets that we do not."""

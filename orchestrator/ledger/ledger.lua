@@ -51,6 +51,7 @@
 --   {prefix}:workers        zset    worker -> until when its last sign of life counts; {prefix}:worker:<name> its card;
 --                                   {prefix}:nudge:<name> a list that wakes it, to look at its leases now
 --   {prefix}:foreign:<queue>, {prefix}:dead:<queue> and their kin: messages that workers set aside (set_aside.py)
+--   {prefix}:shared:<queue> a string: who else reads a queue of ours (shared_queues.py)
 --   {prefix}:coordinators   zset    coordinator -> until when its last sign of life counts
 --   {prefix}:store, the id of the artifact store, is kept by ledger/store_id.py
 --

@@ -271,6 +271,10 @@ class Ledger(LedgerReads):
         text = json.dumps(detail, separators=(",", ":"))
         return _chains(self._call(run_id, "resend", step, attempt, sent_at_us, text))
 
+    def report_shared_queue(self, run_id: str, queue: str, reader: str) -> None:
+        """Record that somebody else reads a queue of the run's steps. May stand twice when an answer was lost."""
+        self._call(run_id, "queue_shared", json.dumps({"queue": queue, "reader": reader}))
+
     def cancel(self, run_id: str, reason: str) -> int | None:
         """End a run: every step that has not ended is cancelled. Gives their count, None if the run had ended.
 

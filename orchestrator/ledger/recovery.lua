@@ -277,6 +277,13 @@ function ops.resend()
   return chains_of({{step, attempt}})
 end
 
+-- queue_shared detail: somebody else reads a queue of this run's steps. Returns 1, or 0 when the run is not there.
+function ops.queue_shared()
+  if call('EXISTS', RUN) == 0 then return 0 end
+  emit('queue.shared', '', 0, ARGS[2])
+  return 1
+end
+
 -- cancel reason cancel_id: every step that has not ended is cancelled and the run ends. Returns {how many steps that
 -- were, or -1 when the run had ended before, worker with an attempt to stop, ...}. The same cancel_id asking again gets
 -- the same answer.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from orchestrator.cli.health.alerts import check_alert_targets
 from orchestrator.cli.health.finding import Finding
 from orchestrator.cli.health.machine import check_config, check_pool_settings, check_versions
-from orchestrator.cli.health.neighbours import check_set_aside
+from orchestrator.cli.health.neighbours import check_set_aside, check_shared_queues
 from orchestrator.cli.health.presence import check_coordinators, check_hosts, check_workers
 from orchestrator.cli.health.server import check_memory, check_persistence, check_server
 from orchestrator.cli.health.store import check_artifact_folder, check_store
@@ -33,6 +33,7 @@ SERVER_CHECKS: tuple[ServerCheck, ...] = (
     check_workers,
     check_hosts,
     check_queues,
+    check_shared_queues,
     check_set_aside,
     check_coordinators,
     check_active_runs,

@@ -7,6 +7,20 @@ from collections.abc import Iterator
 from orchestrator.cli.health.finding import Finding
 from orchestrator.cli.session import Session
 from orchestrator.ledger.set_aside import dead_key, returning_command, set_aside_in
+from orchestrator.ledger.shared_queues import shared_queues
+from orchestrator.times import clock_text
+
+
+def check_shared_queues(session: Session) -> Iterator[Finding]:
+    chosen = session.settings
+    queues = {name for pool in chosen.pools for name in (chosen.queue_of(pool), pool)}
+    for it in shared_queues(session.ledger.client, session.ledger.prefix, sorted(queues)):
+        yield Finding(
+            "warning",
+            f"queue {it.queue}",
+            f"{it.reader} reads it, too (found at {clock_text(round(it.found_at * 1e6))}): messages get lost and are "
+            "sent again. Let it read another queue, or give the pool another one.",
+        )
 
 
 def check_set_aside(session: Session) -> Iterator[Finding]:

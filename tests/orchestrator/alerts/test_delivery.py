@@ -14,9 +14,11 @@ import pytest
 from incidents import QUICK, Incidents
 from webhook import Webhook
 
-from orchestrator.alerts.delivery import ALERTS_AT_ONCE, HANGING_AT_ONCE, Pace
+from orchestrator.alerts.delivery import ALERTS_AT_ONCE, HANGING_AT_ONCE, AlertDelivery, Pace
+from orchestrator.alerts.message import Message
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
+from orchestrator.settings import Settings
 
 
 def test_targets_of_the_settings_and_of_the_pipeline_are_told(incidents: Incidents, webhook: Webhook) -> None:
@@ -346,3 +348,16 @@ def test_a_run_that_is_gone_is_no_trouble(
 
     assert delivery.finish(10)
     assert webhook.told == []
+
+
+def test_what_is_no_failure_of_a_run_is_announced_to_each_target_of_the_settings_once(
+    ledger: Ledger, webhook: Webhook, caplog: pytest.LogCaptureFixture
+) -> None:
+    webhook.answers["bad"] = [500]
+    settings = Settings(alerts=(webhook.url("good"), webhook.url("bad")))
+
+    AlertDelivery(ledger, settings).announce(Message("title", "body"))
+
+    assert [body["title"] for body in webhook.messages("good")] == ["title"]
+    assert len(webhook.messages("bad")) == 1
+    assert "could not be told: title" in caplog.text

@@ -28,7 +28,7 @@ STAGED_KEY = "<part>~<stage_id>"  # there only while a submit or a resume is bei
 SERVER_KEYS = dict(re.findall(r"^-- +\{prefix\}:(\w+) +(hash|zset|set|stream|list) ", HEAD, re.M))
 OTHER_EVENTS = {
     "attempt.lost", "attempt.handed_over", "attempt.put_back", "attempt.stopped", "message.lost", "message.returned",
-    "commit.refused", "log.refused",
+    "commit.refused", "log.refused", "queue.shared",
 }  # fmt: skip
 
 
