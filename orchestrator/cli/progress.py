@@ -182,6 +182,11 @@ def _news(event: Event) -> str | None:
             return f"queue {detail.get('queue')} is read by {detail.get('reader')}, too: its messages get lost"
         case "attempt.stopped":
             return f"{named} {stopped_text(detail)}"
+        case "clock.shifted":
+            by_s = detail["by_s"]
+            return f"the server's clock was put {'forward' if by_s > 0 else 'back'} by {abs(by_s):.1f} s"
+        case "clock.paused":
+            return f"the server was away for {detail['for_s']:.1f} s: not counted for deadline and queue timeouts"
         case "run.resumed":
             return _resumed(detail)
     return None

@@ -13,6 +13,7 @@ from typing import cast
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import last_sign_of_life
+from orchestrator.ledger.server_clock import ServerClock
 from orchestrator.ledger.values import Chain, ExpiredLease, Replaced, Tended, WaitingList
 from orchestrator.messages.queues import Named, list_key, lying_in, named_in
 from orchestrator.settings import Settings
@@ -44,14 +45,28 @@ class Repair:
         self._settings = settings
         self._calm_since = self._last_contact = time.monotonic()
         self._server_ahead_s = 0.0  # of our monotonic clock
+        self._clock = ServerClock(ledger.client, ledger.prefix)
+        self._pardoned: dict[str, int] = {}  # run -> the last absence of the server that it knows of
         self._missing: dict[str, dict[tuple[str, int], float]] = {}  # run -> (step, attempt) -> missed since
         self._heads: dict[str, tuple[float, float | None]] = {}  # list -> (looked at, when its head was sent)
 
     def tend(self, run_id: str) -> Tended:
         """Do what is due in a run, and note whether the server answers as it should; `mend` is to follow."""
-        began = time.monotonic()
+        began, clock, poll_s = time.monotonic(), self._clock, self._settings.poll_interval_s
         try:
-            tended = self._ledger.tend(run_id)
+            clock.look(at_most_every_s=poll_s / 2, away_after_s=max(LONG_GAP_S, 3 * poll_s))
+            is_pardoned = self._pardoned.get(run_id, 0) == clock.absences
+            tended = self._ledger.tend(
+                run_id,
+                expected_us=clock.expected_us(),
+                clock_step=clock.last_step,
+                away_s=0.0 if is_pardoned else clock.away_s,
+            )
+            if tended.is_judged:
+                self._pardoned[run_id] = clock.absences
+            for step in clock.steps:
+                if step.number > tended.clock_step and self._ledger.shift(run_id, step, self._settings.lease_s):
+                    logger.warning("run %s: its times were shifted by %.1f s", run_id, step.by_us / 1e6)
         except Exception:
             self._calm_since = time.monotonic()
             raise
@@ -98,12 +113,15 @@ class Repair:
 
     def forget(self, run_id: str) -> None:
         self._missing.pop(run_id, None)
+        self._pardoned.pop(run_id, None)
 
     def _take_over(self, run_id: str, lease: ExpiredLease, now_us: int) -> tuple[Chain, ...]:
         kind, message = self._cause(lease)
         found = f"the lease of worker {lease.worker} ran out {(now_us - lease.expired_at_us) / 1e6:.1f} s ago"
         detail = {"error": {"type": kind, "message": message, "traceback": ""}, "found": found}
-        answer = self._ledger.report_lost(run_id, lease.step, lease.attempt, detail)
+        answer = self._ledger.report_lost(
+            run_id, lease.step, lease.attempt, detail, expected_us=self._clock.expected_us()
+        )
         if not isinstance(answer, Replaced) or lease.is_stopping:
             return ()  # it was renewed, or another coordinator was faster; or nobody goes on with it
         logger.warning("run %s: attempt %d of step %s is lost: %s", run_id, lease.attempt, lease.step, message)

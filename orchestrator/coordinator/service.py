@@ -53,7 +53,7 @@ class Coordinator:
             self._repair.forget(run_id)
         if tended.state is None:
             raise RunUnknown(run_id)
-        if tended.alert_at_us is not None and not self.leaves_telling():
+        if tended.is_judged and tended.alert_at_us is not None and not self.leaves_telling():
             self._alerts.offer(run_id, tended.alert_at_us, tended.now_us)
         self._dispatch(run_id, self._repair.mend(run_id, tended))
         due_in_s = tended.next_due_in_s

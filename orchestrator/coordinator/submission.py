@@ -68,6 +68,8 @@ def run_fields(
     }
     if target:
         fields["target"] = target
+    if pipeline.deadline_s or any(step.options.queue_timeout for step in pipeline.steps.values()):
+        fields["limits"] = 1
     if pipeline.deadline_s:
         whole = pipeline.deadline_s.is_integer() and pipeline.deadline_s < 1e15  # 30 days are 2592000, not 2.592e+06
         fields["deadline_s"] = f"{pipeline.deadline_s:.0f}" if whole else repr(pipeline.deadline_s)

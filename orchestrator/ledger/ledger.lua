@@ -14,7 +14,9 @@
 --                                   start or resume to its end), deadline_at, alerts (JSON list of targets),
 --                                   alert_at (when somebody is to be told that it failed; absent = nothing to tell),
 --                                   alert_tries, alert_sent (JSON list), alert_told (last report of a try),
---                                   resumes (how often), resume_id
+--                                   resumes (how often), resume_id, clock_step (last step of the server's clock that it
+--                                   was shifted by), limits (1: it has a deadline or queue timeouts), tended_at (only
+--                                   with limits)
 --   {prefix}:{RUN}:graph    hash    step -> JSON: x place in the user's order, u upstreams (count, absent = 0), n next
 --                                   step of its chain, t trigger rule (absent = all_success), q queue, p priority,
 --                                   l timeout in seconds, w queue timeout in seconds, b lost attempts that it may have
@@ -52,6 +54,7 @@
 --                                   {prefix}:nudge:<name> a list that wakes it, to look at its leases now
 --   {prefix}:foreign:<queue>, {prefix}:dead:<queue> and their kin: messages that workers set aside (set_aside.py)
 --   {prefix}:shared:<queue> a string: who else reads a queue of ours (shared_queues.py)
+--   {prefix}:clock          string  JSON list of the steps of the server's clock, see server_clock.py
 --   {prefix}:coordinators   zset    coordinator -> until when its last sign of life counts
 --   {prefix}:store, the id of the artifact store, is kept by ledger/store_id.py
 --

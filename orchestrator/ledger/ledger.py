@@ -17,6 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from orchestrator.ledger.reads import LedgerReads
 from orchestrator.ledger.script import Script
+from orchestrator.ledger.server_clock import ClockStep, clock_key, last_step_in
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import (
     AlertTry,
@@ -72,7 +73,10 @@ class Ledger(LedgerReads):
         with self.client.pipeline(transaction=False) as pipe:
             pipe.zadd(f"{self.prefix}:runs", {run_id: self.now_us()}, nx=True)
             pipe.sadd(f"{self.prefix}:active", run_id)
-            pipe.execute()
+            pipe.get(clock_key(self.prefix))
+            *_, clock_text = pipe.execute()
+        if clock_step := last_step_in(clock_text):
+            pairs += ["clock_step", clock_step]
         try:
             chains = self._call(run_id, "start", count, start_id, json.dumps(list(roots)), *pairs)
         except ResponseError as error:
@@ -157,7 +161,15 @@ class Ledger(LedgerReads):
         return Commit(StepState(reply[1]), bool(reply[2]), _chains(reply[3]))
 
     def report_lost(
-        self, run_id: str, step: str, attempt: int, detail: Mapping[str, Any], *, token: int = 0, owner: str = ""
+        self,
+        run_id: str,
+        step: str,
+        attempt: int,
+        detail: Mapping[str, Any],
+        *,
+        token: int = 0,
+        owner: str = "",
+        expected_us: int | None = None,
     ) -> Replaced | Refusal:
         """Record that an attempt is over without an end of its own: it is replaced, or its step fails when it has lost
         as many as it may. Who neither has the token nor is its owner is believed only when the lease has run out. An
@@ -166,7 +178,8 @@ class Ledger(LedgerReads):
         `detail` has error (type, message) and found. May be said twice by the token or the owner; of many who only saw
         the lease run out, one is believed.
         """
-        return self._replace(run_id, step, attempt, token, owner, "lost", {"outcome": Outcome.LOST.value, **detail})
+        told = {"outcome": Outcome.LOST.value, **detail}
+        return self._replace(run_id, step, attempt, token, owner, "lost", told, expected_us)
 
     def hand_over(
         self, run_id: str, step: str, attempt: int, reason: str, *, token: int = 0, owner: str = ""
@@ -201,7 +214,15 @@ class Ledger(LedgerReads):
         return Replaced(StepState(reply[1]), _chains(reply[2])) if reply[0] else Refusal(reply[1])
 
     def _replace(
-        self, run_id: str, step: str, attempt: int, token: int, owner: str, kind: str, detail: Mapping[str, Any]
+        self,
+        run_id: str,
+        step: str,
+        attempt: int,
+        token: int,
+        owner: str,
+        kind: str,
+        detail: Mapping[str, Any],
+        expected_us: int | None = None,
     ) -> Replaced | Refusal:
         # The script adds words to the error's message when this was one too many: the message comes last.
         told = dict(detail)
@@ -211,7 +232,7 @@ class Ledger(LedgerReads):
             told["error"] = {**error, "message": message}
             tail = len('"}}')
         text = json.dumps(told, separators=(",", ":"))
-        reply = self._call(run_id, "lost", step, attempt, token, owner, kind, text, tail)
+        reply = self._call(run_id, "lost", step, attempt, token, owner, kind, text, tail, expected_us or "")
         return Replaced(StepState(reply[1]), _chains(reply[2])) if reply[0] else Refusal(reply[1])
 
     def renew(self, held: Sequence[Held], lease_s: float) -> dict[Held, str]:
@@ -248,9 +269,24 @@ class Ledger(LedgerReads):
         text = json.dumps(detail, separators=(",", ":"))
         self._call(held.run_id, "stopped", held.step, held.attempt, held.owner, text, int(ended_alone))
 
-    def tend(self, run_id: str, limit: int = 500) -> Tended:
-        """Do what is due in a run, at most `limit` things, and find what the caller has to look into."""
-        state, next_due, now, chains, expired, waiting, alert_at = self._call(run_id, "tend", limit)
+    def tend(
+        self,
+        run_id: str,
+        limit: int = 500,
+        *,
+        expected_us: int | None = None,
+        clock_step: int = 0,
+        away_s: float = 0.0,
+    ) -> Tended:
+        """Do what is due in a run, at most `limit` things, and find what the caller has to look into.
+
+        With `expected_us`, what the server's clock should show (`ServerClock`), nothing is judged while it shows
+        something else, nor before the run is shifted by the last step of the clock (`clock_step`). The server was away
+        from the caller for `away_s` just before: that does not count for deadline and queue timeouts.
+        """
+        state, next_due, now, chains, expired, waiting, alert_at, shifted_by, is_judged = self._call(
+            run_id, "tend", limit, "" if expected_us is None else expected_us, clock_step, round(away_s * 1e6)
+        )
         return Tended(
             RunState(state) if state else None,
             int(float(next_due)) if next_due else None,
@@ -262,7 +298,13 @@ class Ledger(LedgerReads):
             ),
             tuple(WaitingList(queue, int(level), int(float(at))) for queue, level, at in json.loads(waiting)),
             int(alert_at) if alert_at else None,
+            shifted_by,
+            bool(is_judged),
         )
+
+    def shift(self, run_id: str, step: ClockStep, lease_s: float) -> bool:
+        """Shift the times of a run by a step of the server's clock, unless that was done before."""
+        return bool(self._call(run_id, "shift", *step, round(lease_s * 1_000_000)))
 
     def resend(
         self, run_id: str, step: str, attempt: int, sent_at_us: int, detail: Mapping[str, Any]
@@ -331,6 +373,8 @@ class Ledger(LedgerReads):
             "reset": len(resets),
             **(detail or {}),
         }
+        if clock_step := last_step_in(cast("str | None", self.client.get(clock_key(self.prefix)))):
+            told["clock_step"] = clock_step
         self.take_care_of(run_id)
         try:
             chains = self._call(

@@ -61,8 +61,7 @@ def withdraw_worker(client: redis.Redis, prefix: str, worker: str) -> None:
 
 def present_workers(client: redis.Redis, prefix: str) -> list[WorkerCard]:
     """Give the cards of the workers that are there, by name."""
-    now = _now(client)
-    client.zremrangebyscore(f"{prefix}:workers", "-inf", f"({now}")
+    _drop_absent(client, f"{prefix}:workers")
     names = cast(list[str], client.zrange(f"{prefix}:workers", 0, -1))
     texts = cast(list[str | None], client.mget([f"{prefix}:worker:{name}" for name in names])) if names else []
     cards = [card for text in texts if text and (card := _card(text))]
@@ -111,9 +110,19 @@ def withdraw_follower(client: redis.Redis, prefix: str, name: str, run_id: str) 
 
 def present_coordinators(client: redis.Redis, prefix: str, run_id: str = "") -> list[str]:
     """Give the names of the coordinators that are there; with `run_id` also of those who follow that run alone."""
-    client.zremrangebyscore(f"{prefix}:coordinators", "-inf", f"({_now(client)}")
+    _drop_absent(client, f"{prefix}:coordinators")
     members = cast(list[str], client.zrange(f"{prefix}:coordinators", 0, -1))
     return [name for name, _, followed in (it.partition(" ") for it in members) if followed in ("", run_id)]
+
+
+def _drop_absent(client: redis.Redis, key: str) -> None:
+    """Strike those whose last sign counts no more, and signs by a clock that was put back since: who lives gives one
+    within SIGN_OF_LIFE_S."""
+    now = _now(client)
+    with client.pipeline(transaction=False) as pipe:
+        pipe.zremrangebyscore(key, "-inf", f"({now}")
+        pipe.zremrangebyscore(key, f"({now + COUNTS_FOR_S + SIGN_OF_LIFE_S}", "+inf")
+        pipe.execute()
 
 
 def _now(client: redis.Redis) -> float:

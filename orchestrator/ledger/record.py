@@ -170,10 +170,18 @@ class RunRecord:
                 self.state, self.started_at_us = RunState.RUNNING, event.at_us
             elif event.event == "run.resumed":
                 self._resume(event)
+            elif event.event == "clock.shifted":
+                self._shift_due_times(round(event.detail["by_s"] * 1e6))
             elif event.event in _RUN_ENDS:
                 self.state, self.ended_at_us = RunState(event.event.removeprefix("run.")), event.at_us
                 if isinstance(event.detail, dict):
                     self.cancel_reason = event.detail.get("reason")
+
+    def _shift_due_times(self, by_us: int) -> None:
+        """Move what is still to come; what has been is told by the clock of its time."""
+        for step in self.steps.values():
+            if step.due_at_us is not None:
+                step.due_at_us += by_us
 
     def _resume(self, event: Event) -> None:
         self.state = RunState.QUEUED if self.started_at_us is None else RunState.RUNNING

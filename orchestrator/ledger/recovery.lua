@@ -91,10 +91,10 @@ local function remember_cancel(cancel_id, count)
   call('HSET', RUN, 'cancelled_by', string.sub(cancel_id .. ' ' .. count .. ';' .. others, 1, 800))
 end
 
--- lost step attempt token owner kind detail tail: an attempt is over and has no end of its own: its process died (kind
+-- lost step attempt token owner kind detail tail expected_us: an attempt is over and has no end of its own: its process died (kind
 -- lost) or gives it up (kind handed_over). Who says so shows it by the token, by being the holder's owner, or, with
--- neither, by the lease having run out. A step that is still queued lost its message only, or gives it back: that is
--- sent again. One that was cancelled needs no more stopping. Returns {1, state, {chain, ...}} or {0, why refused}.
+-- neither, by the lease having run out by a clock that shows what it expects (expected_us, '' = anything). A step that is
+-- still queued lost its message only, or gives it back: that is sent again. One that was cancelled needs no more stopping. Returns {1, state, {chain, ...}} or {0, why refused}.
 function ops.lost()
   local step, wanted, token, owner, kind, detail = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], ARGS[6], ARGS[7]
   local state, attempt, holding, at, holder = read(step)
@@ -114,6 +114,7 @@ function ops.lost()
     elseif owner ~= '' then
       may = is_owned(holder, owner)
     else
+      if is_off(ARGS[9], 0) then return {0, "the server's clock is not what it should be"} end
       local lease_until = call('ZSCORE', DUE, step)
       may, how = lease_until and tonumber(lease_until) <= now_us, 'its worker is gone: the lease ran out'
     end
@@ -221,14 +222,22 @@ function ops.stopped()
   return 1
 end
 
--- tend limit: does what is due: queues retries, fails what has waited too long for a worker, ends a run that missed its
+-- tend limit expected_us clock_step away_us: does what is due: queues retries, fails what has waited too long for a worker, ends a run that missed its
 -- deadline. Leases that have run out and queues to look into are told to the caller, who knows what became of worker
 -- and message. Returns {run state or '', next due time or '', now, {chain, ...},
 -- {JSON [step, attempt, holder, since when the lease is over, state], ...}, JSON [[queue, level, oldest sent at], ...],
--- alert_at or ''}.
+-- alert_at or '', the last step of the clock that the run was shifted by, 1 if times were judged}. Nothing is judged by a
+-- clock that does not show what the caller expects, nor before the run is shifted by the steps that it knows (clocks.lua).
 function ops.tend()
-  local run_state, deadline_at, lists = unpack(call('HMGET', RUN, 'state', 'deadline_at', 'lists'))
-  if not run_state then return {'', '', now, {}, {}, '[]', ''} end
+  local run_state, lists, clock_step = unpack(call('HMGET', RUN, 'state', 'lists', 'clock_step'))
+  if not run_state then return {'', '', now, {}, {}, '[]', '', 0, 1} end
+  clock_step = tonumber(clock_step or 0)
+  if is_off(ARGS[3], ARGS[4], clock_step) then
+    local nearest = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
+    return {run_state, nearest[2] or '', now, {}, {}, '[]', call('HGET', RUN, 'alert_at') or '', clock_step, 0}
+  end
+  if not ENDED[run_state] then pardon(tonumber(ARGS[5] or 0)) end
+  local deadline_at = call('HGET', RUN, 'deadline_at')
   local queued, expired, waiting = {}, {}, {}
   if deadline_at and not ENDED[run_state] and now_us >= tonumber(deadline_at) then
     cancel_all('failed', 'missed its deadline of ' .. call('HGET', RUN, 'deadline_s') .. ' s')
@@ -261,7 +270,7 @@ function ops.tend()
     if oldest[2] then waiting[#waiting + 1] = {list[1], list[2], oldest[2]} end
   end
   local state, alert_at = unpack(call('HMGET', RUN, 'state', 'alert_at'))
-  return {state, nearest[2] or '', now, chains_of(queued), expired, #waiting > 0 and cjson.encode(waiting) or '[]', alert_at or ''}
+  return {state, nearest[2] or '', now, chains_of(queued), expired, #waiting > 0 and cjson.encode(waiting) or '[]', alert_at or '', clock_step, 1}
 end
 
 -- resend step attempt sent_at detail: the message of a queued step is gone, and is sent again by the one caller whose
@@ -408,7 +417,7 @@ function ops.resume()
   for _, name in ipairs(call('HKEYS', RUN)) do
     if string.sub(name, 1, 2) == 'n:' then call('HDEL', RUN, name) end
   end
-  call('HDEL', RUN, 'ended_at', 'cancel_reason', 'deadline_at', 'alert_at', 'alert_tries', 'alert_sent')
+  call('HDEL', RUN, 'ended_at', 'cancel_reason', 'deadline_at', 'tended_at', 'alert_at', 'alert_tries', 'alert_sent')
   if fields > 0 then
     call('HDEL', RUN, 'deadline_s')
     call('HSET', RUN, unpack(ARGS, 10, first - 1))
@@ -418,8 +427,9 @@ function ops.resume()
   call('HINCRBY', RUN, 'resumes', 1)
   set_deadline()
   emit('run.resumed', '', 0, detail)
-  local code_changed = cjson.decode(detail).code_changed
-  if code_changed then emit('run.code_changed', '', 0, cjson.encode({changed = code_changed})) end
+  local told = cjson.decode(detail)
+  if told.code_changed then emit('run.code_changed', '', 0, cjson.encode({changed = told.code_changed})) end
+  if told.clock_step then call('HSET', RUN, 'clock_step', told.clock_step) end
 
   local queued, worklist = {}, {}
   for _, step in ipairs(roots) do

@@ -10,9 +10,8 @@ from typing import Any
 import redis
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
-_TEXT = "\n".join(
-    files("orchestrator.ledger").joinpath(name).read_text("utf-8") for name in ("ledger.lua", "recovery.lua")
-)
+_FILES = ("ledger.lua", "clocks.lua", "recovery.lua")  # in one piece: each uses what stands before it
+_TEXT = "\n".join(files("orchestrator.ledger").joinpath(name).read_text("utf-8") for name in _FILES)
 _VERSION = sha1(_TEXT.encode(), usedforsecurity=False).hexdigest()[:12]
 FUNCTION = f"orchestrator_{_VERSION}"  # two versions may work on one server
 LIBRARY = f"""#!lua name={FUNCTION}

@@ -124,6 +124,8 @@ class Tended:
     expired: tuple[ExpiredLease, ...] = ()
     waiting: tuple[WaitingList, ...] = ()
     alert_at_us: int | None = None
+    clock_step: int = 0  # the last step of the server's clock that the run was shifted by
+    is_judged: bool = True  # False: by this clock nothing can be said of times now
 
     @property
     def next_due_in_s(self) -> float | None:

@@ -204,6 +204,13 @@ class Site:
     def add_worker(self, **options: Any) -> Worker:
         return self.add_workers(1, **options)[0]
 
+    def fill_workers(self, count: int) -> list[Worker]:
+        """Have so many workers that live, starting those that are missing."""
+        self.workers = [worker for worker in self.workers if worker.is_alive]
+        if (missing := count - len(self.workers)) > 0:
+            self.add_workers(missing)
+        return self.workers[:count]
+
     def replace_a_dead_worker(self) -> None:
         """Wait until a worker has died, and start another one, as a service manager does."""
         wait_until(lambda: not all(worker.is_alive for worker in self.workers))
@@ -484,9 +491,19 @@ class Run:
 class Server:
     """A Valkey server of the test's own, with its append-only file on, that may be killed and paused."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, faketime: Path | None = None) -> None:
+        """With `faketime`, the library of that name, its wall clock may be put."""
         self.folder = folder
         folder.mkdir()
+        self._environment, self._ahead_s = dict(os.environ), 0.0
+        if faketime:
+            self._environment |= {
+                "LD_PRELOAD": str(faketime),
+                "FAKETIME_TIMESTAMP_FILE": str(folder / "clock"),
+                "FAKETIME_NO_CACHE": "1",
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            }
+            self.put_clock(0)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
@@ -496,9 +513,11 @@ class Server:
 
     def _start(self, *more: str, is_waited_for: bool = True) -> subprocess.Popen[bytes]:
         options = {"port": self._port, "bind": "127.0.0.1", "appendonly": "yes", "save": "", "dir": self.folder}
-        words = [str(word) for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
         with (self.folder / "server.log").open("ab") as log:
-            process = subprocess.Popen([str(get_binary_path()), *words, *more], stdin=subprocess.DEVNULL, stdout=log)
+            process = subprocess.Popen(
+                [str(get_binary_path()), *words, *more], stdin=subprocess.DEVNULL, stdout=log, env=self._environment
+            )
         if not is_waited_for:
             return process
         with connect(self.url, retries=0) as client:
@@ -518,6 +537,12 @@ class Server:
     def restart(self, *options: str, is_waited_for: bool = True) -> None:
         """Start it anew on its data; with options of its own, such as "--maxclients", "2"."""
         self.process = self._start(*options, is_waited_for=is_waited_for)
+
+    def put_clock(self, by_s: float) -> None:
+        """Put its wall clock forward by so many seconds, or back."""
+        self._ahead_s += by_s
+        (self.folder / "clock.new").write_text(f"{self._ahead_s:+g}")
+        (self.folder / "clock.new").rename(self.folder / "clock")
 
     def pause(self, seconds: float) -> None:
         self.process.send_signal(signal.SIGSTOP)
@@ -601,6 +626,22 @@ def lasting_server_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
         stack.callback(site.app.pool.force_close_all)
         site.add_workers(2)
         site.coordinate()
+        yield server, site
+
+
+@pytest.fixture(scope="module")
+def clock_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Site]]:
+    """A server whose clock may be put and a site on it with two coordinators, for one test after the other."""
+    library = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
+    if library is None:
+        pytest.skip("the clock of a server can be put only with libfaketime (Debian: apt install faketime)")
+    folder = tmp_path_factory.mktemp("clock")
+    server = Server(folder / "server", library)
+    with ExitStack() as stack:
+        stack.callback(server.kill)
+        site = Site(server.url, folder, stack)
+        stack.callback(site.app.pool.force_close_all)
+        site.coordinate(2)
         yield server, site
 
 

@@ -106,3 +106,30 @@ def test_time_before_the_server_went_away_counts_and_time_after_it(server, serve
     record = run.ended(lambda repairs: all(it.event == "message.lost" for it in repairs))
     assert [attempt.outcome for attempt in record.steps["hold"].attempts] == ["timed_out"], run.story()
     assert run.noted("ended") is None
+
+
+def test_time_in_which_the_server_is_away_counts_for_no_deadline_and_no_queue_timeout(server, server_site):
+    away_s = 8
+    site = server_site
+    site.coordinate(2)
+    run = site.submit(f"""
+        @step(queue_timeout={away_s})
+        def waits():
+            return 1
+
+        @pipeline(deadline={away_s})
+        def limited():
+            waits()
+    """)
+    run.wait(lambda _: run.ledger.run_fields(run.run_id).get("tended_at"))
+
+    server.kill()
+    threading.Event().wait(away_s)
+    server.restart()
+    run.wait(lambda _: run.events("clock.paused"))
+    site.add_worker()
+
+    record = run.ended(lambda repairs: all(it.event == "message.lost" for it in repairs))
+    assert record.state == "succeeded", run.story()
+    (paused,) = run.events("clock.paused")  # though there are two coordinators
+    assert paused.detail["for_s"] > away_s / 2

@@ -113,7 +113,8 @@ def test_a_nudge_goes_by_itself_when_the_worker_never_comes(ledger: Ledger) -> N
 def test_the_fields_of_a_run_are_those_at_the_head_of_the_script(ledger: Ledger) -> None:
     run_id = full_run(ledger)
     ledger.cancel(run_id, "enough")
-    ledger.resume(run_id, [("c", 1), ("d", 1), ("e", 0)], fields={"deadline_s": INSTANT_S})
+    ledger.client.set(f"{ledger.prefix}:clock", "[[1, 3600000000, 0]]")
+    ledger.resume(run_id, [("c", 1), ("d", 1), ("e", 0)], fields={"deadline_s": INSTANT_S, "limits": 1})
     ledger.tend(run_id)
     alert_try = ledger.claim_alert(run_id, 60)
     ledger.report_alert(run_id, alert_try, [], retry_in_s=60)

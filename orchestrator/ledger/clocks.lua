@@ -1,0 +1,88 @@
+-- The ledger's clocks when the server's own clock is put forward or back, and when the server was away. Lua has the wall
+-- clock only, so callers who watch it (`server_clock.py`) say what they know. Goes between `ledger.lua` and `recovery.lua`.
+
+local CLOCK_TOLERANCE_US = 2000000  -- by so much the server's time may differ from the one that a caller expects
+
+-- Whether times must not be judged now: the server's clock is not what the caller expects ('' = it expects nothing), or
+-- the run has not been shifted by all steps of the clock that the caller knows of.
+local function is_off(expected_us, known_step, run_step)
+  if expected_us == nil or expected_us == '' then return false end
+  return math.abs(now_us - tonumber(expected_us)) > CLOCK_TOLERANCE_US
+    or tonumber(run_step or 0) < tonumber(known_step)
+end
+
+-- Adds to what people have set a limit of time to: the deadline, and the queue timeouts of steps that wait.
+local function put_off(by_us, may)
+  local deadline_at, deadline_s = unpack(call('HMGET', RUN, 'deadline_at', 'deadline_s'))
+  local count = 0
+  if deadline_at and may(tonumber(deadline_at) - tonumber(deadline_s) * 1000000) then
+    call('HSET', RUN, 'deadline_at', string.format('%.0f', tonumber(deadline_at) + by_us))
+    count = count + 1
+  end
+  local due = call('ZRANGE', DUE, 0, -1, 'WITHSCORES')
+  for index = 1, #due, 2 do
+    local state, _, _, at = read(due[index])
+    if state == 'queued' and may(tonumber(at)) then
+      call('ZADD', DUE, string.format('%.0f', tonumber(due[index + 1]) + by_us), due[index])
+      count = count + 1
+    end
+  end
+  return count
+end
+
+local function every() return true end
+
+-- The server was away for `away_us`, as a caller knows who waited for it. As much of that as nobody has tended the run
+-- for is added to its deadline and queue timeouts; so of several callers the first one adds it, once.
+local function pardon(away_us)
+  local limits, tended_at = unpack(call('HMGET', RUN, 'limits', 'tended_at'))
+  if not limits then return end
+  local since_us = now_us - tonumber(tended_at or 0)
+  local by_us = tended_at and math.min(away_us, since_us) or 0
+  if by_us >= 1000000 and put_off(by_us, every) > 0 then
+    emit('clock.paused', '', 0, cjson.encode({for_s = by_us / 1000000}))
+  end
+  if away_us > 0 or since_us >= 1000000 then call('HSET', RUN, 'tended_at', now) end
+end
+
+-- shift step by_us last_us lease_us: the server's clock was put forward by so much (back, if negative) when it showed
+-- last_us; `step` numbers such steps of the clock. Each run is shifted once by each: retries, queue timeouts, the
+-- deadline, alerts and when messages were sent. Leases are given anew, as workers may have renewed them by either clock.
+-- What was written since then is left as it is; the record's times always are. Returns 1, or 0 when there is no need.
+function ops.shift()
+  local step, by_us, last_us, lease_us = tonumber(ARGS[2]), tonumber(ARGS[3]), tonumber(ARGS[4]), tonumber(ARGS[5])
+  local run_state, run_step, lists, alert_at = unpack(call('HMGET', RUN, 'state', 'clock_step', 'lists', 'alert_at'))
+  if not run_state or tonumber(run_step or 0) >= step then return 0 end
+  call('HSET', RUN, 'clock_step', step)
+  local function is_before(at_us) return at_us < last_us + by_us or at_us > now_us end
+  local count = put_off(by_us, is_before)
+  local due = call('ZRANGE', DUE, 0, -1, 'WITHSCORES')
+  for index = 1, #due, 2 do
+    local name = due[index]
+    local state, _, _, at = read(name)
+    if state == 'running' or state == 'cancelled' then
+      call('ZADD', DUE, after(lease_us), name)
+      count = count + 1
+    elseif state == 'retrying' and is_before(tonumber(at)) then
+      call('ZADD', DUE, string.format('%.0f', tonumber(due[index + 1]) + by_us), name)
+      count = count + 1
+    end
+  end
+  for _, list in ipairs(lists and cjson.decode(lists) or {}) do
+    local key = BASE .. 'queued:' .. list[1] .. ':' .. list[2]
+    local sent = call('ZRANGE', key, 0, -1, 'WITHSCORES')
+    for index = 1, #sent, 2 do
+      local at_us = tonumber(sent[index + 1])
+      if is_before(at_us) then call('ZADD', key, string.format('%.0f', at_us + by_us), sent[index]) end
+    end
+  end
+  if alert_at and is_before(tonumber(alert_at)) then
+    call('HSET', RUN, 'alert_at', string.format('%.0f', tonumber(alert_at) + by_us))
+    count = count + 1
+  end
+  if call('HEXISTS', RUN, 'tended_at') == 1 then call('HSET', RUN, 'tended_at', now) end
+  if count > 0 or not ENDED[run_state] then
+    emit('clock.shifted', '', 0, cjson.encode({by_s = by_us / 1000000, step = step}))
+  end
+  return 1
+end

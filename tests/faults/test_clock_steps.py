@@ -1,0 +1,126 @@
+"""The server's clock is put forward and back by an hour, while runs go on: nothing freezes, and nothing is failed."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from redis import Redis
+
+pytestmark = pytest.mark.timeout(90)
+
+SURVIVED_S = 15.0
+HOUR_S = 3600
+
+WORKING = """
+    @step(timeout=300)
+    def hold():
+        note(f"hold-{context.attempt}")
+        wait_for("go")
+        return context.attempt
+
+    @step(retries=1, retry_delay=3, retry_jitter=0)
+    def again():
+        note(f"again-{context.attempt}")
+        if context.attempt == 1:
+            raise ValueError("as planned")
+        return context.attempt
+
+    @step(queue_timeout=600)
+    def waits(hold):
+        return "waited"
+
+    @pipeline(deadline=1200)
+    def working():
+        waits(hold())
+        again()
+"""
+KILLED = """
+    @step
+    def hold():
+        note(f"hold-{context.attempt}")
+        wait_for("go")
+        return context.attempt
+
+    @pipeline
+    def killed():
+        hold()
+"""
+
+
+@pytest.fixture(params=[HOUR_S, -HOUR_S, 5, -5], ids=["an hour forward", "an hour back", "5 s forward", "5 s back"])
+def by_s(request):
+    return request.param
+
+
+def clocks_shifted(run):
+    return [round(event.detail["by_s"]) for event in run.events("clock.shifted")]
+
+
+def test_retries_leases_and_limits_outlive_a_step_of_the_clock(clock_site, by_s, wait_until):
+    server, site = clock_site
+    site.fill_workers(2)
+    run = site.submit(WORKING)
+    run.wait_for_note("hold-1")
+    run.wait_for_note("again-1")
+    run.wait(lambda record: record.steps["again"].state == "retrying")
+    last_event = int(run.events()[-1].id.partition("-")[0])
+
+    server.put_clock(by_s)
+    wait_until(lambda: clocks_shifted(run), SURVIVED_S)
+    run.wait_for("again", "succeeded", SURVIVED_S)
+    run.note("go")
+    run.wait(limit_s=SURVIVED_S)
+
+    record = run.ended()
+    assert record.state == "succeeded", run.story()
+    assert {name: len(step.attempts) for name, step in record.steps.items()} == {"hold": 1, "again": 2, "waits": 1}
+    assert clocks_shifted(run) == [by_s]  # though there are two coordinators
+    assert all(int(event.id.partition("-")[0]) >= last_event for event in run.events("clock.shifted"))
+
+
+def test_a_dead_worker_is_found_though_its_lease_is_of_another_hour(clock_site, by_s):
+    server, site = clock_site
+    site.fill_workers(1)
+    run = site.submit(KILLED)
+    run.wait_for_note("hold-1")
+    running_on = run.wait_for("hold", "running").steps["hold"].attempts[0].worker
+    (doomed,) = [worker for worker in site.workers if running_on.startswith(f"{worker.name}.")]
+
+    doomed.kill()
+    server.put_clock(by_s)
+    site.fill_workers(1)
+    run.wait(lambda _: run.noted("hold-2") is not None, SURVIVED_S)
+    run.note("go")
+
+    record = run.ended(lambda repairs: [it.event for it in repairs] == ["attempt.lost"])
+    assert record.state == "succeeded", run.story()
+    assert len(record.steps["hold"].attempts) == 2
+
+
+def test_tokens_grow_when_the_clock_is_put_back(clock_site):
+    server, site = clock_site
+    site.fill_workers(1)
+    run = site.submit(KILLED.replace('wait_for("go")', "").replace("def killed():", "def again():"))
+    before = int(run.ended().state == "succeeded" and run.ledger.run_fields(run.run_id)["token"])
+
+    server.put_clock(-HOUR_S)
+    run.resume("hold")
+    run.ended()
+
+    assert int(run.ledger.run_fields(run.run_id)["token"]) > before
+
+
+def test_a_run_that_begins_after_the_clock_was_put_is_not_shifted(clock_site):
+    server, site = clock_site
+    site.fill_workers(1)
+    server.put_clock(HOUR_S)
+    threading.Event().wait(3)  # coordinators have no active run, and so may not have looked yet
+    first = site.submit(KILLED.replace('wait_for("go")', ""))
+    first.ended()
+    second = site.submit(KILLED.replace('wait_for("go")', ""))
+
+    assert second.ended().state == "succeeded"
+    assert not second.events("clock.shifted")
+    with Redis.from_url(server.url) as client:
+        assert client.exists(f"{site.settings.key_prefix}:clock")
