@@ -69,7 +69,7 @@ class ProcessTree:
                 seen.add(pid)
                 with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                     child = psutil.Process(pid)
-                    if not _is_tracker(child):
+                    if not is_tracker(child):
                         self.add([child])
                         ahead.append(pid)
         return list(self._running)
@@ -156,7 +156,9 @@ def _children() -> dict[int, list[int]]:
     return below
 
 
-def _is_tracker(process: psutil.Process) -> bool:
+def is_tracker(process: psutil.Process) -> bool:
+    """Whether a process is Python's tracker of shared memory and semaphores, which frees them once nobody uses them,
+    and then ends by itself. Raise psutil.Error."""
     return any(re.match(r"from [\w.]+\.(resource|semaphore)_tracker import main", word) for word in process.cmdline())
 
 

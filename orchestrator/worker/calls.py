@@ -14,7 +14,6 @@ import struct
 import subprocess
 import sys
 import termios
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -66,7 +65,7 @@ def call_step(claim: Claim, store: ArtifactStore, code: CodeCheck) -> Any:
             function = code.function(spec["uses"])
         args = from_wire(spec.get("args", []), values.output, values.param)
         kwargs = from_wire(spec.get("with", {}), values.output, values.param)
-        with _folder_kept(), counted():
+        with counted():
             return function(*args, **kwargs)
 
 
@@ -106,23 +105,6 @@ def _walk(value: Any, path: tuple[str | int, ...], what: str) -> Any:
             )
             raise KeyError(f"the {what} has no {key!r}; {has}") from None
     return value
-
-
-@contextlib.contextmanager
-def _folder_kept() -> Iterator[None]:
-    """Go back to the folder where the step began, or the next step in this process would begin elsewhere."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # threads share one folder, and others are at work in it
-        return
-    folder = None
-    with contextlib.suppress(FileNotFoundError):  # somebody removed it
-        folder = os.getcwd()
-    try:
-        yield
-    finally:
-        if folder:
-            with contextlib.suppress(OSError):
-                os.chdir(folder)
 
 
 def _run_shell(command: str | Template, values: _Values, output_mb: int) -> Any:

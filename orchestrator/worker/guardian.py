@@ -1,19 +1,21 @@
 """The process that outlives a worker's main process, however that dies, and ends what it leaves behind.
 
-    python -I -S guardian.py MAIN_PID       standard input: the ids of the worker's children, a line each
+    python -I -S guardian.py MAIN_PID FOLDER    standard input: the ids of the worker's children, a line each
 
 A killed main process cannot end its children, and the kernel, which could (PR_SET_PDEATHSIG), would end the children
 alone and leave what they started. So each child that starts tells its id here; when the main process is gone, the
-guardian halts the children, looks at all that descends from them (each child is a subreaper, so daemons too), kills it
-and ends. What a child leaves behind that ends earlier falls to the main process; once that is gone too, nobody could
-tell whose it was, so the guardian notes it when the child ends. Linux only. It imports the standard library only and is
-run as a file, so it starts fast and stays small.
+guardian halts the children, looks at all that descends from them (each child is a subreaper, so daemons too), kills it,
+removes the worker's temporary folder and ends. Python's trackers of shared memory are left to free it and to end. What
+a child leaves behind that ends earlier falls to the main process; once that is gone too, nobody could tell whose it
+was, so the guardian notes it when the child ends. Linux only. It imports the standard library only and is run as a
+file, so it starts fast and stays small.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import sys
 import time
@@ -23,7 +25,7 @@ from contextlib import suppress
 KILL_LIMIT_S = 10.0
 
 
-def main(main_pid: int) -> None:
+def main(main_pid: int, folder: str) -> None:
     """Wait for the end of the main process, then end its children and all below them."""
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)  # whoever stops a whole group means the worker; we end after it
@@ -59,6 +61,7 @@ def main(main_pid: int) -> None:
                 if pid != os.getpid():
                     watch(pid, children, poll)
     end(children)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def watch(pid: int, children: dict[int, int], poll: select.poll) -> None:
@@ -78,7 +81,10 @@ def end(children: dict[int, int]) -> None:
             signal.pidfd_send_signal(descriptor, signal.SIGSTOP)
     living = {pid for descriptor, pid in children.items() if is_alive(descriptor)}
     known: set[int] = set()
-    while new := descendants(living | known) - known - living:
+    trackers: set[int] = set()
+    while new := descendants(living | known) - known - living - trackers:
+        trackers |= {pid for pid in new if is_tracker(pid)}
+        new -= trackers
         known |= new
         for pid in new:
             with suppress(OSError):
@@ -99,6 +105,16 @@ def end(children: dict[int, int]) -> None:
         if not known or time.monotonic() > limit:
             return
         time.sleep(0.02)
+
+
+def is_tracker(pid: int) -> bool:
+    """Whether a process is Python's tracker of shared memory and semaphores (as `orchestrator.process_tree` has it)."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")
+    except OSError:
+        return False
+    return any(word.startswith(b"from ") and b"_tracker import main" in word for word in words)
 
 
 def is_alive(descriptor: int) -> bool:
@@ -143,4 +159,4 @@ def stat_of(pid: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2])

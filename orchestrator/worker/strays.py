@@ -25,7 +25,8 @@ from celery.utils.log import get_logger
 
 from orchestrator.dispositions import begin_with_own_signals, heeded
 from orchestrator.exit_status import KnownChild
-from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree, adopt_orphans, runs
+from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree, adopt_orphans, is_tracker, runs
+from orchestrator.temporary import make_temporary_folder, remove_temporary_folder, use_temporary_folder
 from orchestrator.worker import guardian
 from orchestrator.worker.failures import note_memory_events
 from orchestrator.worker.interruption import listen_in_child
@@ -39,6 +40,7 @@ _PR_SET_PDEATHSIG = 1
 
 _main_pid = 0
 _worker: Any = None
+_temporary = ""  # folder
 _guardian: KnownChild | None = None
 _pool: Any = None
 _left: set[psutil.Process] = set()  # strays that may not be killed, or would not end
@@ -55,11 +57,13 @@ def connect_signals() -> None:
 
 
 def _set_up_main(sender: Any, **_: Any) -> None:
-    global _main_pid, _guardian, _worker
+    global _main_pid, _guardian, _worker, _temporary
     _main_pid, _worker = os.getpid(), sender
     begin_with_own_signals()
     if signal.SIGHUP not in heeded(signal.SIGHUP):  # by nohup; Celery would restart the worker when the terminal closes
         worker_ready.connect(_ignore_hangup, weak=False)
+    _temporary = make_temporary_folder()
+    worker_shutdown.connect(_remove_temporary_folder, weak=False)
     note_memory_events()
     if not adopt_orphans():
         logger.warning("this system has no subreapers: what a step leaves behind when its process dies goes on running")
@@ -67,7 +71,7 @@ def _set_up_main(sender: Any, **_: Any) -> None:
     try:
         os.close(os.pidfd_open(_main_pid))
         _guardian = KnownChild(
-            [sys.executable, "-I", "-S", guardian.__file__, str(_main_pid)],
+            [sys.executable, "-I", "-S", guardian.__file__, str(_main_pid), _temporary],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
@@ -76,6 +80,10 @@ def _set_up_main(sender: Any, **_: Any) -> None:
         logger.warning(
             "no guardian could be started (%s): if this worker is killed, what its steps started goes on", error
         )
+
+
+def _remove_temporary_folder(**_: Any) -> None:
+    remove_temporary_folder(_temporary)
 
 
 def _ignore_hangup(**_: Any) -> None:
@@ -128,6 +136,7 @@ def _set_up_child(sender: Any, **_: Any) -> None:
     prepare_file()
     share_cores(slots_of(_worker))
     make_renewable()
+    use_temporary_folder(_temporary)
     if not adopt_orphans() or _guardian is None or _guardian.stdin is None:
         return
     try:
@@ -166,6 +175,8 @@ def kill_strays(limit_s: float = KILL_LIMIT_S, **_: Any) -> None:
             if stray.pid in own:
                 continue
             if runs(stray):
+                if _is_tracker(stray):
+                    continue  # it frees what the dead child had, and ends
                 living.append(stray)
             else:
                 with suppress(ChildProcessError):
@@ -175,6 +186,12 @@ def kill_strays(limit_s: float = KILL_LIMIT_S, **_: Any) -> None:
         if not new or time.monotonic() > deadline:
             return
         _kill(new, max(0.1, deadline - time.monotonic()))
+
+
+def _is_tracker(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return is_tracker(process)
+    return False
 
 
 def _children_of_pool() -> Iterable[Any]:
