@@ -26,7 +26,8 @@ def full_run(ledger: Ledger) -> str:
 
 
 def times(ledger: Ledger, run_id: str) -> dict[str, int]:
-    sent = {step: at_us for step, _, at_us in ledger.queued_before(run_id, "cpu", 3, 2**52)}
+    queue = ledger.graph(run_id)["queued"]["q"]
+    sent = {step: at_us for step, _, at_us in ledger.queued_before(run_id, queue, 3, 2**52)}
     due = {step: ledger.due_at(run_id, step) or 0 for step in ("leased", "retrying", "queued")}
     return due | {"sent": sent["queued"], "deadline": int(ledger.run_fields(run_id)["deadline_at"])}
 
