@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import gc
 import time
+import tomllib
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, requires
 from itertools import count
+from pathlib import Path
 
 import hypothesis
 import pytest
 import redis
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
@@ -86,3 +91,24 @@ def wait_until() -> Callable[..., None]:
             time.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def needed_distributions() -> set[str]:
+    """The distributions that an installation of the package brings: declared dependencies and all that they need."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    found: set[tuple[str, str]] = set()
+    ahead = [(Requirement(text), "") for text in project["dependencies"]]
+    while ahead:
+        requirement, extra = ahead.pop()
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        for wanted in ("", *requirement.extras):
+            key = (canonicalize_name(requirement.name), wanted)
+            if key not in found:
+                found.add(key)
+                try:
+                    ahead += [(Requirement(text), wanted) for text in requires(requirement.name) or ()]
+                except PackageNotFoundError:
+                    pytest.fail(f"{requirement} is declared and not installed here: pip install -e '.[dev]'")
+    return {name for name, _ in found}

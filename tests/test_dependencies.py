@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -58,25 +58,6 @@ def imported_names(path: Path) -> Iterator[str]:
             yield node.module or ""
 
 
-def closure(requirements: list[Requirement]) -> set[str]:
-    """Return the distributions that an installation of the requirements brings."""
-    found: set[tuple[str, str]] = set()
-    ahead = [(requirement, "") for requirement in requirements]
-    while ahead:
-        requirement, extra = ahead.pop()
-        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
-            continue
-        for wanted in ("", *requirement.extras):
-            key = (canonicalize_name(requirement.name), wanted)
-            if key not in found:
-                found.add(key)
-                try:
-                    ahead += [(Requirement(text), wanted) for text in requires(requirement.name) or ()]
-                except PackageNotFoundError:
-                    pytest.fail(f"{requirement} is declared and not installed here: pip install -e '.[dev]'")
-    return {name for name, _ in found}
-
-
 @pytest.fixture(scope="module")
 def providers() -> dict[str, set[str]]:
     """The installed distributions by the top-level modules that they hold."""
@@ -95,8 +76,10 @@ def test_every_import_is_of_a_declared_dependency(providers: dict[str, set[str]]
     } == set()
 
 
-def test_every_module_can_be_imported_where_only_the_declared_dependencies_are(providers: dict[str, set[str]]) -> None:
-    needed = closure(DECLARED)
+def test_every_module_can_be_imported_where_only_the_declared_dependencies_are(
+    providers: dict[str, set[str]], needed_distributions: set[str]
+) -> None:
+    needed = needed_distributions
     own = canonicalize_name(PROJECT["name"])
     hidden = sorted(module for module, names in providers.items() if not names & {*needed, own})
     assert {"pytest", "mypy", "setuptools"} <= set(hidden)  # or nothing is tried here

@@ -12,13 +12,18 @@ from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 
+from orchestrator.definition.folders import users_folders_aside
+
 TALKATIVE_LOGGERS = ("urllib3", "requests_oauthlib", "oauthlib")  # at DEBUG they write down paths and tokens
 
 
 @cache
 def load_apprise() -> ModuleType:
-    """Import Apprise and take over what it logs."""
-    import apprise
+    """Import Apprise with all its services, and take over what it logs."""
+    with users_folders_aside():
+        import apprise
+
+        apprise.manager_plugins.NotificationManager().load_modules()  # type: ignore[no-untyped-call]
 
     logger = logging.getLogger("apprise")
     logger.setLevel(logging.WARNING)

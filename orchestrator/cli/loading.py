@@ -17,6 +17,8 @@ from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
 from orchestrator.settings import Settings
 
+OWN_MODULES = ("kombu.transport.redis", "orchestrator.messages.app", "psutil", "redis", "rich.live")
+
 
 def load_plan(target: str, pairs: Sequence[str], settings: Settings) -> tuple[Plan, float]:
     """Give the compiled plan and the seconds that compiling took. Raises PipelineInvalid with every fault."""
@@ -25,9 +27,17 @@ def load_plan(target: str, pairs: Sequence[str], settings: Settings) -> tuple[Pl
 
 def load_definition(target: str) -> Definition:
     """Give the definition at FILE[:NAME]. Raises PipelineInvalid."""
-    for name in ("celery", "redis"):  # taken now, so that a user's file of that name is told to take another one
-        importlib.import_module(name)
+    import_own_modules()
     return load(target)
+
+
+def import_own_modules() -> None:
+    """Import what this command may need later, before the user's folder enters `sys.path`.
+
+    A file of the user's that is named like a dependency of ours is then never taken for it.
+    """
+    for name in OWN_MODULES:
+        importlib.import_module(name)
 
 
 def plan_of(

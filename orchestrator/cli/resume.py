@@ -18,11 +18,12 @@ from orchestrator.cli.foreground import (
     warn_of_slots,
     workplace,
 )
-from orchestrator.cli.loading import load_definition, plan_of
+from orchestrator.cli.loading import import_own_modules, load_definition, plan_of
 from orchestrator.cli.main import INTERRUPTED
 from orchestrator.cli.params import TakesParams, param_option
 from orchestrator.cli.session import Session, find_run, open_session
 from orchestrator.definition.faults import PipelineInvalid
+from orchestrator.definition.folders import put_on_path
 from orchestrator.definition.loading import Definition, is_there
 from orchestrator.settings import Settings, settings
 
@@ -124,8 +125,9 @@ def _definition(run: RecordedRun, params: Sequence[str]) -> Definition:
     from orchestrator.coordinator.recorded import RecordedDefinition
     from orchestrator.coordinator.resumption import ResumeRefused
 
+    import_own_modules()
     if (path := run.fields["import_path"]) and path not in sys.path:
-        sys.path.insert(0, path)  # a module is found from any folder, as a file is
+        put_on_path(path)  # a module is found from any folder, as a file is
     if run.target and is_there(run.target):
         return _loaded(run)
     why = f"there is no {run.target} any more" if run.target else "the record does not say where its pipeline is from"

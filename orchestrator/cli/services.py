@@ -20,11 +20,11 @@ from orchestrator.definition.faults import OrchestratorError, did_you_mean
 from orchestrator.dispositions import heeded
 from orchestrator.exit_status import KnownChild
 from orchestrator.ledger.presence import present_workers
+from orchestrator.messages.worker_command import worker_command
 from orchestrator.redis_url import masked_url
-from orchestrator.settings import Settings, settings
+from orchestrator.service_process import FLOWER, service_command
+from orchestrator.settings import settings
 
-WORKER_APP = "orchestrator.worker.app"
-FLOWER = "orchestrator.worker.flower"
 FLOWER_RUNTIME_BUCKETS_S = (1, 10, 60, 600, 3600)  # few: each adds a series to /metrics for every step and worker
 
 
@@ -49,11 +49,9 @@ def worker(pools: tuple[str, ...], concurrency: int | None, name: str | None) ->
         raise PoolUnknown(f"pools {', '.join(served)} have different pool types; start a worker for each")
     slots = concurrency or max(chosen.pools[pool].slots for pool in served)
     with open_session() as session:
-        command = [sys.executable, "-m", "celery", "-A", WORKER_APP, "worker"]
-        command += ["-Q", ",".join(chosen.queue_of(pool) for pool in served), "-c", str(slots)]
-        command += ["-n", f"{name or _free_name(session, served[0])}@%h", "--pool", kinds.pop()]
-        command += ["--without-gossip", "--without-mingle", "--loglevel", chosen.log_level]
-        _run_celery(session, command, {})
+        queues = [chosen.queue_of(pool) for pool in served]
+        free = name or _free_name(session, served[0])
+        _run(session, worker_command(free, queues, slots, pool_type=kinds.pop(), log_level=chosen.log_level), {})
 
 
 @click.command()
@@ -85,13 +83,13 @@ def flower(port: int | None, address: str | None) -> None:
     password = chosen.flower_password.get_secret_value() if chosen.flower_password else secrets.token_urlsafe(12)
     host, number = address or chosen.flower_address, port or chosen.flower_port
     with open_session() as session:
-        command = [sys.executable, "-m", FLOWER, f"--address={host}", f"--port={number}"]
-        command += [f"--max-tasks={chosen.flower_max_tasks}", "--purge-offline-workers=600"]
-        command += [f"--task_runtime_metric_buckets={','.join(map(str, FLOWER_RUNTIME_BUCKETS_S))}"]
+        options = [f"--address={host}", f"--port={number}"]
+        options += [f"--max-tasks={chosen.flower_max_tasks}", "--purge-offline-workers=600"]
+        options += [f"--task_runtime_metric_buckets={','.join(map(str, FLOWER_RUNTIME_BUCKETS_S))}"]
         shown = password if not chosen.flower_password else "as set"
         click.echo(f"Flower on http://{host}:{number} (user {chosen.flower_user}, password {shown})", err=True)
         # In the environment, not among the arguments, which every user of the machine can read.
-        _run_celery(session, command, {"FLOWER_BASIC_AUTH": f"{chosen.flower_user}:{password}"})
+        _run(session, service_command(FLOWER, *options), {"FLOWER_BASIC_AUTH": f"{chosen.flower_user}:{password}"})
 
 
 def _free_name(session: Session, pool: str) -> str:
@@ -101,20 +99,15 @@ def _free_name(session: Session, pool: str) -> str:
     return next(name for name in names if f"{name}@{socket.gethostname()}" not in taken)
 
 
-def _run_celery(session: Session, command: Sequence[str], extra: Mapping[str, str]) -> None:
+def _run(session: Session, command: Sequence[str], extra: Mapping[str, str]) -> None:
     """Become the command, or run it and hand signals on while we hold the embedded server for it."""
-    environment = _environment(session.settings, session.redis_url) | dict(extra)
+    chosen = session.settings.model_copy(update={"redis_url": session.redis_url})
+    environment = chosen.child_environment() | dict(extra)
     if not session.is_embedded:
         os.execvpe(command[0], list(command), environment)
     with _handing_on(KnownChild(command, env=environment, start_new_session=True)) as process:
         code = process.wait()
     sys.exit(code)
-
-
-def _environment(chosen: Settings, redis_url: str) -> dict[str, str]:
-    environment = chosen.model_copy(update={"redis_url": redis_url}).child_environment()
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
-    return environment
 
 
 @contextlib.contextmanager

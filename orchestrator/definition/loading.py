@@ -17,6 +17,7 @@ from orchestrator.definition.builder import PipelineBuilder
 from orchestrator.definition.callables import import_path, import_root, missing_module_hint
 from orchestrator.definition.document import PipelineFile
 from orchestrator.definition.faults import PipelineInvalid, did_you_mean
+from orchestrator.definition.folders import put_on_path
 from orchestrator.definition.model import Pipeline
 from orchestrator.definition.params import Param, ReadParams
 from orchestrator.definition.pipelines import PipelineFunction
@@ -120,7 +121,7 @@ def is_there(target: str) -> bool:
 def load(target: str) -> Definition:
     """Give the definition at `FILE[:NAME]`, or `MODULE[:NAME]`; raises PipelineInvalid.
 
-    Python code is imported from the nearest folder without `__init__.py`, which is put first on `sys.path`.
+    Python code is imported from the nearest folder without `__init__.py` (`folders.put_on_path`).
     NAME is a variable or the name of a pipeline, and may be left out when there is only one.
     """
     file, name = _split(target)
@@ -226,12 +227,12 @@ def _load_python(path: Path, name: str | None, target: str) -> Definition:
 
 def _put_working_folder_on_path() -> None:
     if not ({"", os.getcwd()} & set(sys.path)):
-        sys.path.insert(0, os.getcwd())
+        put_on_path(os.getcwd())
 
 
 def _put_on_path(folder: Path) -> None:
     if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+        put_on_path(str(folder))
 
 
 def _import(name: str, target: str, root: Path | None) -> ModuleType:

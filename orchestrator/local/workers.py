@@ -13,7 +13,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,12 +24,12 @@ from orchestrator.definition.faults import OrchestratorError
 from orchestrator.exit_status import KnownChild, code_text, how_it_ended
 from orchestrator.ledger.connection import connect
 from orchestrator.messages.queues import queue_keys
+from orchestrator.messages.worker_command import worker_command
 from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree, is_tracker, kill_each
 from orchestrator.redis_url import normalise_redis_url
 from orchestrator.settings import PoolSettings, Settings
 from orchestrator.temporary import remove_folders_of
 
-WORKER_APP = "orchestrator.worker.app"
 _READY = re.compile(rb"\bready\.\s*$", re.MULTILINE)
 RESTARTS = 10  # of a worker that was ready each time; more would help nobody
 _LOG_TAIL_LINES = 30
@@ -219,7 +218,7 @@ def local_workers(
     import_path: str | Path | None = None,
     *,
     parent_watch: bool = True,
-    app: str = WORKER_APP,
+    app: str | None = None,
     ready_limit_s: float | None = None,
 ) -> Iterator[LocalWorkers]:
     """Give a started worker with `slots` children for the pools named by `queues` (all if None).
@@ -227,8 +226,8 @@ def local_workers(
     The worker reads queues of its own (`<queue>.<name of the worker>`), so that two runs in one data folder never
     take each other's steps, and one that ends takes nothing of the other with it. `LocalWorkers.settings` name them.
     The worker gets exactly `settings`, with `redis_url`, and with this process's id as `parent_pid` if
-    `parent_watch`. It imports from the working directory and `import_path`. With `ready_limit_s` it is ready,
-    not just started. Leaving lets steps end for `settings.timeout_grace_s`; leaving by an exception kills them.
+    `parent_watch`. `app` is a module in `import_path` whose app is served in place of ours. With `ready_limit_s` it is
+    ready, not just started. Leaving lets steps end for `settings.timeout_grace_s`; leaving by an exception kills them.
     """
     pools = list(settings.pools) if queues is None else list(queues)
     unknown = [pool for pool in pools if pool not in settings.pools]
@@ -253,9 +252,11 @@ def local_workers(
         raise LocalWorkerError(f"the folder {folder} cannot be written ({error.strerror})") from None
     handed_down = handed_down.model_copy(update={"pools": _own_pools(settings, name)})
     queues_read = [handed_down.queue_of(pool) for pool in pools]
-    command = _command(app, name, queues_read, slots, events=settings.celery_events)
+    command = worker_command(name, queues_read, slots, app=app)
     environment = handed_down.child_environment()
-    environment["PYTHONPATH"] = _python_path(import_path)
+    if import_path is not None:
+        given = [os.path.abspath(import_path), os.environ.get("PYTHONPATH")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, given))
     try:
         _clear(redis_url, map(handed_down.list_of, queues_read))
         workers = LocalWorkers(name, handed_down, log_path, name_lock, command, environment)
@@ -283,20 +284,6 @@ def _clear(redis_url: str, lists: Iterable[str]) -> None:
     """Drop what a killed run left in queues of the same name: nobody waits for it any more."""
     with connect(redis_url) as client:
         client.delete(*(key for name in lists for key in queue_keys(name)))
-
-
-def _command(app: str, name: str, queues: Sequence[str], slots: int, *, events: bool) -> list[str]:
-    command = [sys.executable, "-m", "celery", "-A", app, "worker"]
-    command += ["-Q", ",".join(queues), "-c", str(slots), "-n", f"{name}@%h", "--pool", "prefork"]
-    command += ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
-    return [*command, "-E"] if events else command
-
-
-def _python_path(import_path: str | Path | None) -> str:
-    folders = [os.getcwd()]
-    if import_path is not None:
-        folders.append(os.path.abspath(import_path))
-    return os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _free_name(folder: Path) -> tuple[str, int]:

@@ -5,7 +5,13 @@ One factory, because any process with default options sweeps unacked messages by
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
 from celery import Celery
+from celery.loaders.app import AppLoader
 from kombu.entity import Queue
 
 from orchestrator.messages.transport import Messages
@@ -13,9 +19,44 @@ from orchestrator.redis_url import celery_broker_url
 from orchestrator.settings import Settings
 
 
+class PrivateLoader(AppLoader):  # type: ignore[misc]
+    """Reads no configuration module."""
+
+    def read_configuration(self, env: str = "") -> dict[str, Any]:
+        return {}
+
+
+class PrivateApp(Celery):  # type: ignore[misc]
+    """An app that belongs to this process alone, whatever the environment says for Celery projects of the user's.
+
+    Celery lets CELERY_BROKER_URL, CELERY_RESULT_BACKEND, CELERY_LOADER and CELERY_CONFIG_MODULE win over what an app
+    was made with, and its Django fix-up puts the working folder first on `sys.path` (workers do the rest of what it
+    does: `worker/step_process.py`).
+    """
+
+    backend_cls = "disabled"
+
+    def __init__(self, broker_url: str) -> None:
+        self._own_broker_url = broker_url
+        super().__init__(
+            "orchestrator",
+            broker=broker_url,
+            amqp=Messages,
+            loader=f"{__name__}:{PrivateLoader.__name__}",
+            fixups=[],
+            set_as_current=False,
+        )
+
+    def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
+        return super().connection_for_read(url or self._own_broker_url, **options)
+
+    def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
+        return super().connection_for_write(url or self._own_broker_url, **options)
+
+
 def create_app(settings: Settings, redis_url: str) -> Celery:
     """Return a Celery app for the server at `redis_url`; nothing is connected yet."""
-    app = Celery("orchestrator", broker=celery_broker_url(redis_url), amqp=Messages, set_as_current=False)
+    app = PrivateApp(celery_broker_url(redis_url))
     app.conf.update(
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
@@ -61,3 +102,18 @@ def _queues(settings: Settings) -> list[Queue]:
     """Return the pools' queues; what goes by a former name of one (`Settings.former_queues`) goes to it as well."""
     former = {queue: name for name, queue in settings.former_queues().items()}
     return [Queue(queue, alias=former.get(queue), no_ack=True) for queue in map(settings.queue_of, settings.pools)]
+
+
+def run_command(app: Celery, command: click.Command, arguments: Sequence[str]) -> NoReturn:
+    """Run a command of Celery's or Flower's with an app, and exit with its code.
+
+    Not through the group `celery`, which takes its app, broker and configuration from APP, BROKER_URL, CONFIG_MODULE, …
+    of the environment.
+    """
+    from celery.bin.base import CLIContext
+    from celery.bin.celery import celery
+
+    context = CLIContext(app=app, no_color=bool(os.environ.get("NO_COLOR")), workdir=None)
+    parent = click.Context(celery, info_name="celery", obj=context)
+    command.main(args=list(arguments), prog_name=command.name, parent=parent)
+    raise AssertionError("click exits")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
+from typing import Any
 
 from celery import Celery
+from celery.signals import worker_process_init
 
 from orchestrator.definition.faults import SettingsInvalid
 from orchestrator.messages.app import create_app
@@ -20,6 +23,7 @@ from orchestrator.worker.presence import Presence
 from orchestrator.worker.process import broker_url
 from orchestrator.worker.refusals import connect_refusals
 from orchestrator.worker.requests import GivingBack
+from orchestrator.worker.step_process import prepare_for_steps
 from orchestrator.worker.strays import connect_signals
 from orchestrator.worker.tasks import register_tasks
 
@@ -27,11 +31,13 @@ from orchestrator.worker.tasks import register_tasks
 def _make_app() -> Celery:
     made = create_app(settings(), broker_url())
     made.set_current()
+    made.set_default()  # in threads too, the current app is not one that is made from a celeryconfig.py
     made.conf.worker_consumer = f"{StepConsumer.__module__}:{StepConsumer.__name__}"
     register_tasks(made)
     connect_refusals()  # before anything is started
     keep_what_is_not_ours(settings())
     connect_signals()
+    worker_process_init.connect(partial(_prepare_child, made), weak=False)
     made.steps["worker"].add(Presence)
     made.steps["worker"].add(Leases)
     made.steps["worker"].add(Health)
@@ -42,6 +48,10 @@ def _make_app() -> Celery:
         for name in ("celery.worker.strategy", "celery.app.trace"):  # two lines a step, which the record tells better
             logging.getLogger(name).setLevel(logging.WARNING)
     return made
+
+
+def _prepare_child(app: Celery, **_: Any) -> None:
+    prepare_for_steps(app)
 
 
 try:

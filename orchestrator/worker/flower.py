@@ -1,16 +1,17 @@
 """Flower, with what version 2.2 has no switch for: metrics that are bounded and ask for the password, workers at once.
 
-Run as `python -m orchestrator.worker.flower FLOWER-OPTIONS`. All that is replaced in Flower is replaced by `install`; a
-test asserts that Flower has each of it.
+Run as `python -P -m orchestrator.worker.flower FLOWER-OPTIONS`. All that is replaced in Flower is replaced by
+`install`; a test asserts that Flower has each of it.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import flower.app
 import flower.command
@@ -19,6 +20,8 @@ import flower.urls
 from celery.states import REJECTED
 from flower.views.monitor import Metrics
 from tornado.web import authenticated
+
+from orchestrator.messages.app import run_command
 
 MOST_NAMES = 500
 OTHER = "other"
@@ -124,11 +127,12 @@ def _is_metrics(handler: Any) -> bool:
     return isinstance(handler, tuple) and handler[1] is Metrics
 
 
-def main(arguments: Iterable[str]) -> None:
+def main(arguments: Iterable[str]) -> NoReturn:
+    """Serve Flower until it is told to end, and exit with its code. A `flowerconfig.py` of the user's is not read."""
     from orchestrator.worker.app import app
 
     install()
-    app.start(["flower", *arguments])
+    run_command(app, flower.command.flower, [*arguments, f"--conf={os.devnull}"])
 
 
 if __name__ == "__main__":

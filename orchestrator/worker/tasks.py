@@ -19,6 +19,7 @@ from orchestrator.worker.interruption import busy, is_being_stopped, is_prefork_
 from orchestrator.worker.log_file import ship_what_is_left
 from orchestrator.worker.process import INCARNATION, current_process
 from orchestrator.worker.requests import StepRequest
+from orchestrator.worker.step_process import prepare_for_steps
 from orchestrator.worker.strays import kill_strays
 
 logger = get_task_logger(__name__)
@@ -35,6 +36,7 @@ def register_tasks(app: Celery) -> None:
         request.chain = None  # goes on only when the ledger says so
         worker = request.hostname or ""
         request.errbacks = None  # the failure callback is for failures that only Celery sees
+        prepare_for_steps(app)  # done already in the child of a prefork pool
         with busy(run_id, step, attempt), CallClock(run_id, step, attempt, is_shared=is_prefork_child()):
             try:
                 end = run_attempt(

@@ -18,6 +18,7 @@ from typing import Any
 
 from orchestrator.definition.callables import resolve_function
 from orchestrator.definition.code import code_id, file_digest
+from orchestrator.definition.folders import put_on_path
 from orchestrator.worker.celery_apps import forget_shared_tasks
 from orchestrator.worker.fresh_sources import FreshSources
 from orchestrator.worker.process_state import adopt_imports, drop_imports
@@ -99,7 +100,7 @@ class UserCode:
         self._folder = folder
         self._sources.turn_to(folder)
         if folder:
-            sys.path.insert(0, folder)
+            put_on_path(folder)
         self._forget()  # what came from there by another way, before we watched it
         adopt_imports(are_of_user=False)
 

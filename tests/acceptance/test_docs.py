@@ -36,6 +36,7 @@ PAGES = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "workers/README.md",
     *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
 ]
 CODE_PAGES = ["README.md", "docs/pipelines.md", "docs/operations.md", "docs/recovery.md"]
