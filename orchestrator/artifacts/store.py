@@ -6,27 +6,34 @@ import contextlib
 import errno
 import hashlib
 import io
+import logging
 import os
 import secrets
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from orchestrator.artifacts.faults import InputUnreadable, free_bytes, store_faults
+from orchestrator.artifacts.faults import InputUnreadable, StoreUnusable, free_bytes, store_faults
 from orchestrator.artifacts.marker import MARKER
 from orchestrator.artifacts.pickles import read_pickle, write_pickle
 
+logger = logging.getLogger(__name__)
+
 PROBE_BYTES = 4096
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A stored value. `path` is relative to the store; `kind` names the value's Python type, for people."""
+    """A stored value. `path` is relative to the store; `kind` names the value's Python type, for people; `python` is
+    the version that pickled it, as "3.11"."""
 
     path: str
     sha256: str
     size_bytes: int
     kind: str
+    python: str = ""  # of an older store: not known
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -34,6 +41,10 @@ class Artifact:
 
 class ArtifactMissing(Exception):
     """The store has no such artifact, or not with the bytes that were recorded."""
+
+
+class ArtifactOfAnotherPython(Exception):
+    """A value could not be unpickled, and another version of Python had pickled it."""
 
 
 class ArtifactStore(Protocol):
@@ -99,6 +110,20 @@ class _InputFile(io.FileIO):
             return super().readinto(buffer)
 
 
+def _read(file: BinaryIO, artifact: Artifact) -> Any:
+    """Unpickle a file, and say so where another version of Python has pickled it: its error may come of that."""
+    if artifact.python in ("", PYTHON):
+        return read_pickle(file)
+    told = f"artifact {artifact.path} was pickled by Python {artifact.python}, and is read by Python {PYTHON}"
+    logger.warning("%s", told)
+    try:
+        return read_pickle(file)
+    except StoreUnusable:
+        raise
+    except Exception as error:
+        raise ArtifactOfAnotherPython(f"{told}: {type(error).__name__}: {error}") from error
+
+
 class FolderStore:
     """Artifacts as pickles in a folder that all workers share (one machine, or a network file system)."""
 
@@ -126,7 +151,7 @@ class FolderStore:
             with contextlib.suppress(OSError):
                 file.close()
         kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-        return Artifact(str(path.relative_to(self.root)), writer.sha256, writer.size, kind)
+        return Artifact(str(path.relative_to(self.root)), writer.sha256, writer.size, kind, PYTHON)
 
     def load(self, artifact: Artifact) -> Any:
         path = self.root / artifact.path
@@ -141,7 +166,7 @@ class FolderStore:
         with file:
             if hashlib.file_digest(file, "sha256").hexdigest() != artifact.sha256:  # before any of it is believed
                 raise ArtifactMissing(f"artifact {path} has other bytes than were recorded (SHA-256 differs)")
-            return read_pickle(file)
+            return _read(file, artifact)
 
     def make_folder(self, folder: Path) -> Path:
         with store_faults("write to", self.root):

@@ -10,7 +10,7 @@ import click
 from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.health import store
 from orchestrator.cli.health.alerts import targets_of
-from orchestrator.cli.health.checks import MACHINE_CHECKS, SERVER_CHECKS, findings_of
+from orchestrator.cli.health.checks import MACHINE_CHECKS, ROLES, SERVER_CHECKS, findings_of
 from orchestrator.cli.session import open_session
 from orchestrator.redis_url import masked_url
 from orchestrator.settings import Settings, settings
@@ -21,14 +21,16 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
 @click.command()
 @json_option()
 @click.option("--accept-store", is_flag=True, help="Let this host's artifact folder be the installation's from now on.")
+@click.option("--self", "role", type=click.Choice(list(ROLES)), help="Look only at what this host's own service needs.")
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool, accept_store: bool) -> None:
+def doctor(ctx: click.Context, as_json: bool, accept_store: bool, role: str | None) -> None:
     """Tell what is configured, reachable and served, and what is wrong. Exit 1 if there is a fault."""
     chosen = settings()
     if accept_store:
         with open_session() as session:
             store.accept_store(session)
-    findings = list(findings_of(chosen, MACHINE_CHECKS, SERVER_CHECKS))
+    of_machine, of_server = ROLES[role] if role else (MACHINE_CHECKS, SERVER_CHECKS)
+    findings = list(findings_of(chosen, of_machine, of_server))
     if as_json:
         answer(json.dumps({"settings": _shown_settings(chosen), "findings": [asdict(item) for item in findings]}))
     else:

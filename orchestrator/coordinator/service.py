@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 
@@ -15,7 +16,12 @@ from orchestrator.alerts.delivery import AlertDelivery
 from orchestrator.coordinator.neighbours import Neighbours
 from orchestrator.coordinator.repair import Repair
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.presence import announce_coordinator, present_coordinators, withdraw_coordinator
+from orchestrator.ledger.presence import (
+    CoordinatorCard,
+    announce_coordinator,
+    present_coordinators,
+    withdraw_coordinator,
+)
 from orchestrator.ledger.values import Chain, RunUnknown
 from orchestrator.messages.dispatch import dispatch_ready
 from orchestrator.messages.former import take_over_former_queues
@@ -42,7 +48,9 @@ class Coordinator:
         self._neighbours = Neighbours(ledger, app, settings, self._alerts.announce)
         self._repair = Repair(ledger, settings, self._note_loss)
         self._next_search = 0.0
-        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        host, python = socket.gethostname(), f"{sys.version_info.major}.{sys.version_info.minor}"
+        self.name = f"{host}-{os.getpid()}-{secrets.token_hex(2)}"
+        self._card = CoordinatorCard(self.name, host, os.getpid(), python)
 
     def tend(self, run_id: str) -> float:
         """Do the round for one run, and give the seconds until it is worth another one. Raises RunUnknown."""
@@ -78,7 +86,7 @@ class Coordinator:
 
     def round(self) -> float:
         """Do the round for every run that has not ended, and give the seconds until the next one."""
-        announce_coordinator(self._ledger.client, self._ledger.prefix, self.name)
+        announce_coordinator(self._ledger.client, self._ledger.prefix, self.name, self._card)
         pause_s = self._poll_interval_s
         if time.monotonic() >= self._next_search:
             self._next_search = time.monotonic() + SEARCH_S

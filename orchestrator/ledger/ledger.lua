@@ -56,6 +56,7 @@
 --   {prefix}:shared:<queue> a string: who else reads a queue of ours (shared_queues.py)
 --   {prefix}:clock          string  JSON list of the steps of the server's clock, see server_clock.py
 --   {prefix}:coordinators   zset    coordinator -> until when its last sign of life counts
+--   {prefix}:coordinator:<name>, its card, is kept by ledger/presence.py
 --   {prefix}:store, the id of the artifact store, is kept by ledger/store_id.py
 --
 -- Times are microseconds since the epoch by the server's clock. Step states:

@@ -1,7 +1,8 @@
 """Who is there: workers and coordinators, by their signs of life in Redis.
 
 `{prefix}:workers` and `{prefix}:coordinators` are sorted sets: name -> until when (seconds since the epoch, by the
-server's clock) the last sign counts. `{prefix}:worker:<name>` is the worker's card as JSON.
+server's clock) the last sign counts. `{prefix}:worker:<name>` is the worker's card as JSON,
+`{prefix}:coordinator:<name>` that of a coordinator; both go by themselves when they are not renewed.
 "name run" stands among the coordinators for one who works for that run alone, as `orchestrator run` does.
 """
 
@@ -33,15 +34,28 @@ class WorkerCard:
     fault: str = ""
     paused_queues: tuple[str, ...] = ()
     python: str = ""
+    twin: str = ""  # another worker that bears the same name, as "process 7 of host h"
 
 
-def announce_worker(client: redis.Redis, prefix: str, card: WorkerCard) -> None:
-    """Count the worker as there for the next COUNTS_FOR_S seconds."""
+@dataclass(frozen=True, slots=True)
+class CoordinatorCard:
+    """A coordinator as it announces itself."""
+
+    name: str
+    host: str
+    pid: int
+    python: str
+
+
+def announce_worker(client: redis.Redis, prefix: str, card: WorkerCard) -> WorkerCard | None:
+    """Count the worker as there for the next COUNTS_FOR_S seconds. Returns the card that was there before."""
     until = _now(client) + COUNTS_FOR_S
     with client.pipeline(transaction=False) as pipe:
+        pipe.get(f"{prefix}:worker:{card.worker}")
         pipe.set(f"{prefix}:worker:{card.worker}", json.dumps(asdict(card)), ex=round(COUNTS_FOR_S))
         pipe.zadd(f"{prefix}:workers", {card.worker: until})
-        pipe.execute()
+        before = cast(str | None, pipe.execute()[0])
+    return _card(before) if before else None
 
 
 def claim_name(client: redis.Redis, prefix: str, card: WorkerCard) -> WorkerCard | None:
@@ -90,13 +104,28 @@ def _card(text: str) -> WorkerCard | None:
         return None
 
 
-def announce_coordinator(client: redis.Redis, prefix: str, name: str) -> None:
-    """Count a coordinator as there for the next COUNTS_FOR_S seconds."""
-    client.zadd(f"{prefix}:coordinators", {name: _now(client) + COUNTS_FOR_S})
+def announce_coordinator(client: redis.Redis, prefix: str, name: str, card: CoordinatorCard | None = None) -> None:
+    """Count a coordinator as there for the next COUNTS_FOR_S seconds; `card` says which process it is."""
+    until = _now(client) + COUNTS_FOR_S
+    with client.pipeline(transaction=False) as pipe:
+        pipe.zadd(f"{prefix}:coordinators", {name: until})
+        if card:
+            pipe.set(f"{prefix}:coordinator:{name}", json.dumps(asdict(card)), ex=round(COUNTS_FOR_S))
+        pipe.execute()
 
 
 def withdraw_coordinator(client: redis.Redis, prefix: str, name: str) -> None:
     client.zrem(f"{prefix}:coordinators", name)
+    client.delete(f"{prefix}:coordinator:{name}")
+
+
+def coordinator_cards(client: redis.Redis, prefix: str) -> list[CoordinatorCard]:
+    """Return the cards of the coordinators that are there for all runs."""
+    keys = [f"{prefix}:coordinator:{name}" for name in present_coordinators(client, prefix)]
+    texts = cast(list[str | None], client.mget(keys)) if keys else []
+    known = {field.name for field in fields(CoordinatorCard)}
+    told = [json.loads(text) for text in texts if text]
+    return [CoordinatorCard(**{name: card[name] for name in known}) for card in told]
 
 
 def announce_follower(client: redis.Redis, prefix: str, name: str, run_id: str) -> None:

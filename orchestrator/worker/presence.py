@@ -84,9 +84,14 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
             take_over_former_queues(process.ledger, settings())
         except Exception as error:
             logger.warning("messages in the queues of a former version could not be taken over yet: %s", error)
+        has_begun, twin = False, ""
         while not self._over.is_set():
             try:
-                announce_worker(client, prefix, self._now(card, parent))
+                before = announce_worker(client, prefix, replace(self._now(card, parent), twin=twin))
+                # At the first sign it may be a predecessor's.
+                is_other = has_begun and before is not None and before.incarnation not in ("", INCARNATION)
+                twin = f"process {before.pid} of host {before.host}" if is_other and before else ""
+                has_begun = True
                 flush_kept()
             except Exception as error:
                 logger.warning("no sign of life could be sent: %s", error)

@@ -10,7 +10,10 @@ from orchestrator.ledger.presence import present_coordinators, present_workers
 
 
 def check_workers(session: Session) -> Iterator[Finding]:
+    """Say who serves each pool. Without any worker nothing can run, except where `run` starts its own."""
     cards = present_workers(session.ledger.client, session.ledger.prefix)
+    if not cards and not session.is_embedded:
+        yield Finding("fault", "workers", "none: no step can run. Start one for each pool (orchestrator worker).")
     for name in session.settings.pools:
         queue = session.settings.queue_of(name)
         serving = [card for card in cards if queue in card.queues]
@@ -23,6 +26,23 @@ def check_workers(session: Session) -> Iterator[Finding]:
             yield Finding("ok", f"pool {name}", "`orchestrator run` starts a worker for it")
         else:
             yield Finding("warning", f"pool {name}", f"no worker serves it: orchestrator worker --pool {name}")
+
+
+def check_cards(session: Session) -> Iterator[Finding]:
+    """Say which workers cannot be told apart, and whether they run different versions of Python."""
+    cards = present_workers(session.ledger.client, session.ledger.prefix)
+    for card in cards:
+        if card.twin:
+            told = f"another worker bears the same name: {card.twin}. Give each its own (orchestrator worker --name)."
+            yield Finding("warning", f"worker {card.worker}", told)
+    versions: dict[str, list[str]] = {}
+    for card in cards:
+        if card.python:
+            versions.setdefault(card.python, []).append(card.worker)
+    if len(versions) > 1:
+        told = "; ".join(f"{version} on {', '.join(names)}" for version, names in sorted(versions.items()))
+        advice = "Outputs that are kept by reference may not be readable on another version."
+        yield Finding("warning", "Python versions", f"workers differ: {told}. {advice}")
 
 
 def check_hosts(session: Session) -> Iterator[Finding]:
@@ -38,4 +58,4 @@ def check_coordinators(session: Session) -> Iterator[Finding]:
     if coordinators:
         yield Finding("ok", "coordinators", ", ".join(coordinators))
     elif not session.is_embedded:
-        yield Finding("warning", "coordinators", "none: retries, repairs and alerts wait for one (orchestrator serve)")
+        yield Finding("fault", "coordinators", "none: retries, repairs and alerts wait for one (orchestrator serve)")

@@ -18,18 +18,16 @@ def check_server(session: Session) -> Iterator[Finding]:
         yield Finding("fault", "role", "a replica, which takes no writes. Name its primary.")
 
 
-def check_memory(session: Session) -> Iterator[Finding]:
-    info = session.ledger.client.info()
-    if 0 < int(info.get("maxmemory", 0)) <= int(info.get("used_memory", 0)):
-        yield Finding("fault", "memory", "full: the server takes no writes. Raise maxmemory, or delete old runs.")
-
-
 def check_persistence(session: Session) -> Iterator[Finding]:
     info = session.ledger.client.info()
     if not info.get("aof_enabled"):
         yield Finding("warning", "append-only file", "off: a restart of the server loses runs. Set appendonly yes.")
     else:
         yield Finding("ok", "append-only file", "on")
+    for name, what in (("aof_last_write_status", "append-only file"), ("rdb_last_bgsave_status", "last snapshot")):
+        if info.get(name, "ok") != "ok":
+            found = f"the server could not write it ({info[name]}): its disk is full or fails"
+            yield Finding("fault", what, found)
     policy = info.get("maxmemory_policy")
     if policy != "noeviction" and int(info.get("maxmemory", 0)):
         yield Finding("fault", "maxmemory-policy", f"{policy}: the server may drop runs. Set noeviction.")

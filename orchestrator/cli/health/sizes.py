@@ -1,0 +1,120 @@
+"""Checks of sizes: what runs take in Redis and artifacts on disk, and whether either is about to be full.
+
+Bounded, so that neither a large server nor a large folder is held up: the newest runs, by samples; the first files.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from redis.exceptions import NoPermissionError, ResponseError
+
+from orchestrator.cli.health.finding import Finding
+from orchestrator.cli.session import Session
+from orchestrator.settings import Settings
+
+RUNS_MEASURED = 20
+SAMPLES = 5  # of the entries of a key, by which the server estimates the rest
+FILES_COUNTED = 10_000
+FULL_SHARE = 0.9
+NEARLY_SHARE = 0.8
+PARTS = ("run", "graph", "children", "inputs", "spec", "state", "join", "output", "uncounted", "due", "events")
+_UNITS = ("B", "KB", "MB", "GB", "TB")
+
+
+def check_memory(session: Session) -> Iterator[Finding]:
+    """Compare the server's memory with its limit, or with that of its machine where it has none."""
+    info = session.ledger.client.info()
+    used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    if 0 < limit <= used:
+        yield Finding("fault", "memory", "full: the server takes no writes. Raise maxmemory, or delete old runs.")
+        return
+    if limit:
+        of, advice = "of its maxmemory", "Raise maxmemory, or delete old runs, before it takes no more writes."
+    else:
+        limit, of = int(info.get("total_system_memory", 0)), "of its machine's memory"
+        advice = "It has no maxmemory, so its machine may end it. Delete old runs, or give it more."
+    if not limit:
+        return
+    told = f"{size_text(used)} in use, {used / limit:.0%} {of} ({size_text(limit)})"
+    if used >= NEARLY_SHARE * limit:
+        yield Finding("warning", "memory", f"{told}. {advice}")
+    else:
+        yield Finding("ok", "memory", told)
+
+
+def check_run_sizes(session: Session) -> Iterator[Finding]:
+    """Say how much the newest runs take in Redis."""
+    ledger = session.ledger
+    kept = ledger.client.zcard(f"{ledger.prefix}:runs")
+    if not kept:
+        return
+    run_ids = ledger.recent_runs(RUNS_MEASURED)
+    sizes: dict[str, int] = {}
+    try:
+        for run_id in run_ids:
+            with ledger.client.pipeline(transaction=False) as pipe:
+                for part in PARTS:
+                    pipe.memory_usage(ledger.key(run_id, part), samples=SAMPLES)
+                sizes[run_id] = sum(size or 0 for size in pipe.execute())
+    except (ResponseError, NoPermissionError) as error:
+        yield Finding("ok", "runs", f"{kept:,} kept; the server does not say how large they are ({error})")
+        return
+    largest = max(sizes, key=lambda run_id: sizes[run_id])
+    shown = "they take" if kept == len(run_ids) else f"the newest {len(run_ids)} take"
+    total, most = size_text(sum(sizes.values())), size_text(sizes[largest])
+    yield Finding(
+        "ok", "runs", f"{kept:,} kept, {shown} {total} in Redis without logs; the largest is {largest}: {most}"
+    )
+
+
+def check_disk(chosen: Settings) -> Iterator[Finding]:
+    """Say how large the artifacts are, and whether the disk below them is about to be full."""
+    root = chosen.artifact_root
+    if not root.is_dir():
+        return
+    size, count, is_all = _measured(root)
+    more = "" if is_all else " and more"
+    with suppress(OSError):
+        usage = shutil.disk_usage(root)
+        if usage.used + usage.free:
+            share = usage.used / (usage.used + usage.free)  # of what this user may fill
+            told = f"{size_text(size)} in {count:,} files{more}, disk {share:.0%} full, {size_text(usage.free)} free"
+            if share >= FULL_SHARE:
+                yield Finding("warning", "artifact disk", f"{told}. Make room: steps wait once it is full.")
+            else:
+                yield Finding("ok", "artifact disk", told)
+
+
+def _measured(root: Path) -> tuple[int, int, bool]:
+    """Return size and number of the files of a folder, and whether these are all."""
+    size = count = 0
+    ahead = [os.fspath(root)]
+    while ahead:
+        try:
+            entries: Any = os.scandir(ahead.pop())
+        except OSError:
+            continue
+        with entries:
+            for entry in entries:
+                if count >= FILES_COUNTED:
+                    return size, count, False
+                with suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        ahead.append(entry.path)
+                    else:
+                        size, count = size + entry.stat(follow_symlinks=False).st_size, count + 1
+    return size, count, True
+
+
+def size_text(size: float) -> str:
+    """Return a number of bytes for people."""
+    power = 0
+    while size >= 1000 and power < len(_UNITS) - 1:
+        size, power = size / 1000, power + 1
+    return f"{size:.0f} {_UNITS[power]}" if size >= 10 or not power else f"{size:.1f} {_UNITS[power]}"
