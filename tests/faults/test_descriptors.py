@@ -1,0 +1,59 @@
+"""The server restarts again and again: nobody's open descriptors grow by it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from contextlib import suppress
+
+import pytest
+
+pytestmark = pytest.mark.timeout(180)
+
+WORKING = """
+    @step
+    def works(number):
+        return os.getpid()
+
+    @pipeline
+    def working():
+        for number in range(4):
+            works.options(name=f"works-{number}")(number)
+"""
+ROUNDS = 5
+
+
+def descriptors(pid):
+    """Count the descriptors of a process by what they are."""
+    found = Counter()
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(OSError):
+            found[os.readlink(f"/proc/{pid}/fd/{name}").partition("[")[0]] += 1
+    return found
+
+
+def test_descriptors_do_not_grow_with_restarts_of_the_server(server, server_site, wait_until):
+    worker = server_site.add_worker(slots=1)
+    coordinator = server_site.start_coordinator()
+
+    def processes():
+        (child,) = worker.children()
+        return {"worker": worker.process.pid, "coordinator": coordinator.pid, "child": child.pid}
+
+    def restart(times):
+        for _ in range(times):
+            server.kill()
+            server.restart()
+            server_site.submit(WORKING).wait(lambda record: record.state.is_ended)
+
+    server_site.submit(WORKING).wait(lambda record: record.state.is_ended)
+    # Each thread may have a connection of its own to the server, and gets it when two need one at once.
+    most = defaultdict(Counter)
+    for _ in range(ROUNDS):
+        restart(1)
+        for name, pid in processes().items():
+            most[name] |= descriptors(pid)
+    restart(2 * ROUNDS)
+
+    for name, pid in processes().items():
+        wait_until(lambda pid=pid, name=name: descriptors(pid) <= most[name], 20)
