@@ -289,3 +289,18 @@ def test_a_process_that_is_replaced_takes_no_other_step_with_it(own_worker, pipe
     assert record.state == "succeeded"
     assert {len(step.attempts) for step in record.steps.values()} == {1}
     assert len({runs.value(record, name) for name in record.steps}) == len(record.steps)
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_what_belongs_to_a_step_alone_is_held_in_other_pools_too(start_worker, pipeline_from, pool):
+    _, runs = start_worker(pool, "-P", pool, "-c", "1")
+    spoil = "import decimal, celery; decimal.getcontext().prec = 3; celery.Celery('left').set_current()"
+    look = "import decimal, celery; value = decimal.getcontext().prec, celery.current_app.main"
+    if pool == "solo":
+        spoil += "; os.environ['SECRET'] = 'x'; os.chdir('/')"
+        look += ", os.environ.get('SECRET'), os.getcwd()"
+    record = runs.run(pipeline_from(textwrap.dedent(SPOILING).format(spoil=spoil, look=look)))
+
+    assert record.state == "succeeded"
+    before, spoils, after = (runs.value(record, name) for name in ("before", "spoils", "after"))
+    assert spoils != before == after
