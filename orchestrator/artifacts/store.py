@@ -59,6 +59,9 @@ class ArtifactStore(Protocol):
     def load(self, artifact: Artifact) -> Any:
         """Give the value back. Raises ArtifactMissing when it is gone or its SHA-256 differs."""
 
+    def has(self, artifact: Artifact) -> bool:
+        """Return whether there is such an artifact, by its size; its bytes are not read."""
+
     def make_folder(self, folder: Path) -> Path:
         """Return a folder inside the store, made if need be."""
 
@@ -167,6 +170,13 @@ class FolderStore:
             if hashlib.file_digest(file, "sha256").hexdigest() != artifact.sha256:  # before any of it is believed
                 raise ArtifactMissing(f"artifact {path} has other bytes than were recorded (SHA-256 differs)")
             return _read(file, artifact)
+
+    def has(self, artifact: Artifact) -> bool:
+        with store_faults("read from", self.root, kind=InputUnreadable):
+            try:
+                return (self.root / artifact.path).stat().st_size == artifact.size_bytes
+            except (FileNotFoundError, NotADirectoryError):
+                return False
 
     def make_folder(self, folder: Path) -> Path:
         with store_faults("write to", self.root):

@@ -19,6 +19,7 @@ COMMANDS = {
     "run": "orchestrator.cli.run:run",
     "submit": "orchestrator.cli.submit:submit",
     "resume": "orchestrator.cli.resume:resume",
+    "rerun": "orchestrator.cli.rerun:rerun",
     "cancel": "orchestrator.cli.cancel:cancel",
     "plan": "orchestrator.cli.plan:plan",
     "schema": "orchestrator.cli.plan:schema",

@@ -25,6 +25,8 @@ RUNNING_ROWS = 8
 RECENT_ROWS = 6
 EVERY_STEP = 300  # runs with more steps than this print a count now and then instead of a line for each change
 COUNT_EVERY = 500
+STATES = {"started": StepState.RUNNING, "reused": StepState.SUCCEEDED}  # of a step, by events of other names
+WORDS = {"reused": "taken over"}
 STYLES = {"succeeded": "green", "failed": "bold red", "running": "cyan", "retrying": "yellow", "upstream_failed": "red"}
 
 
@@ -75,13 +77,13 @@ class Lines:
             if not event.event.startswith("step.") or event.event == "step.queued":
                 continue
             word = event.event.removeprefix("step.")
-            if self._is_short and word in ("started", "succeeded"):
-                self._succeeded += word == "succeeded"
-                if word == "succeeded" and self._succeeded % COUNT_EVERY == 0:
+            if self._is_short and word in ("started", "succeeded", "reused"):
+                self._succeeded += word != "started"
+                if word != "started" and self._succeeded % COUNT_EVERY == 0:
                     counted = f"{self._succeeded:,} of {len(self._record.steps):,} succeeded"
                     click.echo(f"{clock_text(event.at_us)} {counted}")
                 continue
-            click.echo(f"{clock_text(event.at_us)} {event.step} {word}{_remark(event)}")
+            click.echo(f"{clock_text(event.at_us)} {event.step} {WORDS.get(word, word)}{_remark(event)}")
 
     def show_unserved(self, pools: dict[str, list[str]]) -> None:
         for pool in set(pools) - self._warned:
@@ -113,10 +115,12 @@ class Panel:
                 self._reset(event)
             if not event.event.startswith("step.") or event.step not in self._state_of:
                 continue
-            state = StepState(event.event.removeprefix("step.").replace("started", "running"))
+            word = event.event.removeprefix("step.")
+            state = STATES.get(word) or StepState(word)
             self._set(event.step, state)
             if state not in (StepState.QUEUED, StepState.RUNNING):
-                self._add(event.at_us, event.step, f" {state.value}{_remark(event)}", STYLES.get(state.value, ""))
+                told = f" {WORDS.get(word, word)}{_remark(event)}"
+                self._add(event.at_us, event.step, told, STYLES.get(state.value, ""))
 
     def warn(self, text: str) -> None:
         self._add(self._now_us, "", text, "yellow")
@@ -207,6 +211,8 @@ def _remark(event: Event) -> str:
     attempt = f" (attempt {event.attempt})" if event.attempt > 1 else ""
     if detail.get("error"):
         attempt += f": {error_line(detail['error'])}"
+    if event.event == "step.reused":
+        attempt += f" from run {detail['run']}"
     if event.event == "step.skipped":
         attempt += f": {SKIP_REASON}"
     elif detail.get("because"):

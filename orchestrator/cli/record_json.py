@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.artifacts.outputs import plain_json, shown_output
 from orchestrator.cli.received_json import arguments_json, differences_json, params_json
-from orchestrator.ledger.record import AttemptRecord, RunRecord, rfc3339
+from orchestrator.ledger.record import AttemptRecord, RunRecord, StepRecord, rfc3339
 
 
 def record_json(record: RunRecord) -> dict[str, Any]:
@@ -24,6 +24,7 @@ def record_json(record: RunRecord) -> dict[str, Any]:
         "started_at": rfc3339(record.started_at_us),
         "ended_at": rfc3339(record.ended_at_us),
         **({"cancel_reason": record.cancel_reason} if record.cancel_reason else {}),
+        **({"rerun_of": record.rerun_of} if record.rerun_of else {}),
         **({"resumes": record.resumes} if record.resumes else {}),
         **({"repairs": record.repairs} if record.repairs else {}),
         "steps": {
@@ -32,6 +33,7 @@ def record_json(record: RunRecord) -> dict[str, Any]:
                 "upstream": list(step.upstream),
                 "pool": step.pool,
                 "output": shown_output(record.outputs.get(name, "")),
+                **_reused_json(step),
                 **({"because": step.because} if step.because else {}),
                 **({"cancel_reason": step.cancel_reason} if step.cancel_reason else {}),
                 **({"retry_due_at": rfc3339(step.due_at_us)} if step.due_at_us else {}),
@@ -41,6 +43,12 @@ def record_json(record: RunRecord) -> dict[str, Any]:
             for name, step in record.steps.items()
         },
     }
+
+
+def _reused_json(step: StepRecord) -> dict[str, Any]:
+    if step.reused is None or not step.is_reused:
+        return {}
+    return {"reused": {"run": step.reused.run_id, "attempt": step.reused.attempt}}
 
 
 def _given_json(record: RunRecord, step: str) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,20 +16,16 @@ from orchestrator.cli.foreground import (
     warn_of_slots,
     workplace,
 )
-from orchestrator.cli.loading import import_own_modules, load_definition, plan_of
+from orchestrator.cli.loading import plan_of
 from orchestrator.cli.main import INTERRUPTED
 from orchestrator.cli.params import TakesParams, param_option
+from orchestrator.cli.reloading import NAMED_STEPS, definition_of, named
 from orchestrator.cli.session import Session, find_run, open_session
-from orchestrator.definition.faults import PipelineInvalid
-from orchestrator.definition.folders import put_on_path
-from orchestrator.definition.loading import Definition, is_there
 from orchestrator.settings import Settings, settings
 
 if TYPE_CHECKING:
     from orchestrator.coordinator.recorded import RecordedRun
     from orchestrator.coordinator.resumption import Resumption
-
-NAMED_STEPS = 5  # of each kind that there is something to tell about
 
 
 @click.command(cls=TakesParams)
@@ -53,8 +47,8 @@ def resume(
 ) -> None:
     """Let a run go on that failed or was cancelled.
 
-    Steps that succeeded are kept; all others run, with the pipeline as it is now. Works as `run` does, and has the
-    same exit codes.
+    Steps that succeeded are kept, unless a step above them runs; all others run, with the pipeline as it is now. Works
+    as `run` does, and has the same exit codes. For a run that succeeded there is `rerun`.
     """
     chosen = settings()
     warn_of_slots(chosen, workers)
@@ -69,8 +63,8 @@ def resume(
                     run = _resumable(session, run_text, from_steps)
                     resumption = _plan(session, chosen, run, from_steps, params)
                     _resume(session, resumption)
-                    named = {"run_id": run.run_id, "pipeline": resumption.pipeline}
-                    answer(json.dumps(named) if as_json else run.run_id)
+                    card = {"run_id": run.run_id, "pipeline": resumption.pipeline}
+                    answer(json.dumps(card) if as_json else run.run_id)
                 return
             with workplace(chosen, workers, lambda it: _resumable(it, run_text, from_steps)) as (session, local):
                 run = _resumable(session, run_text, from_steps)
@@ -108,7 +102,7 @@ def _plan(
     if session.ledger.stopping(run.run_id):
         click.echo(f"run {run.run_id}: waiting until its cancelled steps are stopped", err=True)
         wait_for_stopping(session.ledger, used, run.run_id)
-    plan, _ = plan_of(_definition(run, params), params, used, run.params)
+    plan, _ = plan_of(definition_of(run, params), params, used, run.params)
     resumption = plan_resume(run, plan, session.app, used, from_steps)
     for line in resumption_lines(resumption):
         click.echo(line, err=True)
@@ -121,37 +115,6 @@ def _resume(session: Session, resumption: Resumption) -> None:
     resume_run(session.ledger, session.app, resumption)
 
 
-def _definition(run: RecordedRun, params: Sequence[str]) -> Definition:
-    from orchestrator.coordinator.recorded import RecordedDefinition
-    from orchestrator.coordinator.resumption import ResumeRefused
-
-    import_own_modules()
-    if (path := run.fields["import_path"]) and path not in sys.path:
-        put_on_path(path)  # a module is found from any folder, as a file is
-    if run.target and is_there(run.target):
-        return _loaded(run)
-    why = f"there is no {run.target} any more" if run.target else "the record does not say where its pipeline is from"
-    recorded = RecordedDefinition(run)
-    names = [name for name in (pair.partition("=")[0] for pair in params) if name in run.params]
-    if fixed := [name for name in names if name not in recorded.params]:
-        raise ResumeRefused(
-            f"param {fixed[0]!r} cannot be changed: {why}, and its value went into the steps when they were made. "
-            "Bring the pipeline back, or leave -p out."
-        )
-    click.echo(f"{why}: the steps are run as they were recorded", err=True)
-    return recorded
-
-
-def _loaded(run: RecordedRun) -> Definition:
-    try:
-        return load_definition(run.target)
-    except PipelineInvalid:
-        # The file may hold more than one pipeline by now; the run knows which one it is of.
-        with contextlib.suppress(PipelineInvalid):
-            return load_definition(f"{run.target}:{run.fields['pipeline']}")
-        raise
-
-
 def resumption_lines(resumption: Resumption) -> list[str]:
     """Tell what of a resume may be a surprise."""
     lines = []
@@ -159,13 +122,7 @@ def resumption_lines(resumption: Resumption) -> list[str]:
         lines.append(f"step {name} succeeded with other arguments; --from {name} runs it again")
     if more := len(resumption.differing) - NAMED_STEPS:
         lines += [f"… and {more:,} more such steps"] if more > 0 else []
-    for names, told in (
-        (resumption.judged_anew, "succeeded, but are decided anew with what is above them"),
-        (resumption.new, "new in the pipeline"),
-        (resumption.gone, "no longer in the pipeline"),
-        (resumption.code_changed, "changed since the run was last started"),
-    ):
-        if names:
-            more_names = f" and {len(names) - NAMED_STEPS:,} more" if len(names) > NAMED_STEPS else ""
-            lines.append(f"{told}: {', '.join(names[:NAMED_STEPS])}{more_names}")
-    return lines
+    lines += named(resumption.judged_anew, "succeeded, but are decided anew with what is above them")
+    lines += named(resumption.new, "new in the pipeline")
+    lines += named(resumption.gone, "no longer in the pipeline")
+    return lines + named(resumption.code_changed, "changed since the run was last started")

@@ -15,6 +15,7 @@ from orchestrator.cli.session import RunNotFound, find_run, open_session
 from orchestrator.cli.summary import SKIP_REASON, duration_text, error_line, repairs_text, summary_text
 from orchestrator.coordinator.reasons import Surroundings, brief, look_around
 from orchestrator.definition.faults import did_you_mean
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record import RunRecord, StepRecord, read_record, rfc3339
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import Event
@@ -76,7 +77,8 @@ def show(run_text: str, as_json: bool) -> None:
     else:
         times = "once" if record.resumes == 1 else f"{record.resumes} times"
         resumed = f", resumed {times}, last at {rfc3339(record.resumed_at_us)}" if record.resumes else ""
-        click.echo(f"run {record.run_id} is {record.state.value}{resumed}")
+        rerun = f", a rerun of {record.rerun_of}" if record.rerun_of else ""
+        click.echo(f"run {record.run_id} is {record.state.value}{rerun}{resumed}")
         if record.repairs:
             click.echo(repairs_text(record))
 
@@ -127,6 +129,8 @@ def logs(run_text: str, step: str | None, attempt: int | None, numbers: bool, as
             if made.started_at_us is not None and attempt in (None, made.attempt)
             if (log := session.ledger.log(record.run_id, name, made.attempt)).lines or made.error
         ]
+        if not found and step is not None and record.steps[step].is_reused:
+            found = _logs_of_reused(session.ledger, step, record.steps[step])
     if as_json:
         answer(json.dumps(found))
         return
@@ -138,6 +142,16 @@ def logs(run_text: str, step: str | None, attempt: int | None, numbers: bool, as
             click.echo(f"{head}{line}")
     if not found:
         click.echo(f"nothing was written by {'step ' + step if step else 'any step'}", err=True)
+
+
+def _logs_of_reused(ledger: Ledger, name: str, step: StepRecord) -> list[dict[str, Any]]:
+    """Return what the attempt wrote whose output a step has taken over, where its run is still there."""
+    assert step.reused is not None
+    run_id, attempt = step.reused
+    click.echo(f"step {name} was {_reused_text(step)}: what that one wrote", err=True)
+    log = ledger.log(run_id, name, attempt)
+    entry = {"step": name, "run": run_id, "attempt": attempt, "lines": list(log.lines), "dropped": log.dropped}
+    return [entry] if log.lines else []
 
 
 def _log_text(entry: Mapping[str, Any], *, with_numbers: bool) -> list[str]:
@@ -213,9 +227,15 @@ def _table(record: RunRecord, around: Surroundings | None, stopping: Mapping[str
     )
 
 
+def _reused_text(step: StepRecord) -> str:
+    if step.reused is None or not step.is_reused:
+        return ""
+    return f"taken over from attempt {step.reused.attempt} of run {step.reused.run_id}"
+
+
 def _note(record: RunRecord, name: str, step: StepRecord) -> str:
     if step.state is StepState.SUCCEEDED:
-        return differences_text(record.differences(name))
+        return _reused_text(step) or differences_text(record.differences(name))
     if step.state is StepState.SKIPPED:
         return SKIP_REASON
     if step.because:

@@ -25,7 +25,7 @@ def summary_text(record: RunRecord, logs: Mapping[str, Sequence[str]]) -> str:
     """Give the summary; `logs` holds the log lines of the failed steps' last attempts."""
     counts = Counter(step.state for step in record.steps.values())
     shown = ", ".join(f"{count:,} {state.value}" for state, count in counts.most_common()) or "no steps"
-    lines = [f"run {record.run_id} {record.state.value} {_took(record)}: {shown}"]
+    lines = [f"run {record.run_id} {record.state.value} {_took(record)}: {shown}{_taken_over(record)}"]
     if record.cancel_reason:
         lines.append(f"  reason: {record.cancel_reason}")
     lines += _stopped_attempts(record)
@@ -45,6 +45,11 @@ def summary_text(record: RunRecord, logs: Mapping[str, Sequence[str]]) -> str:
     if record.state in (RunState.FAILED, RunState.CANCELLED):
         lines.append(f"go on with: orchestrator resume {record.run_id}")
     return "\n".join(lines)
+
+
+def _taken_over(record: RunRecord) -> str:
+    count = sum(step.is_reused for step in record.steps.values())
+    return f" ({count:,} taken over from run {record.rerun_of})" if count else ""
 
 
 def _took(record: RunRecord) -> str:

@@ -236,6 +236,10 @@ def _ended(ledger: Ledger, record: RunRecord, name: str) -> Explanation:
     sentences: list[str] = []
     facts: dict[str, Any] = {}
     match step.state:
+        case StepState.SUCCEEDED if step.reused and step.is_reused:
+            run_id, attempt = step.reused
+            sentences.append(f"{name} was taken over: attempt {attempt} of run {run_id} has computed its output.")
+            facts["reused"] = {"run": run_id, "attempt": attempt}
         case StepState.SUCCEEDED if last:
             took = span_text((last.ended_at_us or 0) - (last.started_at_us or 0)) if last.started_at_us else "no time"
             sentences.append(f"{name} succeeded on {last.worker} after {took}.")

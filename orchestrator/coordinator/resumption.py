@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from celery import Celery
 
+from orchestrator.coordinator.differences import (
+    code_now,
+    is_other_call,
+    params_that_changed,
+    state_of,
+    with_descendants,
+)
 from orchestrator.coordinator.recorded import RecordedRun
 from orchestrator.coordinator.stopping import stopping_limit_s, wait_until_stopped
 from orchestrator.coordinator.submission import run_fields, staged_steps
@@ -18,7 +24,6 @@ from orchestrator.definition.code import code_id, code_of, code_text
 from orchestrator.definition.faults import OrchestratorError, did_you_mean
 from orchestrator.definition.model import Step
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.received import Received
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import AttemptsStopping, ResumedMeanwhile, RunNotEnded, StagedStep
 from orchestrator.messages.dispatch import dispatch
@@ -70,12 +75,14 @@ class Resumption:
 
 
 def check_resumable(run: RecordedRun, from_steps: Sequence[str] = ()) -> None:
-    """Raise ResumeRefused unless the run has ended and something is left to do for a resume."""
+    """Raise ResumeRefused unless the run has ended without success: a good run cannot be spoilt by going on with it."""
     if not run.state.is_ended:
         raise ResumeRefused(_not_ended(run.run_id, run.state.value))
-    if run.state is RunState.SUCCEEDED and not from_steps:
+    if run.state is RunState.SUCCEEDED:
+        again = "".join(f" --from {shlex.quote(name)}" for name in from_steps) or " --from STEP"
         raise ResumeRefused(
-            f"run {run.run_id} has succeeded: nothing is left to do. --from STEP runs a step and all below it again."
+            f"run {run.run_id} has succeeded, and stays as it is. A new run can take over what it has computed and run "
+            f"the rest again: orchestrator rerun {run.run_id}{again}"
         )
 
 
@@ -92,19 +99,19 @@ def plan_resume(
         raise ResumeRefused(
             " ".join(f"run {run.run_id} has no step {name!r}.{did_you_mean(name, steps)}" for name in unknown)
         )
-    succeeded = {name for name in steps if name in run.steps and _state(run, name) is StepState.SUCCEEDED}
-    asked = _with_descendants(steps, from_steps)
+    succeeded = {name for name in steps if name in run.steps and state_of(run, name) is StepState.SUCCEEDED}
+    asked = with_descendants(steps, from_steps)
     kept = _kept(run, steps, succeeded - asked)
     again = succeeded - kept
-    if unproven := kept & _with_descendants(steps, set(steps) - kept):
+    if unproven := kept & with_descendants(steps, set(steps) - kept):
         plan = compile_pipeline(plan.pipeline, unproven=unproven)
     staged = tuple(staged_steps(plan, settings))
     most_attempts = max((attempts for _, attempts in run.states.values()), default=0)
     fields = run_fields(plan, settings, run.run_id, target or run.target, most_attempts)
-    code = _code_now(run, code_of(plan.pipeline), str(fields["import_path"]))
+    code = code_now(run, code_of(plan.pipeline), str(fields["import_path"]))
     fields |= {"code": code_text(code), "code_id": code_id(code)}
     fields.setdefault("alerts", "[]")  # the pipeline may have had some before
-    params = _params_changed(run.fields["params"], str(fields["params"]))
+    params = params_that_changed(run.fields["params"], str(fields["params"]))
     return Resumption(
         run_id=run.run_id,
         pipeline=plan.pipeline.name,
@@ -115,7 +122,7 @@ def plan_resume(
         gone=tuple(name for name in run.steps if name not in steps),
         kept=len(kept),
         differing=tuple(
-            step.step for step in staged if step.step in kept and _is_other_call(run, step, str(fields["params"]))
+            step.step for step in staged if step.step in kept and is_other_call(run, step, str(fields["params"]))
         ),
         staged=() if {step.step: step for step in staged} == run.steps else staged,
         fields=fields,
@@ -170,10 +177,6 @@ def _not_ended(run_id: str, state: str) -> str:
     )
 
 
-def _state(run: RecordedRun, step: str) -> StepState:
-    return run.states[step][0] if step in run.states else StepState.WAITING
-
-
 def _kept(run: RecordedRun, steps: Mapping[str, Step], succeeded: set[str]) -> set[str]:
     """Return which of the steps that succeeded keep that: those above which nothing waits anew.
 
@@ -200,54 +203,3 @@ def _decided_by(run: RecordedRun, step: Step) -> Collection[str]:
         return ()
     before = json.loads(run.steps[step.name].spec).get("upstream", ())
     return [name for name in step.upstream if name in before]
-
-
-def _with_descendants(steps: Mapping[str, Step], begin: Iterable[str]) -> set[str]:
-    """Give these steps and all that waits for them, directly or not, by the edges that the user wrote."""
-    ahead = list(begin)
-    if not ahead:
-        return set()
-    children: dict[str, list[str]] = {}
-    for name, step in steps.items():
-        for upstream in step.upstream:
-            children.setdefault(upstream, []).append(name)
-    found = set(ahead)
-    while ahead:
-        below = [child for child in children.get(ahead.pop(), ()) if child not in found]
-        found.update(below)
-        ahead += below
-    return found
-
-
-def _is_other_call(run: RecordedRun, now: StagedStep, params: str) -> bool:
-    """Return whether a step that is kept was called otherwise, when it ran, than it would be now.
-
-    Its upstreams are kept too, so that their outputs are those that it read.
-    """
-    spec, then = run.spec_of_success(now.step), run.params_of_success(now.step)
-    if spec == now.spec and then == params:
-        return False
-    return bool(Received(json.loads(spec), json.loads(then), {}).differences(
-        Received(json.loads(now.spec), json.loads(params), {})
-    ))  # fmt: skip
-
-
-def _params_changed(before: str, now: str) -> dict[str, Any]:
-    if before == now:
-        return {}
-    old, new = json.loads(before), json.loads(now)
-    return {
-        name: new.get(name)
-        for name in {**old, **new}
-        if name not in old or json.dumps(old[name]) != json.dumps(new.get(name))  # 1, 1.0 and True are equal in Python
-    }
-
-
-def _code_now(run: RecordedRun, loaded: Mapping[str, str], import_path: str) -> dict[str, str]:
-    """Give the files with their SHA-256 as they are now: those that were loaded, and those known from before."""
-    code = dict(loaded)
-    for name in run.code:
-        file = Path(import_path, name)
-        if name not in code and import_path and file.is_file():
-            code[name] = hashlib.sha256(file.read_bytes()).hexdigest()
-    return code

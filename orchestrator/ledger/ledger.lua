@@ -16,7 +16,8 @@
 --                                   alert_tries, alert_sent (JSON list), alert_told (last report of a try),
 --                                   resumes (how often), resume_id, clock_step (last step of the server's clock that it
 --                                   was shifted by), limits (1: it has a deadline or queue timeouts), tended_at (only
---                                   with limits)
+--                                   with limits), rerun_of (the run that this one is a rerun of), reuses (JSON list: the runs whose
+--                                   outputs it has taken over)
 --   {prefix}:{RUN}:graph    hash    step -> JSON: x place in the user's order, u upstreams (count, absent = 0), n next
 --                                   step of its chain, t trigger rule (absent = all_success), q queue, p priority,
 --                                   l timeout in seconds, w queue timeout in seconds, b lost attempts that it may have
@@ -41,8 +42,10 @@
 --   {prefix}:{RUN}:past     hash    what resumes have replaced, so that the record of earlier attempts stays true:
 --                                   "params N" and "spec N step" as they were until the N-th resume (specs only of steps
 --                                   that have had an attempt), "output ATTEMPT step" of a step that was run again
---   {prefix}:{RUN}:<part>~<stage_id> hash  graph, children, inputs or spec as a submit or a resume will have it; until
---                                   then, and for an hour at most
+--   {prefix}:{RUN}:reused   hash    step -> "place attempt run": its success, and its output, are those of that attempt of
+--                                   another run; the places go from upstreams to what waits for them
+--   {prefix}:{RUN}:<part>~<stage_id> hash  graph, children, inputs, spec, output or reused as a submit, a rerun or a resume
+--                                   will have it; until then, and for an hour at most
 --   {prefix}:{RUN}:events   stream  event, at, step, attempt, detail (JSON): one entry for every change
 --   {prefix}:{RUN}:log:<step>:<attempt>  list  lines of one attempt, oldest dropped beyond the limit
 --   {prefix}:{RUN}:dropped  hash    <step>:<attempt> -> how many lines at the beginning of its log were dropped
@@ -66,7 +69,7 @@
 
 -- What a call works with; a function of the server keeps these between calls, so `enter` sets every one of them anew.
 local call, ARGS
-local RUN, BASE, GRAPH, CHILDREN, INPUTS, SPEC, STATE, JOIN, OUTPUT, DUE, EVENTS, UNCOUNTED, PAST
+local RUN, BASE, GRAPH, CHILDREN, INPUTS, SPEC, STATE, JOIN, OUTPUT, DUE, EVENTS, UNCOUNTED, PAST, REUSED
 local now_us, now
 local graphs  -- decoded graph entries of this call
 local counts  -- state -> change of its count in this call
@@ -80,6 +83,7 @@ local function enter(keys, args)
   GRAPH, CHILDREN, INPUTS, SPEC = BASE .. 'graph', BASE .. 'children', BASE .. 'inputs', BASE .. 'spec'
   STATE, JOIN, OUTPUT = BASE .. 'state', BASE .. 'join', BASE .. 'output'
   DUE, EVENTS, UNCOUNTED, PAST = BASE .. 'due', BASE .. 'events', BASE .. 'uncounted', BASE .. 'past'
+  REUSED = BASE .. 'reused'
   local clock = call('TIME')
   now_us = clock[1] * 1000000 + clock[2]
   now = string.format('%.0f', now_us)
@@ -296,32 +300,49 @@ local function chains_of(queued)
   return chains
 end
 
--- The keys under which a submit or a resume stages the steps of its run, that of the graph first.
+-- The keys of what is staged for each step, in the order of the columns of `stage`; those of a resume are the first four.
+local function parts()
+  return {GRAPH, CHILDREN, INPUTS, SPEC, OUTPUT, REUSED}
+end
+
+-- The keys under which a submit, a rerun or a resume stages the steps of its run, that of the graph first.
 local function staged_keys(stage_id)
   local keys = {}
-  for place, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do keys[place] = key .. '~' .. stage_id end
+  for place, key in ipairs(parts()) do keys[place] = key .. '~' .. stage_id end
   return keys
 end
 
--- Makes the steps that were staged under that id those of the run.
-local function take_staged(stage_id)
-  local keys = staged_keys(stage_id)
-  for place, key in ipairs({GRAPH, CHILDREN, INPUTS, SPEC}) do
-    call('DEL', key)
+-- Makes the first `count` parts that were staged under that id those of the run.
+local function take_staged(stage_id, count)
+  local keys, own = staged_keys(stage_id), parts()
+  for place = 1, count do
+    call('DEL', own[place])
     if call('EXISTS', keys[place]) == 1 then
-      call('RENAME', keys[place], key)
-      call('PERSIST', key)
+      call('RENAME', keys[place], own[place])
+      call('PERSIST', own[place])
     end
   end
 end
 
+-- The steps that are taken over from other runs as {place, step, run, attempt}, upstreams first.
+local function reused_steps()
+  local found, raw = {}, call('HGETALL', REUSED)
+  for index = 1, #raw, 2 do
+    local place, attempt, run = string.match(raw[index + 1], '^(%d+) (%d+) (.*)$')
+    found[#found + 1] = {tonumber(place), raw[index], run, tonumber(attempt)}
+  end
+  table.sort(found, function(a, b) return a[1] < b[1] end)
+  return found
+end
+
 local ops = {}
 
--- stage stage_id step graph children inputs spec ...: writes steps as the submit or the resume of that id will have them,
--- beside what there is; may be called many times. Many who stage for one run at once do not mix what they stage.
+-- stage stage_id step graph children inputs spec output reused ...: writes steps as the submit, the rerun or the resume of
+-- that id will have them, beside what there is; may be called many times. Many who stage for one run at once do not mix
+-- what they stage. `output` and `reused` are of a step that is taken over from another run, else ''.
 function ops.stage()
   local keys = staged_keys(ARGS[2])
-  for index = 3, #ARGS, 5 do
+  for index = 3, #ARGS, 7 do
     for place, key in ipairs(keys) do
       local text = ARGS[index + place]
       if text ~= '' then call('HSET', key, ARGS[index], text) end
@@ -332,24 +353,35 @@ function ops.stage()
 end
 
 -- start steps start_id roots(JSON list) field value ...: makes the run exist with the steps that were staged under
--- start_id, and queues its roots. Returns their chains. The same start_id asking again (a reply was lost on the way) gets
--- the chains of what is still queued; any other one is refused, and what it has staged is dropped.
+-- start_id; those that are taken over have succeeded with that, and its roots and what waits for nothing else are queued.
+-- Returns their chains. The same start_id asking again (a reply was lost on the way) gets the chains of what is still
+-- queued; any other one is refused, and what it has staged is dropped.
 function ops.start()
   local steps, start_id, roots = tonumber(ARGS[2]), ARGS[3], cjson.decode(ARGS[4])
   local started_by = call('HGET', RUN, 'start_id')
-  if started_by == start_id then return chains_of(still_queued(roots)) end
+  if started_by == start_id then
+    for _, it in ipairs(reused_steps()) do
+      for _, child in ipairs(children_of(it[2])) do roots[#roots + 1] = child end
+    end
+    return chains_of(still_queued(roots))
+  end
   if started_by then
     call('DEL', unpack(staged_keys(start_id)))
     return redis.error_reply('EXISTS the run is already started')
   end
   local staged = call('HLEN', staged_keys(start_id)[1])
   if staged ~= steps then return redis.error_reply('STAGED are ' .. staged .. ' steps of ' .. steps) end
-  take_staged(start_id)
+  take_staged(start_id, 6)
   call('HSET', RUN, 'state', 'queued', 'created_at', now, 'token', 0, 'open', steps, 'n:waiting', steps,
     'start_id', start_id, unpack(ARGS, 5))
   set_deadline()
   emit('run.created', '', 0, '')
   local queued, worklist = {}, {}
+  for _, it in ipairs(reused_steps()) do
+    write(it[2], 'waiting', 'succeeded', 0, 0, '-')
+    emit('step.reused', it[2], 0, cjson.encode({run = it[3], attempt = it[4]}))
+    worklist[#worklist + 1] = {it[2], 'ok', it[2]}
+  end
   for _, step in ipairs(roots) do
     if graph_of(step).t == 'one_failed' then
       write(step, 'waiting', 'skipped', 0, 0, '-')

@@ -62,7 +62,7 @@ class Ledger(LedgerReads):
     def start(
         self, run_id: str, steps: Iterable[StagedStep], roots: Sequence[str], fields: Mapping[str, str | int]
     ) -> tuple[Chain, ...]:
-        """Write a run and queue its roots, which it gives back as chains to dispatch.
+        """Write a run and queue its roots, and what waits for none but reused steps; give them as chains to dispatch.
 
         The run exists from the last call on, at once and whole. Of several callers with one `run_id` the first to get
         there makes the run, of what it has staged itself; the others raise RunExists.
@@ -90,8 +90,7 @@ class Ledger(LedgerReads):
         """Write steps where only the submit or resume of this id finds them. Return how many they are."""
         remaining, count = iter(steps), 0
         while page := list(islice(remaining, STAGE_STEPS)):
-            words = [word for it in page for word in (it.step, it.graph, it.children, it.inputs, it.spec)]
-            self._call(run_id, "stage", stage_id, *words)
+            self._call(run_id, "stage", stage_id, *(word for it in page for word in it.as_words()))
             count += len(page)
         return count
 

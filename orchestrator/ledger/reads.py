@@ -11,7 +11,7 @@ import redis
 
 from orchestrator.ledger.received import Past
 from orchestrator.ledger.states import RunState, StepState
-from orchestrator.ledger.values import AttemptLog, Event, LeasedAttempt, RunUnknown, StagedStep
+from orchestrator.ledger.values import AttemptLog, Event, LeasedAttempt, Reused, RunUnknown, StagedStep
 
 EVENTS_PAGE = 5000
 RUNS_PAGE = 100
@@ -200,6 +200,11 @@ class LedgerReads:
         """Return what resumes have replaced of what earlier attempts were given."""
         return Past.of(cast(dict[str, str], self.client.hgetall(self.key(run_id, "past"))))
 
+    def reused(self, run_id: str) -> dict[str, Reused]:
+        """Return the steps that are taken over from other runs, and from where."""
+        raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "reused")))
+        return {step: reused_in(text) for step, text in raw.items()}
+
     def log_lines(self, run_id: str, step: str, attempt: int) -> list[str]:
         return list(self.log(run_id, step, attempt).lines)
 
@@ -236,6 +241,12 @@ def states_in(raw: Mapping[str, str]) -> dict[str, tuple[StepState, int]]:
         state, attempt, _ = text.split(" ", 2)
         states[step] = (StepState(state), int(attempt))
     return states
+
+
+def reused_in(text: str) -> Reused:
+    """Return the attempt that one value of a hash of reused steps names."""
+    _, attempt, run_id = text.split(" ", 2)
+    return Reused(run_id, int(attempt))
 
 
 def token_in(text: str) -> int:

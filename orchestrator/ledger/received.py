@@ -63,8 +63,8 @@ def _standing_at(texts: Mapping[int, str], resumes: int) -> dict[str, Any] | Non
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An output that was read. `attempt` is None when the step had no success then; the text is that of the ledger, ""
-    for null."""
+    """An output that was read. `attempt` is None when the step had no success then, 0 when that was taken over from
+    another run; the text is that of the ledger, "" for null."""
 
     step: str
     attempt: int | None

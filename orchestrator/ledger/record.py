@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.received import Past, Received, Source, reads_of
 from orchestrator.ledger.states import Outcome, RunState, StepState
-from orchestrator.ledger.values import Event
+from orchestrator.ledger.values import Event, Reused
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ENDINGS = {"step.succeeded", "step.failed", "step.retrying", "step.cancelled"}
@@ -58,7 +58,8 @@ class AttemptRecord:
 class StepRecord:
     """One step. `because` names the step whose failure or skip decided this one; `due_at_us` is of its next retry.
 
-    `cancel_reason` is of a cancelled step.
+    `cancel_reason` is of a cancelled step. `reused` is the attempt of another run whose success this one is, or was
+    until the resume at `reused_until_place`.
     """
 
     state: StepState = StepState.WAITING
@@ -69,6 +70,13 @@ class StepRecord:
     because: str | None = None
     due_at_us: int | None = None
     cancel_reason: str | None = None
+    reused: Reused | None = None
+    reused_until_place: int | None = None
+
+    @property
+    def is_reused(self) -> bool:
+        """Whether the step has succeeded without an attempt of its own."""
+        return self.reused is not None and self.reused_until_place is None
 
     def tell(self, event: Event, place: int = 0, resumes: int = 0) -> None:
         """Take in one event of this step or of an attempt of it: the run's event number `place`."""
@@ -94,11 +102,17 @@ class StepRecord:
 
     def reset(self, place: int = 0) -> None:
         """Let the step wait anew, as a resume does; its attempts stay in the record."""
-        if self.state is StepState.SUCCEEDED and self.attempts:
+        if self.is_reused:
+            self.reused_until_place = place
+        elif self.state is StepState.SUCCEEDED and self.attempts:
             self.attempts[-1].undone_place = place
         self.state, self.because, self.due_at_us, self.cancel_reason = StepState.WAITING, None, None, None
 
     def _tell_change(self, event: Event, place: int, resumes: int) -> None:
+        if event.event == "step.reused":
+            self.state = StepState.SUCCEEDED
+            self.reused = Reused(event.detail["run"], event.detail["attempt"])
+            return
         self.state = StepState(event.event.removeprefix("step.").replace("started", "running"))
         detail = event.detail if isinstance(event.detail, dict) else {}
         self.due_at_us = detail.get("due_at")
@@ -156,6 +170,7 @@ class RunRecord:
     past: Past = field(default_factory=Past, repr=False)
     gone: dict[str, StepRecord] = field(default_factory=dict, repr=False)  # steps that a resume has taken away
     events: int = 0
+    rerun_of: str | None = None
 
     def tell(self, events: Iterable[Event]) -> None:
         """Take in the next events of the run."""
@@ -239,6 +254,9 @@ class RunRecord:
             if attempt.has_success_at(place):
                 now = "" if attempt.undone_place else self.outputs.get(step, "")
                 return Source(step, attempt.attempt, self.past.outputs.get((step, attempt.attempt), now))
+        if known.reused and (known.reused_until_place is None or known.reused_until_place > place):
+            now = "" if known.reused_until_place else self.outputs.get(step, "")
+            return Source(step, 0, self.past.outputs.get((step, 0), now))
         return Source(step, None, "")
 
 
@@ -273,6 +291,7 @@ def read_skeleton(ledger: Ledger, run_id: str) -> RunRecord:
         },
         outputs={},
         specs=specs,
+        rerun_of=fields.get("rerun_of"),
     )
 
 

@@ -335,6 +335,7 @@ end
 
 -- Keeps the output of an attempt that no longer counts, for those that have read it.
 local function set_aside(step)
+  call('HDEL', REUSED, step)
   local output = call('HGET', OUTPUT, step)
   if not output then return end
   local _, attempt = read(step)
@@ -394,7 +395,7 @@ function ops.resume()
     return redis.error_reply('RESETS are not all that has not succeeded: ' .. kept .. ' steps of ' .. steps .. ' are kept')
   end
   keep_past(tonumber(resumes or 0) + 1, respecified, argument_named('params', 10, first - 1))
-  if staged > 0 then take_staged(resume_id) end
+  if staged > 0 then take_staged(resume_id, 4) end
   for _, step in ipairs(gone) do  -- what it had counts on, should a later resume bring it back
     local _, attempt, token = read(step)
     set_aside(step)

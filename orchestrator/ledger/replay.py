@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from orchestrator.ledger.states import STEP_TRANSITIONS, RunState, StepState
-from orchestrator.ledger.values import Event
+from orchestrator.ledger.values import Event, Reused
 
 _STEP_STATES = {
     f"step.{'started' if it is StepState.RUNNING else it.value}": it for it in StepState if it is not StepState.WAITING
@@ -76,6 +76,8 @@ class Replay:
     violations: list[str] = field(default_factory=list)
     _open: dict[str, int] = field(default_factory=dict)  # step -> its attempt that has begun and has no end yet
     _replaced: dict[str, str] = field(default_factory=dict)  # step -> the event that ended its attempt; one must follow
+    reused: dict[str, Reused] = field(default_factory=dict)  # steps whose success is that of another run's attempt
+    _is_beginning: bool = False  # nothing has happened yet but that steps were taken over
     _last: Event | None = None
 
     def state_of(self, step: str) -> StepState:
@@ -85,6 +87,9 @@ class Replay:
         """Check the next event and take it in, right or wrong."""
         self._check_order(event)
         kind = event.event.partition(".")[0]
+        if event.event == "step.reused":
+            return self._take_reused(event)
+        self._is_beginning = event.event == "run.created"
         if kind == "run":
             self._take_run(event)
         elif kind == "step":
@@ -96,6 +101,7 @@ class Replay:
                 self._wrong(f"{_told(event)}, but the step is {self._where(event.step)}")
         elif event.event == "attempt.stopped" and not 1 <= event.attempt <= self.attempts.get(event.step, 0):
             self._wrong(f"{_told(event)}, but the step is {self._where(event.step)}")
+        return None
 
     def finish(self) -> None:
         """Check what must hold when there is no further event."""
@@ -178,6 +184,7 @@ class Replay:
         self._check_kept(event, set(resets))
         for step in (*resets, *gone):
             self.states.pop(step, None)
+            self.reused.pop(step, None)
         self._open.clear()
         self._replaced.clear()
 
@@ -230,6 +237,22 @@ class Replay:
             self.attempts_begun += 1
             self.begun[step] = event.attempt
         self.states[step], self.attempts[step] = state, event.attempt
+
+    def _take_reused(self, event: Event) -> None:
+        """A step is taken over when the run begins, with all that is above it, and has no attempt of its own."""
+        step, detail = event.step, event.detail if isinstance(event.detail, dict) else {}
+        source = Reused(str(detail.get("run", "")), detail.get("attempt", 0))
+        self._check_run_goes_on(event, StepState.SUCCEEDED)
+        if not self._is_beginning:
+            self._wrong(f"{_told(event)}, but a step is taken over only when the run begins")
+        if self.state_of(step) is not StepState.WAITING or event.attempt:
+            self._wrong(f"{_told(event)}, but the step was {self._where(step)}")
+        if not source.run_id or not isinstance(source.attempt, int) or source.attempt < 1:
+            self._wrong(f"{_told(event)} does not name the attempt of another run")
+        if self._is_judged(step) and (own := sorted(set(self.upstream[step]) - self.reused.keys())):
+            self._wrong(f"{_told(event)}, but its upstream {own[0]!r} is not taken over")
+        self.states[step], self.reused[step] = StepState.SUCCEEDED, source
+        self.attempts.setdefault(step, 0)
 
     def _check_run_goes_on(self, event: Event, state: StepState) -> None:
         if event.step not in self.members:

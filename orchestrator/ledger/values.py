@@ -25,7 +25,8 @@ Chain = tuple[Link, ...]
 class StagedStep:
     """A step on its way into the ledger, each part as JSON text; the head of ledger.lua says what is in it.
 
-    `children` and `inputs` are empty text where there are none.
+    `children` and `inputs` are empty text where there are none. `output` is that of a step which is taken over from
+    another run: the one that `reused` names, as "place attempt run"; both are empty for all other steps.
     """
 
     step: str
@@ -33,6 +34,19 @@ class StagedStep:
     children: str
     inputs: str
     spec: str
+    output: str = ""
+    reused: str = ""
+
+    def as_words(self) -> tuple[str, ...]:
+        """Return the columns of the script's operation `stage`."""
+        return (self.step, self.graph, self.children, self.inputs, self.spec, self.output, self.reused)
+
+
+class Reused(NamedTuple):
+    """The attempt, of another run, whose success and output a step has taken over."""
+
+    run_id: str
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,20 +12,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.reads import states_in, token_in
+from orchestrator.ledger.reads import reused_in, states_in, token_in
 from orchestrator.ledger.received import Past, check_received
 from orchestrator.ledger.record import REPAIRS, drift_text
 from orchestrator.ledger.replay import Replay, event_place, replay_events
 from orchestrator.ledger.states import RunState, StepState
-from orchestrator.ledger.values import Event, RunUnknown
+from orchestrator.ledger.values import Event, Reused, RunUnknown
 
 # A step that was reset by a resume and then skipped, or failed because of its upstreams, has given up its token.
 _KEEP_TOKENS = {StepState.RUNNING, StepState.SUCCEEDED, StepState.RETRYING, StepState.FAILED}
+_NAMED = 3  # steps that a sentence names
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was checked and what is wrong: `violations` are sentences that name step and event."""
+    """What was checked and what is wrong: `violations` are sentences that name step and event. `remarks` are what is no
+    violation, but what people should know: attempts that ran other code, and what cannot be checked."""
 
     run_id: str
     state: RunState
@@ -34,13 +36,14 @@ class Verification:
     attempts: int
     repairs: int
     violations: tuple[str, ...]
-    remarks: tuple[str, ...] = ()  # what is no violation, but people should know: attempts that ran other code
+    remarks: tuple[str, ...] = ()
 
 
 def verify_run(ledger: Ledger, run_id: str) -> Verification:
     """Check a run as it stands. Raises RunUnknown."""
     standing = read_standing(ledger, run_id)
     replay = replay_events(standing.events, standing.upstream, standing.rules)
+    wrong, unchecked = check_reused(ledger, run_id, replay.reused)
     return Verification(
         run_id,
         RunState(standing.fields["state"]),
@@ -52,8 +55,9 @@ def verify_run(ledger: Ledger, run_id: str) -> Verification:
             *replay.violations,
             *compare(standing, replay),
             *check_received(standing.events, standing.specs, json.loads(standing.fields["params"]), standing.past),
+            *wrong,
         ),
-        tuple(_drifts(standing.events)),
+        (*_drifts(standing.events), *unchecked),
     )
 
 
@@ -82,6 +86,7 @@ class Standing:
     events: tuple[Event, ...]
     specs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     past: Past = field(default_factory=Past)
+    reused: Mapping[str, Reused] = field(default_factory=dict)
 
 
 def read_standing(ledger: Ledger, run_id: str) -> Standing:
@@ -92,12 +97,13 @@ def read_standing(ledger: Ledger, run_id: str) -> Standing:
             for part in ("run", "graph", "spec", "state"):
                 pipe.hgetall(ledger.key(run_id, part))
             pipe.hgetall(ledger.key(run_id, "past"))
+            pipe.hgetall(ledger.key(run_id, "reused"))
             pipe.hkeys(ledger.key(run_id, "output"))
             pipe.zrange(ledger.key(run_id, "due"), 0, -1)
             pipe.xrevrange(ledger.key(run_id, "events"), count=1)
             for queue, level in json.loads(lists or "[]"):
                 pipe.zrange(ledger.key(run_id, f"queued:{queue}:{level}"), 0, -1)
-            fields, graph, specs, states, past, outputs, due, newest, *queued = pipe.execute()
+            fields, graph, specs, states, past, reused, outputs, due, newest, *queued = pipe.execute()
         if not fields:
             raise RunUnknown(run_id)
         if lists == fields.get("lists"):
@@ -119,6 +125,7 @@ def read_standing(ledger: Ledger, run_id: str) -> Standing:
         tuple(event for event in ledger.events(run_id) if event_place(event.id) <= last),
         calls,
         Past.of(past),
+        {step: reused_in(text) for step, text in reused.items()},
     )
 
 
@@ -148,6 +155,12 @@ def compare(standing: Standing, replay: Replay) -> Iterable[str]:
         yield f"{still_open} steps have not ended, but the ledger counts {fields['open']}"
     if int(fields.get("resumes", 0)) != replay.resumes:
         yield f"the run was resumed {replay.resumes} times, but the ledger counts {fields.get('resumes', 0)}"
+    for step in sorted(standing.reused.keys() | replay.reused.keys()):
+        if (held_as := standing.reused.get(step)) != (told_as := replay.reused.get(step)):
+            yield f"by its events step {step!r} is taken over from {told_as}, but the ledger has it from {held_as}"
+    named = {source.run_id for source in replay.reused.values()} - set(json.loads(fields.get("reuses") or "[]"))
+    if named or (replay.reused and not fields.get("rerun_of")):
+        yield f"steps are taken over from {sorted(named)}, but the run does not say that it is a rerun of theirs"
     yield from _compare_tokens(standing, replay)
     yield from _compare_waiting(standing)
 
@@ -187,3 +200,32 @@ def _compare_waiting(standing: Standing) -> Iterable[str]:
             yield f"step {step!r} is {state}, but stands in {standing.queued[step]} lists of those that are queued"
         if step in standing.outputs and state is not StepState.SUCCEEDED:
             yield f"step {step!r} is {state}, but the ledger has an output of it"
+
+
+def check_reused(ledger: Ledger, run_id: str, reused: Mapping[str, Reused]) -> tuple[list[str], list[str]]:
+    """Return what is wrong with the steps that were taken over from other runs, by the records of those; and which runs
+    are not there any more, so that nobody can say."""
+    wrong, unchecked = [], []
+    by_run: dict[str, list[str]] = {}
+    for step, source in reused.items():
+        by_run.setdefault(source.run_id, []).append(step)
+    own = ledger.outputs(run_id) if by_run else {}
+    for source_run, steps in by_run.items():
+        known = {(event.step, event.attempt) for event in ledger.events(source_run) if event.event == "step.succeeded"}
+        if not known:
+            named = ", ".join(map(repr, steps[:_NAMED])) + (f" and {len(steps) - _NAMED} more" * (len(steps) > _NAMED))
+            unchecked.append(f"run {source_run} is gone from the server: whether it computed {named} cannot be checked")
+            continue
+        outputs, past, states = ledger.outputs(source_run), ledger.past(source_run), ledger.states(source_run)
+        for step in steps:
+            attempt = reused[step].attempt
+            where = f"step {step!r} is taken over from attempt {attempt} of run {source_run}"
+            is_last = states.get(step) == (StepState.SUCCEEDED, attempt)
+            output = outputs.get(step, "") if is_last else past.outputs.get((step, attempt), "")
+            if source_run == run_id:
+                wrong.append(f"{where}, which is this run")
+            elif (step, attempt) not in known:
+                wrong.append(f"{where}, which has no such success")
+            elif output != own.get(step, ""):
+                wrong.append(f"{where}, but has another output than that")
+    return wrong, unchecked

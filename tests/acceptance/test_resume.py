@@ -98,14 +98,16 @@ def test_the_change_of_code_is_told_and_stands_in_the_record(mended) -> None:
     assert told["run.resumed"]["code_changed"] == ["learn.py"]
 
 
-def test_from_runs_a_step_and_all_below_it_again_and_tells_what_it_keeps_of_old(mended) -> None:
-    place, *_ = mended
+def test_from_runs_a_step_and_all_below_it_again_and_tells_what_it_keeps_of_old(place) -> None:
+    file = place.write("learn.py", BROKEN)
+    assert place.call("run", file).code == 1
+    place.write(file, MENDED)
     ran(place)
 
     done = place.call("resume", "last", "--from", "check", "-p", "rows=5", "--json")
 
     assert done.code == 0
-    assert ran(place) == {"check": 1, "report": 1}
+    assert ran(place) == {"train": 1, "check": 1, "report": 1}
     assert "step load succeeded with other arguments; --from load runs it again" in done.err
     assert done.json["params"] == {"rows": 5}
     assert done.json["steps"]["report"]["output"] == [3, 3]
@@ -115,20 +117,28 @@ def test_from_runs_a_step_and_all_below_it_again_and_tells_what_it_keeps_of_old(
     shown = {line.split()[0]: line for line in place.call("show", "last").out.splitlines()}
     assert shown["load"].endswith("ran with other arguments: args[0] was 3, now 5")
     assert shown["check"].endswith("s")
-    again = place.call("resume", "last", "--from", "load")
+
+
+def test_from_the_first_step_runs_all_of_it_again_with_the_new_param(place) -> None:
+    file = place.write("learn.py", BROKEN)
+    assert place.call("run", file).code == 1
+    assert place.call("resume", "last").code == 1
+    place.write(file, MENDED)
+
+    again = place.call("resume", "last", "--from", "load", "-p", "rows=5")
+
     assert again.code == 0
-    assert "resumed: 4 steps wait anew, 4 of which had succeeded" in again.out
+    assert "resumed: 4 steps wait anew, 2 of which had succeeded" in again.out
     assert "succeeded with other arguments" not in again.err
-    assert "after it was resumed for the 3rd time: 4 succeeded" in again.out
+    assert "after it was resumed for the 2nd time: 4 succeeded" in again.out
     assert "report gave [5, 10]" in again.out
 
 
 def test_a_resume_that_makes_no_sense_is_refused(mended, place) -> None:
     made, *_ = mended
     for arguments, told in (
-        (["resume", "last"], "has succeeded: nothing is left to do. --from STEP runs a step and all below it again."),
-        (["resume", "last", "--from", "lod"], "has no step 'lod'. Did you mean 'load'?"),
-        (["resume", "last", "--from", "load", "-p", "row=5"], "there is no param 'row'. Did you mean 'rows'?"),
+        (["resume", "last"], "has succeeded, and stays as it is. A new run can take over what it has computed"),
+        (["resume", "last", "--from", "load"], "--from load"),
         (["resume", "none"], "there is no run 'none'"),
         (["resume", "last", "--detach"], "--detach leaves the run to a server's workers, and there is none"),
     ):
@@ -260,6 +270,12 @@ def test_without_its_file_a_run_goes_on_as_it_was_recorded(place) -> None:
     assert refused.code == 2
     assert "param 'rows' cannot be changed: there is no" in refused.err
     assert "Bring the pipeline back, or leave -p out." in refused.err
+    for arguments, told in (
+        (["--from", "lod"], "has no step 'lod'. Did you mean 'load'?"),
+        (["-p", "row=5"], "there is no param 'row'"),
+    ):
+        refused = place.call("resume", python.json["run_id"], *arguments)
+        assert (refused.code, told in refused.err, "Traceback" in refused.err) == (2, True, False)
 
 
 HOLDING = """
@@ -346,9 +362,21 @@ def test_of_two_resumes_at_once_on_a_server_one_goes_through_and_nothing_runs_tw
     assert any(words in refused for words in late), refused
     assert ran(server) == {"gate": 1, **{f"s{n}": 1 for n in range(20)}}
 
-    detached = server.call("resume", "last", "--from", "s3", "--detach")
+    first = server.call("runs", "--json").json[0]["run_id"]
+    detached = server.call("rerun", "last", "--from", "s3", "--detach")
+    assert (detached.code, detached.err) == (0, "")
+    run_id = detached.out.strip()
+    followed = server.call("events", run_id, "-f").out.splitlines()
+    assert followed[-1].split()[1] == "run.succeeded"
+    assert ran(server) == {"s3": 1}
+    record = server.call("show", run_id, "--json").json
+    assert (record["rerun_of"], sum("reused" in step for step in record["steps"].values())) == (first, 20)
+
+    (server.folder / "good").unlink()
+    assert server.call("rerun", "last", "--from", "gate").code == 1
+    (server.folder / "good").touch()
+    detached = server.call("resume", "last", "--detach")
     assert (detached.code, detached.err) == (0, "")
     followed = server.call("events", detached.out.strip(), "-f").out.splitlines()
     ends = [line.split()[1] for line in followed if line.split()[1].startswith("run.")]
     assert ends[-2:] == ["run.resumed", "run.succeeded"]  # earlier ends did not end the following
-    assert ran(server) == {"s3": 1}

@@ -92,19 +92,19 @@ def test_what_succeeded_is_kept_and_all_else_runs(ledger, app, chosen, submitted
 
 
 def test_from_runs_a_step_and_all_below_it_again_by_the_edges_that_the_user_wrote(ledger, app, submitted, planned):
-    plan = graph({**DIAMOND, "e": "d a", "x": ""}).plan()  # a -> e is redundant
-    run_id = submitted(plan, "a b c x d e")
+    plan = graph({**DIAMOND, "e": "d a", "x": "", "y": ""}).plan()  # a -> e is redundant
+    run_id = submitted(plan, "a b c x d e y!")
 
     resumption = planned(run_id, plan, "c")
+    assert planned(run_id, plan, "a").again == ("a", "b", "c", "d", "e")
     resume(ledger, app, resumption)
 
     assert resumption.again == ("c", "d", "e")
-    end(ledger, run_id, "c d e")
+    end(ledger, run_id, "y c d e")
     record = read_record(ledger, run_id)
     assert {name: len(step.attempts) for name, step in record.steps.items()} == {
-        "a": 1, "b": 1, "c": 2, "d": 2, "e": 2, "x": 1
+        "a": 1, "b": 1, "c": 2, "d": 2, "e": 2, "x": 1, "y": 2
     }  # fmt: skip
-    assert planned(run_id, plan, "a").again == ("a", "b", "c", "d", "e")
 
 
 def test_cancelled_and_skipped_steps_run_too_and_those_that_only_a_failure_let_run_are_decided_anew(
@@ -385,7 +385,8 @@ def test_of_a_recorded_pipeline_only_params_that_are_read_by_reference_can_chang
     ("ending", "from_steps", "told"),
     [
         ("a", (), "is running: only a run that has ended can be resumed"),
-        ("a b c d", (), "has succeeded: nothing is left to do. --from STEP runs"),
+        ("a b c d", (), "has succeeded, and stays as it is. A new run can take over what it has computed"),
+        ("a b c d", ("b", "x y"), " --from b --from 'x y'"),
         ("a b c! b", ("bb",), "has no step 'bb'. Did you mean 'b'?"),
     ],
 )

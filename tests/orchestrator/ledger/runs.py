@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from random import Random
 from typing import Any
@@ -13,7 +13,7 @@ from orchestrator.coordinator.submission import broker_lists, staged_steps
 from orchestrator.definition.model import Pipeline, ShellCall, Step, TriggerRule
 from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.values import Chain
+from orchestrator.ledger.values import Chain, Reused
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
 from orchestrator.settings import PoolSettings, Settings
@@ -96,13 +96,19 @@ def start(
     run_id: str | None = None,
     params: str = "{}",
     fields: Mapping[str, str | int] | None = None,
+    reused: Mapping[str, Reused] | None = None,
 ) -> tuple[str, tuple[Chain, ...]]:
-    """Put a run of the plan into the ledger as a submit does, but send nothing. Gives its id and its root chains."""
+    """Put a run of the plan into the ledger as a submit does, but send nothing. Gives its id and its root chains.
+
+    `reused` are steps that are taken over, without an output.
+    """
     run_id = run_id or f"run-{next(_numbers)}"
     told = {"pipeline": plan.pipeline.name, "params": params, "import_path": "", "max_links": max_links}
     told |= {"lists": json.dumps(broker_lists(plan, SETTINGS)), **(fields or {})}
-    roots = [plan.chains[index][0] for index in plan.roots]
-    return run_id, ledger.start(run_id, staged_steps(plan, SETTINGS), roots, told)
+    places = {step: f"{place} {it.attempt} {it.run_id}" for place, (step, it) in enumerate((reused or {}).items())}
+    roots = [head for index in plan.roots if (head := plan.chains[index][0]) not in places]
+    staged = (replace(it, reused=places.get(it.step, "")) for it in staged_steps(plan, SETTINGS))
+    return run_id, ledger.start(run_id, staged, roots, told)
 
 
 def start_graph(

@@ -19,7 +19,7 @@ from orchestrator.ledger.presence import WorkerCard, announce_coordinator, annou
 from orchestrator.ledger.record import REPAIRS
 from orchestrator.ledger.script import SCRIPT
 from orchestrator.ledger.states import STEP_TRANSITIONS, Outcome, RunState, StepState
-from orchestrator.ledger.values import Claim, Held, StagedStep
+from orchestrator.ledger.values import Claim, Held, Reused, StagedStep
 from orchestrator.plan.compile import compile_pipeline
 
 HEAD, _, CODE = SCRIPT.partition("\nlocal ")
@@ -47,10 +47,12 @@ def full_run(ledger: Ledger) -> str:
         Step("c", FunctionCall("m:f", (OutputRef("a"),)), ("a",), options),
         Step("d", FunctionCall("m:f", (OutputRef("b"), OutputRef("c"))), ("b", "c"), options),
         Step("e", FunctionCall("m:f"), (), StepOptions(pool="gpu", priority=4)),
+        Step("f", FunctionCall("m:f")),
     ]
     plan = compile_pipeline(Pipeline("p", {step.name: step for step in steps}, {"x": 1}))
-    fields = {"target": "p.py", "code": "{}", "alerts": "[]", "deadline_s": 3600}
-    run_id, _ = start(ledger, plan, params='{"x":1}', fields=fields)
+    fields = {"target": "p.py", "code": "{}", "alerts": "[]", "deadline_s": 3600, "rerun_of": "o", "reuses": '["o"]'}
+    taken_over = {"f": Reused("o", 1)}
+    run_id, _ = start(ledger, plan, params='{"x":1}', fields=fields, reused=taken_over)
     token = begin(ledger, run_id, "a")
     ledger.append_log(run_id, "a", 1, token, ["line", "line"], 1)
     ledger.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED, output="[1]")
@@ -89,7 +91,7 @@ def test_what_a_resume_stages_goes_by_itself_when_the_resume_never_comes(ledger:
     run_id = full_run(ledger)
     before = keys_and_types(ledger)
     for _ in range(2):
-        ledger._call(run_id, "stage", "r1", "a", '{"x":0,"q":"cpu","p":5}', '["b"]', '["b"]', "{}")
+        ledger._call(run_id, "stage", "r1", "a", '{"x":0,"q":"cpu","p":5}', '["b"]', '["b"]', "{}", "", "")
 
     staged = {key: kind for key, kind in keys_and_types(ledger).items() if key not in before}
     assert staged == {
@@ -190,7 +192,7 @@ def test_every_state_rule_and_outcome_in_the_code_is_a_word_that_python_knows() 
         (r"\.t == '(\w+)'", {rule.value for rule in TriggerRule}),
         (r"\boutcome [~=]= '(\w+)'", {outcome.value for outcome in Outcome}),
         (r"'HSET', RUN, 'state', '(\w+)'", {state.value for state in RunState}),
-        (r"emit\('step\.(\w+)'", states | {"started"}),
+        (r"emit\('step\.(\w+)'", states | {"started", "reused"}),
         (r"emit\('run\.(\w+)'", states | {"created", "started", "resumed", "code_changed"}),
         (r"emit\('((?:attempt|message|commit|log)\.\w+)'", OTHER_EVENTS),
     ):

@@ -1,0 +1,64 @@
+"""The pipeline of a run that there was: from where it was loaded, or as it was recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.loading import import_own_modules, load_definition
+from orchestrator.definition.faults import PipelineInvalid
+from orchestrator.definition.folders import put_on_path
+from orchestrator.definition.loading import Definition, is_there
+
+if TYPE_CHECKING:
+    from orchestrator.coordinator.recorded import RecordedRun
+
+NAMED_STEPS = 5  # of each kind that there is something to tell about
+
+
+def definition_of(run: RecordedRun, params: Sequence[str]) -> Definition:
+    """Return the pipeline as it is now where it was loaded from; where there is nothing any more, as it was recorded.
+
+    `params` are key=value texts. Raises PipelineInvalid.
+    """
+    from orchestrator.coordinator.recorded import RecordedDefinition
+
+    import_own_modules()
+    if (path := run.fields["import_path"]) and path not in sys.path:
+        put_on_path(path)  # a module is found from any folder, as a file is
+    if run.target and is_there(run.target):
+        return _loaded(run)
+    why = f"there is no {run.target} any more" if run.target else "the record does not say where its pipeline is from"
+    recorded = RecordedDefinition(run)
+    names = [name for name in (pair.partition("=")[0] for pair in params) if name in run.params]
+    if fixed := [name for name in names if name not in recorded.params]:
+        raise PipelineInvalid(
+            recorded.name,
+            [
+                f"param {name!r} cannot be changed: {why}, and its value went into the steps when they were made. "
+                "Bring the pipeline back, or leave -p out."
+                for name in fixed
+            ],
+        )
+    click.echo(f"{why}: the steps are run as they were recorded", err=True)
+    return recorded
+
+
+def _loaded(run: RecordedRun) -> Definition:
+    try:
+        return load_definition(run.target)
+    except PipelineInvalid:
+        # The file may hold more than one pipeline by now; the run knows which one it is of.
+        with contextlib.suppress(PipelineInvalid):
+            return load_definition(f"{run.target}:{run.fields['pipeline']}")
+        raise
+
+
+def named(names: Sequence[str], what: str) -> list[str]:
+    """Return a line that names some steps or files of a kind, none if there are none."""
+    more = f" and {len(names) - NAMED_STEPS:,} more" if len(names) > NAMED_STEPS else ""
+    return [f"{what}: {', '.join(names[:NAMED_STEPS])}{more}"] if names else []

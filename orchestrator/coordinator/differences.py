@@ -1,0 +1,70 @@
+"""In what a recorded run differs from what its pipeline is now: calls, params, files; and what is below a step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.coordinator.recorded import RecordedRun
+from orchestrator.definition.model import Step
+from orchestrator.ledger.received import Received
+from orchestrator.ledger.states import StepState
+from orchestrator.ledger.values import StagedStep
+
+
+def state_of(run: RecordedRun, step: str) -> StepState:
+    return run.states[step][0] if step in run.states else StepState.WAITING
+
+
+def with_descendants(steps: Mapping[str, Step], begin: Iterable[str]) -> set[str]:
+    """Return these steps and all that waits for them, directly or not, by the edges that the user wrote."""
+    ahead = list(begin)
+    if not ahead:
+        return set()
+    children: dict[str, list[str]] = {}
+    for name, step in steps.items():
+        for upstream in step.upstream:
+            children.setdefault(upstream, []).append(name)
+    found = set(ahead)
+    while ahead:
+        below = [child for child in children.get(ahead.pop(), ()) if child not in found]
+        found.update(below)
+        ahead += below
+    return found
+
+
+def is_other_call(run: RecordedRun, now: StagedStep, params: str) -> bool:
+    """Return whether a step that is kept was called otherwise, when it ran, than it would be now.
+
+    Its upstreams are kept too, so that their outputs are those that it read.
+    """
+    spec, then = run.spec_of_success(now.step), run.params_of_success(now.step)
+    if spec == now.spec and then == params:
+        return False
+    return bool(Received(json.loads(spec), json.loads(then), {}).differences(
+        Received(json.loads(now.spec), json.loads(params), {})
+    ))  # fmt: skip
+
+
+def params_that_changed(before: str, now: str) -> dict[str, Any]:
+    if before == now:
+        return {}
+    old, new = json.loads(before), json.loads(now)
+    return {
+        name: new.get(name)
+        for name in {**old, **new}
+        if name not in old or json.dumps(old[name]) != json.dumps(new.get(name))  # 1, 1.0 and True are equal in Python
+    }
+
+
+def code_now(run: RecordedRun, loaded: Mapping[str, str], import_path: str) -> dict[str, str]:
+    """Return the files with their SHA-256 as they are now: those that were loaded, and those known from before."""
+    code = dict(loaded)
+    for name in run.code:
+        file = Path(import_path, name)
+        if name not in code and import_path and file.is_file():
+            code[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return code
