@@ -120,6 +120,21 @@ def runs_by(settings: Settings, shared_redis_url: str) -> Iterator[Callable[[Set
         app.pool.force_close_all()
 
 
+@pytest.fixture
+def runs_on(shared_redis_url: str) -> Iterator[Callable[[Settings, str], Runs]]:
+    """Give runs by settings and server, with an app of their own, which knows the queues of these settings."""
+    with ExitStack() as opened:
+
+        def make(chosen: Settings, url: str) -> Runs:
+            app = opened.enter_context(create_app(chosen, url))
+            if url != shared_redis_url:  # else it is the pool of all tests
+                opened.callback(app.pool.force_close_all)
+            client = opened.enter_context(connect(url))
+            return Runs(chosen, Ledger(client, chosen.key_prefix), app)
+
+        yield make
+
+
 @pytest.fixture(scope="session")
 def runs(worker: LocalWorkers, runs_by: Callable[[Settings], Runs]) -> Runs:
     """Runs on the shared worker."""
@@ -191,12 +206,15 @@ def start_worker(
     runs_by: Callable[[Settings], Runs],
     wait_until: Callable[..., None],
 ) -> Iterator[Callable[..., tuple[HandStarted, Runs]]]:
-    """Start `celery -A workers.app worker` with some options; give it, and runs on its queue, once it is there."""
+    """Start `celery -A workers.app worker` with some options; give it, and runs on its queue, once it is there.
+
+    `of` are its settings, on this server, where they are not those of the other tests.
+    """
     with ExitStack() as started:
 
-        def start(name: str, *options: str) -> tuple[HandStarted, Runs]:
-            queue = f"queue-{tmp_path.name}-{name}"
-            chosen = settings.model_copy(
+        def start(name: str, *options: str, of: Settings | None = None, queue: str = "") -> tuple[HandStarted, Runs]:
+            queue = queue or f"queue-{tmp_path.name}-{name}"
+            chosen = of or settings.model_copy(
                 update={"redis_url": shared_redis_url, "pools": {"cpu": PoolSettings(queue=queue)}}
             )
             log_path = tmp_path / f"{name}.log"
