@@ -28,6 +28,12 @@ def use_temporary_folder(folder: str) -> None:
     multiprocessing.current_process()._config["tempdir"] = folder  # type: ignore[attr-defined]
 
 
+def temporary_folder() -> str:
+    """Return the folder of the worker that this process belongs to; the system's where there is none."""
+    folder: str | None = multiprocessing.current_process()._config.get("tempdir")  # type: ignore[attr-defined]
+    return folder or tempfile.gettempdir()
+
+
 def remove_temporary_folder(folder: str) -> None:
     """Remove it with all that is in it; nothing if it is gone."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -6,13 +6,11 @@ A value is never a part of the command's text, so none is ever read as code.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,9 +20,8 @@ from typing import Any
 from orchestrator.artifacts.outputs import plain_value
 from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.references import written
+from orchestrator.temporary import temporary_folder
 
-_FOLDER = "orchestrator-values-"
-_SWEPT_AFTER_S = 60.0  # a folder is younger than that between being made and being locked
 _NAMED = 5
 # Linux: MAX_ARG_STRLEN, of one argument or variable with its last NUL; elsewhere only their sum is limited.
 _STRING_BYTES = 32 * os.sysconf("SC_PAGE_SIZE") if sys.platform.startswith("linux") else sys.maxsize
@@ -159,29 +156,9 @@ def _encoded(text: str) -> bytes:
 
 @contextlib.contextmanager
 def _private_folder() -> Iterator[Path]:
-    """Make a folder that nobody else can read, and remove it with all that is in it after the block.
-
-    It is locked meanwhile: one that is not was left behind by a process that was killed, and is removed here.
-    """
-    _sweep()
-    folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
-    lock = os.open(folder, os.O_RDONLY)
+    """Make a folder that nobody else can read, and remove it after the block, or with the worker's temporary folder."""
+    folder = Path(tempfile.mkdtemp(prefix="values-", dir=temporary_folder()))
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-
-
-def _sweep() -> None:
-    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
-        with contextlib.suppress(OSError):  # another user's, or in use
-            if time.time() - folder.stat().st_mtime < _SWEPT_AFTER_S:
-                continue
-            lock = os.open(folder, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(lock)

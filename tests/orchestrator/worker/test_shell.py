@@ -253,6 +253,21 @@ def test_the_files_are_gone_however_the_attempt_ends(runs, pipeline_from, tmp_pa
     assert not pathlib.Path(path.read_text().strip()).parent.exists()
 
 
+def test_the_files_of_a_process_that_was_killed_are_gone_with_its_worker(own_worker, pipeline_from, tmp_path):
+    path = tmp_path / "path"
+    with own_worker() as runs:
+        record = runs.run(
+            pipeline_from(f"""
+                shell = PipelineBuilder("shell", params={{"word": "a"}})
+                command = 'echo "${{{{ file(params.word) }}}}" > {path}; kill -9 $PPID; sleep 600'
+                shell.add("command", run=command, lost_attempts=1)
+            """)
+        )
+
+    assert record.state == "failed"
+    assert not pathlib.Path(path.read_text().strip()).parent.exists()
+
+
 @pytest.mark.parametrize(("value", "told"), [("a\0b", "holds a NUL"), ("a\ud83db", "is not Unicode text")])
 def test_a_value_that_no_variable_can_hold_names_its_reference(runs, shell, value, told):
     record = shell('echo "${{ params.fine }}" "${{ params.value }}"', params={"fine": "a", "value": value})
