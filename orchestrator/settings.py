@@ -8,6 +8,7 @@ means no file. `ORCHESTRATOR_POOLS` (JSON) replaces all pools; a nested name suc
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import re
@@ -37,6 +38,7 @@ from pydantic_settings import (
 
 from orchestrator.cores import available_cores
 from orchestrator.definition.faults import SettingsInvalid, did_you_mean
+from orchestrator.permissions import Permissions
 from orchestrator.redis_url import normalise_redis_url
 
 PREFIX = "ORCHESTRATOR_"
@@ -96,6 +98,16 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(Path(".orchestrator"), description="Folder for everything kept on this machine.")
     artifact_dir: Path | None = Field(None, description="Folder for artifacts; data_dir/artifacts if unset.")
+    artifact_mode: str = Field(
+        "0600",
+        pattern=r"^0?[0-7]{3}$",
+        description="Mode of files in the artifact folder (folders get x for r), as 0640 for workers of several users.",
+    )
+    artifact_group: str | None = Field(
+        None,
+        min_length=1,
+        description="Group of what workers put into the artifact folder; that of the worker if unset.",
+    )
     key_prefix: str = Field(
         "orc",
         pattern=r"^[A-Za-z0-9._-]+$",
@@ -225,6 +237,20 @@ class Settings(BaseSettings):
     def artifact_root(self) -> Path:
         """Folder that holds the artifacts."""
         return self.artifact_dir or self.data_dir / "artifacts"
+
+    @property
+    def artifact_permissions(self) -> Permissions:
+        """Mode and group of what goes into the artifact folder. Raises SettingsInvalid without such a group here."""
+        group_id = None
+        if self.artifact_group is not None:
+            try:
+                group_id = grp.getgrnam(self.artifact_group).gr_gid
+            except KeyError:
+                raise SettingsInvalid(
+                    f"artifact_group: there is no group {self.artifact_group!r} on this host. "
+                    "Make it, or name another one."
+                ) from None
+        return Permissions(int(self.artifact_mode, 8), group_id)
 
     def checkpoint_dir(self, run_id: str, step: str) -> Path:
         """Folder of a step's checkpoints, the same for all its attempts in a run."""

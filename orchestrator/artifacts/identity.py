@@ -10,6 +10,7 @@ from orchestrator.artifacts.faults import StoreUnusable
 from orchestrator.artifacts.marker import read_marker, write_marker
 from orchestrator.artifacts.store import FolderStore
 from orchestrator.definition.faults import OrchestratorError
+from orchestrator.permissions import PRIVATE, Permissions
 
 ACCEPT = "orchestrator doctor --accept-store"
 
@@ -27,11 +28,11 @@ class StoreId:
     folder: str
 
 
-def marked_store(root: Path) -> StoreId:
+def marked_store(root: Path, permissions: Permissions = PRIVATE) -> StoreId:
     """Return the store in a folder that can be used, marked now if it was not. Raises StoreRefused."""
     try:
-        marked = write_marker(root)
-        FolderStore(root, is_marked=True).check()
+        marked = write_marker(root, permissions=permissions)
+        FolderStore(root, is_marked=True, permissions=permissions).check()
     except (OSError, StoreUnusable) as error:
         raise _unusable(root, error) from None
     return StoreId(marked, socket.gethostname(), str(root))

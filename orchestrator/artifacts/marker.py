@@ -10,6 +10,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from orchestrator.permissions import PRIVATE, Permissions
+
 MARKER = ".orchestrator-store.json"
 
 
@@ -24,12 +26,12 @@ def read_marker(root: Path) -> str | None:
     raise OSError(f"its marker {MARKER} is damaged")
 
 
-def write_marker(root: Path, store_id: str | None = None) -> str:
+def write_marker(root: Path, store_id: str | None = None, permissions: Permissions = PRIVATE) -> str:
     """Return the id of the store in a folder, marked now if it was not. Raises OSError.
 
     The marker is there whole or not at all, and of many who write it at once one is the first.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    permissions.make_folder(root)
     if known := read_marker(root):
         return known
     card = {
@@ -39,8 +41,8 @@ def write_marker(root: Path, store_id: str | None = None) -> str:
     }
     draft = root / f"{MARKER}.{secrets.token_hex(4)}"
     try:
-        with draft.open("w") as file:
-            json.dump(card, file)
+        with permissions.open_new(draft) as file:
+            file.write(json.dumps(card).encode())
             file.flush()
             os.fsync(file.fileno())
         try:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Protocol
 from orchestrator.artifacts.faults import InputUnreadable, StoreUnusable, free_bytes, store_faults
 from orchestrator.artifacts.marker import MARKER
 from orchestrator.artifacts.pickles import read_pickle, write_pickle
+from orchestrator.permissions import PRIVATE, Permissions
 
 logger = logging.getLogger(__name__)
 
@@ -130,17 +131,18 @@ def _read(file: BinaryIO, artifact: Artifact) -> Any:
 class FolderStore:
     """Artifacts as pickles in a folder that all workers share (one machine, or a network file system)."""
 
-    def __init__(self, root: Path, *, is_marked: bool = False) -> None:
+    def __init__(self, root: Path, *, is_marked: bool = False, permissions: Permissions = PRIVATE) -> None:
         """`is_marked`: the folder bears a marker; without it the folder is not the store, but what a mount hid."""
         self.root = root
+        self._permissions = permissions
         self._is_marked = is_marked
 
     def save(self, run_id: str, step: str, attempt: int, token: int, value: Any) -> Artifact:
         path = self.root / run_id / f"{step}.attempt-{attempt}.token-{token}.pickle"
         with store_faults("write to", self.root):
             self._see_marker()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("wb")  # in place: nobody knows the path before the commit names it
+            self._permissions.make_folder(path.parent)
+            file = self._permissions.open_new(path)  # in place: nobody knows the path before the commit names it
         writer = _HashingWriter(file)
         try:
             write_pickle(value, writer.write)
@@ -182,7 +184,7 @@ class FolderStore:
         with store_faults("write to", self.root):
             if not folder.is_dir():
                 self._see_marker()
-                folder.mkdir(parents=True, exist_ok=True)
+                self._permissions.make_folder(folder)
         return folder
 
     def check(self, needed_bytes: int = 0) -> None:
@@ -191,11 +193,11 @@ class FolderStore:
         data = secrets.token_bytes(PROBE_BYTES)
         with store_faults("use", self.root, needed_bytes):
             self._see_marker()
-            self.root.mkdir(parents=True, exist_ok=True)
+            self._permissions.make_folder(self.root)
             if free_bytes(self.root) < needed_bytes:
                 raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed_bytes:,} bytes are needed")
             try:
-                with probe.open("wb") as file:
+                with self._permissions.open_new(probe) as file:
                     if needed_bytes > PROBE_BYTES and hasattr(os, "posix_fallocate"):
                         os.posix_fallocate(file.fileno(), 0, needed_bytes)  # a quota shows only so
                     file.write(data)

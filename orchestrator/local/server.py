@@ -24,6 +24,7 @@ from urllib.parse import quote
 from orchestrator.definition.faults import OrchestratorError
 from orchestrator.exit_status import KnownChild, code_text
 from orchestrator.local import keeper
+from orchestrator.permissions import PRIVATE
 
 START_LIMIT_S = 30.0
 _LEAVE_LIMIT_S = 10.0
@@ -47,7 +48,7 @@ def embedded_server(data_dir: Path) -> Iterator[str]:
     """
     folder = Path(os.path.realpath(data_dir)) / "valkey"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        PRIVATE.make_folder(folder)
         using = _open_lock(folder, "users.lock")
     except OSError as error:
         raise EmbeddedServerError(
@@ -106,10 +107,11 @@ def _running_server(folder: Path) -> tuple[str, Thread | None]:
 def _start_keeper(folder: Path, address: str) -> KnownChild:
     binary = _valkey_binary()
     # Whole before it is seen: a reader never meets half a path.
-    (folder / "address.new").write_text(address)
+    with PRIVATE.open_new(folder / "address.new") as file:
+        file.write(address.encode())
     os.replace(folder / "address.new", folder / "address")
     os.truncate(folder / "keeper.lock", 0)
-    with (folder / "valkey.log").open("ab") as log:
+    with PRIVATE.open_to_add(folder / "valkey.log") as log:
         return KnownChild(
             [sys.executable, "-I", "-S", keeper.__file__, str(folder), address, binary],
             cwd=folder,
@@ -117,6 +119,7 @@ def _start_keeper(folder: Path, address: str) -> KnownChild:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            umask=0o077,  # what the server writes is as private as its folder
         )
 
 

@@ -25,6 +25,7 @@ from orchestrator.exit_status import KnownChild, code_text, how_it_ended
 from orchestrator.ledger.connection import connect
 from orchestrator.messages.queues import queue_keys
 from orchestrator.messages.worker_command import worker_command
+from orchestrator.permissions import PRIVATE
 from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree, is_tracker, kill_each
 from orchestrator.redis_url import normalise_redis_url
 from orchestrator.settings import PoolSettings, Settings
@@ -244,10 +245,10 @@ def local_workers(
     )
     folder = settings.data_dir / "workers"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        PRIVATE.make_folder(folder)
         name, name_lock = _free_name(folder)
         log_path = folder / f"{name}.log"
-        log_path.write_bytes(b"")
+        PRIVATE.open_new(log_path).close()
     except OSError as error:
         raise LocalWorkerError(f"the folder {folder} cannot be written ({error.strerror})") from None
     handed_down = handed_down.model_copy(update={"pools": _own_pools(settings, name)})

@@ -68,7 +68,9 @@ def current_process(app: Celery) -> WorkerProcess:
         chosen = settings()
         ledger = Ledger(connect(broker_url(), retries=RETRIES), chosen.key_prefix)
         # A local worker shares the folder with nobody, and its user may delete it at any time.
-        store = FolderStore(chosen.artifact_root, is_marked=chosen.parent_pid is None)
+        store = FolderStore(
+            chosen.artifact_root, is_marked=chosen.parent_pid is None, permissions=chosen.artifact_permissions
+        )
         held = WorkerProcess(app, chosen, ledger, store)
         _held[pid] = held
     return held

@@ -50,7 +50,7 @@ def _refuse(sender: Any, **_: Any) -> None:
 def _settle_store(client: Redis, prefix: str, root: Path) -> None:
     """Mark and record the store if nobody has used one yet. Raises StoreRefused if this folder is another one."""
     refuse_another(_recorded(client, prefix), root)
-    record_store(client, prefix, asdict(marked_store(root)))
+    record_store(client, prefix, asdict(marked_store(root, settings().artifact_permissions)))
     refuse_another(_recorded(client, prefix), root)  # somebody with another folder may have been quicker
 
 

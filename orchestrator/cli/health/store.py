@@ -25,7 +25,7 @@ def check_artifact_folder(chosen: Settings) -> Iterator[Finding]:
     try:
         if existing != root:
             raise StoreUnusable(f"{root} cannot be written")
-        FolderStore(root).check()
+        FolderStore(root, permissions=chosen.artifact_permissions).check()
         yield Finding("ok", "artifacts", str(root))
     except StoreUnusable as error:
         yield Finding("fault", "artifacts", f"{error}. Make it writable, or set ORCHESTRATOR_ARTIFACT_DIR.")
@@ -48,6 +48,6 @@ def check_store(session: Session) -> Iterator[Finding]:
 
 def accept_store(session: Session) -> str:
     """Let this host's folder be the installation's store from now on, and return its id. Raises StoreRefused."""
-    store = marked_store(session.settings.artifact_root)
+    store = marked_store(session.settings.artifact_root, session.settings.artifact_permissions)
     record_store(session.ledger.client, session.ledger.prefix, asdict(store), replaces=True)
     return store.id
