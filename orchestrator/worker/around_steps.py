@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 from orchestrator.worker import interruption
+from orchestrator.worker.memory import limit_memory
 from orchestrator.worker.process_state import state_of_process
 from orchestrator.worker.renewal import note_threads, renew_if_needed
 
@@ -35,6 +36,7 @@ class process_held:  # noqa: N801 (used as a function; generators cost three tim
 
     def __exit__(self, *raised: object) -> None:
         try:
+            limit_memory(None)  # what is done after the step is ours
             if decimal := sys.modules.get("decimal"):
                 decimal.setcontext(self._decimal or decimal.DefaultContext.copy())
             if self._is_main:
