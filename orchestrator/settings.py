@@ -36,6 +36,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from orchestrator import secrecy
 from orchestrator.cores import available_cores
 from orchestrator.definition.faults import SettingsInvalid, did_you_mean
 from orchestrator.permissions import Permissions
@@ -43,12 +44,15 @@ from orchestrator.redis_url import normalise_redis_url
 
 PREFIX = "ORCHESTRATOR_"
 CONFIG_VARIABLE = "ORCHESTRATOR_CONFIG"
+URL_VARIABLE = "ORCHESTRATOR_REDIS_URL"
 POOLS_VARIABLE = "ORCHESTRATOR_POOLS"
 ALERTS_VARIABLE = "ORCHESTRATOR_ALERTS"
+STEP_VARIABLE = "ORCHESTRATOR_IN_STEP"
+"""Stands in the environment of steps that may not use the server."""
+
 DEFAULT_CONFIG_FILE = Path("config") / "orchestrator.toml"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
-_SECRETS = ("redis_url", "flower_password", "alerts")
 _FOLDERS = ("data_dir", "artifact_dir")
 
 
@@ -69,6 +73,9 @@ class PoolSettings(BaseModel):
         None,
         pattern=r"^[\w.]+:[\w.]+$",
         description="Your Celery app, as 'proj.celery:app', which is the current one in the pool's steps.",
+    )
+    server_in_steps: bool = Field(
+        False, description="Whether steps get ORCHESTRATOR_REDIS_URL and may use the orchestrator's own commands."
     )
     description: str = Field("", description="What the pool is for, for people.")
 
@@ -160,7 +167,9 @@ class Settings(BaseSettings):
     flower_port: int = Field(5555, ge=1, le=65535, description="TCP port of Flower.")
     flower_address: str = Field("127.0.0.1", min_length=1, description="Address that Flower listens on.")
     flower_user: str = Field("admin", min_length=1, description="User name for Flower's basic authentication.")
-    flower_password: SecretStr | None = Field(None, description="Password for Flower; a random one if unset.")
+    flower_password: SecretStr | None = Field(
+        None, repr=False, description="Password for Flower; a random one if unset."
+    )
     flower_max_tasks: int = Field(10_000, ge=1, description="Tasks that Flower keeps in memory.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         "INFO", description="Least level logged."
@@ -297,10 +306,35 @@ class Settings(BaseSettings):
             environment[PREFIX + name.upper()] = str(value)
         return environment
 
+    def secrets(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the variables of some settings."""
+        all_of_them = self.as_environment()
+        return {variable: all_of_them[variable] for name in names if (variable := PREFIX + name.upper()) in all_of_them}
+
+    def public_environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return `child_environment` without secrets, which go another way (`secrecy`)."""
+        secret = secret_variables()
+        return {name: value for name, value in self.child_environment(env).items() if name not in secret}
+
     def child_environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
         """Give `env` (`os.environ` if None) with `as_environment` in place of all its `ORCHESTRATOR_*`."""
         inherited = os.environ if env is None else env
         return {k: v for k, v in inherited.items() if not k.upper().startswith(PREFIX)} | self.as_environment()
+
+
+def secret_names() -> frozenset[str]:
+    """Return the names of the settings that nobody else may see. A setting is secret if its field has `repr=False`."""
+    return frozenset(name for name, field in Settings.model_fields.items() if not field.repr)
+
+
+def secret_variables() -> frozenset[str]:
+    """Return the variables of the secret settings."""
+    return frozenset(PREFIX + name.upper() for name in secret_names())
+
+
+def withdraw_secrets() -> None:
+    """Take all secrets out of this process's environment; `settings` knows them nevertheless."""
+    secrecy.withdraw(secret_variables())
 
 
 def _default_queue(key_prefix: str, pool: str) -> str:
@@ -311,7 +345,7 @@ def _default_queue(key_prefix: str, pool: str) -> str:
 @cache
 def settings() -> Settings:
     """Give the settings of this process, read once. `settings.cache_clear()` forgets them."""
-    return load_settings()
+    return load_settings(env={**os.environ, **secrecy.held()})
 
 
 def load_settings(
@@ -323,6 +357,7 @@ def load_settings(
     """Read the settings from all sources; relative folders count from `cwd`. Raises SettingsInvalid."""
     folder = Path.cwd() if cwd is None else Path(os.path.abspath(cwd))
     variables = _variables(os.environ if env is None else env)
+    variables.pop(STEP_VARIABLE, None)
     file = _config_file(folder, variables.pop(CONFIG_VARIABLE, None))
     variables = {name: value for name, value in variables.items() if value}
     chosen = {name: value for name, value in (overrides or {}).items() if value is not None}
@@ -381,7 +416,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _unknown_variables(variables: Iterable[str]) -> list[str]:
-    known = [CONFIG_VARIABLE, *(PREFIX + name.upper() for name in Settings.model_fields)]
+    known = [CONFIG_VARIABLE, STEP_VARIABLE, *(PREFIX + name.upper() for name in Settings.model_fields)]
     faults = []
     for variable in sorted(variables):
         if variable in known or variable.startswith(PREFIX + "POOLS__"):
@@ -468,6 +503,6 @@ def _fault(error: Any, path: tuple[str, ...], origin: str) -> str:
     reason = str(cause) if cause is not None else error["msg"][:1].lower() + error["msg"][1:]
     if not path:
         return reason
-    if path[0] in _SECRETS or path == ("pools",):
+    if path[0] in secret_names() or path == ("pools",):
         return f"{origin}: {reason}"
     return f"{origin} is {error['input']!r}: {reason}"

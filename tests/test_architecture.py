@@ -17,7 +17,7 @@ PACKAGES = ("orchestrator", "workers")
 # Whole packages or modules, each with all that is inside it.
 MAY_WORKERS_IMPORT = (
     "definition", "plan", "ledger", "messages", "artifacts", "settings", "redis_url", "refusals", "process_tree",
-    "dispositions", "exit_status", "cores", "permissions", "temporary",
+    "dispositions", "exit_status", "cores", "permissions", "temporary", "secrecy",
 )  # fmt: skip
 PURE = ("definition", "plan", "ledger.states", "redis_url")
 # Which part of the orchestrator imports which; what is not listed here may import nothing but itself.
@@ -32,9 +32,10 @@ MAY_IMPORT = {
     "exit_status": (),
     "temporary": (),
     "service_process": (),
+    "secrecy": (),
     "times": (),
     "cores": (),
-    "settings": ("cores", "definition", "permissions", "redis_url"),
+    "settings": ("cores", "definition", "permissions", "redis_url", "secrecy"),
     "ledger": ("definition", "redis_url", "refusals"),
     "artifacts": ("definition", "permissions"),
     "messages": ("definition", "ledger", "plan", "redis_url", "refusals", "service_process", "settings"),
@@ -48,6 +49,7 @@ MAY_IMPORT = {
         "permissions",
         "process_tree",
         "redis_url",
+        "secrecy",
         "settings",
         "temporary",
     ),

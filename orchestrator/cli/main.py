@@ -12,6 +12,7 @@ import click
 from orchestrator.definition.faults import OrchestratorError, did_you_mean
 from orchestrator.dispositions import begin_with_own_signals
 from orchestrator.ledger.values import RunUnknown
+from orchestrator.settings import withdraw_secrets
 
 USAGE, INTERRUPTED = 2, 130
 
@@ -77,6 +78,7 @@ def main() -> None:
     RUN is a run id, the beginning of one, or "last".
     """
     begin_with_own_signals()
+    withdraw_secrets()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what steps wrote may hold what no terminal can show
             stream.reconfigure(errors="backslashreplace")

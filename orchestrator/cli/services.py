@@ -11,10 +11,12 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import click
+from pydantic import SecretStr
 
+from orchestrator import secrecy
 from orchestrator.cli.session import Session, open_session
 from orchestrator.definition.faults import OrchestratorError, did_you_mean
 from orchestrator.dispositions import heeded
@@ -23,7 +25,7 @@ from orchestrator.ledger.presence import present_workers
 from orchestrator.messages.worker_command import worker_command
 from orchestrator.redis_url import masked_url
 from orchestrator.service_process import FLOWER, service_command
-from orchestrator.settings import settings
+from orchestrator.settings import Settings, settings
 
 FLOWER_RUNTIME_BUCKETS_S = (1, 10, 60, 600, 3600)  # few: each adds a series to /metrics for every step and worker
 
@@ -47,11 +49,17 @@ def worker(pools: tuple[str, ...], concurrency: int | None, name: str | None) ->
     kinds = {chosen.pools[pool].pool_type for pool in served}
     if len(kinds) > 1:
         raise PoolUnknown(f"pools {', '.join(served)} have different pool types; start a worker for each")
+    if kinds == {"threads"} and len({chosen.pools[pool].server_in_steps for pool in served}) > 1:
+        raise PoolUnknown(
+            f"pools {', '.join(served)} have different server_in_steps, and threads share their environment; "
+            "start a worker for each"
+        )
     slots = concurrency or max(chosen.pools[pool].slots for pool in served)
     with open_session() as session:
         queues = [chosen.queue_of(pool) for pool in served]
         free = name or _free_name(session, served[0])
-        _run(session, worker_command(free, queues, slots, pool_type=kinds.pop(), log_level=chosen.log_level), {})
+        command = worker_command(free, queues, slots, pool_type=kinds.pop(), log_level=chosen.log_level)
+        _run(session, chosen, command, ("redis_url",))
 
 
 @click.command()
@@ -88,8 +96,8 @@ def flower(port: int | None, address: str | None) -> None:
         options += [f"--task_runtime_metric_buckets={','.join(map(str, FLOWER_RUNTIME_BUCKETS_S))}"]
         shown = password if not chosen.flower_password else "as set"
         click.echo(f"Flower on http://{host}:{number} (user {chosen.flower_user}, password {shown})", err=True)
-        # In the environment, not among the arguments, which every user of the machine can read.
-        _run(session, service_command(FLOWER, *options), {"FLOWER_BASIC_AUTH": f"{chosen.flower_user}:{password}"})
+        chosen = chosen.model_copy(update={"flower_password": SecretStr(password)})
+        _run(session, chosen, service_command(FLOWER, *options), ("redis_url", "flower_password"))
 
 
 def _free_name(session: Session, pool: str) -> str:
@@ -99,13 +107,20 @@ def _free_name(session: Session, pool: str) -> str:
     return next(name for name in names if f"{name}@{socket.gethostname()}" not in taken)
 
 
-def _run(session: Session, command: Sequence[str], extra: Mapping[str, str]) -> None:
-    """Become the command, or run it and hand signals on while we hold the embedded server for it."""
-    chosen = session.settings.model_copy(update={"redis_url": session.redis_url})
-    environment = chosen.child_environment() | dict(extra)
-    if not session.is_embedded:
-        os.execvpe(command[0], list(command), environment)
-    with _handing_on(KnownChild(command, env=environment, start_new_session=True)) as process:
+def _run(session: Session, chosen: Settings, command: Sequence[str], needed: Iterable[str]) -> None:
+    """Become the command, or run it and hand signals on while we hold the embedded server for it.
+
+    It gets the secrets that it needs, and the other settings in its environment.
+    """
+    chosen = chosen.model_copy(update={"redis_url": session.redis_url})
+    environment = chosen.public_environment()
+    with secrecy.handed_down(chosen.secrets(needed)) as descriptor:
+        command = secrecy.with_secrets(command, descriptor)
+        if not session.is_embedded:
+            os.set_inheritable(descriptor, True)
+            os.execvpe(command[0], command, environment)
+        process = KnownChild(command, env=environment, start_new_session=True, pass_fds=[descriptor])
+    with _handing_on(process):
         code = process.wait()
     sys.exit(code)
 

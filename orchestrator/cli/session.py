@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,7 @@ from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.redis_url import masked_url
 from orchestrator.refusals import ServerRefuses
-from orchestrator.settings import Settings, settings
+from orchestrator.settings import STEP_VARIABLE, Settings, settings
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -34,6 +35,10 @@ FIRST_ANSWER_S = 5.0
 
 class ServerUnreachable(OrchestratorError):
     """The Redis server does not answer, or lets nobody in with the password that was given."""
+
+
+class RefusedInStep(OrchestratorError):
+    """A step uses the orchestrator itself, and its pool does not allow that."""
 
 
 class RunNotFound(OrchestratorError):
@@ -60,6 +65,11 @@ def open_session(retries: int = 2) -> Iterator[Session]:
 
     Once the server has answered, a call is repeated up to `retries` times while it is away.
     """
+    if os.environ.get(STEP_VARIABLE):
+        raise RefusedInStep(
+            "a step may not use the orchestrator's server, since its pool does not say so: "
+            "set server_in_steps = true for the pool, and restart its workers"
+        )
     chosen = settings()
     with contextlib.ExitStack() as stack:
         url = chosen.redis_url

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from orchestrator import secrecy
 from orchestrator.definition.faults import OrchestratorError
 from orchestrator.exit_status import KnownChild, code_text, how_it_ended
 from orchestrator.ledger.connection import connect
@@ -65,17 +66,18 @@ class LocalWorkers:
 
     def _start(self) -> None:
         assert self._name_lock is not None, "nothing is started in a name that was given up"
-        with self.log_path.open("ab") as log:
+        secrets = self.settings.secrets(["redis_url"])
+        with self.log_path.open("ab") as log, secrecy.handed_down(secrets) as descriptor:
             self._log_begins = log.tell()
             self._process = KnownChild(
-                self._command,
+                secrecy.with_secrets(self._command, descriptor),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 # The name stays taken until the last process of the tree is gone, also if this one is killed.
-                pass_fds=[self._name_lock],
+                pass_fds=[self._name_lock, descriptor],
             )
         self._tree = ProcessTree(self.pid)
 
@@ -254,7 +256,7 @@ def local_workers(
     handed_down = handed_down.model_copy(update={"pools": _own_pools(settings, name)})
     queues_read = [handed_down.queue_of(pool) for pool in pools]
     command = worker_command(name, queues_read, slots, app=app)
-    environment = handed_down.child_environment()
+    environment = handed_down.public_environment()
     if import_path is not None:
         given = [os.path.abspath(import_path), os.environ.get("PYTHONPATH")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, given))

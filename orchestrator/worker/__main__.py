@@ -10,11 +10,14 @@ import importlib
 import sys
 from typing import NoReturn
 
+from orchestrator.secrecy import receive
+
 APP = "orchestrator.worker.app"
 
 
 def main(arguments: list[str]) -> NoReturn:
     """Run the worker until it is told to end, and exit with its code."""
+    arguments = receive(arguments)
     module = APP
     if arguments[:1] == ["--app"]:
         module, arguments = arguments[1], arguments[2:]

@@ -12,7 +12,7 @@ from celery.signals import worker_process_init
 
 from orchestrator.definition.faults import SettingsInvalid
 from orchestrator.messages.app import create_app
-from orchestrator.settings import settings
+from orchestrator.settings import settings, withdraw_secrets
 from orchestrator.worker.consumer import StepConsumer
 from orchestrator.worker.draining import Draining
 from orchestrator.worker.events import EventBatches
@@ -29,6 +29,7 @@ from orchestrator.worker.tasks import register_tasks
 
 
 def _make_app() -> Celery:
+    withdraw_secrets()
     made = create_app(settings(), broker_url())
     made.set_current()
     made.set_default()  # in threads too, the current app is not one that is made from a celeryconfig.py

@@ -31,6 +31,7 @@ from orchestrator.worker.celery_apps import user_celery_app
 from orchestrator.worker.code_check import CodeCheck
 from orchestrator.worker.memory import limit_memory
 from orchestrator.worker.process import WorkerProcess
+from orchestrator.worker.server_in_steps import server_as_the_pool_says
 from orchestrator.worker.shell_values import HandedOver, ReferenceUnusable, handed_over
 from orchestrator.worker.thread_shares import limit_threads, threads_of
 from orchestrator.worker.user_code import UserCode
@@ -53,8 +54,8 @@ def code_check(process: WorkerProcess, run_id: str, claim: Claim) -> CodeCheck:
 def call_step(claim: Claim, store: ArtifactStore, code: CodeCheck) -> Any:
     """Run what the claim's spec names and give its value. Every exception of the step's own code passes through."""
     chosen, options = settings(), claim.spec.get("options", {})
-    pool = options.get("pool")
-    with _user_code.of(claim.import_path), user_celery_app(chosen, pool):
+    pool = claim.spec["pool"]
+    with _user_code.of(claim.import_path), user_celery_app(chosen, pool), server_as_the_pool_says(chosen, pool):
         limit_memory(options.get("memory"))
         limit_threads(options.get("threads") or threads_of(chosen, pool))
         values = _Values(claim, store)

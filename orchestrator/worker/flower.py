@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import flower.app
@@ -19,9 +19,12 @@ import flower.events
 import flower.urls
 from celery.states import REJECTED
 from flower.views.monitor import Metrics
+from tornado.options import options as tornado_options
 from tornado.web import authenticated
 
 from orchestrator.messages.app import run_command
+from orchestrator.secrecy import receive
+from orchestrator.settings import settings
 
 MOST_NAMES = 500
 OTHER = "other"
@@ -127,12 +130,18 @@ def _is_metrics(handler: Any) -> bool:
     return isinstance(handler, tuple) and handler[1] is Metrics
 
 
-def main(arguments: Iterable[str]) -> NoReturn:
+def main(arguments: Sequence[str]) -> NoReturn:
     """Serve Flower until it is told to end, and exit with its code. A `flowerconfig.py` of the user's is not read."""
+    options = receive(arguments)
+
     from orchestrator.worker.app import app
 
     install()
-    run_command(app, flower.command.flower, [*arguments, f"--conf={os.devnull}"])
+    chosen = settings()
+    if chosen.flower_password:
+        os.environ.pop("FLOWER_BASIC_AUTH", None)  # would win
+        tornado_options.basic_auth = [f"{chosen.flower_user}:{chosen.flower_password.get_secret_value()}"]
+    run_command(app, flower.command.flower, [*options, f"--conf={os.devnull}"])
 
 
 if __name__ == "__main__":
