@@ -25,6 +25,7 @@ from orchestrator.ledger.presence import (
 from orchestrator.ledger.values import Chain, RunUnknown
 from orchestrator.messages.dispatch import dispatch_ready
 from orchestrator.messages.former import take_over_former_queues
+from orchestrator.outages import EXPECTED, Outage
 from orchestrator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class Coordinator:
         self._neighbours = Neighbours(ledger, app, settings, self._alerts.announce)
         self._repair = Repair(ledger, settings, self._note_loss)
         self._next_search = 0.0
+        self._outage = Outage(logger, "runs cannot be tended")
+        self._troubles: dict[str, Outage] = {}  # of single runs
         host, python = socket.gethostname(), f"{sys.version_info.major}.{sys.version_info.minor}"
         self.name = f"{host}-{os.getpid()}-{secrets.token_hex(2)}"
         self._card = CoordinatorCard(self.name, host, os.getpid(), python)
@@ -100,8 +103,13 @@ class Coordinator:
                 pause_s = min(pause_s, self.tend(run_id))
             except RunUnknown:
                 pass  # it was deleted, or is not started yet
-            except Exception:
-                logger.exception("run %s could not be tended; it is tried again", run_id)
+            except EXPECTED:
+                raise  # the server is away, for all runs
+            except Exception as error:
+                self._troubles.setdefault(run_id, Outage(logger, f"run {run_id} cannot be tended")).begins(error)
+            else:
+                if run_id in self._troubles:
+                    self._troubles.pop(run_id).is_over()
         return pause_s
 
     def finish(self, limit_s: float = ALERTS_LIMIT_S) -> None:
@@ -115,8 +123,9 @@ class Coordinator:
                 pause_s = self._poll_interval_s
                 try:
                     pause_s = self.round()
-                except Exception:
-                    logger.exception("a round of the coordinator failed; it is tried again")
+                    self._outage.is_over()
+                except Exception as error:
+                    self._outage.begins(error)
                 stopped.wait(max(pause_s, LEAST_PAUSE_S))
         finally:
             self.finish()

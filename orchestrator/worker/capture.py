@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, TextIO
 
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.outages import Outage
 from orchestrator.settings import Settings
 from orchestrator.worker.log_file import HEAD_BYTES, READ_BYTES, empty, give_back, new_file, opened_anew
 from orchestrator.worker.log_records import capture_records, descriptor_of, stream_handlers
@@ -141,7 +142,7 @@ class DescriptorCapture:
         return lambda text: text.encode(errors="replace") in os.pread(self._fd, READ_BYTES, size)
 
     def _ship_for_ever(self) -> None:
-        pause = threading.Event()
+        pause, outage = threading.Event(), Outage(logging.getLogger(__name__), "logs of steps cannot be shipped")
         while True:
             self._wake.wait(SHIP_INTERVAL_S if self._left else None)
             pause.wait(SHIP_INTERVAL_S)
@@ -149,8 +150,9 @@ class DescriptorCapture:
                 if self._shipment and (size := os.fstat(self._fd).st_size) > self._shipped:
                     try:
                         self._ship(size)
-                    except Exception:
-                        logging.getLogger(__name__).warning("a log could not be shipped", exc_info=True)
+                        outage.is_over()
+                    except Exception as error:
+                        outage.begins(error)
                 self._left = [fd for fd in self._left if not _is_done_with(fd)]
 
 

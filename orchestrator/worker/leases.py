@@ -16,6 +16,7 @@ from celery.utils.log import get_logger
 
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.outages import Outage
 from orchestrator.worker.memory import watch_memory
 from orchestrator.worker.process import broker_url, current_process, pool_type_of
 from orchestrator.worker.running import CANCELLED, FENCED, TIMED_OUT, running
@@ -67,14 +68,16 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
         # A client of its own that gives up soon: through another connection it goes before the last renewal is over.
         ledger = Ledger(connect(broker_url(), retries=0, timeout_s=chosen.lease_s / 2), chosen.key_prefix)
         nudged = ledger.nudge_key(parent.hostname)
+        outage = Outage(logger, "leases cannot be renewed")
         while not self._over.is_set() or running.held():
             began = time.monotonic()
             try:
                 self._renew(parent, ledger)
                 pause_s = chosen.renewal_interval_s - (time.monotonic() - began)
+                outage.is_over()
                 ledger.client.blpop([nudged], max(0.05, pause_s))
             except Exception as error:
-                logger.warning("leases could not be renewed: %s", error)
+                outage.begins(error)
                 time.sleep(chosen.renewal_interval_s / 4)  # also at the end, while attempts are still being stopped
 
     def _renew(self, parent: Any, ledger: Ledger) -> None:

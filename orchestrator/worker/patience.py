@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from redis.exceptions import ConnectionError, TimeoutError
 
+from orchestrator.outages import Outage
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -18,8 +20,12 @@ def until_answered(call: Callable[[], T]) -> T:
 
     Who must not wait for so long is ended from outside, as by the draining of its worker.
     """
+    outage = Outage(logger, "what a step has come to cannot be recorded yet")
     while True:
         try:
-            return call()
+            answer = call()
         except (ConnectionError, TimeoutError) as error:
-            logger.warning("what a step has come to cannot be recorded yet, it is tried on: %s", error)
+            outage.begins(error)
+        else:
+            outage.is_over()
+            return answer

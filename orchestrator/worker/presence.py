@@ -23,6 +23,7 @@ from celery.utils.log import get_logger
 
 from orchestrator.ledger.presence import SIGN_OF_LIFE_S, WorkerCard, announce_worker, withdraw_worker
 from orchestrator.messages.former import take_over_former_queues
+from orchestrator.outages import Outage
 from orchestrator.settings import settings
 from orchestrator.worker.host_state import host_state
 from orchestrator.worker.keeping import flush_kept
@@ -85,6 +86,7 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
         except Exception as error:
             logger.warning("messages in the queues of a former version could not be taken over yet: %s", error)
         has_begun, twin = False, ""
+        outage = Outage(logger, "no sign of life can be sent")
         while not self._over.is_set():
             try:
                 before = announce_worker(client, prefix, replace(self._now(card, parent), twin=twin))
@@ -93,8 +95,9 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
                 twin = f"process {before.pid} of host {before.host}" if is_other and before else ""
                 has_begun = True
                 flush_kept()
+                outage.is_over()
             except Exception as error:
-                logger.warning("no sign of life could be sent: %s", error)
+                outage.begins(error)
             self._has_news.wait(SIGN_OF_LIFE_S)
             self._has_news.clear()
         try:

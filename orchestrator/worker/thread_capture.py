@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import Any, TextIO
 
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.outages import Outage
 from orchestrator.worker.log_records import capture_records, stream_handlers
 from orchestrator.worker.log_shipment import SHIP_INTERVAL_S, Shipment
 
@@ -68,7 +69,7 @@ class ThreadCapture:
 
 
 def _ship_open_logs() -> None:
-    pause = threading.Event()
+    pause, outage = threading.Event(), Outage(logging.getLogger(__name__), "logs of steps cannot be shipped")
     while True:
         _is_any_open.wait()
         pause.wait(SHIP_INTERVAL_S)
@@ -76,8 +77,9 @@ def _ship_open_logs() -> None:
         for shipment in list(_open_logs.values()):
             try:
                 shipment.send()
-            except Exception:
-                logging.getLogger(__name__).warning("a log could not be shipped", exc_info=True)
+                outage.is_over()
+            except Exception as error:
+                outage.begins(error)
         if _open_logs:
             _is_any_open.set()
 
