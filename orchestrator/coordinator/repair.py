@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import cast
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import last_sign_of_life
 from orchestrator.ledger.server_clock import ServerClock
 from orchestrator.ledger.values import Chain, ExpiredLease, Replaced, Tended, WaitingList
-from orchestrator.messages.queues import Named, list_key, lying_in, named_in
+from orchestrator.messages.queues import Named, entries, list_key, lying_in, named_in
 from orchestrator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -190,7 +189,7 @@ class Repair:
         return head_us
 
     def _look_at_head(self, key: str, waiting: WaitingList) -> float | None:
-        raw = cast(list[str], self._ledger.client.lrange(key, -HEAD_MESSAGES, -1))
+        raw = entries(self._ledger.client, key, -HEAD_MESSAGES, -1)
         for text in reversed(raw):
             named = named_in(text)
             if named is None:

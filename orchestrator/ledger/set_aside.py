@@ -78,6 +78,18 @@ def bury(client: redis.Redis, prefix: str, queue: str, entry: bytes, reason: str
         pipe.execute()
 
 
+def clear_the_way(client: redis.Redis, prefix: str, queue: str, list_key: str, at: float) -> str:
+    """Give the key of a queue's list another name if it is not a list. Return that name, else an empty text."""
+    kind = cast(str, client.type(list_key))
+    if kind in ("list", "none"):
+        return ""
+    number = client.hincrby(f"{prefix}:dead", f"{queue}\0keys", 1)
+    kept = f"{dead_key(prefix, queue)}:{kind}:{number}"
+    client.rename(list_key, kept)
+    bury(client, prefix, queue, b"", f"its key was a {kind}; it is {kept} now", at)
+    return kept
+
+
 def set_aside_in(client: redis.Redis, prefix: str, queues: Iterable[str]) -> list[SetAside]:
     """Return what was set aside of these queues and of all that have dead entries; queues without any are left out."""
     counts = cast(Mapping[str, str], client.hgetall(f"{prefix}:dead"))

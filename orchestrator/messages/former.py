@@ -6,13 +6,12 @@ They go to the queues of today, ours only: the name may well be another applicat
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
 
 import redis
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import RunUnknown
-from orchestrator.messages.queues import PRIORITY_LEVELS, list_key, named_in
+from orchestrator.messages.queues import PRIORITY_LEVELS, entries, list_key, named_in
 from orchestrator.settings import Settings
 
 PAGE = 500
@@ -41,8 +40,8 @@ def _ours(ledger: Ledger, key: str) -> Iterator[str]:
     known: dict[str, bool] = {}
     for begin in range(0, MOST, PAGE):
         try:
-            page = cast(list[str], ledger.client.lrange(key, -begin - PAGE, -begin - 1))
-        except (redis.ResponseError, UnicodeDecodeError):  # no list, or another application's bytes
+            page = entries(ledger.client, key, -begin - PAGE, -begin - 1)
+        except redis.ResponseError:  # another application's key, which is not a list
             return
         for message in reversed(page):
             named = named_in(message)

@@ -48,10 +48,19 @@ def queue_length(client: redis.Redis, queue: str) -> int:
 def named_in(message: str) -> Named | None:
     """Give the attempt that a message in a queue is for; None for one that is not of ours."""
     try:
-        _, named, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
-        return Named(named["run_id"], named["step"], named["attempt"])
+        _, fields, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
+        named = Named(fields["run_id"], fields["step"], fields["attempt"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    texts = (named.run_id, named.step)
+    is_ours = type(named.attempt) is int and all(isinstance(it, str) and it.isprintable() for it in texts)
+    return named if is_ours else None
+
+
+def entries(client: redis.Redis, key: str, begin: int, end: int) -> list[str]:
+    """Return entries of a list as LRANGE does. Bytes of somebody else's that are not UTF-8 are replaced."""
+    raw = cast(list[bytes], client.execute_command("LRANGE", key, begin, end, NEVER_DECODE=True))  # type: ignore[no-untyped-call]
+    return [entry.decode("utf-8", "replace") for entry in raw]
 
 
 def messages_ahead(client: redis.Redis, queue: str, level: int, named: Named) -> int | None:
@@ -70,7 +79,7 @@ def lying_in(client: redis.Redis, queue: str, level: int, wanted: Collection[Nam
     """Give those of the attempts that have a message in a list of a queue, wherever in it."""
     key, runs, found, begin = list_key(queue, level), {named.run_id for named in wanted}, set[Named](), 0
     # From the end where messages come in: what is taken from the other end meanwhile lets us skip none.
-    while page := cast(list[str], client.lrange(key, begin, begin + _PAGE - 1)):
+    while page := entries(client, key, begin, begin + _PAGE - 1):
         found |= {named for text in page if any(run_id in text for run_id in runs) and (named := named_in(text))}
         begin += len(page)
     return found & set(wanted)
@@ -79,7 +88,7 @@ def lying_in(client: redis.Redis, queue: str, level: int, wanted: Collection[Nam
 def _from_the_head(client: redis.Redis, key: str) -> Iterator[str]:
     """Give the messages of a list, the one that is taken next coming first."""
     seen = 0
-    while page := cast(list[str], client.lrange(key, -seen - _PAGE, -seen - 1)):
+    while page := entries(client, key, -seen - _PAGE, -seen - 1):
         yield from reversed(page)
         seen += len(page)
         if len(page) < _PAGE:

@@ -17,7 +17,7 @@ from kombu.log import get_logger
 from kombu.transport import redis, virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from orchestrator.messages.reading import BrokenMessage, ForeignMessage, OwnMessage, read_message
 from orchestrator.refusals import with_refusals
@@ -33,6 +33,9 @@ class Keeper(Protocol):
     """Who keeps what a worker must not run. `list_key` is the list that it lay in, without the broker's prefix."""
 
     def __call__(self, queue: str, list_key: str, entry: bytes, found: ForeignMessage | BrokenMessage, /) -> None: ...
+
+    def clear_the_way(self, queue: str, list_key: str, /) -> None:
+        """Move the key of that name elsewhere if it is not a list: none of the queues can be read meanwhile."""
 
 
 class CheckedMessage(virtual.Message):
@@ -62,6 +65,13 @@ class Channel(redis.Channel):
             except self.connection_errors:
                 self.client.connection.disconnect()
                 raise
+            except ResponseError as error:
+                if self.keeper is None or not str(error).startswith("WRONGTYPE"):
+                    raise
+                for queue in self.active_queues:
+                    for level in self.priority_steps:
+                        self.keeper.clear_the_way(queue, self._q_for_pri(queue, level))  # type: ignore[no-untyped-call]
+                raise Empty() from None
             if not answer:
                 raise Empty()
             list_key = bytes_to_str(answer[0])

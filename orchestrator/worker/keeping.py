@@ -12,7 +12,7 @@ import redis
 from celery.utils.log import get_logger
 
 from orchestrator.ledger.connection import connect
-from orchestrator.ledger.set_aside import bury, foreign_key, keep_foreign
+from orchestrator.ledger.set_aside import bury, clear_the_way, foreign_key, keep_foreign
 from orchestrator.messages.reading import BrokenMessage, ForeignMessage
 from orchestrator.messages.transport import Channel
 from orchestrator.settings import Settings
@@ -53,6 +53,11 @@ class Keeping:
             self.flush()
         except Exception as error:
             logger.warning("a message of queue %s cannot be set aside yet: %s", queue, error)
+
+    def clear_the_way(self, queue: str, list_key: str, /) -> None:
+        kept = clear_the_way(self._client, self._prefix, queue, self._broker_prefix + list_key, time.time())
+        if kept:
+            logger.error("the key %s of queue %s is not a list; it is called %s now", list_key, queue, kept)
 
     def flush(self) -> None:
         """Set aside what waits. Raise what Redis says; nothing is forgotten."""
@@ -96,7 +101,7 @@ def keep_what_is_not_ours(app_settings: Settings) -> None:
     """Let the consumers of this process hand what they must not run to the server's lists."""
     global _keeping
     _keeping = Keeping(app_settings)
-    Channel.keeper = staticmethod(_keeping)
+    Channel.keeper = _keeping
 
 
 def flush_kept() -> None:

@@ -6,7 +6,15 @@ import pytest
 
 from orchestrator.ledger import set_aside
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.set_aside import SetAside, bury, dead_key, foreign_key, keep_foreign, set_aside_in
+from orchestrator.ledger.set_aside import (
+    SetAside,
+    bury,
+    clear_the_way,
+    dead_key,
+    foreign_key,
+    keep_foreign,
+    set_aside_in,
+)
 
 
 @pytest.fixture
@@ -53,3 +61,18 @@ def test_the_dead_are_bounded_in_number_and_size_and_counted_all(
 
 def test_queues_of_which_nothing_was_set_aside_are_left_out(ledger: Ledger, queue: str) -> None:
     assert set_aside_in(ledger.client, ledger.prefix, [queue]) == []
+
+
+def test_a_key_that_is_no_list_gets_another_name_whole(ledger: Ledger, queue: str) -> None:
+    client = ledger.client
+    client.hset(queue, "a", "b")
+
+    kept = clear_the_way(client, ledger.prefix, queue, queue, 1.0)
+
+    assert client.hgetall(kept) == {"a": "b"}
+    assert client.type(queue) == "none"
+    client.lpush(queue, "message")
+    assert clear_the_way(client, ledger.prefix, queue, queue, 1.0) == ""
+    assert client.lrange(queue, 0, -1) == ["message"]
+    (found,) = set_aside_in(client, ledger.prefix, [])
+    assert kept in found.last_reason

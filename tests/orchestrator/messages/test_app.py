@@ -87,7 +87,7 @@ def test_making_an_app_connects_to_nothing_and_takes_over_nothing() -> None:
 
 def test_nobody_else_makes_an_app() -> None:
     # A process with other options sweeps unacked messages by a visibility timeout of its own.
-    made = re.compile(r"(?<![\w.])Celery\(")
+    made = re.compile(r"(?<![\w.])(?:Celery|PrivateApp)\(")
     files = [path for package in ("orchestrator", "workers") for path in (ROOT / package).rglob("*.py")]
 
     # celery_apps.py: the stand-in for the user's own app, which sends nothing.

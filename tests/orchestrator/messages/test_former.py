@@ -72,10 +72,13 @@ def test_our_messages_move_in_their_order_and_those_of_others_stay(
     (other, *_), ours = lying(client, pool)[-1:], lying(client, pool)[:-1]
     for key in keys_of(pool):
         client.lpush(key, THEIRS, "garbage")
+        client.rpush(key, b"\xff\xfe")
 
     assert take_over_former_queues(ledger, today) == 600
 
     assert lying(client, today.list_of(today.queue_of())) == ours
+    for key in keys_of(pool):
+        client.ltrim(key, 0, -2)
     assert sorted(lying(client, pool)) == sorted([other, *[THEIRS, "garbage"] * 4])
     assert take_over_former_queues(ledger, today) == 0
     assert states_of(ledger, run_id)["s0"] == "queued"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import pickle
+
 import pytest
 
 from orchestrator.ledger.values import Link
 from orchestrator.messages import queues
 from orchestrator.messages.dispatch import dispatch
-from orchestrator.messages.queues import Named, list_key, lying_in, messages_ahead, named_in
+from orchestrator.messages.queues import Named, list_key, lying_in, messages_ahead, named_in, queue_keys
 
 
 @pytest.fixture
@@ -58,6 +62,33 @@ def test_a_chain_stands_for_its_first_link(app, redis_client, queue) -> None:
 
     (message,) = redis_client.lrange(list_key(queue, 3), 0, -1)
     assert named_in(message) == Named("run", "a", 2)
+
+
+def body(**named) -> str:
+    return json.dumps({"body": base64.b64encode(json.dumps([[], named, {}]).encode()).decode()})
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        body(run_id=[], step="a", attempt=1),
+        body(run_id="r", step={}, attempt=1),
+        body(run_id="r", step="a", attempt="1"),
+        body(run_id="\ud800", step="a", attempt=1),
+        "[" * 100_000,
+    ],
+)
+def test_a_message_that_names_no_attempt_stands_for_nothing(message) -> None:
+    assert named_in(message) is None
+
+
+def test_entries_of_somebody_else_that_are_no_text_are_passed_over(app, redis_client, queue) -> None:
+    send(app, queue, "a", "b")
+    for key in queue_keys(queue):
+        redis_client.rpush(key, b"\xff\xfe", pickle.dumps({"run": "run"}), body(run_id=["run"], step="a", attempt=1))
+
+    assert messages_ahead(redis_client, queue, 3, Named("run", "b", 1)) == 3 + 3 + 1
+    assert lying_in(redis_client, queue, 3, {Named("run", "a", 1)}) == {Named("run", "a", 1)}
 
 
 @pytest.mark.parametrize("message", ["", "no JSON", "{}", '{"body": "W10="}', '{"body": "W1tdLCB7fSwge31d"}'])

@@ -176,6 +176,23 @@ def _with(value: Any, path: tuple[Any, ...], other: Any) -> Any:
     return copy
 
 
+def test_a_key_of_another_kind_in_the_place_of_a_queue_is_moved_and_kept(site, wait_until) -> None:
+    for level in (0, 3, 9):
+        key = list_key(site.queue, level)
+        if level == 0:
+            site.client.set(key, "x")
+        elif level == 3:
+            site.client.hset(key, "a", "b")
+        else:
+            site.client.sadd(key, "x")
+        wait_until(lambda key=key: site.client.type(key) == "none")
+
+    assert site.still_works()
+    kept = sorted(site.client.scan_iter(f"{dead_key(site.prefix, site.queue)}:*"))
+    assert [site.client.type(key) for key in kept] == ["hash", "set", "string"]
+    site.client.delete(*kept)
+
+
 def test_our_own_task_with_wrong_arguments_does_not_come_back(site, ours) -> None:
     entries = []
     for kwargs in ({}, {"run_id": "r"}, {"run_id": "r", "step": "a", "attempt": 1, "more": 2}, {"run_id": 1}, []):
@@ -280,9 +297,8 @@ def test_the_private_parts_of_kombu_that_the_transport_relies_on_are_there(owner
 
 def test_all_connections_of_our_app_have_our_transport(runs) -> None:
     app = runs.app
-    with app.connection_for_read() as reading, app.connection_for_write() as writing:
-        assert isinstance(reading.default_channel, Channel)
-        assert isinstance(writing.clone().default_channel, Channel)
+    with app.connection_for_read() as reading, reading.clone() as copy, app.connection_for_write() as writing:
+        assert all(isinstance(it.default_channel, Channel) for it in (reading, copy, writing))
     with app.pool.acquire() as pooled, app.amqp.producer_pool.acquire() as producer:
         assert isinstance(pooled.default_channel, Channel)
         assert isinstance(producer.channel, Channel)
