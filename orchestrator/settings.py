@@ -174,6 +174,9 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         "INFO", description="Least level logged."
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How services log: text for people, or json, one object a line, for collectors."
+    )
     parent_pid: int | None = Field(
         None,
         ge=1,

@@ -17,7 +17,7 @@ PACKAGES = ("orchestrator", "workers")
 # Whole packages or modules, each with all that is inside it.
 MAY_WORKERS_IMPORT = (
     "definition", "plan", "ledger", "messages", "artifacts", "settings", "redis_url", "refusals", "process_tree",
-    "dispositions", "exit_status", "cores", "outages", "permissions", "temporary", "secrecy",
+    "dispositions", "exit_status", "cores", "log_format", "outages", "permissions", "temporary", "secrecy",
 )  # fmt: skip
 PURE = ("definition", "plan", "ledger.states", "redis_url")
 # Which part of the orchestrator imports which; what is not listed here may import nothing but itself.
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "redis_url": (),
     "permissions": (),
     "refusals": (),
+    "log_format": (),
     "outages": ("refusals",),
     "process_tree": (),
     "dispositions": (),

@@ -22,12 +22,16 @@ from orchestrator.definition.faults import OrchestratorError, did_you_mean
 from orchestrator.dispositions import heeded
 from orchestrator.exit_status import KnownChild
 from orchestrator.ledger.presence import present_workers
+from orchestrator.log_format import set_up_logging
 from orchestrator.messages.worker_command import worker_command
 from orchestrator.redis_url import masked_url
 from orchestrator.service_process import FLOWER, service_command
 from orchestrator.settings import Settings, settings
 
 FLOWER_RUNTIME_BUCKETS_S = (1, 10, 60, 600, 3600)  # few: each adds a series to /metrics for every step and worker
+
+
+logger = logging.getLogger(__name__)
 
 
 class PoolUnknown(OrchestratorError):
@@ -67,14 +71,14 @@ def serve() -> None:
     """Coordinate: send off due retries, mend what was lost, keep deadlines, tell people. Any number may run."""
     from orchestrator.coordinator.service import Coordinator
 
-    logging.basicConfig(level=settings().log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up_logging(settings().log_format, settings().log_level)
     # A signal that sets an event for which this thread is just beginning to wait would wait for itself, for ever.
     told: queue.SimpleQueue[int] = queue.SimpleQueue()
     for name in heeded(signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda signum, frame: told.put(signum))
     with open_session() as session:
         coordinator, stopped = Coordinator(session.ledger, session.app, session.settings), threading.Event()
-        click.echo(f"coordinator {coordinator.name} serves {masked_url(session.redis_url)}", err=True)
+        _say(f"coordinator {coordinator.name} serves {masked_url(session.redis_url)}")
         serving = threading.Thread(target=coordinator.serve, args=(stopped,), name="coordinator")
         serving.start()
         told.get()
@@ -95,9 +99,18 @@ def flower(port: int | None, address: str | None) -> None:
         options += [f"--max-tasks={chosen.flower_max_tasks}", "--purge-offline-workers=600"]
         options += [f"--task_runtime_metric_buckets={','.join(map(str, FLOWER_RUNTIME_BUCKETS_S))}"]
         shown = password if not chosen.flower_password else "as set"
-        click.echo(f"Flower on http://{host}:{number} (user {chosen.flower_user}, password {shown})", err=True)
+        _say(f"Flower on http://{host}:{number} (user {chosen.flower_user}, password {shown})")
         chosen = chosen.model_copy(update={"flower_password": SecretStr(password)})
         _run(session, chosen, service_command(FLOWER, *options), ("redis_url", "flower_password"))
+
+
+def _say(text: str) -> None:
+    """Say to people or, as a line of the log, to a collector what a service does."""
+    if settings().log_format == "json":
+        set_up_logging("json", settings().log_level)
+        logger.info("%s", text)
+    else:
+        click.echo(text, err=True)
 
 
 def _free_name(session: Session, pool: str) -> str:

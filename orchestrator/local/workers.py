@@ -32,7 +32,7 @@ from orchestrator.redis_url import normalise_redis_url
 from orchestrator.settings import PoolSettings, Settings
 from orchestrator.temporary import remove_folders_of
 
-_READY = re.compile(rb"\bready\.\s*$", re.MULTILINE)
+_READY = re.compile(rb"\bready\.(?:\s*$|\")", re.MULTILINE)
 RESTARTS = 10  # of a worker that was ready each time; more would help nobody
 _LOG_TAIL_LINES = 30
 _TERM_GRACE_S = 1.0

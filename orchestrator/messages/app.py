@@ -16,7 +16,7 @@ from kombu.entity import Queue
 
 from orchestrator.messages.transport import Messages
 from orchestrator.redis_url import celery_broker_url
-from orchestrator.settings import Settings
+from orchestrator.settings import Settings, settings
 
 
 class PrivateLoader(AppLoader):  # type: ignore[misc]
@@ -113,7 +113,8 @@ def run_command(app: Celery, command: click.Command, arguments: Sequence[str]) -
     from celery.bin.base import CLIContext
     from celery.bin.celery import celery
 
-    context = CLIContext(app=app, no_color=bool(os.environ.get("NO_COLOR")), workdir=None)
+    is_quiet = settings().log_format == "json"  # no banner
+    context = CLIContext(app=app, no_color=bool(os.environ.get("NO_COLOR")), workdir=None, quiet=is_quiet)
     parent = click.Context(celery, info_name="celery", obj=context)
     command.main(args=list(arguments), prog_name=command.name, parent=parent)
     raise AssertionError("click exits")

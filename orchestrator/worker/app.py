@@ -7,10 +7,12 @@ import sys
 from functools import partial
 from typing import Any
 
+import celery.apps.worker
 from celery import Celery
-from celery.signals import worker_process_init
+from celery.signals import after_setup_logger, after_setup_task_logger, worker_process_init
 
 from orchestrator.definition.faults import SettingsInvalid
+from orchestrator.log_format import format_all, say, set_up_logging
 from orchestrator.messages.app import create_app
 from orchestrator.settings import settings, withdraw_secrets
 from orchestrator.worker.consumer import StepConsumer
@@ -39,6 +41,11 @@ def _make_app() -> Celery:
     keep_what_is_not_ours(settings())
     connect_signals()
     worker_process_init.connect(partial(_prepare_child, made), weak=False)
+    if settings().log_format == "json":
+        set_up_logging("json", settings().log_level)  # until Celery does; children format as their worker does
+        celery.apps.worker.safe_say = say
+        after_setup_logger.connect(format_all)
+        after_setup_task_logger.connect(format_all)
     made.steps["worker"].add(Presence)
     made.steps["worker"].add(Leases)
     made.steps["worker"].add(Health)

@@ -22,6 +22,7 @@ from flower.views.monitor import Metrics
 from tornado.options import options as tornado_options
 from tornado.web import authenticated
 
+from orchestrator.log_format import set_up_logging
 from orchestrator.messages.app import run_command
 from orchestrator.secrecy import receive
 from orchestrator.settings import settings
@@ -137,6 +138,8 @@ def main(arguments: Sequence[str]) -> NoReturn:
     from orchestrator.worker.app import app
 
     install()
+    if settings().log_format == "json":
+        set_up_logging("json", settings().log_level)
     chosen = settings()
     if chosen.flower_password:
         os.environ.pop("FLOWER_BASIC_AUTH", None)  # would win

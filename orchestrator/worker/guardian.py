@@ -13,6 +13,7 @@ file, so it starts fast and stays small.
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import shutil
@@ -74,6 +75,15 @@ def watch(pid: int, children: dict[int, int], poll: select.poll) -> None:
         poll.register(descriptor, select.POLLIN)
 
 
+def say(text: str) -> None:
+    """Print a line as the worker logs its own (`orchestrator.log_format`, which this process must do without)."""
+    if sys.argv[3:] == ["json"]:
+        at = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+        line = {"time": at, "level": "WARNING", "logger": "guardian", "message": text, "process": os.getpid()}
+        text = json.dumps(line)
+    print(text, file=sys.stderr)
+
+
 def end(children: dict[int, int]) -> None:
     """Kill the children and all below them. Halted first, so that nothing starts anew meanwhile."""
     for descriptor in children:
@@ -90,9 +100,7 @@ def end(children: dict[int, int]) -> None:
             with suppress(OSError):
                 os.kill(pid, signal.SIGSTOP)
     if known:
-        print(
-            f"guardian: the worker is gone; ending {len(known)} processes that its steps had started", file=sys.stderr
-        )
+        say(f"guardian: the worker is gone; ending {len(known)} processes that its steps had started")
     limit = time.monotonic() + KILL_LIMIT_S
     while True:
         for pid in known:

@@ -26,6 +26,7 @@ from celery.utils.log import get_logger
 from orchestrator.dispositions import begin_with_own_signals, heeded
 from orchestrator.exit_status import KnownChild
 from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree, adopt_orphans, is_tracker, runs
+from orchestrator.settings import settings
 from orchestrator.temporary import make_temporary_folder, remove_temporary_folder, use_temporary_folder
 from orchestrator.worker import guardian
 from orchestrator.worker.failures import note_memory_events
@@ -71,7 +72,7 @@ def _set_up_main(sender: Any, **_: Any) -> None:
     try:
         os.close(os.pidfd_open(_main_pid))
         _guardian = KnownChild(
-            [sys.executable, "-I", "-S", guardian.__file__, str(_main_pid), _temporary],
+            [sys.executable, "-I", "-S", guardian.__file__, str(_main_pid), _temporary, settings().log_format],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
