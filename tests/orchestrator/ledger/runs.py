@@ -18,7 +18,7 @@ from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
 from orchestrator.settings import PoolSettings, Settings
 
-SETTINGS = Settings(pools={"cpu": PoolSettings(), "gpu": PoolSettings(queue="cuda")})
+SETTINGS = Settings(pools={"cpu": PoolSettings(queue="cpu"), "gpu": PoolSettings(queue="cuda")})
 RULES = tuple(TriggerRule)
 INSTANT_S = 1e-6  # a time that is over when somebody looks
 _numbers = count()

@@ -318,9 +318,9 @@ def test_links_carry_queue_priority_and_timeout(ledger: Ledger) -> None:
 def test_steps_are_staged_in_the_order_of_the_listing_as_the_script_says(ledger: Ledger) -> None:
     plan = graph({"z": "a", "a": ""}, {"z": "all_done"}).plan()
     assert list(staged_steps(plan, SETTINGS)) == [
-        StagedStep("z", '{"x":0,"q":"orc.cpu","p":5,"u":1,"t":"all_done"}', "", "",
+        StagedStep("z", '{"x":0,"q":"cpu","p":5,"u":1,"t":"all_done"}', "", "",
                    '{"pool":"cpu","run":"true","upstream":["a"]}'),
-        StagedStep("a", '{"x":1,"q":"orc.cpu","p":5,"n":"z"}', '["z"]', "", '{"pool":"cpu","run":"true"}'),
+        StagedStep("a", '{"x":1,"q":"cpu","p":5,"n":"z"}', '["z"]', "", '{"pool":"cpu","run":"true"}'),
     ]  # fmt: skip
 
 
