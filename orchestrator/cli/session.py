@@ -22,7 +22,7 @@ from redis.exceptions import (
 from orchestrator.definition.faults import OrchestratorError
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.redis_url import masked_url
+from orchestrator.redis_url import UNSERVED, masked_url
 from orchestrator.refusals import ServerRefuses
 from orchestrator.settings import STEP_VARIABLE, Settings, settings
 
@@ -96,6 +96,11 @@ def _knock(client: Redis, url: str) -> None:
     """See that the server answers and lets us in."""
     try:
         client.ping()
+        with contextlib.suppress(NoPermissionError):  # who may not ask finds out by what is refused
+            info = client.info("server")
+            kind = info.get("redis_mode") or info.get("server_mode")  # the second is Valkey's
+            if kind in ("cluster", "sentinel"):
+                raise ServerUnreachable(f"the Redis server at {masked_url(url)} is of a {kind}: {UNSERVED}")
     except (AuthenticationError, NoPermissionError) as error:
         server = f"the Redis server at {masked_url(url)}"
         if client.connection_pool.connection_kwargs.get("password"):

