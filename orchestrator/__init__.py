@@ -5,6 +5,7 @@ from orchestrator.definition.context import StopRequested, context
 from orchestrator.definition.faults import PipelineInvalid
 from orchestrator.definition.model import Pipeline
 from orchestrator.definition.pipelines import pipeline
+from orchestrator.definition.secrets import Secret
 from orchestrator.definition.steps import step
 
-__all__ = ["Pipeline", "PipelineBuilder", "PipelineInvalid", "StopRequested", "context", "pipeline", "step"]
+__all__ = ["Pipeline", "PipelineBuilder", "PipelineInvalid", "Secret", "StopRequested", "context", "pipeline", "step"]

@@ -6,27 +6,44 @@ The text is JSON in the form of `definition.wire`, or `{"$artifact": {...}}`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.artifacts.store import Artifact, ArtifactStore
+from orchestrator.definition.model import OutputRef
+from orchestrator.definition.secrets import HIDDEN, MASKED_CHARS, refer_to_secrets
 from orchestrator.definition.wire import NotWireable, from_wire, to_wire
 from orchestrator.definition.wire_scalars import KEYS, shown_scalar
 
 
-def encode_output(value: Any, inline_bytes: int, save: Callable[[Any], Artifact]) -> str:
-    """Give the text for the ledger; "" for None. Saves what is no JSON, or more than `inline_bytes` of it."""
+def encode_output(
+    value: Any, inline_bytes: int, save: Callable[[Any], Artifact], secrets: Mapping[str, str] | None = None
+) -> str:
+    """Return the text for the ledger; "" for None. Saves what is no JSON, or more than `inline_bytes` of it.
+
+    The text holds references in place of `secrets` (by param), since people are shown it.
+    """
     if value is None:
         return ""
     if _may_fit(value, inline_bytes):
         try:
-            text = json.dumps(to_wire(value), separators=(",", ":"), allow_nan=False)
+            text = _json_text(to_wire(value), secrets or {})
         except (NotWireable, RecursionError, ValueError):  # ValueError: an int of too many digits
             pass
         else:
-            if len(text.encode()) <= inline_bytes:
+            if text is not None and len(text.encode()) <= inline_bytes:
                 return text
     return json.dumps({"$artifact": save(value).as_json()}, separators=(",", ":"))
+
+
+def _json_text(wire: Any, secrets: Mapping[str, str]) -> str | None:
+    """Return the wire form as text without the secrets; None where a form holds one that cannot be taken out of it."""
+    text = json.dumps(wire, separators=(",", ":"), allow_nan=False)
+    hidden = {name: secret for name, secret in secrets.items() if len(secret) >= MASKED_CHARS}
+    if not any(json.dumps(secret)[1:-1] in text for secret in hidden.values()):
+        return text
+    text = json.dumps(refer_to_secrets(wire, hidden), separators=(",", ":"), allow_nan=False)
+    return None if any(json.dumps(secret)[1:-1] in text for secret in hidden.values()) else text
 
 
 def _may_fit(value: Any, limit: int) -> bool:
@@ -44,13 +61,15 @@ def _may_fit(value: Any, limit: int) -> bool:
     return least <= limit
 
 
-def decode_output(text: str, store: ArtifactStore) -> Any:
-    """Give the value back, from the store if it is kept there. Raises ArtifactMissing."""
+def decode_output(
+    text: str, store: ArtifactStore, param: Callable[[str, tuple[str | int, ...]], Any] | None = None
+) -> Any:
+    """Return the value, from the store if it is kept there; `param` looks secrets up. Raises ArtifactMissing."""
     if not text:
         return None
     wire = json.loads(text)
     artifact = artifact_of(wire)
-    return store.load(artifact) if artifact else from_wire(wire)
+    return store.load(artifact) if artifact else from_wire(wire, OutputRef, param)
 
 
 def artifact_of(wire: Any) -> Artifact | None:
@@ -83,6 +102,8 @@ def plain_json(wire: Any) -> Any:
                 return {_shown_key(name): plain_json(item) for name, item in pairs}
             if key in KEYS:
                 return shown_scalar(key, body)
+            if key == "$text":
+                return "".join(part if isinstance(part, str) else HIDDEN for part in body)
             if key == "$value":
                 _, parts, *first = body
                 return plain_json(parts[first[0]] if first else parts)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import time
 from collections.abc import Sequence
+
+import click
 
 from orchestrator.alerts.targets import read_target
 from orchestrator.definition.faults import PipelineInvalid
 from orchestrator.definition.loading import Definition, load, parse_params
 from orchestrator.definition.model import Pipeline
 from orchestrator.definition.params import ReadParams
+from orchestrator.definition.secrets import SecretValue
 from orchestrator.definition.typed import Unkept
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
@@ -51,11 +55,13 @@ def plan_of(
     params = parse_params(pairs, definition)
     if recorded is not None:
         params = ReadParams({name: recorded[name] for name in recorded if name in definition.params}) | params
+    params |= _secrets_asked_for(definition, params)
     if lost := {name: value for name, value in params.items() if isinstance(value, Unkept)}:
         raise PipelineInvalid(
             definition.name,
             [
-                f"the recorded value of param {name!r} cannot be used again: {value.reason}. Give it anew: -p {name}=…"
+                f"the recorded value of param {name!r} cannot be used again: {value.reason}. "
+                + (param.how_to_give if (param := definition.params[name]).is_secret else f"Give it anew: -p {name}=…")
                 for name, value in lost.items()
             ],
         )
@@ -65,6 +71,20 @@ def plan_of(
     began = time.perf_counter()
     plan = compile_pipeline(pipeline)
     return plan, time.perf_counter() - began
+
+
+def _secrets_asked_for(definition: Definition, params: ReadParams) -> ReadParams:
+    """Return the secrets that are missing, as the person at the terminal types them; nothing where there is none."""
+    missing = [
+        name
+        for name, param in definition.params.items()
+        if param.is_secret and (isinstance(params.get(name), Unkept) or (param.is_required and name not in params))
+    ]
+    if not (missing and sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        return ReadParams({})
+    return ReadParams(
+        {name: SecretValue(click.prompt(f"{name} (secret)", hide_input=True, err=True)) for name in missing}
+    )
 
 
 def _timeouts_in_vain(pipeline: Pipeline, settings: Settings) -> list[str]:

@@ -98,7 +98,7 @@ def _type_name(wire: Any) -> str:
     value = from_wire(wire, is_lenient=True)
     if isinstance(value, Unkept):  # its type is not there, but named
         return str(next(iter(value.wire.values()))[0])
-    return type(value).__name__
+    return "str" if isinstance(value, Template) else type(value).__name__  # a text that holds a secret
 
 
 def _command_text(command: Any) -> str:

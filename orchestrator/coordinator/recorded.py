@@ -12,6 +12,7 @@ from orchestrator.definition.faults import PipelineInvalid, did_you_mean
 from orchestrator.definition.model import FunctionCall, ParamRef, Pipeline, ShellCall, Step
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.params import Param, ReadParams, inferred_param, params_of_record
+from orchestrator.definition.secrets import Secret
 from orchestrator.definition.wire import from_wire, references
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.received import Past
@@ -57,7 +58,13 @@ class RecordedRun:
     @cached_property
     def params(self) -> ReadParams:
         """The params as they were when the run was submitted or last resumed; `Unkept` where none can be made again."""
-        return params_of_record(self.fields["params"])
+        return params_of_record(self.fields["params"], self.secrets)
+
+    @property
+    def secrets(self) -> list[str]:
+        """The params whose values were secret: of those nothing is kept."""
+        names: list[str] = json.loads(self.fields.get("secrets") or "[]")
+        return names
 
     @cached_property
     def code(self) -> dict[str, str]:
@@ -114,7 +121,11 @@ class RecordedDefinition:
             for reference in references(values_of(step))
             if isinstance(reference, ParamRef)
         }
-        return {name: inferred_param(name, value) for name, value in self.run.params.items() if name in read}
+        return {
+            name: Param(name, Secret[str]) if name in self.run.secrets else inferred_param(name, value)
+            for name, value in self.run.params.items()
+            if name in read
+        }
 
     @cached_property
     def pipeline(self) -> Pipeline:

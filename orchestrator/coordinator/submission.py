@@ -14,7 +14,7 @@ from celery import Celery
 from orchestrator.definition.code import code_id, code_of, code_text
 from orchestrator.definition.model import FunctionCall, ParamRef, Pipeline
 from orchestrator.definition.options import StepOptions
-from orchestrator.definition.params import params_text
+from orchestrator.definition.params import params_text, secrets_in
 from orchestrator.definition.wire import references, to_wire
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import Chain, Link, StagedStep
@@ -66,6 +66,9 @@ def run_fields(
         "code": code_text(code := code_of(pipeline)),
         "code_id": code_id(code),
     }
+    if secret_values := secrets_in(pipeline.params):
+        fields["secrets"] = _json(sorted(secret_values))
+        fields["secret_values"] = json.dumps(secret_values)  # the ledger keeps these apart, until the run ends
     if target:
         fields["target"] = target
     if pipeline.deadline_s or any(step.options.queue_timeout for step in pipeline.steps.values()):

@@ -17,9 +17,10 @@ from orchestrator.definition.names import PARAM_NAME, PIPELINE_NAME, STEP_NAME
 from orchestrator.definition.options import PipelineOptions, StepOptions
 from orchestrator.definition.params import PLAIN_TYPES, REQUIRED, Param, inferred_param
 from orchestrator.definition.references import parse_value
+from orchestrator.definition.secrets import SecretMark
 from orchestrator.definition.wire import references
 
-_DECLARATION_KEYS = ("type", "default", "description", "choices")
+_DECLARATION_KEYS = ("type", "default", "description", "choices", "secret")
 
 OneOrMany = Annotated[
     list[str],
@@ -68,6 +69,9 @@ class ParamDocument(BaseModel):
     default: Any = Field(None, description="Value for runs that give none.")
     description: str = Field("", description="What the param means, for people.")
     choices: list[Any] = Field([], description="The values that are allowed; all of the type if empty.")
+    secret: bool = Field(
+        False, description="Whether the value is text that is kept only while a run goes on, and shown to nobody."
+    )
 
 
 class StepDocument(StepOptions):
@@ -202,9 +206,14 @@ class PipelineFile:
             kind = Any if default is REQUIRED else inferred_param(name, default).type
         elif default is None:  # a default of null makes the param optional
             kind = kind | None
+        if body.get("secret"):
+            secret: Any = Annotated[PLAIN_TYPES.get(body.get("type") or "str", str), SecretMark()]
+            kind = secret | None if default is None else secret
         param = Param(name, kind, default, body.get("description", ""), tuple(body.get("choices", ())))
         try:
-            if not param.is_required:
+            if fault := param.declaration_fault:
+                self._faults.append(fault)
+            elif not param.is_required:
                 param.read(default)
         except ValueError as error:
             self._faults.append(f"default: {error}")

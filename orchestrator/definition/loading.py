@@ -164,6 +164,8 @@ def parse_params(pairs: Iterable[str], definition: Definition) -> ReadParams:
 
 
 def _read_text(param: Param, text: str) -> Any:
+    if param.is_secret:
+        return param.read(_secret_text(param.name, text))
     try:
         value = text if param.is_text else read_scalar(text)
     except ValueError:
@@ -174,6 +176,22 @@ def _read_text(param: Param, text: str) -> Any:
         if isinstance(value, str) and value == text:
             raise
     return param.read(text)  # such as a Literal of digits; else the fault shows what was written
+
+
+def _secret_text(name: str, text: str) -> str:
+    """Return a secret that was given as text, as `@FILE`, or as `@-` on standard input; `@@x` stands for the text @x.
+
+    One line break at the end of a file or of standard input is not part of it.
+    """
+    if not text.startswith("@") or text.startswith("@@"):
+        return text.removeprefix("@")
+    try:
+        read = sys.stdin.read() if text == "@-" else Path(text[1:]).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        what = "standard input" if text == "@-" else f"the file {text[1:]!r}"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ValueError(f"param {name!r}: {what} cannot be read: {reason}.") from None
+    return read.removesuffix("\n").removesuffix("\r")
 
 
 def _split(target: str) -> tuple[str, str | None]:

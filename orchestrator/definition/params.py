@@ -12,7 +12,7 @@ import copy
 import inspect
 import json
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,10 +21,12 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from orchestrator.definition.faults import did_you_mean
+from orchestrator.definition.secrets import HIDDEN, SecretValue, is_secret, may_be_none, secret_type_fault
 from orchestrator.definition.typed import NotRestorable, Unkept, take_apart
 from orchestrator.definition.wire import NotWireable, from_wire, is_whole, to_wire
 
 REQUIRED: Any = inspect.Parameter.empty
+SECRET_IS_GONE = "it is a secret, of which nothing is kept when a run has ended"
 PLAIN_TYPES: dict[str, type] = {
     "str": str,
     "int": int,
@@ -59,7 +61,12 @@ class Param:
     @property
     def is_text(self) -> bool:
         """Whether the values are text, so that one which looks like a number is text all the same."""
-        return self._plain_type is str
+        return self._plain_type is str or self.is_secret
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether the values are kept only while a run goes on, and never shown."""
+        return is_secret(self.type)
 
     @property
     def _plain_type(self) -> Any:
@@ -68,6 +75,8 @@ class Param:
     @property
     def type_name(self) -> str:
         """Give the type as a user would write it."""
+        if self.is_secret:
+            return "Secret[str]"
         plain = self._plain_type
         if isinstance(plain, type) and not typing.get_args(plain):
             return plain.__qualname__
@@ -76,8 +85,11 @@ class Param:
     def read(self, value: Any) -> Any:
         """Give the validated value; raises ValueError with a sentence that names the param.
 
-        The plain types are taken strictly (no text for a number, no bool for an int), but an int is a float.
+        The plain types are taken strictly (no text for a number, no bool for an int), but an int is a float. The value
+        of a secret becomes a SecretValue, and no sentence shows it.
         """
+        if self.is_secret:
+            return self._read_secret(value)
         try:
             checked = _adapter(self).validate_python(value, strict=True if _is_plain(self.type) else None)
         except ValidationError as error:
@@ -87,6 +99,39 @@ class Param:
             choices = ", ".join(map(repr, self.choices))
             raise ValueError(f"param {self.name!r} is {value!r}, which is none of {choices}.{guess}")
         return checked
+
+    def _read_secret(self, value: Any) -> SecretValue | None:
+        if value is None and may_be_none(self.type):
+            return None
+        if isinstance(value, SecretValue):
+            return value
+        if type(value) is not str:
+            raise ValueError(f"param {self.name!r} is a secret, and must be text, not {type(value).__name__}.")
+        return SecretValue(value)
+
+    @property
+    def how_to_give(self) -> str:
+        """Say how a value is given that the run lacks."""
+        if self.is_secret:
+            return (
+                f"Give it as -p {self.name}=@FILE, or as -p {self.name}=@- on standard input; at a terminal you are "
+                f"asked for it. Other users of the machine can see -p {self.name}=VALUE."
+            )
+        article = "an" if self.type_name[:1].lower() in "aeiou" else "a"
+        return f"Give {article} {self.type_name}."
+
+    @property
+    def declaration_fault(self) -> str:
+        """Say what is wrong with the declaration of a secret; an empty string if nothing is."""
+        if not self.is_secret:
+            return ""
+        if fault := secret_type_fault(self.type):
+            return f"param {self.name!r} {fault}"
+        if not self.is_required and not (self.default is None and may_be_none(self.type)):
+            return f"param {self.name!r} is a secret, so that None is its only possible default: code keeps no secrets."
+        if self.choices:
+            return f"param {self.name!r} is a secret, and so has no choices."
+        return ""
 
     def _refusal(self, value: Any, error: ValidationError) -> str:
         if _is_plain(self.type):
@@ -127,14 +172,15 @@ def bind_params(declared: Mapping[str, Param], given: Mapping[str, Any]) -> tupl
     What was given is validated, unless it is `ReadParams`; so is each default that is used.
     """
     faults = [f"there is no param {name!r}.{did_you_mean(name, declared)}" for name in given if name not in declared]
+    faults += [fault for param in declared.values() if (fault := param.declaration_fault)]
     values = {}
     for name, param in declared.items():
         if name in given and isinstance(given, ReadParams):
             values[name] = given[name]
             continue
         if name not in given and param.is_required:
-            article = "an" if param.type_name[:1].lower() in "aeiou" else "a"
-            faults.append(f"param {name!r} is missing; it has no default. Give {article} {param.type_name}.")
+            secret = "a secret and " if param.is_secret else ""
+            faults.append(f"param {name!r} is {secret}missing; it has no default. {param.how_to_give}")
             continue
         try:
             values[name] = param.read(given[name] if name in given else _own_copy(param.default))
@@ -151,6 +197,8 @@ def recorded_params(values: Mapping[str, Any]) -> tuple[ReadParams, list[str]]:
     recorded, faults = {}, []
     for name, value in values.items():
         recorded[name] = value
+        if isinstance(value, SecretValue):
+            continue
         try:
             wire = to_wire(value, typed=True)
             if is_whole(wire):
@@ -165,13 +213,24 @@ def recorded_params(values: Mapping[str, Any]) -> tuple[ReadParams, list[str]]:
 
 def params_text(values: Mapping[str, Any]) -> str:
     """Return the values as the record keeps them: JSON, in the typed form of `definition.wire`."""
-    return json.dumps({name: to_wire(value, typed=True) for name, value in values.items()})
+    wires = {
+        name: HIDDEN if isinstance(value, SecretValue) else to_wire(value, typed=True) for name, value in values.items()
+    }
+    return json.dumps(wires)
 
 
-def params_of_record(text: str) -> ReadParams:
-    """Return the values of `params_text`, `Unkept` for one that cannot be made again."""
+def secrets_in(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the texts of the secrets among the values of params."""
+    return {name: value.text for name, value in values.items() if isinstance(value, SecretValue)}
+
+
+def params_of_record(text: str, secrets: Collection[str] = ()) -> ReadParams:
+    """Return the values of `params_text`, `Unkept` for one that cannot be made again: the `secrets`, and others."""
     values: dict[str, Any] = {}
     for name, wire in json.loads(text).items():
+        if name in secrets:
+            values[name] = Unkept(wire, SECRET_IS_GONE)
+            continue
         try:
             values[name] = from_wire(wire) if is_whole(wire) else Unkept(wire)
         except NotRestorable as error:
@@ -181,7 +240,7 @@ def params_of_record(text: str) -> ReadParams:
 
 def is_kept(value: Any) -> bool:
     """Return whether the record can give this value of a param back, with its type."""
-    return is_whole(to_wire(value, typed=True))
+    return isinstance(value, SecretValue) or is_whole(to_wire(value, typed=True))
 
 
 def params_of_function(function: Callable[..., Any]) -> tuple[dict[str, Param], list[str]]:

@@ -15,7 +15,8 @@ from orchestrator.definition.callables import NoStep, import_path
 from orchestrator.definition.faults import OrchestratorError, PipelineInvalid, PipelineMisuse
 from orchestrator.definition.model import Pipeline
 from orchestrator.definition.params import Param, bind_params, params_of_function, recorded_params
-from orchestrator.definition.placeholder import site_being_built
+from orchestrator.definition.placeholder import SecretPlaceholder, site_being_built
+from orchestrator.definition.secrets import SecretValue
 
 _PACKAGE = str(Path(__file__).resolve().parent)
 
@@ -105,8 +106,11 @@ class PipelineFunction(NoStep):
             for name, parameter in inspect.signature(self.function).parameters.items()
             if parameter.kind is parameter.POSITIONAL_ONLY
         ]
-        named = {name: value for name, value in values.items() if name not in positional_only}
-        self.function(*[values[name] for name in positional_only], **named)
+        given = {
+            name: SecretPlaceholder(name) if isinstance(value, SecretValue) else value for name, value in values.items()
+        }
+        named = {name: value for name, value in given.items() if name not in positional_only}
+        self.function(*[given[name] for name in positional_only], **named)
 
     def __repr__(self) -> str:
         return f"<pipeline {self.name!r} of {self.function.__module__}:{self.function.__qualname__}>"

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Protocol
 
 from orchestrator.definition.callables import NoStep, WrappedFunction
 from orchestrator.definition.faults import PlaceholderMisuse
-from orchestrator.definition.model import OutputRef
+from orchestrator.definition.model import OutputRef, ParamRef
 
 
 class Site(Protocol):
@@ -97,8 +97,23 @@ class Placeholder:
         raise PlaceholderMisuse(f"{self._who()} cannot be {use}.")
 
 
+class SecretPlaceholder:
+    """Stands for a secret param. Pass it on to steps, at any depth of lists, tuples and dicts; they get the text."""
+
+    __slots__ = ("ref",)
+
+    def __init__(self, name: str) -> None:
+        self.ref = ParamRef(name)
+
+    def __repr__(self) -> str:
+        return f"<secret param {self.ref.param!r}>"
+
+    def _refuse(self, use: str) -> NoReturn:
+        raise PlaceholderMisuse(f"param {self.ref.param!r} is a secret, known to steps only: it cannot be {use}.")
+
+
 def _refusing(use: str) -> Callable[..., NoReturn]:
-    def refuse(self: Placeholder, *_: object) -> NoReturn:
+    def refuse(self: Placeholder | SecretPlaceholder, *_: object) -> NoReturn:
         self._refuse(use)
 
     return refuse
@@ -122,7 +137,10 @@ _REFUSED = {
 }
 for _use, _names in _REFUSED.items():
     for _name in _names.split():
-        setattr(Placeholder, f"__{_name}__", _refusing(_use))
+        for _kind in (Placeholder, SecretPlaceholder):
+            setattr(_kind, f"__{_name}__", _refusing(_use))
+for _name in ("iter", "len", "getitem"):
+    setattr(SecretPlaceholder, f"__{_name}__", _refusing("taken apart. Pass it to a step, and do that there"))
 
 
 def needed_step(site: Site, other: object) -> str:
@@ -141,6 +159,8 @@ def without_placeholders(site: Site, value: Any) -> Any:
     kind = type(value)
     if kind is Placeholder:
         needed_step(site, value)
+        return value.ref
+    if kind is SecretPlaceholder:
         return value.ref
     if kind is list:
         return [without_placeholders(site, item) for item in value]

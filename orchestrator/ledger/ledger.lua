@@ -17,7 +17,7 @@
 --                                   resumes (how often), resume_id, clock_step (last step of the server's clock that it
 --                                   was shifted by), limits (1: it has a deadline or queue timeouts), tended_at (only
 --                                   with limits), rerun_of (the run that this one is a rerun of), reuses (JSON list: the runs whose
---                                   outputs it has taken over)
+--                                   outputs it has taken over), secrets (JSON list: the params that are secret)
 --   {prefix}:{RUN}:graph    hash    step -> JSON: x place in the user's order, u upstreams (count, absent = 0), n next
 --                                   step of its chain, t trigger rule (absent = all_success), q queue, p priority,
 --                                   l timeout in seconds, w queue timeout in seconds, b lost attempts that it may have
@@ -39,6 +39,7 @@
 --                                   (running, and cancelled while its attempt is being stopped), or it has waited too
 --                                   long (queued, with a queue timeout)
 --   {prefix}:{RUN}:queued:<queue>:<level> zset  step -> when its message was last sent; one for each list of the broker
+--   {prefix}:{RUN}:secret   string  JSON: secret param -> its text; there only until the run ends
 --   {prefix}:{RUN}:past     hash    what resumes have replaced, so that the record of earlier attempts stays true:
 --                                   "params N" and "spec N step" as they were until the N-th resume (specs only of steps
 --                                   that have had an attempt), "output ATTEMPT step" of a step that was run again
@@ -69,7 +70,7 @@
 
 -- What a call works with; a function of the server keeps these between calls, so `enter` sets every one of them anew.
 local call, ARGS
-local RUN, BASE, GRAPH, CHILDREN, INPUTS, SPEC, STATE, JOIN, OUTPUT, DUE, EVENTS, UNCOUNTED, PAST, REUSED
+local RUN, BASE, GRAPH, CHILDREN, INPUTS, SPEC, STATE, JOIN, OUTPUT, DUE, EVENTS, UNCOUNTED, PAST, REUSED, SECRET
 local now_us, now
 local graphs  -- decoded graph entries of this call
 local counts  -- state -> change of its count in this call
@@ -83,7 +84,7 @@ local function enter(keys, args)
   GRAPH, CHILDREN, INPUTS, SPEC = BASE .. 'graph', BASE .. 'children', BASE .. 'inputs', BASE .. 'spec'
   STATE, JOIN, OUTPUT = BASE .. 'state', BASE .. 'join', BASE .. 'output'
   DUE, EVENTS, UNCOUNTED, PAST = BASE .. 'due', BASE .. 'events', BASE .. 'uncounted', BASE .. 'past'
-  REUSED = BASE .. 'reused'
+  REUSED, SECRET = BASE .. 'reused', BASE .. 'secret'
   local clock = call('TIME')
   now_us = clock[1] * 1000000 + clock[2]
   now = string.format('%.0f', now_us)
@@ -243,6 +244,7 @@ end
 -- Ends the run; the end of its last step or somebody's will has decided how.
 local function end_run(final, detail)
   call('HSET', RUN, 'state', final, 'ended_at', now)
+  call('DEL', SECRET)
   emit('run.' .. final, '', 0, detail)
   if final == 'failed' then call('HSET', RUN, 'alert_at', now, 'alert_tries', 0, 'alert_sent', '[]') end
 end
@@ -335,6 +337,18 @@ local function reused_steps()
   return found
 end
 
+-- Writes fields of the run from the arguments `name value ...` from `first` to `last`. `secret_values` among them goes
+-- where secrets are: nothing else of the run ever holds it.
+local function set_fields(first, last)
+  for index = first, last, 2 do
+    if ARGS[index] == 'secret_values' then
+      call('SET', SECRET, ARGS[index + 1])
+    else
+      call('HSET', RUN, ARGS[index], ARGS[index + 1])
+    end
+  end
+end
+
 local ops = {}
 
 -- stage stage_id step graph children inputs spec output reused ...: writes steps as the submit, the rerun or the resume of
@@ -373,7 +387,8 @@ function ops.start()
   if staged ~= steps then return redis.error_reply('STAGED are ' .. staged .. ' steps of ' .. steps) end
   take_staged(start_id, 6)
   call('HSET', RUN, 'state', 'queued', 'created_at', now, 'token', 0, 'open', steps, 'n:waiting', steps,
-    'start_id', start_id, unpack(ARGS, 5))
+    'start_id', start_id)
+  set_fields(5, #ARGS)
   set_deadline()
   emit('run.created', '', 0, '')
   local queued, worklist = {}, {}
@@ -399,12 +414,13 @@ end
 
 -- claim step attempt claim_id worker lease_us: a worker asks to begin an attempt.
 -- Returns {1, token, spec, params or '', import_path, pipeline, attempts that do not count against the retries, code_id,
--- step, output, ...} or {0, why not}. The same claim_id asking again (a reply was lost on the way) gets the same answer.
+-- secrets (JSON; '' = the run has none, 'null' = they are lost), step, output, ...} or {0, why not}. The same claim_id
+-- asking again (a reply was lost on the way) gets the same answer.
 function ops.claim()
   local step, wanted, claim_id, worker, lease_us = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], tonumber(ARGS[6])
   local owner = worker .. ' ' .. claim_id
-  local run_state, import_path, pipeline, last, created_at, code_id =
-    unpack(call('HMGET', RUN, 'state', 'import_path', 'pipeline', 'token', 'created_at', 'code_id'))
+  local run_state, import_path, pipeline, last, created_at, code_id, secrets =
+    unpack(call('HMGET', RUN, 'state', 'import_path', 'pipeline', 'token', 'created_at', 'code_id', 'secrets'))
   local state, attempt, token, _, holder = read(step)
   if attempt ~= wanted then return {0, 'attempt ' .. wanted .. ' is not current, the step is ' .. state .. ' at attempt ' .. attempt} end
   if state == 'queued' then
@@ -427,7 +443,9 @@ function ops.claim()
   if graph_of(step).m then params = call('HGET', RUN, 'params') or '' end
   local uncounted = 0
   if attempt > 1 then _, uncounted = uncounted_of(step) end
-  local reply = {1, tonumber(token), call('HGET', SPEC, step), params, import_path or '', pipeline, uncounted, code_id or ''}
+  secrets = secrets and (call('GET', SECRET) or 'null') or ''
+  local reply = {1, tonumber(token), call('HGET', SPEC, step), params, import_path or '', pipeline, uncounted, code_id or '',
+    secrets}
   local inputs = call('HGET', INPUTS, step)
   if inputs then
     for _, source in ipairs(cjson.decode(inputs)) do

@@ -107,7 +107,7 @@ class Ledger(LedgerReads):
         reply = self._call(run_id, "claim", step, attempt, claim_id, worker, round(lease_s * 1_000_000))
         if not reply[0]:
             return Refusal(reply[1])
-        _, token, spec, params, import_path, pipeline, uncounted, code_id, *outputs = reply
+        _, token, spec, params, import_path, pipeline, uncounted, code_id, secrets, *outputs = reply
         return Claim(
             token,
             json.loads(spec),
@@ -117,6 +117,7 @@ class Ledger(LedgerReads):
             uncounted,
             dict(zip(outputs[::2], outputs[1::2], strict=True)) if outputs else {},
             code_id,
+            json.loads(secrets) if secrets else {},
         )
 
     def commit(

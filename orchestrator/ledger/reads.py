@@ -196,6 +196,16 @@ class LedgerReads:
             lines, dropped = pipe.execute()
         return AttemptLog(tuple(lines), int(dropped or 0))
 
+    def secrets(self, run_id: str) -> dict[str, str] | None:
+        """Return the secret params of a run; None when it has some, and their values are gone."""
+        with self.client.pipeline(transaction=True) as pipe:
+            pipe.hget(self.key(run_id, "run"), "secrets")
+            pipe.get(self.key(run_id, "secret"))
+            names, texts = pipe.execute()
+        if not names:
+            return {}
+        return cast(dict[str, str], json.loads(texts)) if texts else None
+
     def past(self, run_id: str) -> Past:
         """Return what resumes have replaced of what earlier attempts were given."""
         return Past.of(cast(dict[str, str], self.client.hgetall(self.key(run_id, "past"))))

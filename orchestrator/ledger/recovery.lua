@@ -420,8 +420,8 @@ function ops.resume()
   end
   call('HDEL', RUN, 'ended_at', 'cancel_reason', 'deadline_at', 'tended_at', 'alert_at', 'alert_tries', 'alert_sent')
   if fields > 0 then
-    call('HDEL', RUN, 'deadline_s')
-    call('HSET', RUN, unpack(ARGS, 10, first - 1))
+    call('HDEL', RUN, 'deadline_s', 'secrets')
+    set_fields(10, first - 1)
   end
   call('HSET', RUN, 'state', started_at and 'running' or 'queued', 'resume_id', resume_id, 'open', reset,
     'n:waiting', reset, 'n:succeeded', kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from orchestrator.ledger.states import RunState, StepState
@@ -64,6 +64,7 @@ class Claim:
     uncounted: int  # attempts before this one that do not count against the step's retries
     outputs: dict[str, str]  # step -> JSON text of its output, "" for null
     code_id: str = ""  # of the submitted digests, see Ledger.submitted_code
+    secrets: dict[str, str] | None = field(default_factory=dict, repr=False)  # None: the server has lost them
 
 
 @dataclass(frozen=True, slots=True)

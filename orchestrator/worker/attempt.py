@@ -29,6 +29,7 @@ from orchestrator.worker.code_check import CodeCheck, CodeRefused
 from orchestrator.worker.failures import MESSAGE_CHARS, Failure, OutputNotStored, error_card, error_text, options_of
 from orchestrator.worker.host_faults import host_fault_behind
 from orchestrator.worker.interruption import interruptible, is_asked_in_thread, should_stop
+from orchestrator.worker.masking import NO_MASKS, Masks
 from orchestrator.worker.patience import until_answered
 from orchestrator.worker.process import INCARNATION, WorkerProcess
 
@@ -94,6 +95,7 @@ def run_attempt(
         return End(note=f"dropped: {claim.reason}", is_dropped=True)
 
     held = Held(run_id, step, attempt, owner_of(worker, INCARNATION, pid))
+    masks = Masks(claim.secrets.values()) if claim.secrets else NO_MASKS
     error: BaseException | None = None
     output = ""
     here = Attempt(
@@ -104,7 +106,7 @@ def run_attempt(
     code = code_check(process, run_id, claim)
     is_only = threading.current_thread() is threading.main_thread()
     try:
-        with process.capture.attempt(run_id, step, attempt, claim.token):
+        with process.capture.attempt(run_id, step, attempt, claim.token, masks):
             try:
                 with process_held(run_id, step), attempt_context(here, is_only=is_only), interruptible():
                     value = copy_context().run(call_step, claim, process.store, code)
@@ -113,6 +115,7 @@ def run_attempt(
                         value,
                         process.settings.inline_output_bytes,
                         lambda value: _saved(process, run_id, step, attempt, claim.token, value),
+                        claim.secrets,
                     )
             except BaseException as raised:  # KeyboardInterrupt too: whatever the step raises is its failure
                 error = raised
@@ -158,11 +161,11 @@ def run_attempt(
     if isinstance(error, CodeRefused):
         return _refuse(process, claim, held, error)
     if fault := host_fault_behind(error, here, process.store, process.settings.artifact_root):
-        return _put_back(process, claim, held, fault)
+        return _put_back(process, claim, held, fault, masks)
     if isinstance(error, StopRequested):
         ProcessTree(pid).wait()  # our worker ends what the step had started; before that no retry may begin
     failure = Failure.of(error, options_of(claim.spec), attempt - claim.uncounted)
-    told = failure.for_commit()
+    told = failure.for_commit(masks)
     ran, to_record = _code_ran(claim, code)
     told["detail"] |= ran
     commit = until_answered(
@@ -170,7 +173,7 @@ def run_attempt(
             run_id, step, attempt, claim.token, worker, failure.outcome, code=to_record, **told
         )
     )
-    return _finish(process, claim, held, commit, failure.error, failure.retry_in_s or 0.0)
+    return _finish(process, claim, held, commit, failure.error, failure.retry_in_s or 0.0, masks)
 
 
 def _end_call() -> None:
@@ -203,25 +206,26 @@ def _refuse(process: WorkerProcess, claim: Claim, held: Held, refused: CodeRefus
     return End(failure=AttemptRetrying(str(refused)))
 
 
-def _put_back(process: WorkerProcess, claim: Claim, held: Held, fault: HostFault) -> End:
+def _put_back(process: WorkerProcess, claim: Claim, held: Held, fault: HostFault, masks: Masks) -> End:
     """Put the attempt back because of a fault of the host, and let the main process of this worker know."""
     worker = held.owner.partition(" ")[0]
     # An input that cannot be read, or a log that cannot be kept, lets no step begin: it may go back in any case.
     has_begun = isinstance(fault, StoreUnusable) and not isinstance(fault, InputUnreadable)
-    detail = {"reason": str(fault), "host": socket.gethostname(), "worker": worker}
-    error = error_card(fault) if has_begun else None
+    reason = masks(str(fault))
+    detail = {"reason": reason, "host": socket.gethostname(), "worker": worker}
+    error = error_card(fault, masks) if has_begun else None
     answer = until_answered(
         lambda: process.ledger.put_back(
             held.run_id, held.step, held.attempt, detail, HOST_BACK_OFF, token=claim.token, error=error
         )
     )
-    hindrance = AttemptHindered(str(fault), fault.needed_bytes)
+    hindrance = AttemptHindered(reason, fault.needed_bytes)
     if isinstance(answer, Refusal):
         process.ledger.report_stopped(held, {"how": "it ended by itself", "worker": worker}, ended_alone=True)
         return End(failure=hindrance)
     dispatch(process.app, held.run_id, claim.pipeline, answer.ready)
     is_retried = answer.state is StepState.RETRYING
-    return End(failure=AttemptRetrying(str(fault)) if is_retried else hindrance, hindrance=hindrance)
+    return End(failure=AttemptRetrying(reason) if is_retried else hindrance, hindrance=hindrance)
 
 
 def _finish(
@@ -231,6 +235,7 @@ def _finish(
     commit: Commit | Refusal,
     error: BaseException | None,
     in_s: float,
+    masks: Masks = NO_MASKS,
 ) -> End:
     if isinstance(commit, Refusal):
         if not should_stop(held.run_id, held.step, held.attempt):  # else who asked for it tells, once all of it is gone
@@ -240,6 +245,6 @@ def _finish(
     dispatch(process.app, held.run_id, claim.pipeline, commit.ready)
     if error is None:
         return End(is_chain_going_on=commit.is_chain_going_on)
-    text = f"{type(error).__qualname__}: {error_text(error)}"[:MESSAGE_CHARS]
+    text = f"{type(error).__qualname__}: {error_text(error, masks)}"[:MESSAGE_CHARS]
     failure = AttemptRetrying(text, in_s) if commit.state is StepState.RETRYING else AttemptFailed(text)
     return End(failure=failure, traceback=error.__traceback__)

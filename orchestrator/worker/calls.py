@@ -42,6 +42,10 @@ _LOOK_MS = 50
 _user_code = UserCode()
 
 
+class SecretsLost(Exception):
+    """The run has secret params, and the server no longer has their values."""
+
+
 class CommandFailed(Exception):
     """A shell command ended with a code other than 0."""
 
@@ -53,6 +57,11 @@ def code_check(process: WorkerProcess, run_id: str, claim: Claim) -> CodeCheck:
 
 def call_step(claim: Claim, store: ArtifactStore, code: CodeCheck) -> Any:
     """Run what the claim's spec names and give its value. Every exception of the step's own code passes through."""
+    if claim.secrets is None:
+        raise SecretsLost(
+            "the server has lost the secret params of this run. Cancel the run, and resume it with them: "
+            "orchestrator resume RUN -p NAME=@FILE"
+        )
     chosen, options = settings(), claim.spec.get("options", {})
     pool = claim.spec["pool"]
     with _user_code.of(claim.import_path), user_celery_app(chosen, pool), server_as_the_pool_says(chosen, pool):
@@ -80,11 +89,20 @@ class _Values:
 
     def output(self, step: str, path: tuple[str | int, ...]) -> Any:
         if step not in self._decoded:
-            self._decoded[step] = decode_output(self._claim.outputs.get(step, ""), self._store)
+            self._decoded[step] = decode_output(self._claim.outputs.get(step, ""), self._store, self._secret)
         return _walk(self._decoded[step], path, f"output of step {step!r}")
 
+    def _secret(self, name: str, path: tuple[str | int, ...]) -> str:
+        """Return a secret that an output holds."""
+        secrets = self._claim.secrets or {}
+        if name not in secrets:
+            raise SecretsLost(f"an output holds the secret param {name!r}, which this run no longer has")
+        return secrets[name]
+
     def param(self, name: str, path: tuple[str | int, ...]) -> Any:
-        return _walk(from_wire(self._claim.params[name]), path, f"param {name!r}")
+        secret = (self._claim.secrets or {}).get(name)
+        value = from_wire(self._claim.params[name]) if secret is None else secret
+        return _walk(value, path, f"param {name!r}")
 
     def of_reference(self, reference: OutputRef | ParamRef) -> Any:
         """Return the value for a command: that of a param is plain JSON."""

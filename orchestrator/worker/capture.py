@@ -26,14 +26,17 @@ from orchestrator.settings import Settings
 from orchestrator.worker.log_file import HEAD_BYTES, READ_BYTES, empty, give_back, new_file, opened_anew
 from orchestrator.worker.log_records import capture_records, descriptor_of, stream_handlers
 from orchestrator.worker.log_shipment import SHIP_INTERVAL_S, Shipment
+from orchestrator.worker.masking import NO_MASKS, Masks
 from orchestrator.worker.thread_capture import ThreadCapture
 
 FILE_BYTES = 16 * 1024 * 1024  # of a noisy attempt's output kept before its head is given back
 
 
 class Capture(Protocol):
-    def attempt(self, run_id: str, step: str, attempt: int, token: int) -> AbstractContextManager[None]:
-        """Capture what is printed and logged inside the block; all of it is in the ledger at the block's end."""
+    def attempt(
+        self, run_id: str, step: str, attempt: int, token: int, masks: Masks = NO_MASKS
+    ) -> AbstractContextManager[None]:
+        """Capture what is printed and logged inside the block; it is in the ledger at the block's end, masked."""
 
 
 def capture_for_process(ledger: Ledger, settings: Settings) -> Capture:
@@ -72,14 +75,14 @@ class DescriptorCapture:
         self._is_installed = True
 
     @contextlib.contextmanager
-    def attempt(self, run_id: str, step: str, attempt: int, token: int) -> Iterator[None]:
+    def attempt(self, run_id: str, step: str, attempt: int, token: int, masks: Masks = NO_MASKS) -> Iterator[None]:
         if not self._is_installed:
             self._install()
         with self._lock:
             if self._fd < 0:
                 self._fd, self._writer = new_file()
             empty(self._fd)  # where nobody can tell of writers
-            self._shipment = Shipment(self._ledger, self._limit, run_id, step, attempt, token)
+            self._shipment = Shipment(self._ledger, self._limit, run_id, step, attempt, token, masks)
             self._shipped = self._freed = HEAD_BYTES
         os.dup2(self._writer, 1)
         os.dup2(self._writer, 2)
@@ -133,6 +136,10 @@ class DescriptorCapture:
 
     def is_open(self) -> bool:
         return self._shipment is not None
+
+    def masks(self) -> Masks:
+        shipment = self._shipment
+        return shipment.masks if shipment else NO_MASKS
 
     def is_behind(self, stream: Any) -> bool:
         return descriptor_of(stream) in (1, 2)

@@ -20,6 +20,7 @@ from orchestrator.exit_status import how_it_ended
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Commit, Held, Refusal, Replaced
 from orchestrator.messages.dispatch import dispatch_ready
+from orchestrator.worker.masking import NO_MASKS, Masks
 from orchestrator.worker.process import WorkerProcess
 
 TRACEBACK_CHARS = 16_000
@@ -59,8 +60,8 @@ class Failure:
             return cls(error, outcome, None)
         return cls(error, outcome, retry_delay_s(options, try_number, random.random()))
 
-    def for_commit(self) -> dict[str, Any]:
-        return {"detail": {"error": error_card(self.error)}, "retry_in_s": self.retry_in_s}
+    def for_commit(self, masks: Masks = NO_MASKS) -> dict[str, Any]:
+        return {"detail": {"error": error_card(self.error, masks)}, "retry_in_s": self.retry_in_s}
 
 
 def options_of(spec: Mapping[str, Any]) -> StepOptions:
@@ -159,24 +160,24 @@ def _oom_kills() -> int:
     return 0
 
 
-def error_card(error: BaseException) -> dict[str, Any]:
-    """Give an exception as the record keeps it: type, message, and a traceback without our own frames."""
+def error_card(error: BaseException, masks: Masks = NO_MASKS) -> dict[str, Any]:
+    """Give an exception as the record keeps it: type, message, and a traceback without our own frames; masked."""
     frames = error.__traceback__
     while frames and frames.tb_frame.f_globals.get("__name__", "").split(".")[0] in {
         "workers",
         "orchestrator",
     }:
         frames = frames.tb_next
-    text = "".join(tracebacks.format_exception(type(error), error, frames))
+    text = masks("".join(tracebacks.format_exception(type(error), error, frames)))  # before anything is cut off
     return {
         "type": type(error).__qualname__ if type(error).__module__ == "builtins" else exception_names(type(error))[0],
-        "message": error_text(error)[:MESSAGE_CHARS],
+        "message": error_text(error, masks)[:MESSAGE_CHARS],
         "traceback": text if len(text) <= TRACEBACK_CHARS else "…" + text[-TRACEBACK_CHARS:],
     }
 
 
-def error_text(error: BaseException) -> str:
+def error_text(error: BaseException, masks: Masks = NO_MASKS) -> str:
     try:
-        return str(error)
+        return masks(str(error))
     except Exception as raised:  # the user's own __str__
         return f"(its text cannot be read: {type(raised).__qualname__})"

@@ -21,6 +21,7 @@ from orchestrator.artifacts.faults import HostFault
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import Held
 from orchestrator.worker.log_shipment import Shipment
+from orchestrator.worker.masking import NO_MASKS, Masks
 
 HEAD_BYTES = 4096  # a whole block, so that freeing what follows leaves it alone
 READ_BYTES = 256 * 1024
@@ -128,7 +129,11 @@ def ship_what_is_left(log: LogOfChild | None, held: Held, ledger: Ledger, limit:
     token = ledger.token(held.run_id, held.step)
     if magic != _MAGIC or not token:
         return
-    shipment = Shipment(ledger, limit, held.run_id, held.step, held.attempt, token, written=lines)
+    secrets = ledger.secrets(held.run_id)
+    if secrets is None:
+        return  # the run has ended: what would have to be masked is not known any more
+    masks = Masks(secrets.values()) if secrets else NO_MASKS
+    shipment = Shipment(ledger, limit, held.run_id, held.step, held.attempt, token, masks, written=lines)
     while data := os.pread(log.file, READ_BYTES, at):
         at += len(data)
         shipment.add(data)

@@ -7,10 +7,13 @@ at all handlers of a record, so `Logger.callHandlers` is replaced (as sentry-sdk
 
 from __future__ import annotations
 
+import copy
 import logging
 import logging.handlers
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
+
+from orchestrator.worker.masking import NO_MASKS, Masks
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _NOT_OF_STEPS = ("celery.", "orchestrator.worker.")  # what workers log of themselves, whatever runs
@@ -25,6 +28,9 @@ class CapturedOutput(Protocol):
 
     def is_open(self) -> bool:
         """Whether a step runs here now."""
+
+    def masks(self) -> Masks:
+        """Return what masks the secrets of the step that runs here now."""
 
     def is_behind(self, stream: Any) -> bool:
         """Whether what is written to a stream is captured."""
@@ -42,10 +48,24 @@ def capture_records(output: CapturedOutput) -> None:
     def call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
         if not output.is_open() or (record.name.startswith(_NOT_OF_STEPS) and not record.name.startswith(_OF_STEPS)):
             original(logger, record)
-        elif not _is_shown(logger, record, output):
+            return
+        record = _masked(record, output.masks())  # for every handler: the worker's own log is read by people too
+        if not _is_shown(logger, record, output):
             handler.handle(record)
 
     logging.Logger.callHandlers = call_handlers  # type: ignore[method-assign,assignment]
+
+
+def _masked(record: logging.LogRecord, masks: Masks) -> logging.LogRecord:
+    if masks is NO_MASKS:
+        return record
+    masked = copy.copy(record)
+    masked.msg, masked.args = masks(_message(record)), None
+    if record.exc_info:
+        masked.exc_text = masks(logging.Formatter().formatException(record.exc_info))
+    if record.stack_info:
+        masked.stack_info = masks(record.stack_info)
+    return masked
 
 
 def _is_shown(logger: logging.Logger, record: logging.LogRecord, output: CapturedOutput) -> bool:

@@ -6,6 +6,7 @@ import threading
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.worker.log_lines import LogLines, kept_line
+from orchestrator.worker.masking import NO_MASKS, Masks
 from orchestrator.worker.patience import until_answered
 
 SHIP_INTERVAL_S = 0.5
@@ -19,11 +20,20 @@ class Shipment:
     """
 
     def __init__(
-        self, ledger: Ledger, limit: int, run_id: str, step: str, attempt: int, token: int, written: int = 0
+        self,
+        ledger: Ledger,
+        limit: int,
+        run_id: str,
+        step: str,
+        attempt: int,
+        token: int,
+        masks: Masks = NO_MASKS,
+        written: int = 0,
     ) -> None:
         self._ledger = ledger
         self._attempt = (run_id, step, attempt, token)
         self._limit = limit
+        self.masks = masks
         self._lines = LogLines()
         self._unsent: list[str] = []
         self.written = written  # lines that are finished, sent or not
@@ -65,4 +75,4 @@ class Shipment:
 
         Those that a dead child has left pass here in the worker's main process (`log_file`).
         """
-        return kept_line(line, left_out)
+        return kept_line(self.masks.cut(line) if left_out else self.masks(line), left_out)

@@ -15,6 +15,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.outages import Outage
 from orchestrator.worker.log_records import capture_records, stream_handlers
 from orchestrator.worker.log_shipment import SHIP_INTERVAL_S, Shipment
+from orchestrator.worker.masking import NO_MASKS, Masks
 
 _thread_log: ContextVar[Shipment | None] = ContextVar("thread_log", default=None)
 _watched: ContextVar[list[str] | None] = ContextVar("watched", default=None)
@@ -39,8 +40,8 @@ class ThreadCapture:
                 threading.Thread(target=_ship_open_logs, name="attempt-log", daemon=True).start()
 
     @contextlib.contextmanager
-    def attempt(self, run_id: str, step: str, attempt: int, token: int) -> Iterator[None]:
-        shipment = Shipment(self._ledger, self._limit, run_id, step, attempt, token)
+    def attempt(self, run_id: str, step: str, attempt: int, token: int, masks: Masks = NO_MASKS) -> Iterator[None]:
+        shipment = Shipment(self._ledger, self._limit, run_id, step, attempt, token, masks)
         mark = _thread_log.set(shipment)
         _open_logs[id(shipment)] = shipment
         _is_any_open.set()
@@ -53,6 +54,10 @@ class ThreadCapture:
 
     def is_open(self) -> bool:
         return _thread_log.get() is not None
+
+    def masks(self) -> Masks:
+        shipment = _thread_log.get()
+        return shipment.masks if shipment else NO_MASKS
 
     def is_behind(self, stream: Any) -> bool:
         return isinstance(stream, _Router)

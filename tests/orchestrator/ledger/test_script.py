@@ -23,7 +23,7 @@ from orchestrator.ledger.values import Claim, Held, Reused, StagedStep
 from orchestrator.plan.compile import compile_pipeline
 
 HEAD, _, CODE = SCRIPT.partition("\nlocal ")
-RUN_KEYS = dict(re.findall(r"^-- +\{prefix\}:\{RUN\}:(\S+) +(hash|zset|set|stream|list) ", HEAD, re.M))
+RUN_KEYS = dict(re.findall(r"^-- +\{prefix\}:\{RUN\}:(\S+) +(hash|zset|set|stream|list|string) ", HEAD, re.M))
 STAGED_KEY = "<part>~<stage_id>"  # there only while a submit or a resume is being prepared
 SERVER_KEYS = dict(re.findall(r"^-- +\{prefix\}:(\w+) +(hash|zset|set|stream|list) ", HEAD, re.M))
 OTHER_EVENTS = {
@@ -50,7 +50,9 @@ def full_run(ledger: Ledger) -> str:
         Step("f", FunctionCall("m:f")),
     ]
     plan = compile_pipeline(Pipeline("p", {step.name: step for step in steps}, {"x": 1}))
+    secrets = {"secrets": '["s"]', "secret_values": '{"s":"sesame"}'}
     fields = {"target": "p.py", "code": "{}", "alerts": "[]", "deadline_s": 3600, "rerun_of": "o", "reuses": '["o"]'}
+    fields |= secrets
     taken_over = {"f": Reused("o", 1)}
     run_id, _ = start(ledger, plan, params='{"x":1}', fields=fields, reused=taken_over)
     token = begin(ledger, run_id, "a")
@@ -60,7 +62,7 @@ def full_run(ledger: Ledger) -> str:
     begin(ledger, run_id, "c")
     ledger.report_lost(run_id, "c", 1, {}, owner="w")
     ledger.cancel(run_id, "enough")
-    ledger.resume(run_id, [("c", 1), ("d", 1), ("e", 0)], fields={"params": '{"x":2}', "deadline_s": 3600})
+    ledger.resume(run_id, [("c", 1), ("d", 1), ("e", 0)], fields={"params": '{"x":2}', "deadline_s": 3600} | secrets)
     ledger.commit(run_id, "c", 3, begin(ledger, run_id, "c", 3), "w", Outcome.FAILED, retry_in_s=0.0)
     return run_id
 
@@ -83,7 +85,7 @@ def test_the_keys_of_a_run_are_those_at_the_head_of_the_script(ledger: Ledger) -
     for step, attempt in (("c", 4), ("d", 1), ("e", 2)):
         ledger.commit(run_id, step, attempt, begin(ledger, run_id, step, attempt), "w", Outcome.SUCCEEDED)
     assert run_state(ledger, run_id) == "succeeded"
-    del of_run[f"{{{run_id}}}:due"], of_run[f"{{{run_id}}}:queued:cuda:3"]
+    del of_run[f"{{{run_id}}}:secret"], of_run[f"{{{run_id}}}:due"], of_run[f"{{{run_id}}}:queued:cuda:3"]
     assert keys_and_types(ledger) == of_run | beside
 
 
@@ -116,7 +118,8 @@ def test_the_fields_of_a_run_are_those_at_the_head_of_the_script(ledger: Ledger)
     run_id = full_run(ledger)
     ledger.cancel(run_id, "enough")
     ledger.client.set(f"{ledger.prefix}:clock", "[[1, 3600000000, 0]]")
-    ledger.resume(run_id, [("c", 1), ("d", 1), ("e", 0)], fields={"deadline_s": INSTANT_S, "limits": 1})
+    fields = {"deadline_s": INSTANT_S, "limits": 1, "secrets": '["s"]'}
+    ledger.resume(run_id, [("c", 1), ("d", 1), ("e", 0)], fields=fields)
     ledger.tend(run_id)
     alert_try = ledger.claim_alert(run_id, 60)
     ledger.report_alert(run_id, alert_try, [], retry_in_s=60)
