@@ -85,7 +85,7 @@ def shown_output(text: str) -> Any:
         return None
     wire = json.loads(text)
     artifact = artifact_of(wire)
-    return {"artifact": artifact.as_json()} if artifact else plain_json(wire)
+    return {"artifact": artifact.shown()} if artifact else plain_json(wire)
 
 
 def plain_json(wire: Any) -> Any:

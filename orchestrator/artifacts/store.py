@@ -39,6 +39,10 @@ class Artifact:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def shown(self) -> dict[str, Any]:
+        """Return what people and programs are shown of it."""
+        return {name: value for name, value in asdict(self).items() if name != "python"}
+
 
 class ArtifactMissing(Exception):
     """The store has no such artifact, or not with the bytes that were recorded."""

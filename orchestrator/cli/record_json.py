@@ -75,7 +75,7 @@ def _attempt_json(record: RunRecord, step: str, attempt: AttemptRecord) -> dict[
         "outcome": attempt.outcome.value if attempt.outcome else None,
         "error": attempt.error,
         **({"reason": attempt.reason} if attempt.reason else {}),
-        **({"code": attempt.code} if attempt.code else {}),
+        **({"code": attempt.code} if attempt.code and attempt.code.get("differs") else {}),
         **({"stopped": _stopped_json(attempt.stopped)} if attempt.stopped else {}),
         **_given_before_json(record, step, attempt),
     }

@@ -37,8 +37,9 @@ def _refuse(sender: Any, **_: Any) -> None:
     chosen = settings()
     try:
         with connect(broker_url(), retries=60) as client:
-            if chosen.parent_pid is None:  # a local worker shares its folder with nobody
-                _settle_store(client, chosen.key_prefix, chosen.artifact_root)
+            if chosen.parent_pid is not None:
+                return  # a local worker shares folder and name with nobody
+            _settle_store(client, chosen.key_prefix, chosen.artifact_root)
             _claim_name(client, chosen.key_prefix, sender.hostname)
     except OrchestratorError as fault:
         print(f"{type(fault).__name__}: {fault}", file=sys.stderr, flush=True)

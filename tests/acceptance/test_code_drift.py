@@ -36,4 +36,4 @@ def test_show_and_verify_say_which_step_ran_other_code_and_what_changed(place):
     assert "part.py" in remark
     attempts = {name: step["attempts"] for name, step in place.call("show", "last", "--json").json["steps"].items()}
     assert list(attempts["use"][0]["code"]["differs"]) == ["part.py"]
-    assert "differs" not in attempts["edit"][0]["code"]
+    assert "code" not in attempts["edit"][0]
