@@ -101,12 +101,13 @@ def test_a_dead_worker_is_found_though_its_lease_is_of_another_hour(clock_site, 
 def test_tokens_grow_when_the_clock_is_put_back(clock_site):
     server, site = clock_site
     site.fill_workers(1)
-    run = site.submit(KILLED.replace('wait_for("go")', "").replace("def killed():", "def again():"))
-    before = int(run.ended().state == "succeeded" and run.ledger.run_fields(run.run_id)["token"])
+    run = site.submit(KILLED.replace('wait_for("go")', 'assert context.attempt > 1, "as planned"'))
+    assert run.ended().state == "failed"
+    before = int(run.ledger.run_fields(run.run_id)["token"])
 
     server.put_clock(-HOUR_S)
-    run.resume("hold")
-    run.ended()
+    run.resume()
+    assert run.ended().state == "succeeded"
 
     assert int(run.ledger.run_fields(run.run_id)["token"]) > before
 
