@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -489,14 +490,19 @@ def run_with_one_failure(ledger, app, chosen, count: int) -> tuple[str, str, Pla
 def test_a_resume_of_twice_as_many_steps_takes_twice_the_time(
     ledger, app, chosen, messages_in, cpu_growth, is_staged_anew
 ) -> None:
-    renamed = chosen.model_copy(
-        update={"pools": {name: PoolSettings(queue=f"{pool.queue}.2") for name, pool in chosen.pools.items()}}
-    )
+    numbers = itertools.count()
+
+    def renamed() -> Settings:
+        """Return settings with other queues each time, so that every step is staged anew."""
+        end = next(numbers)
+        pools = {name: PoolSettings(queue=f"{pool.queue}.{end}") for name, pool in chosen.pools.items()}
+        return chosen.model_copy(update={"pools": pools})
 
     runs = [run_with_one_failure(ledger, app, chosen, count) for count in (5_000, 10_000)]
 
     def plan_and_resume(run_id: str, failing: str, plan: Plan) -> None:
-        resumption = plan_resume(read_run(ledger, run_id), plan, app, renamed if is_staged_anew else chosen)
+        settings = renamed() if is_staged_anew else chosen
+        resumption = plan_resume(read_run(ledger, run_id), plan, app, settings)
         resume(ledger, app, resumption)
         assert (len(resumption.staged) > 0) is is_staged_anew
         assert resumption.resets[0][0] == failing
