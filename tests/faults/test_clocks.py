@@ -109,7 +109,7 @@ def test_time_before_the_server_went_away_counts_and_time_after_it(server, serve
 
 
 def test_time_in_which_the_server_is_away_counts_for_no_deadline_and_no_queue_timeout(server, server_site):
-    away_s = 8
+    away_s = 12  # so long may a worker take to start afterwards
     site = server_site
     site.coordinate(2)
     run = site.submit(f"""
