@@ -13,6 +13,8 @@ import os
 import pickle
 import struct
 from collections.abc import Callable, Iterator
+from enum import Enum
+from operator import getitem
 from typing import Any, BinaryIO
 
 import cloudpickle
@@ -25,12 +27,23 @@ _EXACTLY: dict[str, Callable[[Any], Any]] = {
     "longlong": int, "ulonglong": int, "intc": int, "uintc": int, "str_": str.__str__, "bytes_": bytes,
 }  # fmt: skip
 
+_BY_VALUE: Any = Enum.__reduce_ex__
+
 
 class ExactPickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles NumPy's scalars exactly: left to itself, NumPy makes others of some, and drops NUL at the end of text."""
+    """Pickles NumPy's scalars and enum members exactly.
+
+    Left to itself, NumPy makes others of some, and drops NUL at the end of text. An enum looks its members up by
+    their values, and does not find those that equal nothing, as a function or nan.
+    """
 
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)
+        if isinstance(value, Enum):
+            reduce: Any = kind.__reduce_ex__
+            if reduce is _BY_VALUE and kind.__members__.get(value.name or "") is value:
+                return getitem, (kind, value.name)
+            return super().reducer_override(value)
         if kind.__module__ == "numpy" and (plain := _EXACTLY.get(kind.__name__)):
             return kind, (plain(value),)
         return super().reducer_override(value)

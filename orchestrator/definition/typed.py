@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 from enum import Enum
@@ -42,6 +43,9 @@ class Unkept:
 
     wire: Any
     reason: str = "the record keeps only what it shows"
+
+    def __hash__(self) -> int:  # it may stand in a set, or for the key of a mapping
+        return hash(json.dumps(self.wire, sort_keys=True))
 
 
 class _Form(NamedTuple):

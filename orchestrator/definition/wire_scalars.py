@@ -116,7 +116,8 @@ def _numpy_bytes_form(value: Any, name: str) -> dict[str, Any] | None:
         return None
     descr = importlib.import_module("numpy.lib.format").dtype_to_descr(dtype)
     try:
-        if _dtype(_listed(descr)) != dtype:
+        again = _dtype(_listed(descr))
+        if again != dtype or again.type is not type(value):  # numpy.record and other types of the same fields
             return None
     except (TypeError, ValueError):
         return None

@@ -97,14 +97,28 @@ def handed_over(command: str | Template, look_up: Callable[[OutputRef | ParamRef
             texts.append(f"${{{name}}}")
             if name in given.variables:
                 continue
+            value = look_up(part)
             if part.as_file:
                 folder = folder or stack.enter_context(_private_folder())
-                given.variables[name] = str(_value_file(folder / name, look_up(part)))
-            else:
-                given.variables[name] = _checked(shell_text(look_up(part)), written(part))
+            with _named(part):
+                if folder and part.as_file:
+                    given.variables[name] = str(_value_file(folder / name, value))
+                else:
+                    given.variables[name] = _checked(shell_text(value), written(part))
             given.written[name] = written(part)
         given.text = "".join(texts)
         yield given
+
+
+@contextlib.contextmanager
+def _named(reference: OutputRef | ParamRef) -> Iterator[None]:
+    """Name the reference whose value JSON cannot say: an int of too many digits, a list that holds itself."""
+    try:
+        yield
+    except ReferenceUnusable:
+        raise
+    except (RecursionError, ValueError) as error:
+        raise ReferenceUnusable(f"the value of {_braced(written(reference))} has no JSON form: {error}") from None
 
 
 def shell_text(value: Any) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 import datetime as dt
 import decimal
 import fractions
+import functools
 import json
 import math
 import pathlib
@@ -48,6 +49,14 @@ class Bits(IntFlag):
 
 class Ratio(float, Enum):
     HALF = 0.5
+
+
+class Odd(Enum):
+    """Members that are not found by their values: these equal nothing, not even a copy of themselves."""
+
+    NAN = math.nan
+    CALL = functools.partial(int, base=2)
+    TOKEN = object()
 
 
 class Pair(NamedTuple):
@@ -104,7 +113,7 @@ NUMPY_IN_LINE = [
 IN_LINE = [
     *NUMPY_IN_LINE, None, True, 0, -1, 10**4000, 1.5, -0.0, math.nan, math.inf, -math.inf, "", "é\0\u2028", "\ud83d",
     "\ud83d\ude00", "\U0001f600", Colour.RED, Word.A, Level.HIGH, Access.READ, Access.READ | Access.WRITE, Access(0),
-    Bits.ONE | Bits.TWO, Bits(8), Ratio.HALF, [], (), {}, [1, (2, [3])], (1,), {"$artifact": {"path": "x"}},
+    Bits.ONE | Bits.TWO, Bits(8), Ratio.HALF, *Odd, [], (), {}, [1, (2, [3])], (1,), {"$artifact": {"path": "x"}},
     {"$numpy": [1]},
     {1: "a", True + 1: "b", None: "c", (1, 2): "d", 1.5: "e", "$x": "f"}, {True: 1}, {"\ud83d": 1}, {Word.A: 1},
     {np.int64(1): 2}, collections.Counter("hello"), collections.Counter(),
@@ -114,6 +123,7 @@ IN_LINE = [
 STORED = [
     np.array(5), np.array([1, 2]), np.array((1, 2), dtype=[("a", "i4"), ("b", "f8")]), np.ma.masked_array([1], [True]),
     np.array([(1, 2)], dtype=np.dtype([("a", "i1"), ("b", "f8")], align=True))[0],
+    np.rec.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")])[0], np.rec.array([(1,)], dtype=[("a", "i4")]),
     b"", b"\0", bytearray(b"ab"), set(), {1, 2}, frozenset({"a"}), range(3), slice(1, 2), 1j, Ellipsis,
     decimal.Decimal("1.10"), fractions.Fraction(1, 3), uuid.UUID(int=5), pathlib.PurePosixPath("/a"),
     dt.date(2026, 1, 2), dt.datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=dt.timezone(dt.timedelta(hours=1))),

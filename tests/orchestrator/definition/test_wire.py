@@ -91,7 +91,13 @@ def test_a_value_whose_type_is_gone_is_a_fault_with_its_name_or_goes_on_unread(w
     with pytest.raises(NotRestorable, match=wire["$enum"][0]):
         from_wire(wire)
 
-    assert to_wire(from_wire([wire], is_lenient=True)) == [wire]
+    for around in (
+        [wire],
+        {"$dict": [[wire, 1]]},
+        {"$mapping": ["Counter", [[wire, 1]]]},
+        {"$value": ["set", [wire]]},
+    ):
+        assert to_wire(from_wire(around, is_lenient=True), typed=True) == around
 
 
 @pytest.mark.parametrize(

@@ -277,6 +277,27 @@ def test_a_value_that_no_variable_can_hold_names_its_reference(runs, shell, valu
     assert "file(params.value)" in error_of(record)
 
 
+@pytest.mark.parametrize("body", ["return 10**5000", "made = []; made.append(made); return made"])
+@pytest.mark.parametrize("reference", ["steps.give.output", "file(steps.give.output)"])
+def test_a_value_that_json_cannot_say_names_its_reference(runs, pipeline_from, body, reference):
+    record = runs.run(
+        pipeline_from(f"""
+            @step
+            def give():
+                {body}
+
+            told = PipelineBuilder("told")
+            told.add("give", give)
+            told.add("take", run="echo ${{{{ {reference} }}}}")
+        """)
+    )
+
+    error = record.steps["take"].attempts[-1].error
+    assert error["type"].endswith(":ReferenceUnusable")
+    assert "steps.give.output" in error["message"]
+    assert "has no JSON form" in error["message"]
+
+
 def test_what_a_command_leaves_running_with_its_standard_output_does_not_hold_the_step(runs, shell, tmp_path):
     gate = tmp_path / "gate"
     record = shell(f"(until [ -e {gate} ]; do sleep 0.05; done; echo late) & echo early; echo '{gate}' >&2")
