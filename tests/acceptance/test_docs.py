@@ -138,12 +138,13 @@ def test_the_worker_command_of_the_readme_serves_a_run_on_that_server(tmp_path: 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    url = {"ORCHESTRATOR_REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+    data = str(tmp_path / "data")
+    url = {"ORCHESTRATOR_REDIS_URL": f"redis://127.0.0.1:{port}/0", "ORCHESTRATOR_DATA_DIR": data}
     server = subprocess.Popen(
         [get_binary_path(), "--port", str(port), "--appendonly", "yes"], cwd=tmp_path, stdout=subprocess.DEVNULL
     )
     worker = subprocess.Popen(
-        shlex.split(command), cwd=tmp_path, env=environment() | url, start_new_session=True,
+        shlex.split(command), cwd=ROOT, env=environment() | url, start_new_session=True,  # in a checkout, as it says
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
-import time
 from datetime import datetime
 
 import psutil
-import pytest
 
 from orchestrator.process_tree import runs
 
@@ -134,20 +131,6 @@ def test_what_a_step_leaves_running_ends_with_the_run(place):
     assert place.processes() == []
 
 
-@pytest.mark.alone  # it measures time
-def test_the_first_step_starts_within_three_seconds_of_the_command(place):
-    file = place.write("good.py", GOOD)
-    took_s = []
-    for _ in range(3):
-        began = time.time()
-        done = place.call("run", file, "--json")
-        first = done.json["steps"]["one"]["attempts"][0]["started_at"]
-        took_s.append(datetime.fromisoformat(first).timestamp() - began)
-
-    print(f"first step after {', '.join(f'{seconds:.2f}' for seconds in took_s)} s")
-    assert statistics.median(took_s) < 3
-
-
 def test_two_runs_at_once_in_one_folder_both_succeed(place):
     file = place.write("busy.py", """
     import os, time
@@ -256,9 +239,9 @@ def test_yaml_and_python_run_alike(place):
     assert outputs == {"last": "got 16", "once": 8, "twice": 16}
 
 
-def celery_worker_of(process):
+def worker_of(process):
     members = psutil.Process(process.pid).children()
-    return next((member for member in members if "celery" in " ".join(member.cmdline())), None)
+    return next((member for member in members if "orchestrator.worker" in member.cmdline()), None)
 
 
 def test_a_local_worker_that_is_killed_is_started_again_and_the_run_goes_on(place, wait_until):
@@ -273,7 +256,7 @@ def test_a_local_worker_that_is_killed_is_started_again_and_the_run_goes_on(plac
     began = place.folder / "began"
     with place.start("run", file) as process:
         wait_until(began.exists, 20)
-        worker = celery_worker_of(process)
+        worker = worker_of(process)
         tree = worker.children(recursive=True)
         worker.kill()
         wait_until(lambda: len(began.read_text().split()) == 2, 20)
@@ -305,8 +288,8 @@ def test_a_step_that_kills_each_local_worker_fails_the_run_with_its_cause(place)
 def test_a_worker_that_dies_before_it_is_ready_is_told_with_the_end_of_its_log(place, wait_until):
     file = place.write("long.yaml", "steps: {long: {uses: 'time:sleep', args: [600]}}")
     with place.start("run", file) as process:
-        wait_until(lambda: celery_worker_of(process), 20)
-        celery_worker_of(process).kill()
+        wait_until(lambda: worker_of(process), 20)
+        worker_of(process).kill()
         out, err = process.communicate(timeout=30)
 
     assert process.returncode == 1  # it did not succeed, and no mistake of the user kept it from that
