@@ -11,7 +11,7 @@ import redis
 
 from orchestrator.ledger.received import Past
 from orchestrator.ledger.states import RunState, StepState
-from orchestrator.ledger.values import AttemptLog, Event, LeasedAttempt, Reused, RunUnknown, StagedStep
+from orchestrator.ledger.values import UNREADABLE, AttemptLog, Event, LeasedAttempt, Reused, RunUnknown, StagedStep
 
 EVENTS_PAGE = 5000
 RUNS_PAGE = 100
@@ -265,7 +265,11 @@ def token_in(text: str) -> int:
 
 
 def _event(entry: tuple[str, dict[str, str]]) -> Event:
+    """Return the event that one entry of the stream holds; `UNREADABLE` where somebody else wrote or changed it."""
     event_id, fields = entry
-    text = fields["detail"]
-    detail = json.loads(text) if text.startswith("{") else text
-    return Event(event_id, fields["event"], int(fields["at"]), fields["step"], int(fields["attempt"]), detail)
+    try:
+        text = fields["detail"]
+        detail = json.loads(text) if text.startswith("{") else text
+        return Event(event_id, fields["event"], int(fields["at"]), fields["step"], int(fields["attempt"]), detail)
+    except (KeyError, ValueError, RecursionError):
+        return Event(event_id, UNREADABLE, 0, "", 0, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -131,7 +132,8 @@ class StepRecord:
             detail = event.detail if isinstance(event.detail, dict) else {}
             last = self.attempts[-1]
             last.ended_at_us, last.ended_place = event.at_us, place
-            last.outcome = Outcome(detail.get("outcome", Outcome.CANCELLED))
+            outcome = detail.get("outcome", Outcome.CANCELLED)
+            last.outcome = Outcome(outcome) if outcome in tuple(Outcome) else None
             last.error = detail.get("error")
             last.code = detail.get("code")
             if event.event in _REPLACED:
@@ -173,24 +175,29 @@ class RunRecord:
     rerun_of: str | None = None
 
     def tell(self, events: Iterable[Event]) -> None:
-        """Take in the next events of the run."""
+        """Take in the next events of the run. What an event that makes no sense would say is left out: a record that
+        somebody has changed can still be looked at, and `verify` finds the event."""
         for event in events:
             self.events += 1
-            if event.event in REPAIRS:
-                self.repairs += 1
-            if event.step:
-                step = self.steps.get(event.step) or self.gone.setdefault(event.step, StepRecord())
-                step.tell(event, self.events, self.resumes)
-            elif event.event == "run.started":
-                self.state, self.started_at_us = RunState.RUNNING, event.at_us
-            elif event.event == "run.resumed":
-                self._resume(event)
-            elif event.event == "clock.shifted":
-                self._shift_due_times(round(event.detail["by_s"] * 1e6))
-            elif event.event in _RUN_ENDS:
-                self.state, self.ended_at_us = RunState(event.event.removeprefix("run.")), event.at_us
-                if isinstance(event.detail, dict):
-                    self.cancel_reason = event.detail.get("reason")
+            with suppress(AttributeError, IndexError, KeyError, TypeError, ValueError):
+                self._take(event)
+
+    def _take(self, event: Event) -> None:
+        if event.event in REPAIRS:
+            self.repairs += 1
+        if event.step:
+            step = self.steps.get(event.step) or self.gone.setdefault(event.step, StepRecord())
+            step.tell(event, self.events, self.resumes)
+        elif event.event == "run.started":
+            self.state, self.started_at_us = RunState.RUNNING, event.at_us
+        elif event.event == "run.resumed":
+            self._resume(event)
+        elif event.event == "clock.shifted":
+            self._shift_due_times(round(event.detail["by_s"] * 1e6))
+        elif event.event in _RUN_ENDS:
+            self.state, self.ended_at_us = RunState(event.event.removeprefix("run.")), event.at_us
+            if isinstance(event.detail, dict):
+                self.cancel_reason = event.detail.get("reason")
 
     def _shift_due_times(self, by_us: int) -> None:
         """Move what is still to come; what has been is told by the clock of its time."""

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from orchestrator.ledger.states import STEP_TRANSITIONS, RunState, StepState
-from orchestrator.ledger.values import Event, Reused
+from orchestrator.ledger.states import STEP_TRANSITIONS, Outcome, RunState, StepState
+from orchestrator.ledger.values import UNREADABLE, Event, Reused
 
 _STEP_STATES = {
     f"step.{'started' if it is StepState.RUNNING else it.value}": it for it in StepState if it is not StepState.WAITING
@@ -32,6 +32,14 @@ _REPLACED = {  # event -> the state that its step gets next, and how people are 
     "attempt.lost": (StepState.QUEUED, "was lost or handed over"),
     "attempt.handed_over": (StepState.QUEUED, "was lost or handed over"),
     "attempt.put_back": (StepState.RETRYING, "was put back"),
+}
+_OUTCOMES = {  # event that ends an attempt which had begun -> the outcomes that it may have
+    "step.succeeded": {Outcome.SUCCEEDED},
+    "step.failed": {Outcome.FAILED, Outcome.TIMED_OUT, Outcome.LOST},
+    "step.retrying": {Outcome.FAILED, Outcome.TIMED_OUT, Outcome.LOST},
+    "attempt.lost": {Outcome.LOST},
+    "attempt.handed_over": {Outcome.HANDED_OVER},
+    "attempt.put_back": {Outcome.PUT_BACK},
 }
 _NAMED = 3  # upstreams that a sentence names
 
@@ -90,6 +98,8 @@ class Replay:
         if event.event == "step.reused":
             return self._take_reused(event)
         self._is_beginning = event.event == "run.created"
+        if event.event == UNREADABLE:
+            return self._wrong(f"event {event.id} cannot be read")
         if kind == "run":
             self._take_run(event)
         elif kind == "step":
@@ -231,6 +241,7 @@ class Replay:
         if before is StepState.RUNNING and state is StepState.QUEUED and not follows:
             self._wrong(f"{_told(event)}, but attempt {attempt} has no end")
         if before is StepState.RUNNING:
+            self._check_outcome(event)
             self._open.pop(step, None)
         if state is StepState.RUNNING:
             self._open[step] = event.attempt
@@ -268,8 +279,16 @@ class Replay:
         if not is_running or step in self._replaced:
             self._wrong(f"{_told(event)}, but the step was {self._where(step)}")
         else:
+            self._check_outcome(event)
             self._open.pop(step)
             self._replaced[step] = event.event
+
+    def _check_outcome(self, event: Event) -> None:
+        """The event that ends an attempt says how it ended; who follows another one (`_REPLACED`) need not."""
+        may_be = _OUTCOMES.get(event.event)
+        outcome = event.detail.get("outcome") if isinstance(event.detail, dict) else None
+        if may_be and event.step in self._open and outcome not in may_be:
+            self._wrong(f"{_told(event)}, but the outcome of its attempt is {outcome}")
 
     def _is_judged(self, step: str) -> bool:
         return step in self.upstream and step in self.members and step not in self.unsure[0]

@@ -181,6 +181,10 @@ class AlertTry:
     incident: str
 
 
+UNREADABLE = "unreadable"
+"""The name of an event of which nothing but its id can be read: no part of ours wrote it as it is now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One change. `id` orders events and continues a reading; `detail` is parsed JSON or plain text."""

@@ -15,6 +15,7 @@ from runs import RULES, SETTINGS, Graph, begin, graph, run_state, start, start_g
 
 from orchestrator.coordinator.submission import staged_steps
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.record import read_record
 from orchestrator.ledger.replay import Replay, replay_events
 from orchestrator.ledger.script import SCRIPT
 from orchestrator.ledger.states import Outcome, RunState, StepState
@@ -255,6 +256,25 @@ TOLD_BY_EVENTS: dict[str, tuple[Callable[[Ledger], str], Tampering, str]] = {
         ended_run, changed("run.failed", event="run.succeeded"),
         r"run.succeeded \(event .*\), but with 1 failed and 0 cancelled steps the run is failed",
     ),
+    **{
+        f"an end of an attempt that {words}": (
+            make, changed(event, step, attempt, detail=detail),
+            rf"{event} of step '{step}' at attempt {attempt} \(event .*\), but the outcome of its attempt is {outcome}",
+        )
+        for words, make, event, step, attempt, detail, outcome in (
+            ("does not say how", half_a_run, "step.succeeded", "a", 2, "", "None"),
+            ("says something else", half_a_run, "step.failed", "x", 1, '{"outcome":"succeeded"}', "succeeded"),
+            ("says what there is not", half_a_run, "step.failed", "x", 1, '{"outcome":"vanished"}', "vanished"),
+            ("tells of no loss", ended_run, "attempt.lost", "b", 1, '{"outcome":"handed_over"}', "handed_over"),
+            ("tells of no return", put_back_run, "attempt.put_back", "a", 1, '{"outcome":"lost"}', "lost"),
+        )
+    },
+    **{
+        f"an event with {field}={text!r}": (
+            half_a_run, changed("step.failed", "x", 1, **{field: text}), r"event \S+ cannot be read",
+        )
+        for field, text in (("detail", "{garbage"), ("detail", "{" * 9), ("attempt", "first"), ("at", ""))
+    },
     "a run that was cancelled by nobody": (
         ended_run, changed("run.failed", event="run.cancelled"),
         r"run.cancelled \(event .*\), but with 1 failed and 0 cancelled steps the run is failed",
@@ -322,6 +342,17 @@ def test_the_events_alone_show(ledger: Ledger, case: str) -> None:
     told = replay_of(ledger, run_id).violations
     assert any(re.fullmatch(expected, sentence) for sentence in told), told
     assert set(told) <= set(sentences(ledger, run_id))
+
+
+@pytest.mark.parametrize("case", TOLD_BY_EVENTS)
+def test_a_record_that_is_wrong_can_be_looked_at(ledger: Ledger, case: str) -> None:
+    make, tamper, _ = TOLD_BY_EVENTS[case]
+    run_id = make(ledger)
+    steps = set(read_record(ledger, run_id).steps)
+
+    tamper(ledger, run_id)
+
+    assert set(read_record(ledger, run_id).steps) == steps
 
 
 def replay_of(ledger: Ledger, run_id: str) -> Replay:
@@ -477,6 +508,9 @@ def test_a_run_that_goes_on_is_seen_at_one_moment(ledger: Ledger) -> None:
     assert verify_run(ledger, run_id).violations == ()
 
 
+SUCCEEDED = '{"outcome":"succeeded"}'
+
+
 def run_in_layers(ledger: Ledger, count: int) -> str:
     """Return a run of so many steps, in layers of 100, all of which have succeeded."""
     names = [f"s{i}" for i in range(count)]
@@ -489,7 +523,7 @@ def run_in_layers(ledger: Ledger, count: int) -> str:
             for name in layer:
                 script(key, ["claim", name, 1, "c", "w", 6_000_000], pipe)
             for name, (_, token, *_) in zip(layer, pipe.execute(), strict=True):
-                script(key, ["commit", name, 1, token, "w", "succeeded", "{}", "", "", 0, ""], pipe)
+                script(key, ["commit", name, 1, token, "w", "succeeded", SUCCEEDED, "", "", 0, ""], pipe)
             pipe.execute()
     assert run_state(ledger, run_id) == "succeeded"
     return run_id
