@@ -146,8 +146,9 @@ def _children() -> dict[int, list[int]]:
     """Give the ids of the children of each process of the machine that has any."""
     below: dict[int, list[int]] = defaultdict(list)
     if not sys.platform.startswith("linux"):
-        for process in psutil.process_iter(["ppid"]):
-            below[process.info["ppid"]].append(process.pid)
+        for pid in psutil.pids():  # not process_iter: it passes over an id that another process has got meanwhile
+            with suppress(psutil.Error):
+                below[psutil.Process(pid).ppid()].append(pid)
         return below
     for entry in os.listdir("/proc"):  # thrice as fast as psutil, which looks at each process several times
         if entry.isdecimal():

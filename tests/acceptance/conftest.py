@@ -74,8 +74,9 @@ class Place:
     def processes(self) -> list[psutil.Process]:
         """Give what runs in this folder: servers, workers and steps inherit it from the command that started them."""
         found = []
-        for process in psutil.process_iter():
+        for pid in psutil.pids():
             with suppress(psutil.Error, OSError):
+                process = psutil.Process(pid)
                 if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(self.folder):
                     found.append(process)
         return found

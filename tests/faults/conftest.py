@@ -96,8 +96,9 @@ def is_guardian(process: psutil.Process) -> bool:
 def marked(mark: str) -> list[psutil.Process]:
     """Give the running processes whose mark begins with this one."""
     found = []
-    for process in psutil.process_iter():
+    for pid in psutil.pids():  # not process_iter, which passes over a process that has got the id of one it knew
         with suppress(psutil.Error, OSError):
+            process = psutil.Process(pid)
             if process.environ().get(MARK, "").startswith(mark) and is_running(process):
                 found.append(process)
     return found

@@ -54,8 +54,9 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 def _processes_of(data_dir: Path) -> list[str]:
     found = []
-    for process in psutil.process_iter():
+    for pid in psutil.pids():
         with suppress(psutil.Error, OSError):
+            process = psutil.Process(pid)
             place = str((data_dir / "valkey").resolve())
             is_zombie_of_ours = process.status() == psutil.STATUS_ZOMBIE and process.ppid() == os.getpid()
             if is_zombie_of_ours or process.cwd() == place:
