@@ -95,29 +95,58 @@ def run_attempt(
         return End(note=f"dropped: {claim.reason}", is_dropped=True)
 
     held = Held(run_id, step, attempt, owner_of(worker, INCARNATION, pid))
-    masks = Masks(claim.secrets.values()) if claim.secrets else NO_MASKS
-    error: BaseException | None = None
-    output = ""
     here = Attempt(
         run_id, step, attempt, claim.token, worker,
         lambda: process.store.make_folder(process.settings.checkpoint_dir(run_id, step)),
         lambda: should_stop(run_id, step, attempt),
     )  # fmt: skip
-    code = code_check(process, run_id, claim)
+    begun = _Begun(process, claim, held, here, code_check(process, run_id, claim), _masks_of(claim))
+    output, error = _run_step(begun)
+
+    if is_asked_in_thread(run_id, step, attempt):
+        return End(failure=AttemptStopped("the attempt was stopped"))
+    if error is None:
+        return _succeed(begun, output, follower)
+    return _end_otherwise(begun, error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """An attempt that holds its claim."""
+
+    process: WorkerProcess
+    claim: Claim
+    held: Held
+    here: Attempt
+    code: CodeCheck
+    masks: Masks
+
+
+def _masks_of(claim: Claim) -> Masks:
+    return Masks(claim.secrets.values()) if claim.secrets else NO_MASKS
+
+
+def _run_step(begun: _Begun) -> tuple[str, BaseException | None]:
+    """Return the output in the wire form, or what ended the step instead, KeyboardInterrupt and SystemExit among it.
+
+    Inputs are loaded and the output is saved here too, under the same capture of what is printed.
+    """
+    process, claim, here = begun.process, begun.claim, begun.here
+    pid, output, error = os.getpid(), "", None
     is_only = threading.current_thread() is threading.main_thread()
     try:
-        with process.capture.attempt(run_id, step, attempt, claim.token, masks):
+        with process.capture.attempt(here.run_id, here.step, here.attempt, claim.token, begun.masks):
             try:
-                with process_held(run_id, step), attempt_context(here, is_only=is_only), interruptible():
-                    value = copy_context().run(call_step, claim, process.store, code)
+                with process_held(here.run_id, here.step), attempt_context(here, is_only=is_only), interruptible():
+                    value = copy_context().run(call_step, claim, process.store, begun.code)
                     _end_call()
                     output = encode_output(
                         value,
                         process.settings.inline_output_bytes,
-                        lambda value: _saved(process, run_id, step, attempt, claim.token, value),
+                        lambda value: _saved(process, here.run_id, here.step, here.attempt, claim.token, value),
                         claim.secrets,
                     )
-            except BaseException as raised:  # KeyboardInterrupt too: whatever the step raises is its failure
+            except BaseException as raised:
                 error = raised
                 if not isinstance(raised, StopRequested):  # of a timeout: who asked waits for what the step has started
                     _end_call()
@@ -125,55 +154,66 @@ def run_attempt(
                 os._exit(0)
     except HostFault as raised:  # of the capture: the step has not begun
         error = raised
+    return output, error
 
-    if is_asked_in_thread(run_id, step, attempt):
-        return End(failure=AttemptStopped("the attempt was stopped"))
-    if error is None:
-        ran, to_record = _code_ran(claim, code)
-        commit = until_answered(
-            lambda: process.ledger.commit(
-                run_id,
-                step,
-                attempt,
-                claim.token,
-                worker,
-                Outcome.SUCCEEDED,
-                output=output,
-                follower=follower,
-                detail=ran,
-                code=to_record,
-            )
+
+def _succeed(begun: _Begun, output: str, follower: tuple[str, int]) -> End:
+    """Commit the success, and drop the checkpoints: if the step is ever run again, it begins anew."""
+    process, claim, here = begun.process, begun.claim, begun.here
+    ran, to_record = _code_ran(claim, begun.code)
+    commit = until_answered(
+        lambda: process.ledger.commit(
+            here.run_id,
+            here.step,
+            here.attempt,
+            claim.token,
+            here.worker,
+            Outcome.SUCCEEDED,
+            output=output,
+            follower=follower,
+            detail=ran,
+            code=to_record,
         )
-        end = _finish(process, claim, held, commit, None, 0.0)
-        if isinstance(commit, Commit) and (here.has_checkpoints or attempt > 1):
-            folder = process.settings.checkpoint_dir(run_id, step)
-            shutil.rmtree(folder, ignore_errors=True)  # if the step is ever run again, it begins anew
-        return end
+    )
+    end = _finish(process, claim, begun.held, commit, None, 0.0)
+    if isinstance(commit, Commit) and (here.has_checkpoints or here.attempt > 1):
+        shutil.rmtree(process.settings.checkpoint_dir(here.run_id, here.step), ignore_errors=True)
+    return end
+
+
+def _end_otherwise(begun: _Begun, error: BaseException) -> End:
+    """End an attempt that has no output: stopped, handed over, put back, or failed by what its step raised."""
+    process, claim, held, here, masks = begun.process, begun.claim, begun.held, begun.here, begun.masks
     if isinstance(error, StopRequested) and not error.is_timeout:
         return End(failure=AttemptStopped("the attempt was stopped"))  # who asked for it tells the ledger
     if isinstance(error, HandedOver):
-        replaced = until_answered(
-            lambda: process.ledger.hand_over(run_id, step, attempt, "the step handed over", token=claim.token)
-        )
-        if isinstance(replaced, Replaced):
-            dispatch(process.app, run_id, claim.pipeline, replaced.ready)
-        return End(failure=AttemptRetrying("the step handed over"))
+        return _hand_over(process, claim, held)
     if isinstance(error, CodeRefused):
         return _refuse(process, claim, held, error)
     if fault := host_fault_behind(error, here, process.store, process.settings.artifact_root):
         return _put_back(process, claim, held, fault, masks)
     if isinstance(error, StopRequested):
-        ProcessTree(pid).wait()  # our worker ends what the step had started; before that no retry may begin
-    failure = Failure.of(error, options_of(claim.spec), attempt - claim.uncounted)
-    told = failure.for_commit(masks)
-    ran, to_record = _code_ran(claim, code)
-    told["detail"] |= ran
+        ProcessTree(os.getpid()).wait()  # our worker ends what the step had started; before that no retry may begin
+    failure = Failure.of(error, options_of(claim.spec), held.attempt - claim.uncounted)
+    words = failure.for_commit(masks)
+    ran, to_record = _code_ran(claim, begun.code)
+    words["detail"] |= ran
     commit = until_answered(
         lambda: process.ledger.commit(
-            run_id, step, attempt, claim.token, worker, failure.outcome, code=to_record, **told
+            held.run_id, held.step, held.attempt, claim.token, here.worker, failure.outcome, code=to_record, **words
         )
     )
     return _finish(process, claim, held, commit, failure.error, failure.retry_in_s or 0.0, masks)
+
+
+def _hand_over(process: WorkerProcess, claim: Claim, held: Held) -> End:
+    reason = "the step handed over"
+    replaced = until_answered(
+        lambda: process.ledger.hand_over(held.run_id, held.step, held.attempt, reason, token=claim.token)
+    )
+    if isinstance(replaced, Replaced):
+        dispatch(process.app, held.run_id, claim.pipeline, replaced.ready)
+    return End(failure=AttemptRetrying(reason))
 
 
 def _end_call() -> None:
