@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,13 +15,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("orchestrator", "workers")
 
-# Whole packages or modules, each with all that is inside it.
-MAY_WORKERS_IMPORT = (
-    "definition", "plan", "ledger", "messages", "artifacts", "settings", "redis_url", "refusals", "process_tree",
-    "dispositions", "exit_status", "cores", "log_format", "outages", "permissions", "temporary", "secrecy",
-)  # fmt: skip
 PURE = ("definition", "plan", "ledger.states", "redis_url")
-# Which part of the orchestrator imports which; what is not listed here may import nothing but itself.
+# Which part of the orchestrator imports which, with all that is inside it; `cli` may import everything but `worker`.
 MAY_IMPORT = {
     "definition": (),
     "plan": ("definition",),
@@ -41,7 +37,7 @@ MAY_IMPORT = {
     "ledger": ("definition", "redis_url", "refusals"),
     "artifacts": ("definition", "permissions"),
     "messages": ("definition", "ledger", "plan", "redis_url", "refusals", "service_process", "settings"),
-    "alerts": ("artifacts", "definition", "ledger", "settings", "times"),
+    "alerts": ("definition", "ledger", "settings", "times"),
     "coordinator": ("alerts", "artifacts", "definition", "ledger", "messages", "outages", "plan", "settings", "times"),
     "local": (
         "definition",
@@ -51,6 +47,22 @@ MAY_IMPORT = {
         "permissions",
         "process_tree",
         "redis_url",
+        "secrecy",
+        "settings",
+        "temporary",
+    ),
+    "worker": (
+        "artifacts",
+        "cores",
+        "definition",
+        "dispositions",
+        "exit_status",
+        "ledger",
+        "log_format",
+        "messages",
+        "outages",
+        "process_tree",
+        "refusals",
         "secrecy",
         "settings",
         "temporary",
@@ -107,17 +119,6 @@ def test_nothing_imports_the_code_of_workers() -> None:
     assert [m for m in others if any(is_inside(i, "orchestrator.worker", "workers") for i in imports(m))] == []
 
 
-def test_the_workers_import_only_the_shared_core() -> None:
-    allowed = tuple(f"orchestrator.{part}" for part in MAY_WORKERS_IMPORT)
-    assert {
-        (module, imported)
-        for module in MODULES
-        if is_inside(module, "orchestrator.worker")
-        for imported in imports(module)
-        if top(imported) == "orchestrator" and not is_inside(imported, "orchestrator.worker", *allowed)
-    } == set()
-
-
 @pytest.mark.parametrize("part", sorted(MAY_IMPORT))
 def test_each_part_imports_only_what_is_below_it(part: str) -> None:
     allowed = tuple(f"orchestrator.{name}" for name in (part, *MAY_IMPORT[part]))
@@ -129,9 +130,35 @@ def test_each_part_imports_only_what_is_below_it(part: str) -> None:
     } == set()
 
 
+@pytest.mark.parametrize("part", sorted(MAY_IMPORT))
+def test_each_part_uses_all_that_it_may_import(part: str) -> None:
+    used = {imported for module in inside(part) for imported in imports(module)}
+    assert [name for name in MAY_IMPORT[part] if not any(is_inside(u, f"orchestrator.{name}") for u in used)] == []
+
+
 def test_every_part_has_its_place() -> None:
     parts = {module.split(".")[1] for module in MODULES if top(module) == "orchestrator" and "." in module}
-    assert parts == {*MAY_IMPORT, "cli", "worker"}
+    assert parts == {*MAY_IMPORT, "cli"}
+
+
+def test_the_table_of_the_docs_says_what_is_held_here() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    table = page.partition("| part | may import of `orchestrator` |")[2].partition("\n\n")[0]
+    shown: dict[str, tuple[str, ...]] = {}
+    for row in table.splitlines()[2:]:
+        parts, below = (re.findall(r"\w+", cell) for cell in row.strip("|").split("|"))
+        shown |= dict.fromkeys(parts, () if below == ["nothing"] else tuple(below))
+    assert shown == {**MAY_IMPORT, "cli": ("everything", "but", "worker")}
+
+
+def test_every_file_that_the_docs_name_is_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    named = set(re.findall(r"`([\w/]+\.(?:py|lua|toml))`", page))
+    # One that follows `folder/name.py` in its row may leave the folder out.
+    there = {str(path.relative_to(ROOT)) for path in ROOT.glob("[a-z]*/**/*.*")} | {"docker-compose.yml"}
+    known = {end for path in there for end in (path, path.removeprefix("orchestrator/"), Path(path).name)}
+    assert named
+    assert named - known == set()
 
 
 def test_nobody_imports_the_commands_but_the_commands() -> None:
