@@ -16,6 +16,7 @@ So who asks goes on asking until the attempt has ended. Raised is once: a repeat
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # without the enums of `signal`, which cost as much as the call
 import contextlib
 import mmap
 import os
@@ -105,9 +106,8 @@ def _listen() -> None:
             # billiard's own handler would let the step itself end as if it had called sys.exit: SIGHUP, SIGQUIT, …
             if number != signal.SIGTERM and signal.getsignal(number) is _before:
                 signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR1, _stop)
-    signal.signal(signal.SIGUSR2, _stop)
-    signal.signal(signal.SIGTERM, _terminate)
+    for number, handler in _HANDLERS:
+        _signal.signal(number, handler)
 
 
 def _be_ordinary() -> None:
@@ -186,3 +186,6 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
     else:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+_HANDLERS = (int(signal.SIGUSR1), _stop), (int(signal.SIGUSR2), _stop), (int(signal.SIGTERM), _terminate)

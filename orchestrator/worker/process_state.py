@@ -270,6 +270,7 @@ class ProcessState:
     def __init__(self, aspects: tuple[Aspect, ...]) -> None:
         self._aspects = aspects
         self._before: list[Any] | None = None  # while a step runs
+        self._between: list[Any] | None = None  # what the last step has left as it was: nothing of ours changes it
         self._imported: dict[int, Any] = {}  # by aspect, what was there before the imports
         # Loggers are many. Between two steps nobody sets them up, so they are read once a step.
         self._loggers = LoggerStates()
@@ -278,16 +279,20 @@ class ProcessState:
     def begin(self) -> None:
         if self._loggers.look() or self._logging is None:
             self._logging = self._loggers.read()
-        self._before = [aspect.read() for aspect in self._aspects]
+        self._before, self._between = self._between or [aspect.read() for aspect in self._aspects], None
 
     def end(self) -> list[str]:
         """Put back what has changed since `begin`; return the names of what could not be put back."""
-        before, self._before = self._before or [], None
-        faults = [
-            aspect.name
-            for aspect, value in zip(self._aspects, before, strict=True)
-            if aspect.read() != value and not _is_put_back(aspect, value)
-        ]
+        before, self._before = self._before, None
+        if before is None:
+            return []
+        faults, has_changed = [], False
+        for aspect, value in zip(self._aspects, before, strict=True):
+            if aspect.read() != value:
+                has_changed = True
+                if not _is_put_back(aspect, value):
+                    faults.append(aspect.name)
+        self._between = None if has_changed else before
         if self._logging is not None and self._loggers.read() != self._logging:
             self._loggers.put_back(self._logging)
         return faults
@@ -306,6 +311,7 @@ class ProcessState:
 
     def go_back(self) -> None:
         """Take back what was adopted, but for loggers: the modules that brought it are dropped."""
+        self._between = None
         for number, value in self._imported.items():
             aspect = self._aspects[number]
             _is_put_back(aspect, value)
