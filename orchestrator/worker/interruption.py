@@ -106,8 +106,8 @@ def _listen() -> None:
             # billiard's own handler would let the step itself end as if it had called sys.exit: SIGHUP, SIGQUIT, …
             if number != signal.SIGTERM and signal.getsignal(number) is _before:
                 signal.signal(number, signal.SIG_DFL)
-    for number, handler in _HANDLERS:
-        _signal.signal(number, handler)
+    for signum, handler in _HANDLERS:
+        _signal.signal(signum, handler)
 
 
 def _be_ordinary() -> None:

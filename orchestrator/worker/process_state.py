@@ -46,7 +46,9 @@ _HANDLED = tuple(
 _TIMERS = int(signal.ITIMER_REAL), int(signal.ITIMER_VIRTUAL), int(signal.ITIMER_PROF)
 _SIG_BLOCK = int(signal.SIG_BLOCK)
 _SYS_LISTS = ("path", "meta_path", "path_hooks", "argv", "warnoptions")
-_SYS_NAMES = ("stdin", "excepthook", "unraisablehook", "displayhook", "breakpointhook", "dont_write_bytecode")
+_SYS_NAMES = (
+    "stdin", "excepthook", "unraisablehook", "displayhook", "breakpointhook", "dont_write_bytecode", "pycache_prefix",
+)  # fmt: skip
 _names_of_sys, _lists_of_sys = attrgetter(*_SYS_NAMES), attrgetter(*_SYS_LISTS)
 
 
@@ -162,11 +164,19 @@ def _read_interpreter() -> tuple[Any, ...]:
     return (
         sys.getrecursionlimit(), sys.getswitchinterval(), sys.get_int_max_str_digits(),
         gc.isenabled(), gc.get_threshold(), gc.get_debug(), socket.getdefaulttimeout(), faulthandler.is_enabled(),
+        sys.get_asyncgen_hooks(), sys.get_coroutine_origin_tracking_depth(), sys.getdlopenflags(), _stack_size(),
     )  # fmt: skip
 
 
+def _stack_size() -> int:
+    """Return the size of the stacks of new threads; to ask for it sets it to that of the system."""
+    if size := threading.stack_size():
+        threading.stack_size(size)
+    return size
+
+
 def _put_back_interpreter(values: tuple[Any, ...]) -> None:
-    recursion, switch, digits, is_collecting, threshold, debug, timeout, is_enabled = values
+    recursion, switch, digits, is_collecting, threshold, debug, timeout, is_enabled, *more = values
     sys.setrecursionlimit(recursion)
     sys.setswitchinterval(switch)
     sys.set_int_max_str_digits(digits)
@@ -174,6 +184,11 @@ def _put_back_interpreter(values: tuple[Any, ...]) -> None:
     gc.set_threshold(*threshold)
     gc.set_debug(debug)
     socket.setdefaulttimeout(timeout)
+    hooks, depth, flags, stack = more
+    sys.set_asyncgen_hooks(*hooks)
+    sys.set_coroutine_origin_tracking_depth(depth)
+    sys.setdlopenflags(flags)
+    threading.stack_size(stack)
     if is_enabled != faulthandler.is_enabled():
         with suppress(Exception):  # no standard error to write to
             (faulthandler.enable if is_enabled else faulthandler.disable)()
@@ -212,14 +227,29 @@ def _put_back_start_method(context: Any) -> None:
     multiprocessing.context._default_context._actual_context = context  # type: ignore[attr-defined]
 
 
-def _read_event_loops() -> Any:
-    return getattr(sys.modules.get("asyncio.events"), "_event_loop_policy", None)
+def _read_event_loops() -> tuple[Any, Any]:
+    events: Any = sys.modules.get("asyncio.events")
+    return (getattr(events, "_event_loop_policy", None), events._get_running_loop()) if events else (None, None)
 
 
-def _put_back_event_loops(policy: Any) -> None:
-    """Let the next step find no event loop of this one, nor the mark that there was one."""
-    if events := sys.modules.get("asyncio.events"):
-        events._event_loop_policy = policy  # type: ignore[attr-defined]
+def _put_back_event_loops(loops: tuple[Any, Any]) -> None:
+    """Let the next step find no event loop of this one, nor the mark that there was one, or that one is running."""
+    events: Any = sys.modules.get("asyncio.events")
+    if events:
+        events._event_loop_policy, running = loops
+        events._set_running_loop(running)
+
+
+def _read_wakeup() -> int:
+    if (descriptor := _signal.set_wakeup_fd(-1)) != -1:
+        with suppress(ValueError, OSError):  # it is closed
+            _signal.set_wakeup_fd(descriptor)
+    return int(descriptor)
+
+
+def _put_back_wakeup(descriptor: int) -> None:
+    """Let no signal write into what has the number of an event loop's socket by then."""
+    _signal.set_wakeup_fd(descriptor)
 
 
 def _is_standard_input_open() -> bool:
@@ -242,6 +272,7 @@ def _open_standard_input(_: bool) -> None:
 ASPECTS = (
     Aspect("timers", _read_timers, _stop_timers, is_of_imports=False),
     Aspect("signal handlers", _read_handlers, _put_back_handlers),
+    Aspect("descriptor that signals write to", _read_wakeup, _put_back_wakeup),
     Aspect("blocked signals", _read_mask, lambda mask: void(signal.pthread_sigmask(signal.SIG_SETMASK, mask))),
     Aspect("working folder", _read_folder, _put_back_folder),
     Aspect("umask", _read_umask, lambda mask: void(os.umask(mask))),
@@ -257,7 +288,9 @@ ASPECTS = (
     Aspect("event loops", _read_event_loops, _put_back_event_loops),
     Aspect("standard input", _is_standard_input_open, _open_standard_input),
 )
-_OF_PREFORK_ONLY = frozenset({"timers", "signal handlers", "blocked signals"})  # solo: the worker's own, of its main
+_OF_PREFORK_ONLY = frozenset({  # solo: the worker's own, of its main
+    "timers", "signal handlers", "descriptor that signals write to", "blocked signals",
+})  # fmt: skip
 
 
 def void(_: object) -> None:

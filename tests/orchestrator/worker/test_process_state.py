@@ -141,6 +141,21 @@ HELD = {
         "import asyncio; asyncio.run(asyncio.sleep(0))",
         "import asyncio.events; value = asyncio.events._event_loop_policy",
     ),
+    "an event loop that is said to run": (
+        "import asyncio.events; asyncio.events._set_running_loop(asyncio.new_event_loop())",
+        "import asyncio.events; value = asyncio.events._get_running_loop()",
+    ),
+    "where signals are written to": (
+        "import asyncio, signal; asyncio.new_event_loop().add_signal_handler(signal.SIGHUP, print)",
+        "import signal; value = signal.set_wakeup_fd(-1); signal.set_wakeup_fd(value)",
+    ),
+    "hooks of asynchronous generators": ("sys.set_asyncgen_hooks(print, print)", "value = sys.get_asyncgen_hooks()"),
+    "size of the stacks of threads": (
+        "import threading; threading.stack_size(65536)",
+        "import threading; value = threading.stack_size(); threading.stack_size(value)",
+    ),
+    "folder of compiled files": ("sys.pycache_prefix = '/nowhere'", "value = sys.pycache_prefix"),
+    "flags of dlopen": ("sys.setdlopenflags(258)", "value = sys.getdlopenflags()"),
     "start method": (
         "import multiprocessing; multiprocessing.set_start_method('spawn', force=True)",
         "import multiprocessing; value = multiprocessing.get_start_method(allow_none=True)",
