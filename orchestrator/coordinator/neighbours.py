@@ -20,6 +20,7 @@ from orchestrator.alerts.message import Message
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import present_workers
 from orchestrator.ledger.shared_queues import SharedQueue, is_noted, note_shared
+from orchestrator.outages import EXPECTED
 from orchestrator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,9 @@ class Neighbours:
             logger.warning("queue %s is read by %s, too: messages are lost and sent again", queue, reader)
             self._ledger.report_shared_queue(run_id, queue, reader)
             self._tell(_message(run_id, queue, reader))
+        except EXPECTED as error:
+            self._looked_at.pop(queue, None)  # the next loss asks again
+            logger.warning("who else reads queue %s could not be found out: %s", queue, error)
         except Exception:
             logger.exception("who else reads queue %s could not be found out", queue)
 

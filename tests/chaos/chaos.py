@@ -22,6 +22,7 @@ if __name__ == "__main__":  # as pytest has it
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "orchestrator" / "ledger")]
 
 from harm import Crew, Harm
+from surroundings import Disk, disk
 from tangle import Tangle, tangle
 
 from orchestrator.artifacts.outputs import decode_output
@@ -43,6 +44,7 @@ COORDINATORS = 2
 AT_ONCE = 40  # runs under way; more would only wait
 HARM_PAUSE_S = 0.4
 SETTLE_S = 60.0
+INLINE_BYTES = 14  # about half of the outputs of chaos steps are longer, and go to the store
 
 
 class Chaos:
@@ -63,22 +65,30 @@ class Chaos:
             timeout_grace_s=0.5,
             drain_grace_s=2.0,
             poll_interval_s=0.2,
+            inline_output_bytes=INLINE_BYTES,
         )
         self._ended: set[str] = set()
         self.violations: list[str] = []
         self.events: Counter[str] = Counter()
         self.harm: Counter[str] = Counter()
         self.took_s = 0.0
+        self.left_out = ""
 
     def run(self) -> None:
         """Go through it all; afterwards `violations` tells what is wrong."""
         began = time.monotonic()
+        with disk(self._rng, self._settings.artifact_root) as store:
+            self.left_out = store if isinstance(store, str) else ""
+            self._run(began, None if isinstance(store, str) else store)
+        self.took_s = time.monotonic() - began
+
+    def _run(self, began: float, store: Disk | None) -> None:
         crew = Crew(self._settings, WORKERS, self._folder)
         app = create_app(self._settings, self._url)
         over, harmless = threading.Event(), threading.Event()
         with connect(self._url, retries=30) as client, app:
             ledger = Ledger(client, self._settings.key_prefix)
-            harm = Harm(self._rng, crew, client, self._settings)
+            harm = Harm(self._rng, crew, client, self._settings, store)
             threads = [
                 threading.Thread(target=Coordinator(ledger, app, self._settings).serve, args=(over,))
                 for _ in range(COORDINATORS)
@@ -91,6 +101,8 @@ class Chaos:
                 run_ids = self._submit_all(ledger, app, began + self.limit_s)
                 harmless.set()
                 self._wait(ledger, run_ids, time.monotonic() + SETTLE_S)
+                threads[-1].join()
+                self.violations += harm.strangers.violations(SETTLE_S)
             finally:
                 harmless.set()
                 over.set()
@@ -101,7 +113,6 @@ class Chaos:
             self.harm = harm.done
             for number, run_id in run_ids.items():
                 self._look(ledger, number, run_id)
-        self.took_s = time.monotonic() - began
 
     def _submit_all(self, ledger: Ledger, app: object, limit: float) -> dict[int, str]:
         """Submit all, some at a time, while the harm goes on; returns when the last ones have ended or time is up."""
@@ -167,12 +178,16 @@ class Chaos:
 
     def report(self) -> str:
         """Give what happened in a few lines."""
-        repairs = {name: self.events[name] for name in (*sorted(REPAIRS), "commit.refused", "attempt.handed_over")}
+        repairs = {
+            name: self.events[name]
+            for name in (*sorted(REPAIRS), "commit.refused", "attempt.handed_over", "attempt.put_back")
+        }
         return (
             f"chaos seed {self.seed}: {len(self._tangles)} pipelines in {self.took_s:.0f} s, "
             f"{self.events['step.succeeded']:,} successes, {len(self.violations)} violations\n"
             f"  harm done: {json.dumps(dict(self.harm.most_common()))}\n"
             f"  caught: {json.dumps(repairs)}"
+            + (f"\n  left out: harm to the artifact store; {self.left_out}" if self.left_out else "")
         )
 
 

@@ -1,11 +1,12 @@
-"""What is done to an installation that runs: workers killed, halted and restarted, connections cut, messages astray."""
+"""What is done to an installation that runs: workers killed, halted and restarted, connections cut, messages astray.
+
+What others do around it is in `surroundings.py`.
+"""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -15,12 +16,11 @@ from random import Random
 
 import psutil
 import redis
+from surroundings import Disk, ServerHarm, Strangers
 
-from orchestrator.messages.queues import queue_keys
+from orchestrator.messages.queues import entries, named_in, queue_keys
+from orchestrator.messages.worker_command import worker_command
 from orchestrator.settings import Settings
-
-CELERY = str(Path(sys.executable).with_name("celery"))
-ROOT = Path(__file__).parents[2]
 
 
 class Crew:
@@ -33,10 +33,8 @@ class Crew:
         self._halted: dict[str, tuple[float, list[psutil.Process]]] = {}  # name -> until when, and what
 
     def start(self, name: str) -> None:
-        command = [CELERY, "-A", "workers.app", "worker", "-Q", self._settings.queue_of(), "-n", f"{name}@%h"]
-        command += ["-c", "2", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]
-        environment = self._settings.child_environment()
-        environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, Path(__file__).parent)))
+        command = worker_command(name, [self._settings.queue_of()], 2)
+        environment = self._settings.child_environment() | {"PYTHONPATH": str(Path(__file__).parent)}
         with (self._folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 command, cwd=self._folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -82,8 +80,11 @@ class Crew:
 class Harm:
     """Does one thing after another, chosen by the seed, until told to stop. `done` counts what was done."""
 
-    def __init__(self, rng: Random, crew: Crew, client: redis.Redis, settings: Settings) -> None:
+    def __init__(
+        self, rng: Random, crew: Crew, client: redis.Redis, settings: Settings, disk: Disk | None = None
+    ) -> None:
         self._rng, self._crew, self._client, self._settings = rng, crew, client, settings
+        self._disk, self._server, self.strangers = disk, ServerHarm(rng, client), Strangers(rng, client, settings)
         self._lists = queue_keys(settings.queue_of())
         self.done: Counter[str] = Counter()
         self._deeds = [
@@ -99,7 +100,13 @@ class Harm:
             self.drop_message,
             self.shuffle_messages,
             self.drop_queue,
+            self.push_nonsense,
+            self.push_foreign,
+            self.keep_server_busy,
+            self.pause_server,
         ]
+        if disk is not None:
+            self._deeds += [self.fill_store, self.make_store_read_only]
 
     def go_on(self, stopped: threading.Event, pause_s: float) -> None:
         """Harm until `stopped`, then leave everything running."""
@@ -108,10 +115,38 @@ class Harm:
             with suppress(redis.ConnectionError, psutil.NoSuchProcess, ProcessLookupError):
                 deed()
                 self.done[deed.__name__] += 1
-            self._crew.wake()
-            self._crew.restart_dead()
+            self._heal()
+        if self._disk is not None:
+            self._disk.undo(at_once=True)
         self._crew.wake(*self._crew.names)
         self._crew.restart_dead()
+
+    def _heal(self) -> None:
+        """Undo what has lasted for long enough."""
+        if self._disk is not None:
+            self._disk.undo()
+        self._crew.wake()
+        self._crew.restart_dead()
+
+    def push_nonsense(self) -> None:
+        self.strangers.push_nonsense()
+
+    def push_foreign(self) -> None:
+        self.strangers.push_foreign(self._heal)
+
+    def keep_server_busy(self) -> None:
+        self._server.busy()
+
+    def pause_server(self) -> None:
+        self._server.pause()
+
+    def fill_store(self) -> None:
+        if self._disk is not None:
+            self._disk.fill()
+
+    def make_store_read_only(self) -> None:
+        if self._disk is not None:
+            self._disk.make_read_only()
 
     def kill_worker(self) -> None:
         self._crew.processes[self._rng.choice(self._crew.names)].kill()
@@ -160,5 +195,6 @@ class Harm:
         self._client.delete(*self._lists)
 
     def _messages(self) -> tuple[str, list[str]]:
+        """Return a list of the queue and our own messages in it: nobody asked us to harm those of others."""
         key = self._rng.choice([key for key in self._lists if self._client.llen(key)] or self._lists)
-        return key, list(self._client.lrange(key, 0, -1))
+        return key, [entry for entry in entries(self._client, key, 0, -1) if named_in(entry)]

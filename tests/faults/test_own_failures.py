@@ -192,7 +192,7 @@ def tell(**_):
 
 def test_a_solo_pool_hands_its_step_over_and_keeps_no_message(site):
     site.coordinate()
-    worker = site.add_worker(pool="solo")
+    # All messages lie there before the worker comes, so that it begins with the one that goes first.
     run = site.submit("""
         def hold():
             note("began")
@@ -204,10 +204,11 @@ def test_a_solo_pool_hands_its_step_over_and_keeps_no_message(site):
             return context.worker
 
         holding = PipelineBuilder("holding")
-        holding.add("hold", hold, priority=9)
+        holding.add("hold", hold, priority=0)
         for number in range(5):
             holding.add(f"work-{number}", work)
     """)
+    worker = site.add_worker(pool="solo")
     run.wait_for_note("began")
 
     worker.tell(signal.SIGQUIT)

@@ -17,6 +17,7 @@ from orchestrator.cli.session import Session
 from orchestrator.coordinator.neighbours import Neighbours, other_reader
 from orchestrator.coordinator.service import Coordinator
 from orchestrator.coordinator.submission import submit
+from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, announce_worker
 from orchestrator.ledger.values import Event
@@ -106,6 +107,21 @@ def test_people_are_told_once_whoever_finds_it_and_not_after_one_loss(
     (event,) = shared_events(ledger, run_id)
     assert f"shop-{ledger.prefix}" in event.detail["reader"]
     ledger.client.delete(binding)
+
+
+def test_a_server_that_is_away_is_one_line_and_the_next_loss_looks_again(
+    ledger: Ledger, app: Celery, quick: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect("redis://127.0.0.1:1", retries=0) as nobody:
+        neighbours = Neighbours(Ledger(nobody, ledger.prefix), app, quick, lambda message: None)
+        neighbours.note_loss("run", "queue")
+        for _ in range(2):
+            looked = neighbours.note_loss("run", "queue")
+            assert looked is not None
+            looked.join()
+
+    assert [(record.levelname, record.exc_info) for record in caplog.records] == [("WARNING", None)] * 2
+    assert "who else reads queue queue could not be found out: Error" in caplog.text
 
 
 def test_nobody_is_named_where_nobody_else_reads(ledger: Ledger, app: Celery, quick: Settings) -> None:
