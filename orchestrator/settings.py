@@ -205,6 +205,12 @@ class Settings(BaseSettings):
     def _absolute(cls, folder: Path | None) -> Path | None:
         return None if folder is None else Path(os.path.abspath(folder.expanduser()))
 
+    @field_validator("flower_password")
+    @classmethod
+    def _empty_is_unset(cls, password: SecretStr | None) -> SecretStr | None:
+        """As in a variable: an empty one would protect nothing, and could not be handed on to Flower's process."""
+        return password or None
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper_case(cls, level: object) -> object:
