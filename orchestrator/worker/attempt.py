@@ -67,6 +67,14 @@ class AttemptHindered(AttemptFailed):
         return str(self.args[0])
 
 
+class OwnFailure(Exception):
+    """Our own code has failed at an attempt, by the error that is the cause; `masks` are for what is said of it."""
+
+    def __init__(self, masks: Masks) -> None:
+        super().__init__()
+        self.masks = masks
+
+
 class MessageDropped(Ignore):  # type: ignore[misc]
     """A message that ran nothing: of a run that is not there, of a step that is not due, or the second of its kind."""
 
@@ -87,20 +95,33 @@ class End:
 def run_attempt(
     process: WorkerProcess, run_id: str, step: str, attempt: int, worker: str, follower: tuple[str, int]
 ) -> End:
-    """Run one attempt, from claim to dispatch. A refused claim is a quiet end: the message was a duplicate."""
+    """Run one attempt, from claim to dispatch. A refused claim is a quiet end: the message was a duplicate.
+
+    Raise OwnFailure for an error of our own code once the attempt is claimed; before that, as it is.
+    """
     pid = os.getpid()
     claim_id = f"{INCARNATION}.{pid}.{next(_claim_numbers)}"
     claim = process.ledger.claim(run_id, step, attempt, claim_id, worker, process.settings.lease_s)
     if isinstance(claim, Refusal):
         return End(note=f"dropped: {claim.reason}", is_dropped=True)
 
-    held = Held(run_id, step, attempt, owner_of(worker, INCARNATION, pid))
+    held, masks = Held(run_id, step, attempt, owner_of(worker, INCARNATION, pid)), _masks_of(claim)
+    try:
+        return _run_claimed(process, claim, held, worker, follower, masks)
+    except Exception as error:
+        raise OwnFailure(masks) from error
+
+
+def _run_claimed(
+    process: WorkerProcess, claim: Claim, held: Held, worker: str, follower: tuple[str, int], masks: Masks
+) -> End:
+    run_id, step, attempt = held.run_id, held.step, held.attempt
     here = Attempt(
         run_id, step, attempt, claim.token, worker,
         lambda: process.store.make_folder(process.settings.checkpoint_dir(run_id, step)),
         lambda: should_stop(run_id, step, attempt),
     )  # fmt: skip
-    begun = _Begun(process, claim, held, here, code_check(process, run_id, claim), _masks_of(claim))
+    begun = _Begun(process, claim, held, here, code_check(process, run_id, claim), masks)
     output, error = _run_step(begun)
 
     if is_asked_in_thread(run_id, step, attempt):

@@ -88,7 +88,7 @@ def report_death(process: WorkerProcess, held: Held, pid: int, error: BaseExcept
     _report_lost(process, held, card, f"process {pid} of worker {worker} is gone")
 
 
-def report_own_failure(process: WorkerProcess, held: Held, error: BaseException) -> None:
+def report_own_failure(process: WorkerProcess, held: Held, error: BaseException, masks: Masks = NO_MASKS) -> None:
     """Tell the ledger that an attempt is lost to an error of our own code; sends off what follows from it.
 
     One that could not even be claimed is left to coordinators, who send it again at a pace that does no harm.
@@ -96,9 +96,9 @@ def report_own_failure(process: WorkerProcess, held: Held, error: BaseException)
     state, number = process.ledger.states(held.run_id).get(held.step, (None, 0))
     if state is StepState.QUEUED and number == held.attempt:
         return
-    card = error_card(error)
+    card = error_card(error, masks)
     card["message"] = f"the worker's own code failed: {card['message']}"
-    card["traceback"] = "".join(tracebacks.format_exception(error))[-TRACEBACK_CHARS:]  # with our own frames
+    card["traceback"] = masks("".join(tracebacks.format_exception(error)))[-TRACEBACK_CHARS:]  # with our own frames
     _report_lost(process, held, card, f"worker {held.owner.partition(' ')[0]} could not go on with it")
 
 

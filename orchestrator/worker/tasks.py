@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback as tracebacks
 from contextlib import suppress
 from typing import Any
 
@@ -12,11 +13,19 @@ from celery.utils.log import get_task_logger
 
 from orchestrator.ledger.values import Held, owner_of
 from orchestrator.messages.names import FAILURE_TASK, STEP_TASK
-from orchestrator.worker.attempt import AttemptFailed, AttemptRetrying, AttemptStopped, MessageDropped, run_attempt
+from orchestrator.worker.attempt import (
+    AttemptFailed,
+    AttemptRetrying,
+    AttemptStopped,
+    MessageDropped,
+    OwnFailure,
+    run_attempt,
+)
 from orchestrator.worker.call_clock import CallClock
 from orchestrator.worker.failures import error_text, report_death, report_own_failure
 from orchestrator.worker.interruption import busy, is_being_stopped, is_prefork_child
 from orchestrator.worker.log_file import ship_what_is_left
+from orchestrator.worker.masking import NO_MASKS
 from orchestrator.worker.process import INCARNATION, current_process
 from orchestrator.worker.requests import StepRequest
 from orchestrator.worker.step_process import prepare_for_steps
@@ -43,10 +52,10 @@ def register_tasks(app: Celery) -> None:
                     current_process(app), run_id, step, attempt, worker,
                     (follower.get("step", ""), follower.get("attempt", 0)),
                 )  # fmt: skip
-            except Exception as error:
+            except Exception as raised:
                 # As text: any process can read it, and Celery would end the whole worker for a MemoryError.
                 held = Held(run_id, step, attempt, owner_of(worker, INCARNATION, os.getpid()))
-                raise AttemptFailed(_own_failure(app, held, error)) from None
+                raise AttemptFailed(_own_failure(app, held, raised)) from None
         if end.failure:
             how = {AttemptRetrying: "is retried", AttemptStopped: "was stopped"}.get(type(end.failure), "failed")
             logger.warning("run %s: step %s %s at attempt %s: %s", run_id, step, how, attempt, end.failure)
@@ -77,16 +86,19 @@ def register_tasks(app: Celery) -> None:
         report_death(process, attempt.held, attempt.pid, exc)
 
 
-def _own_failure(app: Celery, held: Held, error: Exception) -> str:
+def _own_failure(app: Celery, held: Held, raised: Exception) -> str:
     """Tell the ledger that our own code failed at an attempt, unless who stops the attempt does; gives it as text.
 
     If the ledger cannot be told, the attempt is over when its lease runs out.
     """
     try:
-        text = f"the worker's own code failed: {type(error).__qualname__}: {error_text(error)}"
-        logger.error("run %s: step %s: %s", held.run_id, held.step, text, exc_info=error)
+        masks = raised.masks if isinstance(raised, OwnFailure) else NO_MASKS
+        error = (raised.__cause__ or raised) if isinstance(raised, OwnFailure) else raised
+        text = f"the worker's own code failed: {type(error).__qualname__}: {error_text(error, masks)}"
+        shown = masks("".join(tracebacks.format_exception(error)))  # not as exc_info, which nobody masks
+        logger.error("run %s: step %s: %s\n%s", held.run_id, held.step, text, shown)
         if not is_being_stopped(held.run_id, held.step, held.attempt):
-            report_own_failure(current_process(app), held, error)
-    except Exception as raised:
-        return f"the worker's own code failed, and so did telling of it: {type(raised).__qualname__}"
+            report_own_failure(current_process(app), held, error, masks)
+    except Exception as failed:
+        return f"the worker's own code failed, and so did telling of it: {type(failed).__qualname__}"
     return text

@@ -275,6 +275,38 @@ def test_an_attempt_at_which_our_own_code_fails_is_replaced_at_once_and_the_reco
     assert beside.ended().state == "succeeded"
 
 
+def test_no_secret_is_told_of_an_attempt_at_which_our_own_code_fails(new_site):
+    token = "s3cr3t of the run"
+    site = new_site(lease_s=60.0)
+    (site.folder / "telling_app.py").write_text(
+        BROKEN.replace("raise {error}", 'raise OSError(28, f"cannot keep {error}") from error')
+    )
+    worker = site.add_worker(app="telling_app", slots=1)
+    site.coordinate()
+
+    run = site.submit(
+        """
+        from orchestrator import Secret
+
+        def work(token):
+            if context.attempt == 1:
+                raise ZeroDivisionError(f"by {token}")
+
+        @pipeline
+        def telling(token: Secret[str]):
+            step(work)(token)
+    """,
+        token=token,
+    )
+
+    assert run.ended([("attempt.lost", "work", "could not go on with it")]).state == "succeeded"
+    (lost,) = run.events("attempt.lost")
+    assert "cannot keep by ***" in lost.detail["error"]["message"]
+    assert "ZeroDivisionError: by ***" in lost.detail["error"]["traceback"]
+    assert "cannot keep by ***" in worker.log
+    assert token not in worker.log + str(lost.detail)
+
+
 def test_a_worker_outlives_that_its_own_code_fails_and_cannot_even_say_so(site):
     (site.folder / "speechless_app.py").write_text(
         BROKEN.format(error="MemoryError")
