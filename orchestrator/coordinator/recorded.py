@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -40,6 +40,16 @@ class RecordedRun:
     def target(self) -> str:
         """Where the pipeline was loaded from; empty when nobody said."""
         return self.fields.get("target", "")
+
+    def unknown_steps(self, names: Iterable[str], steps: Collection[str]) -> str:
+        """Return a sentence for each name that is no step of the pipeline as it is now (`steps`)."""
+        told = []
+        for name in dict.fromkeys(names):
+            if name in self.steps and name not in steps:
+                told.append(f"step {name!r} of run {self.run_id} is not in the pipeline any more.")
+            elif name not in steps:
+                told.append(f"run {self.run_id} has no step {name!r}.{did_you_mean(name, steps)}")
+        return " ".join(told)
 
     @property
     def resumes(self) -> int:

@@ -20,7 +20,7 @@ from orchestrator.coordinator.differences import (
 from orchestrator.coordinator.recorded import RecordedRun
 from orchestrator.coordinator.submission import run_fields, staged_steps
 from orchestrator.definition.code import code_id, code_of, code_text
-from orchestrator.definition.faults import OrchestratorError, did_you_mean
+from orchestrator.definition.faults import OrchestratorError
 from orchestrator.definition.model import Step
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import StepState
@@ -106,10 +106,8 @@ def plan_rerun(
     runs. `from_steps` run, and all that is below them. `target` is where the plan comes from, that of the run if empty.
     """
     run, steps = finished.run, plan.pipeline.steps
-    if unknown := [name for name in dict.fromkeys(from_steps) if name not in steps]:
-        raise RerunRefused(
-            " ".join(f"run {run.run_id} has no step {name!r}.{did_you_mean(name, steps)}" for name in unknown)
-        )
+    if unknown := run.unknown_steps(from_steps, steps):
+        raise RerunRefused(unknown)
     fields = run_fields(plan, settings, run.run_id, "")
     succeeded = {name for name in steps if name in run.steps and state_of(run, name) is StepState.SUCCEEDED}
     staged = {it.step: it for it in staged_steps(plan, settings) if it.step in succeeded}

@@ -21,7 +21,7 @@ from orchestrator.coordinator.recorded import RecordedRun
 from orchestrator.coordinator.stopping import stopping_limit_s, wait_until_stopped
 from orchestrator.coordinator.submission import run_fields, staged_steps
 from orchestrator.definition.code import code_id, code_of, code_text
-from orchestrator.definition.faults import OrchestratorError, did_you_mean
+from orchestrator.definition.faults import OrchestratorError
 from orchestrator.definition.model import Step
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import RunState, StepState
@@ -95,10 +95,8 @@ def plan_resume(
     """
     check_resumable(run, from_steps)
     steps = plan.pipeline.steps
-    if unknown := [name for name in dict.fromkeys(from_steps) if name not in steps]:
-        raise ResumeRefused(
-            " ".join(f"run {run.run_id} has no step {name!r}.{did_you_mean(name, steps)}" for name in unknown)
-        )
+    if unknown := run.unknown_steps(from_steps, steps):
+        raise ResumeRefused(unknown)
     succeeded = {name for name in steps if name in run.steps and state_of(run, name) is StepState.SUCCEEDED}
     asked = with_descendants(steps, from_steps)
     kept = _kept(run, steps, succeeded - asked)

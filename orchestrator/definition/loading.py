@@ -262,6 +262,8 @@ def _import(name: str, target: str, root: Path | None) -> ModuleType:
         raise
     except SyntaxError as error:
         place = f"{_shown(error.filename)}:{error.lineno}"
+        if not error.filename:  # of a file with a NUL byte only the line that imports it is known, if there is one
+            place = _place_of(error, root) or Path(_split(target)[0]).name
         raise PipelineInvalid(target, [f"{place}: {type(error).__name__}: {error.msg}."]) from error
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and (name + ".").startswith(error.name + "."):
@@ -269,10 +271,15 @@ def _import(name: str, target: str, root: Path | None) -> ModuleType:
         told = f"{type(error).__name__}: {error}"
         if isinstance(error, ModuleNotFoundError) and error.name:
             told += f".{missing_module_hint(error.name)}"
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
-        theirs = [frame for frame in frames if root is not None and Path(frame.filename).is_relative_to(root)]
-        place = "".join(f"{_shown(frame.filename)}:{frame.lineno}: " for frame in (theirs or frames)[-1:])
-        raise PipelineInvalid(target, [f"{place}{told}"]) from error
+        place = _place_of(error, root)
+        raise PipelineInvalid(target, [f"{place}: {told}" if place else told]) from error
+
+
+def _place_of(error: BaseException, root: Path | None) -> str:
+    """Return file and line of the user's where an error came from, "" where none had a part in it."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
+    theirs = [frame for frame in frames if root is not None and Path(frame.filename).is_relative_to(root)]
+    return "".join(f"{_shown(frame.filename)}:{frame.lineno}" for frame in (theirs or frames)[-1:])
 
 
 def _no_module(name: str) -> str:

@@ -172,3 +172,6 @@ def test_a_run_that_goes_on_is_refused_and_so_is_a_step_that_there_is_not(ledger
     end(ledger, run_id, "b c d")
     with pytest.raises(RerunRefused, match=r"has no step 'bb'. Did you mean 'b'?"):
         planned(run_id, plan, "bb")
+    shorter = graph({"a": "", "b": "a"}).plan()
+    with pytest.raises(RerunRefused, match=f"^step 'd' of run {run_id} is not in the pipeline any more[.]$"):
+        planned(run_id, shorter, "d")

@@ -401,6 +401,13 @@ def test_a_resume_that_makes_no_sense_is_refused(submitted, planned, ending, fro
     assert told in str(refused.value)
 
 
+def test_a_resume_from_a_step_that_was_taken_out_is_refused(submitted, planned) -> None:
+    run_id = submitted(graph({"a": "", "b": "a"}).plan(), "a!")
+
+    with pytest.raises(ResumeRefused, match=f"^step 'b' of run {run_id} is not in the pipeline any more[.]$"):
+        planned(run_id, graph({"a": ""}).plan(), "b")
+
+
 def test_of_many_resumes_at_once_one_goes_through(ledger, app, submitted, planned) -> None:
     plan = graph({f"s{i}": "" for i in range(300)}).plan()
     run_id = submitted(plan, "s0!")

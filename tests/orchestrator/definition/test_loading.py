@@ -109,6 +109,7 @@ def test_a_file_without_a_pipeline_says_so(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("x = 1\ndef f(:\n", ":2: SyntaxError: "),
+        ("x = '\0'\n", ": SyntaxError: source code string cannot contain null bytes."),
         ("x = 1\n\n1 / 0\n", ":3: ZeroDivisionError: division by zero"),
         ("import no_such_module_here\n", ":1: ModuleNotFoundError: No module named 'no_such_module_here'"),
         ("import no_such_module_here\n", "No module named 'no_such_module_here'. This environment ("),
