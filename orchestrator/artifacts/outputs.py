@@ -117,17 +117,24 @@ def _shown_key(wire: Any) -> str:
 
 
 def plain_value(value: Any) -> Any:
-    """Return a value as JSON can say it, at any depth; what has no JSON form stays as it is."""
+    """Return a value as JSON can say it, at any depth, or as its text where it has no such form.
+
+    A value is the same for commands whether it is an output or a param: a Path or a date is text, a set is a list.
+    """
     if value is None or type(value) in (int, float, bool):
         return value
     if isinstance(value, dict):
         return {_plain_key(key): plain_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain_value(item) for item in value]
+    if isinstance(value, bytes | bytearray):
+        return bytes(value).decode(errors="backslashreplace")
+    if type(value).__module__ == "numpy" and type(value).__name__ == "ndarray":  # its text would leave out the middle
+        return plain_value(value.astype(str).tolist() if value.dtype.kind in "mM" else value.tolist())
     try:
-        return plain_json(to_wire(value))
+        return plain_json(to_wire(value, typed=True))
     except NotWireable:
-        return value
+        return str(value)
 
 
 def _plain_key(key: Any) -> str:

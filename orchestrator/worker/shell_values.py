@@ -126,7 +126,7 @@ def shell_text(value: Any) -> str:
     if type(value) is str:
         return value
     shown = plain_value(value)
-    return shown if isinstance(shown, str) else json.dumps(shown, default=str)
+    return shown if isinstance(shown, str) else json.dumps(shown)
 
 
 def _checked(text: str, reference: str) -> str:
@@ -157,7 +157,7 @@ def _value_file(path: Path, value: Any) -> Path:
         return path
     path = path.with_suffix(".json")
     with path.open("w") as file:
-        json.dump(shown, file, default=str)
+        json.dump(shown, file)
     return path
 
 

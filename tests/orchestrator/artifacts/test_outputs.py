@@ -284,5 +284,30 @@ def test_people_and_shells_are_shown_plain_numbers_and_text(value: Any, shown: A
     json.dumps(plain_value(value), allow_nan=False)
 
 
-def test_what_has_no_json_form_is_left_to_the_shell_as_text() -> None:
-    assert plain_value({"a": [dt.date(2026, 1, 2), np.int8(1)]}) == {"a": [dt.date(2026, 1, 2), 1]}
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (pathlib.PurePosixPath("/a b"), "/a b"),
+        (dt.date(2026, 1, 2), "2026-01-02"),
+        (dt.datetime(2026, 1, 2, 3, tzinfo=dt.UTC), "2026-01-02T03:00:00+00:00"),
+        (decimal.Decimal("1.10"), "1.10"),
+        (uuid.UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+        (b"a\xff", "a\\xff"),
+        ({"b", "a"}, ["a", "b"]),
+        (collections.deque([1, 2], maxlen=2), [1, 2]),
+        (Point(1.5), {"x": 1.5}),
+        (Model(name="a"), {"name": "a"}),
+        (Pair(1, "a"), [1, "a"]),
+        (np.array(5), 5),
+        (np.arange(2000), [*range(2000)]),
+        (np.array([(1, "a")], dtype=[("a", "i4"), ("b", "U1")]), [[1, "a"]]),
+        (np.array(["2026-01-02", "NaT"], dtype="M8[ns]"), ["2026-01-02T00:00:00.000000000", "NaT"]),
+        (1j, [0.0, 1.0]),
+        (Ellipsis, "Ellipsis"),
+    ],
+    ids=name_of,
+)
+def test_what_goes_to_the_store_is_plain_json_or_text_for_commands(value: Any, shown: Any) -> None:
+    assert plain_value(value) == shown
+    assert plain_value({"a": [value]}) == {"a": [shown]}
+    json.dumps(plain_value(value), allow_nan=False)

@@ -210,6 +210,8 @@ def test_a_command_that_is_too_long_itself_says_so(runs, shell):
         ("return {'a': [1, (2,)], 'text': 'x' * 200_000}", '{"a": [1, [2]], "text": "' + "x" * 200_000 + '"}'),
         ("import numpy; return numpy.float32(0.5)", "0.5"),
         ("return b'\\x00ab'", "\0ab"),
+        ("import pathlib; return pathlib.PurePosixPath('/a b')", "/a b"),
+        ("import numpy; return numpy.array([1, 2])", "[1, 2]"),
     ],
 )
 def test_a_file_has_the_whole_value_for_as_long_as_the_command_runs(runs, pipeline_from, tmp_path, body, content):
