@@ -86,12 +86,25 @@ def write_pickle(value: Any, write: Callable[[Any], Any]) -> None:
     write(struct.pack(f"<{len(sizes)}Q", *sizes) + struct.pack("<Q", len(buffers)) + MAGIC)
 
 
-def read_pickle(file: BinaryIO) -> Any:
-    """Return the value in a file, which is read from its beginning."""
+ReadAt = Callable[[memoryview, int], int]
+
+
+def read_pickle(file: BinaryIO, read_at: ReadAt | None = None) -> Any:
+    """Return the value in a file, which is read from its beginning.
+
+    `read_at` fills a part of a large buffer from a place in the file and returns how many bytes it read; by default it
+    is `preadv`.
+    """
     size = file.seek(0, os.SEEK_END)
     sizes = _sizes(file, size)
     file.seek(0)
-    return pickle.load(file, buffers=_buffers(file.fileno(), sizes)) if sizes else pickle.load(file)
+    if not sizes:
+        return pickle.load(file)
+    return pickle.load(file, buffers=_buffers(read_at or _reader_of(file.fileno()), sizes))
+
+
+def _reader_of(file: int) -> ReadAt:
+    return lambda piece, at: os.preadv(file, [piece], at)
 
 
 def _sizes(file: BinaryIO, size: int) -> list[int]:
@@ -107,7 +120,7 @@ def _sizes(file: BinaryIO, size: int) -> list[int]:
     return list(struct.unpack(f"<{count + 1}Q", file.read(8 * (count + 1))))
 
 
-def _buffers(file: int, sizes: list[int]) -> Iterator[bytearray]:
+def _buffers(read_at: ReadAt, sizes: list[int]) -> Iterator[bytearray]:
     """Return each buffer when the pickle comes to it."""
     at, *others = sizes
     for size in others:
@@ -116,7 +129,7 @@ def _buffers(file: int, sizes: list[int]) -> Iterator[bytearray]:
             done = 0
             while done < size:
                 with view[done : done + _PIECE_BYTES] as piece:
-                    read = os.preadv(file, [piece], at + done)
+                    read = read_at(piece, at + done)
                 if not read:
                     raise EOFError("the file is shorter than its table says")
                 done += read

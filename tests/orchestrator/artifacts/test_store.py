@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
+from orchestrator.artifacts.faults import InputUnreadable
 from orchestrator.artifacts.store import Artifact, ArtifactMissing, FolderStore
 
 LARGE = 1_000_000
@@ -87,6 +90,25 @@ def test_a_changed_byte_is_noticed_before_anything_is_read_from_it(tmp_path: Pat
         FolderStore(tmp_path).load(artifact)
     with pytest.raises(ArtifactMissing, match="Do all workers share this folder"):
         FolderStore(tmp_path).load(replace(artifact, path="gone.pickle"))
+
+
+@pytest.mark.parametrize("name", ["array", "many arrays"])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+def test_an_error_while_a_large_buffer_is_read_is_the_stores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int
+) -> None:
+    artifact = save(tmp_path, VALUES[name])
+    read = os.preadv
+
+    def fail(file: int, buffers: list[memoryview], at: int) -> int:
+        if at > LARGE:  # in the midst of it
+            raise OSError(code, os.strerror(code))
+        return read(file, [buffers[0][: LARGE // 2]], at)
+
+    monkeypatch.setattr(os, "preadv", fail)
+
+    with pytest.raises(InputUnreadable, match=f"cannot read from the artifact store {tmp_path}: {os.strerror(code)}"):
+        FolderStore(tmp_path).load(artifact)
 
 
 def test_a_value_that_cannot_be_stored_leaves_nothing_behind(tmp_path: Path) -> None:
