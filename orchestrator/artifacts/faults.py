@@ -12,7 +12,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-# They come from the name or from this process, and would come again on any host.
+# They come from the name or from the step, and would come again on any host. Of descriptors a step finds half free
+# (`orchestrator.worker.renewal`), so that it is the step itself that has used them up.
 _OF_THE_CALLER = {errno.ENAMETOOLONG, errno.EINVAL, errno.EMFILE}
 # What a file system says that is full, read-only, broken or gone.
 OF_FILE_SYSTEMS = {

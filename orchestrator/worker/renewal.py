@@ -1,4 +1,5 @@
-"""Replacing the child that runs steps, where a step has changed what cannot be put back, or has left threads running.
+"""Replacing the child that runs steps, where a step has changed what cannot be put back, or has left threads
+running or too many files open.
 
 The child ends between two steps, as one of Celery's does that has run its `max_tasks_per_child`: the main process has
 heard how the step went by then, starts another child, and gives that one a message of which this one has read nothing
@@ -7,6 +8,7 @@ heard how the step went by then, starts another child, and gives that one a mess
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import resource
@@ -51,8 +53,21 @@ def renew_if_needed(threads_before: frozenset[threading.Thread], not_put_back: I
     left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread not in threads_before]
     if left:
         reasons.append(f"the step left {len(left)} threads running ({', '.join(left)[:200]})")
+    if _is_short_of_descriptors():
+        reasons.append("steps left more than half of the files open that a process may open")
     if reasons:
         renew_soon(f"{what}: {'; '.join(reasons)}")
+
+
+def _is_short_of_descriptors() -> bool:
+    """Return whether the next step would find less than half of the descriptors free. It costs two system calls: the
+    next number is the lowest one that is free."""
+    try:
+        number = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        return error.errno == errno.EMFILE
+    os.close(number)
+    return number >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
 
 def renew_soon(reason: str) -> None:

@@ -284,6 +284,39 @@ def test_what_modules_change_when_they_are_imported_holds_for_all_steps_of_their
     assert "ONE" not in str(seen["TWO"][4])
 
 
+def test_a_step_finds_half_of_the_descriptors_free_whatever_steps_before_it_left_open(own_worker, pipeline_from):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))  # the worker inherits it
+    try:
+        pipeline = pipeline_from("""
+            import os, sys
+
+            @step
+            def leaves(number, before):
+                kept = [os.open(os.devnull, 0) for _ in range(300)]
+                more = [os.open(os.devnull, 0) for _ in range(150)]
+                for each in more:
+                    os.close(each)
+                return os.getpid()
+
+            @pipeline
+            def leaving():
+                before = None
+                for number in range(6):
+                    before = leaves.options(name=f"step-{number}")(number, before)
+        """)
+        with own_worker() as runs:
+            record = runs.run(pipeline)
+            pids = [runs.value(record, f"step-{number}") for number in range(6)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    assert record.state == "succeeded"
+    assert len(set(pids)) == 3, pids  # it is replaced after every second one, and not sooner
+
+
 def test_a_process_that_is_replaced_takes_no_other_step_with_it(own_worker, pipeline_from):
     pipeline = pipeline_from("""
         import os, threading, time
