@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 import click
 
@@ -87,6 +88,12 @@ def workplace(
             slots = slots or max(2, available_cores())
             local = stack.enter_context(local_workers(chosen, session.redis_url, slots))
         yield session, local
+
+
+def workers_option() -> Callable[[Any], Any]:
+    return click.option(
+        "--workers", type=click.IntRange(min=1), metavar="N", help="Step slots; the number of cores, at least 2."
+    )
 
 
 def warn_of_slots(chosen: Settings, slots: int | None) -> None:

@@ -2,83 +2,39 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.artifacts.marker import read_marker
 from orchestrator.artifacts.store import Artifact, FolderStore
-from orchestrator.cli.answer import answer, json_option, reserve_stdout
-from orchestrator.cli.foreground import finish, follow_to_the_end, stop_signals, warn_of_slots, workplace
+from orchestrator.cli.continuation import Asked, Planned, continuing_command, go_on
 from orchestrator.cli.loading import plan_of
-from orchestrator.cli.main import INTERRUPTED
-from orchestrator.cli.params import TakesParams, param_option
 from orchestrator.cli.reloading import definition_of, named
-from orchestrator.cli.session import Session, find_run, open_session
+from orchestrator.cli.session import Session, find_run
 from orchestrator.ledger.store_id import recorded_store
-from orchestrator.settings import Settings, settings
+from orchestrator.settings import Settings
 
 if TYPE_CHECKING:
     from orchestrator.coordinator.rerunning import Finished, Rerun
 
 
-@click.command(cls=TakesParams)
-@click.argument("run_text", metavar="RUN")
-@click.option("--from", "from_steps", multiple=True, metavar="STEP", help="Run this step and all below it again.")
-@param_option("Another value for a param.")
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Step slots; the number of cores, at least 2.")
-@click.option("--detach", is_flag=True, help="Leave the run to the workers of the server, as submit does.")
-@json_option("Print the run's record as JSON at its end.")
-@click.pass_context
-def rerun(
-    ctx: click.Context,
-    run_text: str,
-    from_steps: tuple[str, ...],
-    params: tuple[str, ...],
-    workers: int | None,
-    detach: bool,
-    as_json: bool,
-) -> None:
+@continuing_command
+def rerun(ctx: click.Context, run_text: str, asked: Asked) -> None:
     """Start a new run that takes over the outputs of another one, and runs the rest.
 
     Run again are the steps of --from, those that read a param of -p that is another one now, those that are called or
     wired otherwise now, those that did not succeed, and all below them. The other run stays as it is. Works as `run`
     does, and has the same exit codes.
     """
-    chosen = settings()
-    warn_of_slots(chosen, workers)
-    if detach and chosen.redis_url is None:
-        raise click.UsageError("--detach leaves the run to a server's workers, and there is none: set "
-                               "ORCHESTRATOR_REDIS_URL.")  # fmt: skip
-    with stop_signals() as interruption:
-        try:
-            from orchestrator.coordinator.submission import new_run_id
-
-            run_id = new_run_id()
-            if detach:
-                reserve_stdout()  # for the id
-                with open_session() as session:
-                    planned = _plan(session, chosen, _finished(session, run_text), from_steps, params)
-                    _begin(session, planned, run_id)
-                    answer(json.dumps({"run_id": run_id, "pipeline": planned.pipeline}) if as_json else run_id)
-                return
-            with workplace(chosen, workers, lambda it: _finished(it, run_text)) as (session, local):
-                used = local.settings if local else chosen
-                planned = _plan(session, used, _finished(session, run_text), from_steps, params)
-                record, code = follow_to_the_end(
-                    session,
-                    local,
-                    interruption,
-                    run_id,
-                    lambda: _begin(session, planned, run_id),
-                    as_json=as_json,
-                )
-        except KeyboardInterrupt:
-            click.echo("interrupted" if interruption.is_repeated() else "cancelled before the run began", err=True)
-            ctx.exit(INTERRUPTED)
-    finish(ctx, record, code, as_json)
+    go_on(
+        ctx,
+        asked,
+        lambda session: _finished(session, run_text),
+        lambda session, used, finished: _plan(session, used, finished, asked),
+        too_early="cancelled before the run began",
+    )
 
 
 def _finished(session: Session, run_text: str) -> Finished:
@@ -88,24 +44,18 @@ def _finished(session: Session, run_text: str) -> Finished:
     return read_finished(session.ledger, read_run(session.ledger, find_run(session.ledger, run_text)))
 
 
-def _plan(
-    session: Session, used: Settings, finished: Finished, from_steps: Sequence[str], params: Sequence[str]
-) -> Rerun:
+def _plan(session: Session, used: Settings, finished: Finished, asked: Asked) -> Planned:
     """Return what is to be done, by the pipeline as it is now; say what a person should know of it."""
     from orchestrator.coordinator.rerunning import plan_rerun
+    from orchestrator.coordinator.rerunning import rerun as start_rerun
+    from orchestrator.coordinator.submission import new_run_id
 
-    run = finished.run
-    plan, _ = plan_of(definition_of(run, params), params, used, run.params)
-    planned = plan_rerun(finished, plan, used, from_steps, has_artifact=_look_for_artifacts(session, used))
+    run, run_id = finished.run, new_run_id()
+    plan, _ = plan_of(definition_of(run, asked.params), asked.params, used, run.params)
+    planned = plan_rerun(finished, plan, used, asked.from_steps, has_artifact=_look_for_artifacts(session, used))
     for line in rerun_lines(planned):
         click.echo(line, err=True)
-    return planned
-
-
-def _begin(session: Session, planned: Rerun, run_id: str) -> None:
-    from orchestrator.coordinator.rerunning import rerun as start_rerun
-
-    start_rerun(session.ledger, session.app, planned, run_id)
+    return Planned(run_id, planned.pipeline, lambda: start_rerun(session.ledger, session.app, planned, run_id))
 
 
 def _look_for_artifacts(session: Session, used: Settings) -> Callable[[Artifact], bool]:

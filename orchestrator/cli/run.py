@@ -10,6 +10,7 @@ from orchestrator.cli.foreground import (
     follow_to_the_end,
     stop_signals,
     warn_of_slots,
+    workers_option,
     workplace,
 )
 from orchestrator.cli.loading import load_plan
@@ -22,7 +23,7 @@ from orchestrator.settings import settings
 @click.command(cls=TakesParams)
 @click.argument("target", metavar="FILE[:NAME]")
 @param_option()
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Step slots; the number of cores, at least 2.")
+@workers_option()
 @json_option("Print the run's record as JSON at its end.")
 @click.pass_context
 def run(ctx: click.Context, target: str, params: tuple[str, ...], workers: int | None, as_json: bool) -> None:

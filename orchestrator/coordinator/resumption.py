@@ -87,9 +87,9 @@ def check_resumable(run: RecordedRun, from_steps: Sequence[str] = ()) -> None:
 
 
 def plan_resume(
-    run: RecordedRun, plan: Plan, app: Celery, settings: Settings, from_steps: Sequence[str] = (), target: str = ""
+    run: RecordedRun, plan: Plan, settings: Settings, from_steps: Sequence[str] = (), target: str = ""
 ) -> Resumption:
-    """Give what a resume of the run by this plan will do; nothing is changed yet. Raises ResumeRefused.
+    """Return what a resume of the run by this plan will do; nothing is changed yet. Raises ResumeRefused.
 
     `from_steps` run again, and all that is below them. `target` is where the plan comes from, that of the run if empty.
     """

@@ -439,7 +439,7 @@ class Run:
         site = self.site
         wait_for_stopping(self.ledger, site.settings, self.run_id)
         plan, recorded = compile_pipeline(self.pipeline), read_run(self.ledger, self.run_id)
-        resume(self.ledger, site.app, plan_resume(recorded, plan, site.app, site.settings, from_steps))
+        resume(self.ledger, site.app, plan_resume(recorded, plan, site.settings, from_steps))
 
     def ended(
         self, repairs: Iterable[Repair] | Callable[[list[Event]], object] = (), limit_s: float = LIMIT_S

@@ -54,9 +54,7 @@ class Going:
             self.end(step, output=json.dumps([step, len(self.claims)]))
 
     def resume(self, pipeline: Pipeline, *from_steps: str):
-        planned = plan_resume(
-            read_run(self.ledger, self.run_id), compile_pipeline(pipeline), self.app, self.chosen, from_steps
-        )
+        planned = plan_resume(read_run(self.ledger, self.run_id), compile_pipeline(pipeline), self.chosen, from_steps)
         resume(self.ledger, self.app, planned)
         return planned
 
@@ -295,7 +293,7 @@ def test_a_secret_is_asked_for_again_though_the_file_of_the_pipeline_is_gone(goi
     with pytest.raises(PipelineInvalid, match=r"param 'token' cannot be used again: it is a secret.*-p token=@FILE"):
         plan_of(RecordedDefinition(recorded), [], chosen, recorded.params)
     plan, _ = plan_of(RecordedDefinition(recorded), ["token=other"], chosen, recorded.params)
-    planned = plan_resume(recorded, plan, run.app, chosen)
+    planned = plan_resume(recorded, plan, chosen)
     resume(run.ledger, run.app, planned)
 
     assert planned.params_changed == {}

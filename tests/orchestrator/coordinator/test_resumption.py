@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from celery import Celery
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -67,7 +66,7 @@ def end(ledger, run_id: str, ending: str) -> None:
 @pytest.fixture
 def planned(ledger, app, chosen) -> Callable[..., Resumption]:
     def make(run_id: str, plan: Plan, *from_steps: str, settings: Settings | None = None) -> Resumption:
-        return plan_resume(read_run(ledger, run_id), plan, app, settings or chosen, from_steps)
+        return plan_resume(read_run(ledger, run_id), plan, settings or chosen, from_steps)
 
     return make
 
@@ -200,7 +199,7 @@ def test_what_a_resume_keeps_of_any_pipeline_is_what_the_rule_keeps(new_ledger, 
             break
         expected = set_back(made.upstream, made.upstream, names_in(states, "succeeded"), asked)
 
-        resumption = plan_resume(read_run(ledger, run_id), plan, Celery(), SETTINGS, asked)
+        resumption = plan_resume(read_run(ledger, run_id), plan, SETTINGS, asked)
         assert {name for name, _ in resumption.resets} == expected
         assert set(resumption.again) == expected & names_in(states, "succeeded")
         ledger.resume(run_id, resumption.resets, again=resumption.again, staged=resumption.staged)
@@ -509,7 +508,7 @@ def test_a_resume_of_twice_as_many_steps_takes_twice_the_time(
 
     def plan_and_resume(run_id: str, failing: str, plan: Plan) -> None:
         settings = renamed() if is_staged_anew else chosen
-        resumption = plan_resume(read_run(ledger, run_id), plan, app, settings)
+        resumption = plan_resume(read_run(ledger, run_id), plan, settings)
         resume(ledger, app, resumption)
         assert (len(resumption.staged) > 0) is is_staged_anew
         assert resumption.resets[0][0] == failing

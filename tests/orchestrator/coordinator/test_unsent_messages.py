@@ -122,7 +122,7 @@ def test_a_resume_a_cancel_and_a_round_hold_to_the_same_rule(broken, ledger, cho
     assert states_of(ledger, "r")["d"] == "queued"
 
     ledger.cancel("r", "enough")
-    resume(ledger, broken, plan_resume(read_run(ledger, "r"), plan, broken, chosen))
+    resume(ledger, broken, plan_resume(read_run(ledger, "r"), plan, chosen))
     assert states_of(ledger, "r") == {"a": "queued", "b": "waiting", "c": "queued", "d": "waiting"}
 
 

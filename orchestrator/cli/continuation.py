@@ -1,0 +1,109 @@
+"""What `resume` and `rerun` share: their options, and the way from a run that has ended to one that goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from orchestrator.cli.answer import answer, json_option, reserve_stdout
+from orchestrator.cli.foreground import (
+    finish,
+    follow_to_the_end,
+    stop_signals,
+    warn_of_slots,
+    workers_option,
+    workplace,
+)
+from orchestrator.cli.main import INTERRUPTED
+from orchestrator.cli.params import TakesParams, param_option
+from orchestrator.cli.session import Session, open_session
+from orchestrator.settings import Settings, settings
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user asked for, beside the run."""
+
+    from_steps: Sequence[str]
+    params: Sequence[str]
+    workers: int | None
+    detach: bool
+    as_json: bool
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that goes on when `begin` is called. `last_event` is what it has so far."""
+
+    run_id: str
+    pipeline: str
+    begin: Callable[[], object]
+    last_event: str = "0"
+
+
+def continuing_command(function: Callable[..., None]) -> click.Command:
+    """Make a command of `function(ctx, run_text, asked)`."""
+
+    @click.command(function.__name__, cls=TakesParams, help=function.__doc__)
+    @click.argument("run_text", metavar="RUN")
+    @click.option("--from", "from_steps", multiple=True, metavar="STEP", help="Run this step and all below it again.")
+    @param_option("Another value for a param.")
+    @workers_option()
+    @click.option("--detach", is_flag=True, help="Leave the run to the workers of the server, as submit does.")
+    @json_option("Print the run's record as JSON at its end.")
+    @click.pass_context
+    def command(ctx: click.Context, /, run_text: str, **given: Any) -> None:
+        function(ctx, run_text, Asked(**given))
+
+    return command
+
+
+def go_on(
+    ctx: click.Context,
+    asked: Asked,
+    find: Callable[[Session], Found],
+    plan: Callable[[Session, Settings, Found], Planned],
+    *,
+    too_early: str,
+) -> None:
+    """Find the run, plan what is to be done, begin that, and follow it to its end or leave it to the server.
+
+    Whatever `find` refuses is refused before any worker is started. `too_early` is said when it is interrupted before
+    anything began.
+    """
+    chosen = settings()
+    warn_of_slots(chosen, asked.workers)
+    if asked.detach and chosen.redis_url is None:
+        raise click.UsageError("--detach leaves the run to a server's workers, and there is none: set "
+                               "ORCHESTRATOR_REDIS_URL.")  # fmt: skip
+    with stop_signals() as interruption:
+        try:
+            if asked.detach:
+                reserve_stdout()  # for the id
+                with open_session() as session:
+                    planned = plan(session, chosen, find(session))
+                    planned.begin()
+                    card = {"run_id": planned.run_id, "pipeline": planned.pipeline}
+                    answer(json.dumps(card) if asked.as_json else planned.run_id)
+                return
+            with workplace(chosen, asked.workers, find) as (session, local):
+                planned = plan(session, local.settings if local else chosen, find(session))
+                record, code = follow_to_the_end(
+                    session,
+                    local,
+                    interruption,
+                    planned.run_id,
+                    planned.begin,
+                    after=planned.last_event,
+                    as_json=asked.as_json,
+                )
+        except KeyboardInterrupt:
+            click.echo("interrupted" if interruption.is_repeated() else too_early, err=True)
+            ctx.exit(INTERRUPTED)
+    finish(ctx, record, code, asked.as_json)
