@@ -16,30 +16,24 @@ import redis
 from redis.exceptions import RedisError, ResponseError
 
 from orchestrator.ledger.reads import LedgerReads
+from orchestrator.ledger.replies import chains_in, claim_in, replaced_in, resume_refusal, tended_in
 from orchestrator.ledger.script import Script
 from orchestrator.ledger.server_clock import ClockStep, clock_key, last_step_in
 from orchestrator.ledger.states import Outcome, RunState, StepState
+from orchestrator.ledger.step_changes import StepChanges, step_changes
 from orchestrator.ledger.values import (
     AlertTry,
-    AttemptsStopping,
     BackOff,
     Chain,
     Claim,
     Commit,
-    ExpiredLease,
     Held,
-    Link,
     Refusal,
     Replaced,
-    ResumedMeanwhile,
     RunExists,
-    RunNotEnded,
-    RunUnknown,
     StagedStep,
     StepUnknown,
     Tended,
-    WaitingList,
-    incarnation_in,
 )
 
 logger = logging.getLogger(__name__)
@@ -84,7 +78,7 @@ class Ledger(LedgerReads):
                 raise RunExists(run_id) from None
             raise
         self._keep_in_care(run_id)
-        return _chains(chains)
+        return chains_in(chains)
 
     def _stage(self, run_id: str, stage_id: str, steps: Iterable[StagedStep]) -> int:
         """Write steps where only the submit or resume of this id finds them. Return how many they are."""
@@ -105,20 +99,7 @@ class Ledger(LedgerReads):
     ) -> Claim | Refusal:
         """Ask to begin an attempt, and hold it for `lease_s`. The same `claim_id` gets the same answer again."""
         reply = self._call(run_id, "claim", step, attempt, claim_id, worker, round(lease_s * 1_000_000))
-        if not reply[0]:
-            return Refusal(reply[1])
-        _, token, spec, params, import_path, pipeline, uncounted, code_id, secrets, *outputs = reply
-        return Claim(
-            token,
-            json.loads(spec),
-            json.loads(params) if params else {},
-            import_path,
-            pipeline,
-            uncounted,
-            dict(zip(outputs[::2], outputs[1::2], strict=True)) if outputs else {},
-            code_id,
-            json.loads(secrets) if secrets else {},
-        )
+        return claim_in(reply)
 
     def commit(
         self,
@@ -158,7 +139,7 @@ class Ledger(LedgerReads):
         )
         if not reply[0]:
             return Refusal(reply[1])
-        return Commit(StepState(reply[1]), bool(reply[2]), _chains(reply[3]))
+        return Commit(StepState(reply[1]), bool(reply[2]), chains_in(reply[3]))
 
     def report_lost(
         self,
@@ -211,7 +192,7 @@ class Ledger(LedgerReads):
         times = (round(back_off.first_s * 1e6), round(back_off.longest_s * 1e6))
         text = json.dumps(told, separators=(",", ":"))
         reply = self._call(run_id, "put_back", step, attempt, token, owner, *times, text, instead)
-        return Replaced(StepState(reply[1]), _chains(reply[2])) if reply[0] else Refusal(reply[1])
+        return replaced_in(reply)
 
     def _replace(
         self,
@@ -233,7 +214,7 @@ class Ledger(LedgerReads):
             tail = len('"}}')
         text = json.dumps(told, separators=(",", ":"))
         reply = self._call(run_id, "lost", step, attempt, token, owner, kind, text, tail, expected_us or "")
-        return Replaced(StepState(reply[1]), _chains(reply[2])) if reply[0] else Refusal(reply[1])
+        return replaced_in(reply)
 
     def renew(self, held: Sequence[Held], lease_s: float) -> dict[Held, str]:
         """Renew the leases of a worker's attempts, of any runs, in one round trip.
@@ -284,23 +265,8 @@ class Ledger(LedgerReads):
         something else, nor before the run is shifted by the last step of the clock (`clock_step`). The server was away
         from the caller for `away_s` just before: that does not count for deadline and queue timeouts.
         """
-        state, next_due, now, chains, expired, waiting, alert_at, shifted_by, is_judged = self._call(
-            run_id, "tend", limit, "" if expected_us is None else expected_us, clock_step, round(away_s * 1e6)
-        )
-        return Tended(
-            RunState(state) if state else None,
-            int(float(next_due)) if next_due else None,
-            int(now),
-            _chains(chains),
-            tuple(
-                ExpiredLease(step, attempt, *incarnation_in(holder), int(float(at)), state == StepState.CANCELLED)
-                for step, attempt, holder, at, state in map(json.loads, expired)
-            ),
-            tuple(WaitingList(queue, int(level), int(float(at))) for queue, level, at in json.loads(waiting)),
-            int(alert_at) if alert_at else None,
-            shifted_by,
-            bool(is_judged),
-        )
+        words = ("" if expected_us is None else expected_us, clock_step, round(away_s * 1e6))
+        return tended_in(self._call(run_id, "tend", limit, *words))
 
     def shift(self, run_id: str, step: ClockStep, lease_s: float) -> bool:
         """Shift the times of a run by a step of the server's clock, unless that was done before."""
@@ -311,7 +277,7 @@ class Ledger(LedgerReads):
     ) -> tuple[Chain, ...]:
         """Give the chain of a queued step whose message is gone, to one caller alone; nothing if there is no need."""
         text = json.dumps(detail, separators=(",", ":"))
-        return _chains(self._call(run_id, "resend", step, attempt, sent_at_us, text))
+        return chains_in(self._call(run_id, "resend", step, attempt, sent_at_us, text))
 
     def report_shared_queue(self, run_id: str, queue: str, reader: str) -> None:
         """Record that somebody else reads a queue of the run's steps. May stand twice when an answer was lost."""
@@ -338,7 +304,7 @@ class Ledger(LedgerReads):
                 raise StepUnknown(str(error).removeprefix("UNKNOWN ")) from None
             raise
         self._nudge(workers)
-        return count, _chains(chains)
+        return count, chains_in(chains)
 
     def resume(
         self,
@@ -364,12 +330,12 @@ class Ledger(LedgerReads):
         resume_id = token_hex(6)
         self._stage(run_id, resume_id, staged)
         pairs = [item for pair in (fields or {}).items() for item in pair]
-        new, rewired, respecified = self._changes(run_id, staged) if staged else ([], [], [])
+        changes = self._changes(run_id, staged) if staged else StepChanges()
         told = {
             "again": list(again),
             "gone": list(gone),
-            "new": new,
-            "rewired": rewired,
+            "new": changes.new,
+            "rewired": changes.rewired,
             "reset": len(resets),
             **(detail or {}),
         }
@@ -386,43 +352,21 @@ class Ledger(LedgerReads):
                 json.dumps(told, separators=(",", ":")),
                 json.dumps(list(again)),
                 json.dumps(list(gone)),
-                json.dumps(respecified),
+                json.dumps(changes.respecified),
                 len(pairs) // 2,
                 *pairs,
                 *(word for reset in resets for word in reset),
             )
         except ResponseError as error:
-            kind, _, rest = str(error).partition(" ")
-            if kind == "UNKNOWN":
-                raise RunUnknown(run_id) from None
-            if kind == "RUNNING":
-                raise RunNotEnded(rest) from None
-            if kind == "STOPPING":
-                raise AttemptsStopping(int(rest)) from None
-            if kind == "RESUMED":
-                raise ResumedMeanwhile(run_id) from None
-            raise
+            raise resume_refusal(run_id, error) from None
         self._keep_in_care(run_id)
-        return _chains(chains)
+        return chains_in(chains)
 
-    def _changes(self, run_id: str, staged: Sequence[StagedStep]) -> tuple[list[str], list[str], list[str]]:
-        """Return the steps that a resume adds, those to which it gives other upstreams or another trigger rule, and
-        those with an attempt whose spec it replaces or takes away."""
+    def _changes(self, run_id: str, staged: Sequence[StagedStep]) -> StepChanges:
         graphs = cast(dict[str, str], self.client.hgetall(self.key(run_id, "graph")))
         specs = cast(dict[str, str], self.client.hgetall(self.key(run_id, "spec")))
-        new, rewired, replaced = [], [], set(specs)
-        for it in staged:
-            if it.step not in graphs:
-                new.append(it.step)
-                continue
-            graph, spec = graphs[it.step], specs[it.step]
-            if it.spec == spec:
-                replaced.discard(it.step)
-            has_other_rule = it.graph != graph and json.loads(it.graph).get("t") != json.loads(graph).get("t")
-            if has_other_rule or (it.spec != spec and _upstream_in(it.spec) != _upstream_in(spec)):
-                rewired.append(it.step)
         tried = {step for step, (_, attempt) in self.states(run_id).items() if attempt}
-        return new, rewired, sorted(replaced & tried)
+        return step_changes(graphs, specs, tried, staged)
 
     def claim_alert(self, run_id: str, lease_s: float) -> AlertTry | None:
         """Give the right to tell people that a run failed, for `lease_s`; None when there is nothing to tell now."""
@@ -493,11 +437,3 @@ class Ledger(LedgerReads):
     def take_care_of(self, run_id: str) -> None:
         """Put a run into the coordinators' list."""
         self.client.sadd(f"{self.prefix}:active", run_id)
-
-
-def _upstream_in(spec: str) -> set[str]:
-    return set(json.loads(spec).get("upstream", ()))
-
-
-def _chains(raw: Iterable[str]) -> tuple[Chain, ...]:
-    return tuple(tuple(Link(*link) for link in json.loads(text)) for text in raw)

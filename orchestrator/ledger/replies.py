@@ -1,0 +1,82 @@
+"""What the ledger's script answers, read as values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from orchestrator.ledger.states import RunState, StepState
+from orchestrator.ledger.values import (
+    AttemptsStopping,
+    Chain,
+    Claim,
+    ExpiredLease,
+    Link,
+    Refusal,
+    Replaced,
+    ResumedMeanwhile,
+    RunNotEnded,
+    RunUnknown,
+    Tended,
+    WaitingList,
+    incarnation_in,
+)
+
+
+def chains_in(raw: Iterable[str]) -> tuple[Chain, ...]:
+    return tuple(tuple(Link(*link) for link in json.loads(text)) for text in raw)
+
+
+def claim_in(reply: Sequence[Any]) -> Claim | Refusal:
+    if not reply[0]:
+        return Refusal(reply[1])
+    _, token, spec, params, import_path, pipeline, uncounted, code_id, secrets, *outputs = reply
+    return Claim(
+        token,
+        json.loads(spec),
+        json.loads(params) if params else {},
+        import_path,
+        pipeline,
+        uncounted,
+        dict(zip(outputs[::2], outputs[1::2], strict=True)) if outputs else {},
+        code_id,
+        json.loads(secrets) if secrets else {},
+    )
+
+
+def replaced_in(reply: Sequence[Any]) -> Replaced | Refusal:
+    return Replaced(StepState(reply[1]), chains_in(reply[2])) if reply[0] else Refusal(reply[1])
+
+
+def tended_in(reply: Sequence[Any]) -> Tended:
+    state, next_due, now, chains, expired, waiting, alert_at, shifted_by, is_judged = reply
+    return Tended(
+        RunState(state) if state else None,
+        int(float(next_due)) if next_due else None,
+        int(now),
+        chains_in(chains),
+        tuple(
+            ExpiredLease(step, attempt, *incarnation_in(holder), int(float(at)), state == StepState.CANCELLED)
+            for step, attempt, holder, at, state in map(json.loads, expired)
+        ),
+        tuple(WaitingList(queue, int(level), int(float(at))) for queue, level, at in json.loads(waiting)),
+        int(alert_at) if alert_at else None,
+        shifted_by,
+        bool(is_judged),
+    )
+
+
+def resume_refusal(run_id: str, error: Exception) -> Exception:
+    """Return why a run cannot be resumed; `error` itself if the script did not refuse."""
+    kind, _, rest = str(error).partition(" ")
+    match kind:
+        case "UNKNOWN":
+            return RunUnknown(run_id)
+        case "RUNNING":
+            return RunNotEnded(rest)
+        case "STOPPING":
+            return AttemptsStopping(int(rest))
+        case "RESUMED":
+            return ResumedMeanwhile(run_id)
+    return error
