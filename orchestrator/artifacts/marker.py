@@ -46,9 +46,8 @@ def write_marker(root: Path, store_id: str | None = None, permissions: Permissio
             file.flush()
             os.fsync(file.fileno())
         try:
-            os.link(
-                draft, root / MARKER
-            )  # unlike a rename it does not replace what somebody else has written meanwhile
+            # Unlike a rename it does not replace what somebody else has written meanwhile.
+            os.link(draft, root / MARKER)
         except FileExistsError:
             pass
         except OSError:  # a file system without links
