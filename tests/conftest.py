@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -22,6 +23,10 @@ from orchestrator.local.server import embedded_server
 
 hypothesis.settings.register_profile("orchestrator", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("orchestrator")
+
+# A shell ignores it in what it starts with `&`, and what we start would heed no Ctrl-C either.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
