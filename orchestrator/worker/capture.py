@@ -23,7 +23,7 @@ from typing import Any, Protocol, TextIO
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.outages import Outage
 from orchestrator.settings import Settings
-from orchestrator.worker.log_file import HEAD_BYTES, READ_BYTES, empty, give_back, new_file, opened_anew
+from orchestrator.worker.log_file import HEAD_BYTES, READ_BYTES, empty, give_back, has_head, new_file, opened_anew
 from orchestrator.worker.log_records import capture_records, descriptor_of, stream_handlers
 from orchestrator.worker.log_shipment import SHIP_INTERVAL_S, Shipment
 from orchestrator.worker.masking import NO_MASKS, Masks
@@ -58,6 +58,7 @@ class DescriptorCapture:
         self._shipped = self._freed = HEAD_BYTES  # of the file, from its beginning
         self._fd = self._writer = -1  # the file to read, and opened anew to write
         self._left: list[int] = []  # files of earlier attempts, to which somebody still can write
+        self._has_head = True  # as long as nobody has truncated the file
         self._is_installed = False
 
     def _install(self) -> None:
@@ -84,6 +85,7 @@ class DescriptorCapture:
             empty(self._fd)  # where nobody can tell of writers
             self._shipment = Shipment(self._ledger, self._limit, run_id, step, attempt, token, masks)
             self._shipped = self._freed = HEAD_BYTES
+            self._has_head = True
         os.dup2(self._writer, 1)
         os.dup2(self._writer, 2)
         self._wake.set()
@@ -101,7 +103,7 @@ class DescriptorCapture:
             self._wake.clear()
             with self._lock:
                 try:
-                    if (size := os.fstat(self._fd).st_size) > HEAD_BYTES:
+                    if (size := os.fstat(self._fd).st_size) != HEAD_BYTES:
                         self._ship(size, is_end=True)
                 finally:
                     self._shipment = None
@@ -123,6 +125,8 @@ class DescriptorCapture:
     def _ship(self, size: int, *, is_end: bool = False) -> None:
         """Ship what was in the file when it had that size: somebody may write faster than it can be shipped."""
         assert self._shipment is not None
+        if size < self._shipped or (self._has_head and not has_head(self._fd)):  # truncated by what the step does
+            self._shipped, self._freed, self._has_head = 0, 0, False
         while data := os.pread(self._fd, min(READ_BYTES, max(0, size - self._shipped)), self._shipped):
             self._shipped += len(data)
             self._shipment.add(data)
@@ -154,7 +158,7 @@ class DescriptorCapture:
             self._wake.wait(SHIP_INTERVAL_S if self._left else None)
             pause.wait(SHIP_INTERVAL_S)
             with self._lock:
-                if self._shipment and (size := os.fstat(self._fd).st_size) > self._shipped:
+                if self._shipment and (size := os.fstat(self._fd).st_size) != self._shipped:
                     try:
                         self._ship(size)
                         outage.is_over()

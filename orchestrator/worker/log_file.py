@@ -58,9 +58,14 @@ def opened_anew(file: int) -> int:
         return os.dup(file)
 
 
+def has_head(file: int) -> bool:
+    """Whether a file still begins with its head: who opens /dev/stderr to write truncates what that leads to."""
+    return os.pread(file, len(_MAGIC), 0) == _MAGIC
+
+
 def empty(file: int) -> None:
     """Take out of a file whatever an attempt has written."""
-    if os.fstat(file).st_size > HEAD_BYTES:
+    if os.fstat(file).st_size != HEAD_BYTES:
         os.ftruncate(file, HEAD_BYTES)
         os.pwrite(file, _HEAD.pack(_MAGIC, HEAD_BYTES, 0), 0)
 

@@ -453,3 +453,38 @@ def test_the_log_of_a_noisy_step_that_dies_goes_on_where_it_was(own_worker, pipe
         log = runs.ledger.log(record.run_id, "noisy", 1)
     count = int(log.lines[-1].removesuffix(" lines"))
     assert [int(line.split()[0]) for line in log.lines[:-1]] == list(range(log.dropped, count))
+
+
+def test_who_truncates_the_file_behind_a_stream_loses_no_line_that_follows(own_worker, pipeline_from):
+    pipeline = pipeline_from("""
+        import os, subprocess
+
+        WAYS = {
+            "opened": lambda: open("/dev/stdout", "w").write("seen\\n"),
+            "redirected": lambda: subprocess.run("echo seen > /dev/stderr", shell=True),
+            "shortened": lambda: (os.ftruncate(1, 0), print("seen")),
+            "grown-again": lambda: (os.ftruncate(1, 0), print("seen", "x" * 10_000)),
+        }
+
+        def truncates(way, *before):
+            print("before" * 10)
+            WAYS[way]()
+            print("after")
+
+        def untouched(before):
+            print("of the next step")
+
+        truncating = PipelineBuilder("truncating")
+        last = None
+        for way in WAYS:
+            last = truncating.add(way, truncates, args=[way, last])
+            last = truncating.add(f"after-{way}", untouched, args=[last])
+    """)
+    with own_worker(slots=1) as runs:
+        record = runs.run(pipeline)
+
+        assert record.state == "succeeded", record
+        for way in ("opened", "redirected", "shortened", "grown-again"):
+            seen, after = runs.log(record, way)[-2:]
+            assert (seen.split()[0], after) == ("seen", "after")
+            assert runs.log(record, f"after-{way}") == ["of the next step"]
