@@ -93,9 +93,7 @@ def _limit_libraries(cap: int | None) -> None:
             library.set_num_threads(wanted)
     torch = sys.modules.get("torch")
     wanted = _wanted("OMP_NUM_THREADS", cap)
-    is_whole = torch is not None and hasattr(
-        torch, "set_num_threads"
-    )  # else it is just being imported, or failed to be
+    is_whole = torch is not None and hasattr(torch, "set_num_threads")  # else it is half imported
     if torch is not None and is_whole and wanted is not None and torch.get_num_threads() != wanted:
         torch.set_num_threads(wanted)
 

@@ -1,28 +1,33 @@
-"""Figures that docs/ name outside of tables are those of the code."""
+"""Figures and lists that the docs name outside of tables are those of the code."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import click
 import pytest
 
 from orchestrator.alerts.delivery import Pace
+from orchestrator.cli.health.checks import ROLES
 from orchestrator.cli.health.sizes import FILES_COUNTED, FULL_SHARE, NEARLY_SHARE, RUNS_MEASURED
+from orchestrator.cli.main import COMMANDS, main
 from orchestrator.cli.received_json import INLINE_CHARS
 from orchestrator.definition.names import NAME_LENGTH_MAX
 from orchestrator.definition.secrets import MASKED_CHARS
 from orchestrator.ledger.server_clock import TOLERANCE_S
 from orchestrator.ledger.set_aside import DEAD_BYTES, DEAD_KEPT
 from orchestrator.local.workers import RESTARTS
-from orchestrator.settings import Settings
+from orchestrator.redis_url import TLS_OPTIONS
+from orchestrator.settings import Settings, secret_names
 from orchestrator.worker.attempt import CODE_BACK_OFF, HOST_BACK_OFF
 from orchestrator.worker.code_check import SETTLE_S
 from orchestrator.worker.flower import MOST_NAMES
 from orchestrator.worker.host_faults import CHECKPOINT_BYTES
 from orchestrator.worker.log_lines import LINE_CHARS
+from orchestrator.worker.thread_shares import VARIABLES
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
 PACE = Pace()
 
 # `#` stands for each figure, in their order.
@@ -55,10 +60,38 @@ FIGURES = [
 ]
 
 
+def text_of(page: str) -> str:
+    return " ".join((ROOT / page).read_text("utf-8").split())
+
+
+def commands_without_json() -> set[str]:
+    made = {name: main.get_command(click.Context(main), name) for name in COMMANDS}
+    return {name for name, it in made.items() if it and "--json" not in [word for p in it.params for word in p.opts]}
+
+
+# What stands between two phrases, and the words in backquotes there.
+LISTS = [
+    ("README.md", "All but ", " take `--json`", commands_without_json()),
+    ("docs/operations.md", "Steps see no secret among our settings (", "): ", set(secret_names())),
+    ("docs/operations.md", "the service of that role on this host needs: ", " Do not let it", set(ROLES)),
+    ("docs/operations.md", "`rediss://` takes the options ", "; user and password", set(TLS_OPTIONS)),
+    ("docs/pipelines.md", "the worker sets ", ", and at each step", set(VARIABLES)),
+]
+
+
+@pytest.mark.parametrize(("page", "begin", "end", "words"), LISTS)
+def test_a_list_of_the_docs_is_that_of_the_code(page: str, begin: str, end: str, words: set[str]) -> None:
+    _, found, rest = text_of(page).partition(begin)
+    listed, ended, _ = rest.partition(end)
+
+    assert found, f"{page} does not say: {begin}"
+    assert ended, f"{page} does not say: {end}"
+    assert set(re.findall(r"`([^`]+)`", listed)) == words
+
+
 @pytest.mark.parametrize(("page", "sentence", "figures"), FIGURES)
 def test_a_figure_of_the_docs_is_that_of_the_code(page: str, sentence: str, figures: tuple[float, ...]) -> None:
-    text = " ".join((DOCS / f"{page}.md").read_text("utf-8").split())
-    found = re.search(re.escape(sentence).replace("\\#", r"([\d,.]*\d)"), text)
+    found = re.search(re.escape(sentence).replace("\\#", r"([\d,.]*\d)"), text_of(f"docs/{page}.md"))
 
     assert found, f"docs/{page}.md does not say: {sentence}"
     assert [float(word.replace(",", "")) for word in found.groups()] == [float(figure) for figure in figures]
