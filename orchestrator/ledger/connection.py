@@ -32,6 +32,7 @@ def connect(url: str, *, retries: int = 3, timeout_s: float | None = None) -> Re
     client = Redis.from_url(
         client_url,
         decode_responses=True,
+        encoding_errors="backslashreplace",  # what somebody else wrote may be no text: read it, and find it wrong later
         socket_connect_timeout=5,
         socket_timeout=timeout_s,
         health_check_interval=25,

@@ -7,10 +7,13 @@ from typing import Any, cast
 
 import redis
 
+_FIELDS = ("id", "host", "folder")
+
 
 def recorded_store(client: redis.Redis, prefix: str) -> dict[str, str]:
     """Return id, host and folder of the installation's store, as who used it first has told; empty if nobody has."""
-    return cast(dict[str, str], client.hgetall(f"{prefix}:store"))
+    fields = cast(dict[str, str], client.hgetall(f"{prefix}:store"))
+    return {name: fields.get(name, "") for name in _FIELDS} if fields.get("id") else {}
 
 
 def record_store(client: redis.Redis, prefix: str, fields: Mapping[str, str], *, replaces: bool = False) -> None:

@@ -26,3 +26,13 @@ def test_a_call_does_not_wait_for_ever_at_a_server_that_takes_it_and_says_nothin
         threading.Thread(target=call, daemon=True).start()
 
         assert ended.wait(10)
+
+
+def test_what_is_no_text_is_read_and_harms_no_later_call(shared_redis_url, ledger):
+    key, raw = ledger.key("garbled", "x"), b"a\xff\xfez"
+
+    with connect(shared_redis_url) as client:
+        client.hset(key, mapping={raw: raw, "after": "é"})
+        read = client.pipeline(transaction=False).hgetall(key).get("nothing").hget(key, "after").execute()
+
+    assert read == [{"a\\xff\\xfez": "a\\xff\\xfez", "after": "é"}, None, "é"]

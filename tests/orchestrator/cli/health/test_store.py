@@ -47,6 +47,18 @@ def test_looking_marks_nothing_and_the_embedded_server_is_not_bothered(ledger: L
     assert levels(session_on(ledger, tmp_path, is_embedded=True)) == []
 
 
+@pytest.mark.parametrize(
+    ("garbage", "expected"),
+    [({"zz": "1"}, ["ok"]), ({"id": ""}, ["ok"]), ({"id": "{", "zz": "1"}, ["fault"]), ({"id": b"\xff"}, ["fault"])],
+)
+def test_a_record_of_the_store_that_nobody_of_ours_wrote_is_read_as_far_as_it_goes(
+    ledger: Ledger, tmp_path: Path, garbage: dict[str, str], expected: list[str]
+) -> None:
+    ledger.client.hset(f"{ledger.prefix}:store", mapping=garbage)
+
+    assert levels(session_on(ledger, tmp_path)) == expected
+
+
 @pytest.mark.parametrize("kind", ["a file", "below a file", "damaged"])
 def test_a_folder_that_cannot_be_used_is_a_fault(ledger: Ledger, tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "folder"
