@@ -19,7 +19,7 @@ KEPT = frozenset({signal.SIGHUP, signal.SIGINT})
 
 
 def begin_with_own_signals() -> None:
-    """Give every signal its default that was inherited as ignored, but for `KEPT`, and unblock all of them.
+    """Set every signal that was inherited as ignored to its default, but for `KEPT`, and unblock all of them.
 
     Nothing is done in a thread other than the main one, where Python allows no such thing.
     """

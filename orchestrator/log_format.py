@@ -41,7 +41,7 @@ def set_up_logging(log_format: str, level: str) -> None:
 
 
 def format_all(logger: logging.Logger | None = None, **_: Any) -> None:
-    """Give every handler of a logger that Celery has set up, the root's if None, lines of JSON."""
+    """Let every handler of a logger that Celery has set up, the root's if None, write lines of JSON."""
     for handler in (logger or logging.getLogger()).handlers:
         handler.setFormatter(JsonLines())
 

@@ -63,7 +63,7 @@ class AlertDelivery:
             self._in_flight[run_id] = thread
 
     def announce(self, message: Message) -> None:
-        """Tell the targets of the settings of what is no run's failure, once. Takes as long as they take."""
+        """Send what is not the failure of a run to the targets of the settings, once. Takes as long as they take."""
         for target in read_targets(self._settings.alerts, os.environ) if self._settings.alerts else []:
             if error := send(target, message):
                 logger.warning("%s could not be told: %s: %s", target.label, message.title, error)

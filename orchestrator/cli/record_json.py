@@ -11,7 +11,7 @@ from orchestrator.ledger.record import AttemptRecord, RunRecord, StepRecord, rfc
 
 
 def record_json(record: RunRecord) -> dict[str, Any]:
-    """Give the record with RFC 3339 UTC times to the microsecond. Params and outputs are plain JSON.
+    """Return the record with RFC 3339 UTC times to the microsecond. Params and outputs are plain JSON.
 
     A step has `arguments` and `params` of its last attempt that began; an earlier one has its own where they differ.
     """

@@ -167,7 +167,7 @@ class ReadParams(Mapping[str, Any]):
 
 
 def bind_params(declared: Mapping[str, Param], given: Mapping[str, Any]) -> tuple[ReadParams, list[str]]:
-    """Give the value of each param, and a sentence for each unknown, missing or wrong one.
+    """Return the value of each param, and a sentence for each unknown, missing or wrong one.
 
     What was given is validated, unless it is `ReadParams`; so is each default that is used.
     """
@@ -190,7 +190,7 @@ def bind_params(declared: Mapping[str, Param], given: Mapping[str, Any]) -> tupl
 
 
 def recorded_params(values: Mapping[str, Any]) -> tuple[ReadParams, list[str]]:
-    """Give copies of the values as the record gives them back, and a sentence for each that it cannot even show.
+    """Return copies of the values as the record gives them back, and a sentence for each that it cannot even show.
 
     A value of which the record keeps no more than what is shown stays itself.
     """
@@ -260,7 +260,7 @@ def params_of_function(function: Callable[..., Any]) -> tuple[dict[str, Param], 
 
 
 def inferred_param(name: str, value: Any) -> Param:
-    """Give the param that a default value declares: of its type, or of any type when nothing checks that one."""
+    """Return the param that a default value declares: of its type, or of any type when nothing checks that one."""
     kind = type(value)
     if kind in PLAIN_TYPES.values():
         return Param(name, kind, value)

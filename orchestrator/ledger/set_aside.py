@@ -79,7 +79,7 @@ def bury(client: redis.Redis, prefix: str, queue: str, entry: bytes, reason: str
 
 
 def clear_the_way(client: redis.Redis, prefix: str, queue: str, list_key: str, at: float) -> str:
-    """Give the key of a queue's list another name if it is not a list. Return that name, else an empty text."""
+    """Rename the key of a queue's list if it is not a list. Return its new name, else an empty text."""
     kind = cast(str, client.type(list_key))
     if kind in ("list", "none"):
         return ""

@@ -161,7 +161,7 @@ def _oom_kills() -> int:
 
 
 def error_card(error: BaseException, masks: Masks = NO_MASKS) -> dict[str, Any]:
-    """Give an exception as the record keeps it: type, message, and a traceback without our own frames; masked."""
+    """Return an exception as the record keeps it: type, message, and a traceback without our own frames; masked."""
     frames = error.__traceback__
     while frames and frames.tb_frame.f_globals.get("__name__", "").split(".")[0] in {
         "workers",

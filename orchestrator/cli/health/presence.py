@@ -46,7 +46,7 @@ def check_cards(session: Session) -> Iterator[Finding]:
 
 
 def check_hosts(session: Session) -> Iterator[Finding]:
-    """Tell of workers that take no steps because of a fault of their host."""
+    """Name the workers that take no steps because of a fault of their host."""
     for card in present_workers(session.ledger.client, session.ledger.prefix):
         if card.fault:
             told = f"takes no steps until its own check passes again: {card.fault}"
