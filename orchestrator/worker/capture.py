@@ -29,6 +29,7 @@ from orchestrator.worker.log_shipment import SHIP_INTERVAL_S, Shipment
 from orchestrator.worker.masking import NO_MASKS, Masks
 from orchestrator.worker.thread_capture import ThreadCapture
 
+_ERRORS = "backslashreplace"  # as Python's own standard error: no record is lost for half a surrogate pair
 FILE_BYTES = 16 * 1024 * 1024  # of a noisy attempt's output kept before its head is given back
 
 
@@ -67,10 +68,10 @@ class DescriptorCapture:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True)
         self._streams = sys.stdout, sys.stderr
-        worker_log = open(self._stderr, "w", buffering=1, closefd=False)  # noqa: SIM115 (open as long as the process)
+        worker_log = open(self._stderr, "w", buffering=1, errors=_ERRORS, closefd=False)  # noqa: SIM115 (open as long as the process)
         for handler in stream_handlers():
             handler.setStream(worker_log)
-        self.stream = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 (open as long as the process)
+        self.stream = open(2, "w", buffering=1, errors=_ERRORS, closefd=False)  # noqa: SIM115 (open as long as the process)
         capture_records(self)
         threading.Thread(target=self._ship_for_ever, name="attempt-log", daemon=True).start()
         self._is_installed = True

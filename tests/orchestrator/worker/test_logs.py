@@ -17,6 +17,7 @@ NOISY = """
         print("to stderr", file=sys.stderr)
         logging.getLogger("my.model").warning("logged %d", 1)
         logging.getLogger("my.model").info("logged info")
+        logging.getLogger("my.model").warning("half a pair: \\ud83d")
         os.write(1, b"from descriptor 1\\n")
         os.write(2, b"from descriptor 2\\n")
         subprocess.run(["sh", "-c", "echo from a subprocess; echo and its stderr >&2"], check=True)
@@ -37,6 +38,7 @@ def test_every_way_to_write_is_captured_in_order(runs, pipeline_from):
         "to stderr",
         "WARNING my.model: logged 1",
         "INFO my.model: logged info",
+        "WARNING my.model: half a pair: \\ud83d",
         "from descriptor 1",
         "from descriptor 2",
         "from a subprocess",
