@@ -88,6 +88,13 @@ def open_session(retries: int = 2) -> Iterator[Session]:
             raise ServerUnreachable(f"the Redis server at {masked_url(url)} does not answer: {error}") from None
         except (InvalidResponse, NoPermissionError) as error:
             raise ServerUnreachable(f"the Redis server at {masked_url(url)} cannot be used: {error}") from None
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            raise ServerUnreachable(
+                f"the Redis server at {masked_url(url)} holds a key of another kind where one of ours belongs, "
+                f"below '{chosen.key_prefix}:' (setting key_prefix): {error}"
+            ) from None
         finally:
             ledger.client.close()
 
