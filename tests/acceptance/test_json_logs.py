@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,7 @@ def free_port() -> int:
     ids=["serve", "worker", "flower"],
 )
 @pytest.mark.timeout(90)
-def test_every_line_of_a_service_is_a_json_object(tmp_path, shared_redis_url, arguments, says) -> None:
+def test_every_line_of_a_service_is_a_json_object(tmp_path, shared_redis_url, wait_until, arguments, says) -> None:
     if arguments == ["flower"]:
         arguments = ["flower", "--port", str(free_port())]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRATOR_")} | {
@@ -44,11 +43,8 @@ def test_every_line_of_a_service_is_a_json_object(tmp_path, shared_redis_url, ar
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
-        limit = time.monotonic() + LIMIT_S
-        while says not in log_path.read_text():
-            assert time.monotonic() < limit, log_path.read_text()
-            assert service.poll() is None, log_path.read_text()
-            time.sleep(0.05)
+        wait_until(lambda: says in log_path.read_text() or service.poll() is not None, LIMIT_S)
+        assert service.poll() is None, log_path.read_text()
         service.send_signal(signal.SIGTERM)
         service.wait(LIMIT_S)
     finally:
