@@ -31,6 +31,7 @@ from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.typed import NotRestorable, Parts, Unkept, as_text, put_together, shown_parts, take_apart
 from orchestrator.definition.wire_scalars import KEYS, is_unicode, scalar_form, scalar_of
 
+_INT_BITS = 14_000  # a little less than 4,300 digits, beyond which Python refuses to write or read an int as text
 _MAPPINGS = frozenset({Counter, OrderedDict, defaultdict})
 _FACTORIES: dict[str, Any] = {kind.__name__: kind for kind in (int, float, str, bool, list, dict, set, tuple)}
 
@@ -50,7 +51,7 @@ def to_wire(value: Any, where: str = "", *, typed: bool = False) -> Any:
     Raises NotWireable, with the way to the first part that has no such form.
     """
     kind = type(value)
-    if value is None or kind is bool or kind is int:
+    if value is None or kind is bool or (kind is int and value.bit_length() <= _INT_BITS):
         return value
     if kind is str and is_unicode(value):
         return value
