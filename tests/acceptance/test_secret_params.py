@@ -67,6 +67,64 @@ def test_a_secret_is_asked_for_again_and_nothing_shows_it(place) -> None:
         assert "sesame" not in done.out + done.err
 
 
+def test_a_rerun_asks_for_a_secret_again_and_what_it_takes_over_has_the_new_one(place) -> None:
+    file = place.write("guarded.py", PIPELINE)
+    (place.folder / "good").touch()
+    (place.folder / "token").write_text(TOKEN)
+    first = place.call("run", file, "-p", "token=@token", "--json")
+    (place.folder / "token").write_text("another-sesame")
+
+    refused = place.call("rerun", "last", "--from", "use")
+    done = place.call("rerun", "last", "--from", "use", "-p", "token=@token", "--json")
+    log = place.call("logs", done.json["run_id"], "use")
+    looks = [
+        place.call(*words) for words in (["show", "last", "--json"], ["events", "last", "--json"], ["verify", "last"])
+    ]
+
+    assert (first.code, refused.code, done.code) == (0, 2, 0), done.err
+    assert "param 'token' cannot be used again: it is a secret, of which nothing is kept" in refused.err
+    assert "Give it as -p token=@FILE" in refused.err
+    assert done.json["params"] == {"token": "***", "rows": 1}
+    assert done.json["steps"]["keep"]["attempts"] == []
+    assert done.json["steps"]["keep"]["output"] == {"bearer": "***"}
+    assert done.json["steps"]["use"]["output"] == len("another-sesame")
+    assert "token is *** was ***" in log.out
+    assert [look.code for look in looks] == [0, 0, 0]
+    for each in (first, refused, done, log, *looks):
+        assert "sesame" not in each.out + each.err
+
+
+def test_a_secret_that_the_pipeline_no_longer_has_keeps_no_step_that_needs_it(place) -> None:
+    file = place.write("guarded.py", PIPELINE)
+    (place.folder / "good").touch()
+    (place.folder / "token").write_text(TOKEN)
+    assert place.call("run", file, "-p", "token=@token").code == 0
+    place.write("guarded.py", PIPELINE.replace("token: Secret[str]", "password: Secret[str]").replace(
+        "use(keep(token), token)", "use(keep('public-text'), password)"
+    ))  # fmt: skip
+
+    done = place.call("rerun", "last", "--from", "use", "-p", "password=@token", "--json")
+
+    assert done.code == 0, done.err
+    assert "run again, since they are called or wired otherwise now: keep" in done.err
+    assert done.json["steps"]["keep"]["output"] == {"bearer": "public-text"}
+    assert TOKEN not in done.out + done.err
+
+
+def test_a_param_that_is_no_secret_any_more_keeps_no_step_that_had_it(place) -> None:
+    file = place.write("guarded.py", PIPELINE)
+    (place.folder / "good").touch()
+    (place.folder / "token").write_text(TOKEN)
+    assert place.call("run", file, "-p", "token=@token").code == 0
+    place.write("guarded.py", PIPELINE.replace("token: Secret[str]", "token: str"))
+
+    done = place.call("rerun", "last", "-p", "token=public-text", "--json")
+
+    assert done.code == 0, done.err
+    assert done.json["steps"]["keep"]["output"] == {"bearer": "public-text"}
+    assert TOKEN not in done.out + done.err
+
+
 def test_a_file_of_yaml_may_declare_one_and_standard_input_give_it(place) -> None:
     file = place.write("guarded.yaml", YAML)
     with place.start("run", file, "-p", "token=@-", "--json", stdin=-1) as process:
