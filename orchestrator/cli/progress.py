@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 from rich.console import Console, Group
@@ -21,6 +21,9 @@ from orchestrator.ledger.states import StepState
 from orchestrator.ledger.values import Event
 from orchestrator.times import clock_text
 
+if TYPE_CHECKING:
+    from orchestrator.coordinator.waiting import Unserved
+
 RUNNING_ROWS = 8
 RECENT_ROWS = 6
 EVERY_STEP = 300  # runs with more steps than this print a count now and then instead of a line for each change
@@ -34,7 +37,7 @@ class Progress(Protocol):
     def show(self, events: Sequence[Event]) -> None:
         """Show changes that the record has taken in already."""
 
-    def show_unserved(self, pools: dict[str, list[str]]) -> None:
+    def show_unserved(self, unserved: Sequence[Unserved]) -> None:
         """Show for which pools steps wait in vain."""
 
     def warn(self, text: str) -> None:
@@ -60,7 +63,7 @@ class Lines:
         self._is_quiet = is_quiet
         self._is_short = len(record.steps) > EVERY_STEP
         self._succeeded = sum(step.state is StepState.SUCCEEDED for step in record.steps.values())
-        self._warned: set[str] = set()
+        self._warned: set[tuple[str, str]] = set()
         if not is_quiet:
             steps = len(record.steps)
             counted = f"{steps:,} step{'' if steps == 1 else 's'}"
@@ -85,10 +88,11 @@ class Lines:
                 continue
             click.echo(f"{clock_text(event.at_us)} {event.step} {WORDS.get(word, word)}{_remark(event)}")
 
-    def show_unserved(self, pools: dict[str, list[str]]) -> None:
-        for pool in set(pools) - self._warned:
-            self.warn(unserved_text(pool, pools[pool]))
-        self._warned = set(pools)
+    def show_unserved(self, unserved: Sequence[Unserved]) -> None:
+        for it in unserved:
+            if (it.pool, it.hindrance) not in self._warned:
+                self.warn(unserved_text(it))
+        self._warned = {(it.pool, it.hindrance) for it in unserved}
 
     def warn(self, text: str) -> None:
         click.echo(text, err=self._is_quiet)
@@ -101,7 +105,7 @@ class Panel:
         self.console = Console()
         self._record = record
         self._recent: list[Text] = []
-        self._unserved: dict[str, list[str]] = {}
+        self._unserved: Sequence[Unserved] = ()
         self._began_us = self._now_us = record.created_at_us
         self._states: Counter[StepState] = Counter(step.state for step in record.steps.values())
         self._state_of: dict[str, StepState] = {name: step.state for name, step in record.steps.items()}
@@ -144,8 +148,8 @@ class Panel:
             if state is not StepState.SUCCEEDED or step in again:
                 self._set(step, StepState.WAITING)
 
-    def show_unserved(self, pools: dict[str, list[str]]) -> None:
-        self._unserved = pools
+    def show_unserved(self, unserved: Sequence[Unserved]) -> None:
+        self._unserved = unserved
 
     def __rich__(self) -> Group:
         record, total = self._record, len(self._record.steps)
@@ -164,7 +168,7 @@ class Panel:
         rows = [Text(f"  ▸ {name}", style="cyan") for name in running[:RUNNING_ROWS]]
         if len(running) > RUNNING_ROWS:
             rows.append(Text(f"    … and {len(running) - RUNNING_ROWS:,} more", style="cyan"))
-        warnings = [Text(unserved_text(pool, steps), style="yellow") for pool, steps in self._unserved.items()]
+        warnings = [Text(unserved_text(it), style="yellow") for it in self._unserved]
         return Group(Text(f"run {record.run_id}", style="dim"), head, *self._recent, *rows, *warnings)
 
 

@@ -29,6 +29,6 @@ def submit(target: str, params: tuple[str, ...], as_json: bool) -> None:
     plan, _ = load_plan(target, params, settings())
     with open_session() as session:
         run_id = submit_plan(plan, session.ledger, session.app, session.settings, target=absolute_target(target))
-        for pool, steps in unserved_steps(session.ledger, read_record(session.ledger, run_id).steps).items():
-            click.echo(unserved_text(pool, steps), err=True)
+        for unserved in unserved_steps(session.ledger, read_record(session.ledger, run_id).steps):
+            click.echo(unserved_text(unserved), err=True)
     answer(json.dumps({"run_id": run_id, "pipeline": plan.pipeline.name}) if as_json else run_id)

@@ -6,12 +6,15 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.outputs import shown_output
 from orchestrator.ledger.record import AttemptRecord, RunRecord
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.times import span_text
+
+if TYPE_CHECKING:
+    from orchestrator.coordinator.waiting import Unserved
 
 LOG_LINES = 5
 LINE_CHARS = 300
@@ -147,10 +150,12 @@ def error_line(error: Mapping[str, Any] | None) -> str:
     return f"{kind}: {message[0][:LINE_CHARS]}" if message else kind
 
 
-def unserved_text(pool: str, steps: Sequence[str]) -> str:
+def unserved_text(unserved: Unserved) -> str:
     """Say that steps wait for a pool that nobody serves."""
+    steps = unserved.steps
     more = f" and {len(steps) - 1:,} more" if len(steps) > 1 else ""
-    return f"waiting: no worker serves pool {pool} (step {steps[0]}{more})"
+    why = unserved.hindrance or f"no worker serves pool {unserved.pool}"
+    return f"waiting: {why} (step {steps[0]}{more})"
 
 
 def duration_text(began_us: int | None, ended_us: int | None) -> str:

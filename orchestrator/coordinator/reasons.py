@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.coordinator.waiting import hindrance_text
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, present_coordinators, present_workers
 from orchestrator.ledger.record import AttemptRecord, RunRecord, StepRecord, rfc3339
@@ -72,7 +73,7 @@ def brief(record: RunRecord, name: str, around: Surroundings) -> str:
             if serving:
                 return _slots(serving, around)
             if hindered := around.hindered(step.queue):
-                return f"waiting: {_hindered(hindered[0])}"
+                return f"waiting: {hindrance_text(hindered[0])}"
             return f"waiting: no worker serves pool {step.pool}"
         case StepState.RETRYING:
             last = step.attempts[-1]
@@ -142,7 +143,7 @@ def _queued(ledger: Ledger, settings: Settings, record: RunRecord, name: str, ar
         sentences.append(
             f"No worker serves that pool (queue {step.queue}): orchestrator worker --pool {step.pool} starts one."
         )
-    sentences += [f"W{_hindered(card)[1:]}." for card in hindered]
+    sentences += [f"W{hindrance_text(card)[1:]}." for card in hindered]
     lists = settings.list_of(step.queue)
     ahead = messages_ahead(client, lists, level, Named(record.run_id, name, last.attempt))
     if ahead is None:
@@ -302,10 +303,6 @@ def _told(record: RunRecord, name: str, around: Surroundings) -> str:
         return f"{name} (waiting)"
     between = " " if state is StepState.RUNNING else ": "
     return f"{name} ({state.value}{between}{brief(record, name, around).removeprefix('waiting: ')})"
-
-
-def _hindered(card: WorkerCard) -> str:
-    return f"worker {card.worker} takes no steps until its own check passes: {card.fault}"
 
 
 def _slots(serving: list[WorkerCard], around: Surroundings) -> str:
