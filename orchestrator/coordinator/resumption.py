@@ -25,7 +25,7 @@ from orchestrator.definition.faults import OrchestratorError
 from orchestrator.definition.model import Step
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import RunState, StepState
-from orchestrator.ledger.values import AttemptsStopping, ResumedMeanwhile, RunNotEnded, StagedStep
+from orchestrator.ledger.values import AttemptsStopping, ResumedMeanwhile, RunNotEnded, RunSucceeded, StagedStep
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
@@ -79,11 +79,7 @@ def check_resumable(run: RecordedRun, from_steps: Sequence[str] = ()) -> None:
     if not run.state.is_ended:
         raise ResumeRefused(_not_ended(run.run_id, run.state.value))
     if run.state is RunState.SUCCEEDED:
-        again = "".join(f" --from {shlex.quote(name)}" for name in from_steps) or " --from STEP"
-        raise ResumeRefused(
-            f"run {run.run_id} has succeeded, and stays as it is. A new run can take over what it has computed and run "
-            f"the rest again: orchestrator rerun {run.run_id}{again}"
-        )
+        raise ResumeRefused(_succeeded(run.run_id, from_steps))
 
 
 def plan_resume(
@@ -148,6 +144,8 @@ def resume(ledger: Ledger, app: Celery, resumption: Resumption) -> None:
         )
     except RunNotEnded as error:
         raise ResumeRefused(_not_ended(run_id, str(error))) from None
+    except RunSucceeded:
+        raise ResumeRefused(_succeeded(run_id, resumption.asked_from)) from None
     except ResumedMeanwhile:
         raise ResumeRefused(f"somebody else has just resumed run {run_id}: orchestrator show {run_id}") from None
     except AttemptsStopping as error:
@@ -166,6 +164,14 @@ def wait_for_stopping(ledger: Ledger, settings: Settings, run_id: str) -> None:
             f"run {run_id} cannot go on yet: after {limit_s:g} s these are still being stopped: {shown}{more}. "
             "Look at those workers, or try again."
         )
+
+
+def _succeeded(run_id: str, from_steps: Sequence[str]) -> str:
+    again = "".join(f" --from {shlex.quote(name)}" for name in from_steps) or " --from STEP"
+    return (
+        f"run {run_id} has succeeded, and stays as it is. A new run can take over what it has computed and run "
+        f"the rest again: orchestrator rerun {run_id}{again}"
+    )
 
 
 def _not_ended(run_id: str, state: str) -> str:

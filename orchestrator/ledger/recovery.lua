@@ -363,7 +363,7 @@ end
 
 -- resume resume_id staged(steps staged under that id, 0 = as they were) seen(how often the caller saw the run resumed before, ''
 -- = it does not matter) detail again(JSON list) gone(JSON list) respecified(JSON list: steps that have had an attempt
--- and get another spec, or none) fields(count) field value ... then step done ...: a run that has ended goes on.
+-- and get another spec, or none) fields(count) field value ... then step done ...: a run that has ended, and not well, goes on.
 -- Each listed step waits anew, `done` of its upstreams being kept with their success; `again`
 -- are those among them that had succeeded, `gone` are steps that there no longer are. All other steps are kept as they
 -- are. Where fields are given the run has the deadline among them, or none. Returns the chains. The same resume_id asking
@@ -383,6 +383,7 @@ function ops.resume()
   end
   if seen ~= '' and seen ~= (resumes or '0') then return redis.error_reply('RESUMED meanwhile') end
   if not ENDED[run_state] then return redis.error_reply('RUNNING ' .. run_state) end
+  if run_state == 'succeeded' then return redis.error_reply('SUCCEEDED stays as it is') end
   local stopping = call('ZCARD', DUE)
   if stopping > 0 then return redis.error_reply('STOPPING ' .. stopping) end
   local steps = call('HLEN', staged > 0 and staged_keys(resume_id)[1] or GRAPH)

@@ -17,6 +17,7 @@ from orchestrator.ledger.values import (
     Replaced,
     ResumedMeanwhile,
     RunNotEnded,
+    RunSucceeded,
     RunUnknown,
     Tended,
     WaitingList,
@@ -75,6 +76,8 @@ def resume_refusal(run_id: str, error: Exception) -> Exception:
             return RunUnknown(run_id)
         case "RUNNING":
             return RunNotEnded(rest)
+        case "SUCCEEDED":
+            return RunSucceeded(run_id)
         case "STOPPING":
             return AttemptsStopping(int(rest))
         case "RESUMED":

@@ -224,6 +224,10 @@ class RunNotEnded(Exception):
     """Only a run that has ended can be resumed; the text is its state."""
 
 
+class RunSucceeded(Exception):
+    """A run that has succeeded is not resumed; the text is its id."""
+
+
 class AttemptsStopping(Exception):
     """`count` attempts of a cancelled run are still being stopped. Until they are gone nothing may run anew."""
 

@@ -33,6 +33,7 @@ from orchestrator.ledger.values import (
     Refusal,
     Replaced,
     RunNotEnded,
+    RunSucceeded,
     owner_of,
 )
 from orchestrator.messages.queues import priority_level
@@ -280,7 +281,7 @@ class Network:
             self._send(ready)
 
     def resume(self) -> None:
-        """The run goes on, as it was or as another pipeline; or it is refused because it has not ended."""
+        """The run goes on, as it was or as another pipeline; or it is refused: it has not ended, or has succeeded."""
         graph = self._mended_graph() if self.rng.random() < 0.5 else self.graph
         added = set(graph.upstream) - set(self.graph.upstream)
         some = {step for step in graph.upstream if self.rng.random() < 0.1} if self.rng.random() < 0.5 else set()
@@ -304,6 +305,9 @@ class Network:
                 self.run_id, resets, again=again, gone=gone,
                 staged=list(staged_steps(plan, SETTINGS)) if is_other else (), fields=fields,
             )  # fmt: skip
+        except RunSucceeded:
+            assert (expected, before[0]) == (None, "succeeded")
+            return self.compare()
         except (RunNotEnded, AttemptsStopping) as error:
             state, still_held = before
             why = state if isinstance(error, RunNotEnded) else str(AttemptsStopping(still_held))

@@ -325,7 +325,7 @@ class LedgerModel:
         """Give the steps that are queued, None if the run cannot be resumed. `asked` wait anew with all below them; the
         run has the steps of `shape` from now on."""
         self.now += 1
-        if self.run_state not in ENDED or self.due:
+        if self.run_state not in ENDED or self.run_state == "succeeded" or self.due:
             return None
         known, waits_anew = self.gone | self.steps, self.set_back(asked, shape)
         self.shape = shape

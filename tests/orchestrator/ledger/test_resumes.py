@@ -33,6 +33,7 @@ from orchestrator.ledger.values import (
     Refusal,
     ResumedMeanwhile,
     RunNotEnded,
+    RunSucceeded,
     RunUnknown,
 )
 from orchestrator.ledger.verification import verify_run
@@ -101,17 +102,18 @@ def test_what_succeeded_is_kept_and_all_else_runs_as_a_new_attempt(ledger: Ledge
 
 
 def test_a_step_that_is_asked_for_runs_again_and_its_old_output_is_gone(ledger: Ledger) -> None:
-    run_id = start_graph(ledger, UPSTREAM)
+    run_id = start_graph(ledger, {**UPSTREAM, "x": ""})
     for step in "abcd":
         end(ledger, run_id, step)
+    end(ledger, run_id, "x", outcome=FAILED)
 
-    chains = ledger.resume(run_id, [("c", 2), ("d", 0)], again=["c", "d"], detail={"from": ["c"]})
+    chains = ledger.resume(run_id, [("c", 2), ("d", 0), ("x", 0)], again=["c", "d"], detail={"from": ["c"]})
 
-    assert links(chains) == [[("c", 2), ("d", 2)]]
+    assert links(chains) == [[("c", 2), ("d", 2)], [("x", 2)]]
     assert ledger.outputs(run_id) == {"a": '"a1"', "b": '"b1"'}
     (event,) = [event for event in ledger.events(run_id) if event.event == "run.resumed"]
-    assert (event.detail["again"], event.detail["reset"], event.detail["from"]) == (["c", "d"], 2, ["c"])
-    for step in "cd":
+    assert (event.detail["again"], event.detail["reset"], event.detail["from"]) == (["c", "d"], 3, ["c"])
+    for step in "cdx":
         end(ledger, run_id, step, 2)
     assert verify_run(ledger, run_id).violations == ()
 
@@ -162,10 +164,11 @@ def test_every_rule_counts_what_is_kept(ledger: Ledger, rule: str, queued_by: st
 
 
 def test_a_run_in_which_nothing_is_left_to_do_ends_at_once(ledger: Ledger) -> None:
-    run_id = start_graph(ledger, {"a": ""})
+    run_id = start_graph(ledger, {"a": "", "b": ""})
     end(ledger, run_id, "a")
+    end(ledger, run_id, "b", outcome=FAILED)
 
-    assert ledger.resume(run_id, []) == ()
+    assert resume_as(ledger, run_id, graph({"a": ""}), kept="a", gone="b") == ()
     assert (run_state(ledger, run_id), events_of(ledger, run_id)[-2:]) == (
         "succeeded", [("run.resumed", "", 0), ("run.succeeded", "", 0)]
     )  # fmt: skip
@@ -253,7 +256,10 @@ def refused_resumes(ledger: Ledger) -> dict[str, tuple[str, type[Exception], dic
     ledger.cancel(once, "enough")
     ledger.resume(once, [("a", 0)])
     ledger.cancel(once, "enough")
+    good = start_graph(ledger, {"a": ""})
+    end(ledger, good, "a")
     return {
+        "it has succeeded": (good, RunSucceeded, {"again": ["a"]}),
         "it goes on": (running, RunNotEnded, {}),
         "attempts are being stopped": (stopping, AttemptsStopping, {}),
         "it was resumed meanwhile": (once, ResumedMeanwhile, {"seen_resumes": 0}),
@@ -262,7 +268,8 @@ def refused_resumes(ledger: Ledger) -> dict[str, tuple[str, type[Exception], dic
 
 
 @pytest.mark.parametrize(
-    "case", ["it goes on", "attempts are being stopped", "it was resumed meanwhile", "it is not there"]
+    "case",
+    ["it has succeeded", "it goes on", "attempts are being stopped", "it was resumed meanwhile", "it is not there"],
 )
 def test_a_resume_is_refused_and_changes_nothing_when(ledger: Ledger, case: str) -> None:
     run_id, error, more = refused_resumes(ledger)[case]
