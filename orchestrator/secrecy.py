@@ -39,7 +39,10 @@ def withdraw(names: Collection[str]) -> None:
 
 
 def _wipe(names: Collection[str]) -> None:
-    """Overwrite values in the block that the kernel shows as /proc/PID/environ: `os.environ` is a copy of it."""
+    """Overwrite values in the block that the kernel shows as /proc/PID/environ: `os.environ` is a copy of it.
+
+    With stars, not zeros: to psutil and others an empty entry is the end, and the variables after it would be hidden.
+    """
     with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
         fields = file.read().rpartition(") ")[2].split()
     start, end = int(fields[_ENV_START]), int(fields[_ENV_END])
@@ -49,7 +52,7 @@ def _wipe(names: Collection[str]) -> None:
     for entry in ctypes.string_at(start, end - start).split(b"\0"):
         name, equals, value = entry.partition(b"=")
         if equals and os.fsdecode(name) in names:
-            ctypes.memset(place + len(name) + 1, 0, len(value))
+            ctypes.memset(place + len(name) + 1, ord("*"), len(value))
         place += len(entry) + 1
 
 
