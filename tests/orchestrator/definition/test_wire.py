@@ -127,7 +127,7 @@ def test_what_has_no_json_form_is_told_with_the_way_to_it() -> None:
         to_wire({"a": [1, {2}]})
 
 
-@pytest.mark.parametrize("value", [10**5000, -(10**5000), [10**5000]])
+@pytest.mark.parametrize("value", [10**5000, -(10**5000), [10**5000]], ids=["large", "negative", "in a list"])
 def test_an_int_of_more_digits_than_python_writes_has_no_form(value: Any) -> None:
     with pytest.raises(NotWireable, match=r"builtins\.int"):
         to_wire(value)
