@@ -175,3 +175,44 @@ def test_the_share_is_of_the_cores_that_may_be_used(runs_with, pipeline_from):
         os.sched_setaffinity(0, before)
 
     assert values == {"share": "x1"}
+
+
+def test_a_step_has_its_number_of_threads_of_torch_and_the_next_one_the_share_again(runs_with, pipeline_from):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    pipeline = pipeline_from("""
+        @step
+        def share(before=None):
+            import torch
+            torch.ones(9, 9) @ torch.ones(9, 9)
+            return torch.get_num_threads()
+
+        @step(threads=3)
+        def three(before=None):
+            import torch
+            return torch.get_num_threads()
+
+        @step(threads=1)
+        def one(before=None):
+            import torch
+            return torch.get_num_threads()
+
+        @step
+        def sets_itself(before=None):
+            import torch
+            torch.set_num_threads(7)
+            return torch.get_num_threads()
+
+        @pipeline
+        def shares():
+            a = one.options(name="at_import")()
+            b = share.options(name="first")(a)
+            c = one.options(name="loaded")(b)
+            d = three(c)
+            e = sets_itself(d)
+            share.options(name="last")(e)
+    """)
+
+    values = runs_with(pipeline, slots=1)
+
+    cores = available_cores()
+    assert values == {"at_import": 1, "first": cores, "loaded": 1, "three": 3, "sets_itself": 7, "last": cores}
