@@ -88,6 +88,14 @@ def report_death(process: WorkerProcess, held: Held, pid: int, error: BaseExcept
     _report_lost(process, held, card, f"process {pid} of worker {worker} is gone")
 
 
+def report_excess(process: WorkerProcess, held: Held, error: BaseException) -> None:
+    """Commit the failure of an attempt that the kernel has ended for its own limit; send off what follows from it."""
+    note_memory_events()  # its end counts in the groups above it too, and is no sign for another child's death
+    answer = commit_for(process, held, error)
+    if not isinstance(answer, Refusal):
+        dispatch_ready(process.app, process.ledger, held.run_id, answer.ready)
+
+
 def report_own_failure(process: WorkerProcess, held: Held, error: BaseException, masks: Masks = NO_MASKS) -> None:
     """Tell the ledger that an attempt is lost to an error of our own code; sends off what follows from it.
 

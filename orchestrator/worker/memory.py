@@ -1,6 +1,7 @@
-"""The limits that steps have for their memory, watched by the worker's main process.
+"""The limits that steps have for their memory: kept by control groups, or watched by the worker's main process.
 
-The child notes its attempt's limit in memory that both share; the main process looks several times a second at what
+Where a group is delegated to the worker (`worker.memory_groups`) the kernel ends an attempt that needs more. Else the
+child notes its attempt's limit in memory that both share; the main process looks several times a second at what
 the child and all below it hold, and stops the attempt that has more. What is shared after a fork counts once (PSS,
 where the kernel tells it). A step that grows by gigabytes within one look is over its limit for that long.
 """
@@ -22,13 +23,14 @@ from celery.utils.log import get_logger
 from orchestrator.definition.sizes import size_text
 from orchestrator.worker.announcements import ENTRIES
 from orchestrator.worker.interruption import is_prefork_child
+from orchestrator.worker.memory_groups import enter_group, exceeded_in_group, leave_group, remove_groups_of
 from orchestrator.worker.running import RunningAttempt, running
 from orchestrator.worker.stopping import OUT_OF_MEMORY, stop_soon
 
 logger = get_logger(__name__)
 
 LOOK_S = 0.1
-_ENTRY = struct.Struct("=QQ")  # process id, bytes
+_ENTRY = struct.Struct("=QQQ")  # process id, bytes, whether the kernel keeps the limit
 _limits = mmap.mmap(-1, ENTRIES * _ENTRY.size)  # a child's own place is its process id, modulo the number of places
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _has_limit = False
@@ -48,18 +50,38 @@ def limit_memory(limit: int | None) -> None:
     if not is_prefork_child() or (limit is None and not _has_limit):
         return
     _has_limit = limit is not None
-    if limit is not None:
+    leave_group()
+    is_kept = limit is not None and enter_group(limit)
+    if limit is not None and not is_kept:
         held = psutil.Process().memory_info().rss
         _at_first = _at_first or held
         limit += max(0, held - _at_first)
     pid = os.getpid()
-    _ENTRY.pack_into(_limits, pid % ENTRIES * _ENTRY.size, pid, limit or 0)
+    _ENTRY.pack_into(_limits, pid % ENTRIES * _ENTRY.size, pid, limit or 0, is_kept)
 
 
-def limit_of(pid: int) -> int:
-    """Return the limit of the attempt that a child runs, in bytes; 0 for none."""
-    noted, limit = _ENTRY.unpack_from(_limits, pid % ENTRIES * _ENTRY.size)
-    return int(limit) if noted == pid else 0
+def limit_of(pid: int, *, is_kept: bool = False) -> int:
+    """Return the limit of the attempt that a child runs, in bytes: that to watch, or that which the kernel keeps."""
+    noted, limit, kept = _ENTRY.unpack_from(_limits, pid % ENTRIES * _ENTRY.size)
+    return int(limit) if noted == pid and bool(kept) is is_kept else 0
+
+
+def exceeded_by(pid: int) -> MemoryLimitExceeded | None:
+    """Return the failure of the attempt that a dead child has run, if the kernel ended it for its limit; its group is
+    removed."""
+    limit = limit_of(pid, is_kept=True)
+    held = exceeded_in_group(pid) if limit else None
+    remove_groups_of(pid)
+    if held is None:
+        return None
+    return MemoryLimitExceeded(f"{_told(held, limit)}; the kernel ended it when it needed more")
+
+
+def _told(held: int, limit: int) -> str:
+    return (
+        f"the attempt held {size_text(held)} of memory with all that it had started; "
+        f"its limit (option memory) is {size_text(limit)}"
+    )
 
 
 def watch_memory(app: Any) -> None:
@@ -82,10 +104,7 @@ def _look(app: Any, attempt: RunningAttempt, limit: int) -> None:
     with running.lock:  # else it may be another attempt's by now
         is_over = held > limit and running.is_running(attempt) and limit_of(attempt.pid) == limit
         if is_over:
-            attempt.failure = MemoryLimitExceeded(
-                f"the attempt held {size_text(held)} of memory with all that it had started; "
-                f"its limit (option memory) is {size_text(limit)}"
-            )
+            attempt.failure = MemoryLimitExceeded(_told(held, limit))
     if is_over:
         stop_soon(app, attempt, OUT_OF_MEMORY)
 

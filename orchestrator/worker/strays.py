@@ -32,6 +32,7 @@ from orchestrator.worker import guardian
 from orchestrator.worker.failures import note_memory_events
 from orchestrator.worker.interruption import listen_in_child
 from orchestrator.worker.log_file import prepare_file
+from orchestrator.worker.memory_groups import prepare_groups, remove_leftovers
 from orchestrator.worker.renewal import make_renewable
 from orchestrator.worker.thread_shares import share_cores
 
@@ -65,6 +66,8 @@ def _set_up_main(sender: Any, **_: Any) -> None:
         worker_ready.connect(_ignore_hangup, weak=False)
     _temporary = make_temporary_folder()
     worker_shutdown.connect(_remove_temporary_folder, weak=False)
+    prepare_groups()
+    worker_shutdown.connect(remove_leftovers, weak=False)
     note_memory_events()
     if not adopt_orphans():
         logger.warning("this system has no subreapers: what a step leaves behind when its process dies goes on running")

@@ -22,10 +22,11 @@ from orchestrator.worker.attempt import (
     run_attempt,
 )
 from orchestrator.worker.call_clock import CallClock
-from orchestrator.worker.failures import error_text, report_death, report_own_failure
+from orchestrator.worker.failures import error_text, report_death, report_excess, report_own_failure
 from orchestrator.worker.interruption import busy, is_being_stopped, is_prefork_child
 from orchestrator.worker.log_file import ship_what_is_left
 from orchestrator.worker.masking import NO_MASKS
+from orchestrator.worker.memory import exceeded_by
 from orchestrator.worker.process import INCARNATION, current_process
 from orchestrator.worker.requests import StepRequest
 from orchestrator.worker.step_process import prepare_for_steps
@@ -78,12 +79,16 @@ def register_tasks(app: Celery) -> None:
         if attempt is None:
             return
         kill_strays()  # before another attempt begins
+        excess = exceeded_by(attempt.pid)
         if attempt.stop_reason:
             return  # who stopped it tells the ledger
         process = current_process(app)
         with suppress(Exception):  # a log is less than the record of the death
             ship_what_is_left(attempt.log, attempt.held, process.ledger, process.settings.log_lines_per_attempt)
-        report_death(process, attempt.held, attempt.pid, exc)
+        if excess:
+            report_excess(process, attempt.held, excess)
+        else:
+            report_death(process, attempt.held, attempt.pid, exc)
 
 
 def _own_failure(app: Celery, held: Held, raised: Exception) -> str:
