@@ -38,7 +38,7 @@ class Messages:
         dispatch(self._runs.app, run_id, "p", [tuple(Link(step, attempt, queue, 5, 0) for step in steps)])
 
     def of(self, run_id, kind):
-        named = {event["uuid"]: event["name"] for event in self._events if run_id in event.get("kwargs", "")}
+        named = {event["uuid"]: event["name"] for event in self._events if run_id in (event.get("kwargs") or "")}
         ids = [event["uuid"] for event in self._events if event["type"] == kind]
         return sorted(named[uuid] for uuid in ids if uuid in named)
 
