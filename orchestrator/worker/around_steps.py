@@ -7,8 +7,9 @@ import sys
 import threading
 from typing import Any
 
+from orchestrator.definition.context import StopRequested
 from orchestrator.worker import interruption
-from orchestrator.worker.memory import limit_memory
+from orchestrator.worker.memory import is_limit_exceeded, limit_memory
 from orchestrator.worker.process_state import state_of_process
 from orchestrator.worker.renewal import note_threads, renew_if_needed
 
@@ -35,6 +36,7 @@ class process_held:  # noqa: N801 (used as a function; generators cost three tim
             state_of_process(is_prefork=interruption.is_prefork_child()).begin()
 
     def __exit__(self, *raised: object) -> None:
+        is_stopped = is_limit_exceeded()
         try:
             limit_memory(None)  # what is done after the step is ours
             if decimal := sys.modules.get("decimal"):
@@ -46,3 +48,5 @@ class process_held:  # noqa: N801 (used as a function; generators cost three tim
                     renew_if_needed(self._threads, faults, self._what)
         except Exception:
             _logger.exception("what %s has changed in its process could not be put back", self._what)
+        if is_stopped:
+            raise StopRequested  # anew: the step may have caught it, and returned a value

@@ -30,7 +30,8 @@ from orchestrator.worker.stopping import OUT_OF_MEMORY, stop_soon
 logger = get_logger(__name__)
 
 LOOK_S = 0.1
-_ENTRY = struct.Struct("=QQQ")  # process id, bytes, whether the kernel keeps the limit
+_ENTRY = struct.Struct("=QQQ")  # process id, bytes, and one of these:
+_WATCHED, _KEPT, _EXCEEDED = range(3)  # by the main process, by the kernel; the attempt is stopped for it
 _limits = mmap.mmap(-1, ENTRIES * _ENTRY.size)  # a child's own place is its process id, modulo the number of places
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _has_limit = False
@@ -57,13 +58,25 @@ def limit_memory(limit: int | None) -> None:
         _at_first = _at_first or held
         limit += max(0, held - _at_first)
     pid = os.getpid()
-    _ENTRY.pack_into(_limits, pid % ENTRIES * _ENTRY.size, pid, limit or 0, is_kept)
+    _note(pid, limit or 0, _KEPT if is_kept else _WATCHED)
+
+
+def is_limit_exceeded() -> bool:
+    """Return whether the attempt in this child is being stopped for its memory, though its step may go on or return."""
+    if not _has_limit:
+        return False
+    noted, _, how = _ENTRY.unpack_from(_limits, os.getpid() % ENTRIES * _ENTRY.size)
+    return bool(noted == os.getpid() and how == _EXCEEDED)
+
+
+def _note(pid: int, limit: int, how: int) -> None:
+    _ENTRY.pack_into(_limits, pid % ENTRIES * _ENTRY.size, pid, limit, how)
 
 
 def limit_of(pid: int, *, is_kept: bool = False) -> int:
     """Return the limit of the attempt that a child runs, in bytes: that to watch, or that which the kernel keeps."""
-    noted, limit, kept = _ENTRY.unpack_from(_limits, pid % ENTRIES * _ENTRY.size)
-    return int(limit) if noted == pid and bool(kept) is is_kept else 0
+    noted, limit, how = _ENTRY.unpack_from(_limits, pid % ENTRIES * _ENTRY.size)
+    return int(limit) if noted == pid and how == (_KEPT if is_kept else _WATCHED) else 0
 
 
 def exceeded_by(pid: int) -> MemoryLimitExceeded | None:
@@ -105,6 +118,7 @@ def _look(app: Any, attempt: RunningAttempt, limit: int) -> None:
         is_over = held > limit and running.is_running(attempt) and limit_of(attempt.pid) == limit
         if is_over:
             attempt.failure = MemoryLimitExceeded(_told(held, limit))
+            _note(attempt.pid, limit, _EXCEEDED)
     if is_over:
         stop_soon(app, attempt, OUT_OF_MEMORY)
 

@@ -47,6 +47,11 @@ OVER = {
                 time.sleep(0.01)
             except BaseException:
                 pass""",
+    "though it catches the stop and returns": """
+        try:
+            take(600, 600)
+        except BaseException:
+            return 1""",
 }
 
 WITHIN = {
