@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.artifacts.marker import read_marker
+from orchestrator.artifacts.store import Artifact, FolderStore
 from orchestrator.cli.loading import import_own_modules, load_definition
 from orchestrator.definition.faults import PipelineInvalid
 from orchestrator.definition.folders import put_on_path
 from orchestrator.definition.loading import Definition, is_there
+from orchestrator.ledger.store_id import recorded_store
+from orchestrator.settings import Settings
 
 if TYPE_CHECKING:
+    from orchestrator.cli.session import Session
     from orchestrator.coordinator.recorded import RecordedRun
 
 NAMED_STEPS = 5  # of each kind that there is something to tell about
@@ -56,6 +61,22 @@ def _loaded(run: RecordedRun) -> Definition:
         with contextlib.suppress(PipelineInvalid):
             return load_definition(f"{run.target}:{run.fields['pipeline']}")
         raise
+
+
+def look_for_artifacts(session: Session, used: Settings) -> Callable[[Artifact], bool]:
+    """Return what says whether an artifact is still there; where this machine has not the workers' store, all are."""
+    store = recorded_store(session.ledger.client, session.ledger.prefix)
+    if session.is_embedded or (store and read_marker(used.artifact_root) == store["id"]):
+        return FolderStore(used.artifact_root).has
+    return lambda artifact: True
+
+
+def missing_lines(missing: Mapping[str, str]) -> list[str]:
+    """Return a line for each step that is run again for want of its output, given with the output's path."""
+    return [
+        f"step {name} is run again: its output {path} is not in the artifact store any more"
+        for name, path in missing.items()
+    ]
 
 
 def named(names: Sequence[str], what: str) -> list[str]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.artifacts.marker import read_marker
-from orchestrator.artifacts.store import Artifact, FolderStore
 from orchestrator.cli.continuation import Asked, Planned, continuing_command, go_on
 from orchestrator.cli.loading import plan_of
-from orchestrator.cli.reloading import definition_of, named
+from orchestrator.cli.reloading import definition_of, look_for_artifacts, missing_lines, named
 from orchestrator.cli.session import Session, find_run
-from orchestrator.ledger.store_id import recorded_store
 from orchestrator.settings import Settings
 
 if TYPE_CHECKING:
@@ -52,26 +48,15 @@ def _plan(session: Session, used: Settings, finished: Finished, asked: Asked) ->
 
     run, run_id = finished.run, new_run_id()
     plan, _ = plan_of(definition_of(run, asked.params), asked.params, used, run.params)
-    planned = plan_rerun(finished, plan, used, asked.from_steps, has_artifact=_look_for_artifacts(session, used))
+    planned = plan_rerun(finished, plan, used, asked.from_steps, has_artifact=look_for_artifacts(session, used))
     for line in rerun_lines(planned):
         click.echo(line, err=True)
     return Planned(run_id, planned.pipeline, lambda: start_rerun(session.ledger, session.app, planned, run_id))
 
 
-def _look_for_artifacts(session: Session, used: Settings) -> Callable[[Artifact], bool]:
-    """Return what says whether an artifact is still there; where this machine has not the workers' store, all are."""
-    store = recorded_store(session.ledger.client, session.ledger.prefix)
-    if session.is_embedded or (store and read_marker(used.artifact_root) == store["id"]):
-        return FolderStore(used.artifact_root).has
-    return lambda artifact: True
-
-
 def rerun_lines(planned: Rerun) -> list[str]:
     """Return what of a rerun may be a surprise."""
-    lines = [
-        f"step {name} is run again: its output {path} is not in the artifact store any more"
-        for name, path in planned.missing.items()
-    ]
+    lines = missing_lines(planned.missing)
     lines += named(planned.differing, "run again, since they are called or wired otherwise now")
     lines += named(planned.new, "new in the pipeline")
     lines += named(planned.gone, "no longer in the pipeline")

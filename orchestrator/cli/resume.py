@@ -9,7 +9,7 @@ import click
 
 from orchestrator.cli.continuation import Asked, Planned, continuing_command, go_on
 from orchestrator.cli.loading import plan_of
-from orchestrator.cli.reloading import NAMED_STEPS, definition_of, named
+from orchestrator.cli.reloading import NAMED_STEPS, definition_of, look_for_artifacts, missing_lines, named
 from orchestrator.cli.session import Session, find_run
 from orchestrator.settings import Settings
 
@@ -52,7 +52,14 @@ def _plan(session: Session, used: Settings, run: RecordedRun, asked: Asked) -> P
         click.echo(f"run {run.run_id}: waiting until its cancelled steps are stopped", err=True)
         wait_for_stopping(session.ledger, used, run.run_id)
     plan, _ = plan_of(definition_of(run, asked.params), asked.params, used, run.params)
-    resumption = plan_resume(run, plan, used, asked.from_steps)
+    resumption = plan_resume(
+        run,
+        plan,
+        used,
+        asked.from_steps,
+        outputs=session.ledger.outputs(run.run_id),
+        has_artifact=look_for_artifacts(session, used),
+    )
     for line in resumption_lines(resumption):
         click.echo(line, err=True)
     return Planned(
@@ -65,7 +72,7 @@ def _plan(session: Session, used: Settings, run: RecordedRun, asked: Asked) -> P
 
 def resumption_lines(resumption: Resumption) -> list[str]:
     """Return what of a resume may be a surprise."""
-    lines = []
+    lines = missing_lines(resumption.missing)
     for name in resumption.differing[:NAMED_STEPS]:
         lines.append(f"step {name} succeeded with other arguments; --from {name} runs it again")
     if more := len(resumption.differing) - NAMED_STEPS:

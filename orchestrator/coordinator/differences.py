@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.outputs import artifact_of
+from orchestrator.artifacts.store import Artifact
 from orchestrator.coordinator.recorded import RecordedRun
 from orchestrator.definition.model import Step
 from orchestrator.ledger.received import Received
@@ -47,6 +49,19 @@ def is_other_call(run: RecordedRun, now: StagedStep, params: str) -> bool:
     return bool(Received(json.loads(spec), json.loads(then), {}).differences(
         Received(json.loads(now.spec), json.loads(params), {})
     ))  # fmt: skip
+
+
+def missing_artifacts(
+    outputs: Mapping[str, str], steps: Iterable[str], has_artifact: Callable[[Artifact], bool]
+) -> dict[str, str]:
+    """Return, by step, the path of each output that is kept by reference and is not in the artifact store any more."""
+    missing = {}
+    for step in sorted(steps):
+        text = outputs.get(step, "")
+        artifact = artifact_of(json.loads(text)) if text.startswith('{"$artifact"') else None
+        if artifact and not has_artifact(artifact):
+            missing[step] = artifact.path
+    return missing
 
 
 def params_that_changed(before: str, now: str) -> dict[str, Any]:

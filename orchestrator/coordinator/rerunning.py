@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from celery import Celery
 
-from orchestrator.artifacts.outputs import artifact_of
 from orchestrator.artifacts.store import Artifact
 from orchestrator.coordinator.differences import (
     code_now,
     is_other_call,
+    missing_artifacts,
     params_that_changed,
     state_of,
     with_descendants,
@@ -116,7 +116,7 @@ def plan_rerun(
         for name, it in staged.items()
         if _is_wired_otherwise(it, run.steps[name]) or is_other_call(run, it, str(fields["params"]))
     }
-    missing = dict(_missing_artifacts(finished, succeeded, has_artifact))
+    missing = missing_artifacts(finished.outputs, succeeded, has_artifact)
     runs = with_descendants(steps, [*(steps.keys() - succeeded), *differing, *missing, *from_steps])
     code = code_now(run, code_of(plan.pipeline), str(fields["import_path"]))
     return Rerun(
@@ -171,16 +171,6 @@ def _is_wired_otherwise(now: StagedStep, before: StagedStep) -> bool:
         if upstreams[0] != upstreams[1]:
             return True
     return bool(json.loads(now.graph).get("t") != json.loads(before.graph).get("t"))
-
-
-def _missing_artifacts(
-    finished: Finished, steps: set[str], has_artifact: Callable[[Artifact], bool]
-) -> Iterator[tuple[str, str]]:
-    for step in sorted(steps):
-        text = finished.outputs[step]
-        artifact = artifact_of(json.loads(text)) if text.startswith('{"$artifact"') else None
-        if artifact and not has_artifact(artifact):
-            yield step, artifact.path
 
 
 def _only_below(steps: Mapping[str, Step], runs: set[str], begun_by: set[str]) -> Iterator[str]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from celery import Celery
 
+from orchestrator.artifacts.store import Artifact
 from orchestrator.coordinator.differences import (
     code_now,
     is_other_call,
+    missing_artifacts,
     params_that_changed,
     state_of,
     with_descendants,
@@ -57,6 +60,7 @@ class Resumption:
     differing: tuple[str, ...]
     staged: tuple[StagedStep, ...]
     fields: Mapping[str, str | int]
+    missing: Mapping[str, str]  # steps whose output is not in the artifact store any more, with its path
     code_changed: tuple[str, ...]
     params_changed: Mapping[str, Any]  # as JSON; None for one that is there no longer
     seen_resumes: int
@@ -83,18 +87,27 @@ def check_resumable(run: RecordedRun, from_steps: Sequence[str] = ()) -> None:
 
 
 def plan_resume(
-    run: RecordedRun, plan: Plan, settings: Settings, from_steps: Sequence[str] = (), target: str = ""
+    run: RecordedRun,
+    plan: Plan,
+    settings: Settings,
+    from_steps: Sequence[str] = (),
+    target: str = "",
+    *,
+    outputs: Mapping[str, str] = MappingProxyType({}),
+    has_artifact: Callable[[Artifact], bool] = lambda artifact: True,
 ) -> Resumption:
     """Return what a resume of the run by this plan will do; nothing is changed yet. Raises ResumeRefused.
 
-    `from_steps` run again, and all that is below them. `target` is where the plan comes from, that of the run if empty.
+    `from_steps` run again, and all that is below them; so do steps whose output (`outputs`) has left the store.
+    `target` is where the plan comes from, that of the run if empty.
     """
     check_resumable(run, from_steps)
     steps = plan.pipeline.steps
     if unknown := run.unknown_steps(from_steps, steps):
         raise ResumeRefused(unknown)
     succeeded = {name for name in steps if name in run.steps and state_of(run, name) is StepState.SUCCEEDED}
-    asked = with_descendants(steps, from_steps)
+    missing = missing_artifacts(outputs, succeeded, has_artifact)
+    asked = with_descendants(steps, [*from_steps, *missing])
     kept = _kept(run, steps, succeeded - asked)
     again = succeeded - kept
     if unproven := kept & with_descendants(steps, set(steps) - kept):
@@ -114,6 +127,7 @@ def plan_resume(
         judged_anew=tuple(name for name in steps if name in again - asked),
         new=tuple(name for name in steps if name not in run.steps),
         gone=tuple(name for name in run.steps if name not in steps),
+        missing=missing,
         kept=len(kept),
         differing=tuple(
             step.step for step in staged if step.step in kept and is_other_call(run, step, str(fields["params"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections import Counter
@@ -380,3 +381,49 @@ def test_of_two_resumes_at_once_on_a_server_one_goes_through_and_nothing_runs_tw
     followed = server.call("events", detached.out.strip(), "-f").out.splitlines()
     ends = [line.split()[1] for line in followed if line.split()[1].startswith("run.")]
     assert ends[-2:] == ["run.resumed", "run.succeeded"]  # earlier ends did not end the following
+
+
+def test_a_step_whose_output_is_gone_from_the_store_is_run_again(place) -> None:
+    """The step that reads it would fail at each resume."""
+    file = place.write(
+        "reading.py",
+        """
+        import pathlib
+
+        def note(step):
+            with pathlib.Path("ran").open("a") as file:
+                file.write(step + "\\n")
+
+        @step
+        def load():
+            note("load")
+            return list(range(100_000))
+
+        @step
+        def beside():
+            note("beside")
+
+        @step
+        def total(rows):
+            note("total")
+            if not pathlib.Path("mended").exists():
+                raise RuntimeError("not yet")
+            return sum(rows)
+
+        @pipeline
+        def reading():
+            beside()
+            total(load())
+        """,
+    )
+    first = place.call("run", file, "--json").json
+    artifact = first["steps"]["load"]["output"]["artifact"]["path"]
+    shutil.rmtree(place.folder / ".orchestrator" / "artifacts" / first["run_id"])
+    (place.folder / "mended").touch()
+
+    done = place.call("resume", "last", "--json")
+
+    assert f"step load is run again: its output {artifact} is not in the artifact store any more" in done.err
+    assert (done.code, done.json["steps"]["total"]["output"]) == (0, sum(range(100_000)))
+    assert Counter((place.folder / "ran").read_text().split()) == {"load": 2, "beside": 1, "total": 2}
+    assert place.call("verify", "last").code == 0
