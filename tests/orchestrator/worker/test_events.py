@@ -17,7 +17,7 @@ FAN = """
 
 
 def of_run(events, run_id):
-    named = {event["uuid"] for event in events if run_id in event.get("kwargs", "")}
+    named = {event["uuid"] for event in events if run_id in (event.get("kwargs") or "")}
     return [event["type"] for event in events if event.get("uuid") in named]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 
 from orchestrator.ledger.values import Link
@@ -136,13 +138,14 @@ def test_messages_of_a_cancelled_run_are_dropped(runs, messages, counted, ran, w
 
 
 def test_messages_of_unknown_runs_and_steps_are_dropped_and_leave_no_keys(runs, messages, counted, tmp_path, worker):
-    messages.send("no-such-run", "a", "b")
+    unknown = f"unknown-{uuid4().hex}"  # other tests send messages of unknown runs too
+    messages.send(unknown, "a", "b")
     messages.send(counted, "no-such-step")
 
-    messages.wait_for_ends("no-such-run", rejected=1)
+    messages.wait_for_ends(unknown, rejected=1)
     messages.wait_for_ends(counted, rejected=1)
 
-    assert list(runs.ledger.client.scan_iter("*no-such-run*")) == []
+    assert list(runs.ledger.client.scan_iter(f"*{unknown}*")) == []
     assert "Traceback" not in worker.log_tail(5)
     (tmp_path / "gate").touch()
     assert runs.wait(counted).state == "succeeded"

@@ -132,7 +132,7 @@ def test_celery_events_name_the_step_and_show_each_end(runs, flaky, celery_event
     record = runs.run(flaky("retries=2, retry_delay=0.01", times=9))
 
     def of_the_run() -> list[dict[str, object]]:
-        named = {event["uuid"] for event in celery_events if record.run_id in event.get("kwargs", "")}
+        named = {event["uuid"] for event in celery_events if record.run_id in (event.get("kwargs") or "")}
         return [event for event in celery_events if event.get("uuid") in named]
 
     wait_until(lambda: len([event for event in of_the_run() if event["type"] == "task-failed"]) == 1)
