@@ -89,7 +89,7 @@ def cpu_growth() -> CpuGrowth:
 def wait_until() -> Callable[..., None]:
     """Wait for a condition; fail after a limit."""
 
-    def wait(condition: Callable[[], object], limit_s: float = 60.0) -> None:
+    def wait(condition: Callable[[], object], limit_s: float = 120.0) -> None:
         limit = time.monotonic() + limit_s
         while not condition():
             assert time.monotonic() < limit, f"not within {limit_s:g} s"

@@ -66,7 +66,7 @@ class Place:
                 out, err = process.communicate(timeout=limit_s)
             except BaseException:
                 process.send_signal(signal.SIGINT)
-                out, err = process.communicate(timeout=20)
+                out, err = process.communicate(timeout=120)
                 print(out, err, sep="\n")
                 raise
         return Done(process.returncode, out, err)
@@ -87,7 +87,7 @@ def place(tmp_path: Path, wait_until: Callable[..., None]) -> Iterator[Place]:
     """A folder without a configured server. At the end nothing runs in it."""
     made = Place(tmp_path / "place")
     yield made
-    wait_until(lambda: not made.processes(), 10)
+    wait_until(lambda: not made.processes())
 
 
 @pytest.fixture(scope="session")

@@ -102,7 +102,7 @@ def test_what_a_run_could_not_tell_is_left_to_a_coordinator(place, wait_until):
                 wait_until(lambda: len(hook.messages("hook")) == 3, 40)
             finally:
                 coordinator.terminate()
-                coordinator.communicate(timeout=30)
+                coordinator.communicate(timeout=120)
         assert "not everybody could be told yet that it failed: orchestrator serve goes on trying" in done.err
         events = [event["event"] for event in place.call("events", "last", "--json").json]
 
@@ -123,9 +123,9 @@ def test_a_run_leaves_it_to_a_coordinator_for_all_to_tell_people(place, wait_unt
 
         for number in (1, 2, 3):
             assert place.call("run", "nightly.yaml").code == 1
-            wait_until(lambda number=number: len(hook.messages("hook")) == number, 10)
+            wait_until(lambda number=number: len(hook.messages("hook")) == number)
 
 
 def end(process):
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)

@@ -35,7 +35,7 @@ def careless() -> None:
 def test_a_run_below_a_careless_parent_is_like_any_other(place):
     file = place.write("careless.py", PIPELINE)
     process = place.start("run", file, "--json", preexec_fn=careless)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
 
     assert process.returncode == 1, err
     record = place.call("show", "last", "--json").json

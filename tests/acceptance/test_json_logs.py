@@ -27,7 +27,7 @@ def free_port() -> int:
     [(["serve"], "serves"), (["worker"], "ready."), (["flower"], "Flower on http://")],
     ids=["serve", "worker", "flower"],
 )
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(300)
 def test_every_line_of_a_service_is_a_json_object(tmp_path, shared_redis_url, wait_until, arguments, says) -> None:
     if arguments == ["flower"]:
         arguments = ["flower", "--port", str(free_port())]

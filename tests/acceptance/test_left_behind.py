@@ -46,7 +46,7 @@ def here(place_in, tmp_path, wait_until):
     made = place_in(tmp_path / "place", {"TMPDIR": str(temporary), "XDG_RUNTIME_DIR": ""})
     made.temporary, made.shared = temporary, f"orc{secrets.token_hex(4)}"
     yield made
-    wait_until(lambda: not made.processes(), 10)
+    wait_until(lambda: not made.processes())
     shutil.rmtree(temporary)
 
 
@@ -89,7 +89,7 @@ def test_a_run_leaves_nothing_however_it_ends(here, wait_until, how):
         if how != "by itself":
             wait_until((here.folder / "began").exists, 60)
             ENDS[how](process)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     assert how != "by itself" or process.returncode == 0, out + err
 
     assert_nothing_left(here)

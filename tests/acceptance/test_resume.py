@@ -294,7 +294,7 @@ def test_a_run_that_was_interrupted_goes_on_and_can_be_interrupted_again(place, 
         with place.start(*arguments) as process:
             wait_until(lambda: (place.folder / "holding").exists())
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=120)
         assert process.returncode == 130
         assert "hold stopped after" in out
         assert out.splitlines()[-1].startswith("go on with: orchestrator resume ")
@@ -314,7 +314,7 @@ def test_a_run_whose_command_was_killed_is_cancelled_first_and_then_goes_on(plac
     with place.start("run", place.write("holding.yaml", HOLDING)) as process:
         wait_until(lambda: (place.folder / "holding").exists())
         process.kill()
-    wait_until(lambda: not place.processes(), 10)
+    wait_until(lambda: not place.processes())
 
     refused = place.call("resume", "last")
     assert refused.code == 2

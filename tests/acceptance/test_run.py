@@ -150,7 +150,7 @@ def test_two_runs_at_once_in_one_folder_both_succeed(place):
     """)  # fmt: skip
 
     started = [place.start("run", file, "--json") for _ in range(2)]
-    outputs = [process.communicate(timeout=60) for process in started]
+    outputs = [process.communicate(timeout=120) for process in started]
 
     assert [process.returncode for process in started] == [0, 0], outputs
     records = [json.loads(out) for out, _ in outputs]
@@ -255,14 +255,14 @@ def test_a_local_worker_that_is_killed_is_started_again_and_the_run_goes_on(plac
     )
     began = place.folder / "began"
     with place.start("run", file) as process:
-        wait_until(began.exists, 20)
+        wait_until(began.exists)
         worker = worker_of(process)
         tree = worker.children(recursive=True)
         worker.kill()
-        wait_until(lambda: len(began.read_text().split()) == 2, 20)
+        wait_until(lambda: len(began.read_text().split()) == 2)
         assert not [member for member in tree if runs(member)]
         (place.folder / "go").touch()
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
 
     assert process.returncode == 0, err
     assert "was killed by signal 9 (SIGKILL): it is started again" in out
@@ -288,9 +288,9 @@ def test_a_step_that_kills_each_local_worker_fails_the_run_with_its_cause(place)
 def test_a_worker_that_dies_before_it_is_ready_is_told_with_the_end_of_its_log(place, wait_until):
     file = place.write("long.yaml", "steps: {long: {uses: 'time:sleep', args: [600]}}")
     with place.start("run", file) as process:
-        wait_until(lambda: worker_of(process), 20)
+        wait_until(lambda: worker_of(process))
         worker_of(process).kill()
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
 
     assert process.returncode == 1  # it did not succeed, and no mistake of the user kept it from that
     assert "LocalWorkerError: local worker" in err

@@ -146,7 +146,7 @@ def test_at_a_terminal_a_secret_that_is_missing_is_asked_for_without_showing_it(
             while "token (secret)" not in said:
                 said += os.read(ours, 1024).decode()
             os.write(ours, (TOKEN + "\n" if is_answered else "\x04").encode())
-            out, _ = process.communicate(timeout=60)
+            out, _ = process.communicate(timeout=120)
             while data := _rest(ours):
                 said += data
     finally:

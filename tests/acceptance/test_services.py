@@ -136,7 +136,7 @@ def test_a_run_that_somebody_deletes_ends_who_follows_it_and_troubles_nobody(ins
         redis_client.delete(*redis_client.keys(f"services:{{{gone}}}:*"))
 
         for process in (follower, events):
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=120)
             assert process.returncode == 2
             assert err.endswith(f"RunNotFound: run {gone} is not on the server any more: somebody has deleted it\n")
             assert "Traceback" not in out + err
@@ -171,7 +171,7 @@ def test_an_interrupted_run_is_cancelled_and_the_installation_goes_on(installati
     with installation.place.start("run", file) as process:
         wait_until(lambda: installation.place.call("logs", "last").out == "long | began\n")
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=120)
 
     assert process.returncode == 130
     assert "Traceback" not in out + err
@@ -200,7 +200,7 @@ def test_steps_for_a_pool_that_nobody_serves_are_told_and_go_on_when_a_worker_co
             told.append(running.stdout.readline())
             assert told[-1], "the run ended without a word"
         worker = installation.start("worker", "--pool", "gpu", "--concurrency", "1")
-        out, err = running.communicate(timeout=60)
+        out, err = running.communicate(timeout=120)
 
     assert running.returncode == 0, (told, out, err)
     assert installation.ended(run_id)["state"] == "succeeded"

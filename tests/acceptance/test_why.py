@@ -42,7 +42,7 @@ def waiting(tmp_path_factory, place_in, shared_redis_url, wait_until):
         "load": "succeeded", "fit": "queued", "hold": "running", "again": "retrying", "join": "waiting",
         "last": "waiting", "broken": "failed", "below": "upstream_failed",
     }  # fmt: skip
-    wait_until(lambda: states() == expected, 30)
+    wait_until(lambda: states() == expected)
     yield place
     place.call("cancel", run_id)
     worker.terminate()

@@ -66,7 +66,7 @@ def scaled_runs(tmp_path_factory, place_in):
         started[name] = place.start("run", file, "--workers", 4, "--json")
     records = {}
     for name, process in started.items():
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         records[name] = json.loads(out)
     return records

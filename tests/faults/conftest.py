@@ -528,7 +528,7 @@ class Server:
                     return bool(client.ping())
                 return False
 
-            wait_until(answers, 10)
+            wait_until(answers)
         return process
 
     def kill(self) -> None:

@@ -6,8 +6,6 @@ import threading
 
 import pytest
 
-pytestmark = pytest.mark.timeout(60)
-
 TIMEOUT_S = 1.5
 
 ENDING = f"""

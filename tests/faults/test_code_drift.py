@@ -12,8 +12,6 @@ from orchestrator.definition.code import code_of
 from orchestrator.ledger.record import drift_text, read_record
 from orchestrator.ledger.verification import verify_run
 
-pytestmark = pytest.mark.timeout(60)
-
 HOLDING = """
     def hold():
         note("holds")

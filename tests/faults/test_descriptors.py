@@ -6,10 +6,6 @@ import os
 from collections import Counter, defaultdict
 from contextlib import suppress
 
-import pytest
-
-pytestmark = pytest.mark.timeout(180)
-
 WORKING = """
     @step
     def works(number):
@@ -56,4 +52,4 @@ def test_descriptors_do_not_grow_with_restarts_of_the_server(server, server_site
     restart(2 * ROUNDS)
 
     for name, pid in processes().items():
-        wait_until(lambda pid=pid, name=name: descriptors(pid) <= most[name], 20)
+        wait_until(lambda pid=pid, name=name: descriptors(pid) <= most[name])

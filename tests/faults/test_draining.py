@@ -53,7 +53,7 @@ def test_a_worker_that_is_told_to_end_lets_its_step_end_and_takes_no_more(site, 
     else:
         os.killpg(worker.process.pid, signal.SIGTERM)
     run.wait(lambda _: "waiting for 1 running steps; a second signal hands them over" in worker.log)
-    wait_until(lambda: site.card(worker).queues == (), 5)  # it is there, and takes no more
+    wait_until(lambda: site.card(worker).queues == ())  # it is there, and takes no more
 
     run.note("go")
     assert worker.process.wait(20) == 0
@@ -61,7 +61,7 @@ def test_a_worker_that_is_told_to_end_lets_its_step_end_and_takes_no_more(site, 
     assert run.state("hold") == "succeeded"
     assert (run.state("below"), run.state("behind")) == ("queued", "queued")
     assert len(site.messages()) == 2
-    wait_until(lambda: not worker.processes(), 2)
+    wait_until(lambda: not worker.processes())
     other = site.add_worker()
 
     record = run.ended()
@@ -149,7 +149,7 @@ def test_a_worker_that_is_hurried_hands_its_step_over_to_another_one(site, leavi
     record = run.ended()
 
     worker.process.wait(20)
-    wait_until(lambda: not worker.processes(), 2)
+    wait_until(lambda: not worker.processes())
     assert record.state == "succeeded"
     assert outcomes(record, "hold") == ["handed_over", "succeeded"]
     assert run.events("attempt.handed_over")[0].detail["reason"] == "its worker ended"
@@ -272,7 +272,7 @@ def test_a_pool_that_cannot_end_a_step_hands_it_over_and_ends_with_it(site, wait
 
     record = run.ended()
     assert worker.process.wait(20) == 0
-    wait_until(lambda: not worker.processes(), 2)
+    wait_until(lambda: not worker.processes())
     assert outcomes(record, "hold") == ["handed_over", "succeeded"]
     assert site.value(record, "hold").startswith(other.name)
 

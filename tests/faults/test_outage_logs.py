@@ -6,8 +6,6 @@ import threading
 
 import pytest
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_an_outage_is_one_line_when_it_begins_and_one_when_it_is_over(server, server_site, wait_until, pool):

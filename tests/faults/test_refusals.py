@@ -14,8 +14,6 @@ import redis
 from orchestrator.ledger.connection import connect
 from orchestrator.refusals import REFUSALS, TOO_MANY_CLIENTS, ServerRefuses
 
-pytestmark = pytest.mark.timeout(60)
-
 WORKING = """
     @step
     def hold():

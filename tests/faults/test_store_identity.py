@@ -11,8 +11,6 @@ import pytest
 from orchestrator.artifacts.marker import MARKER, read_marker, write_marker
 from orchestrator.ledger.store_id import recorded_store
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def refused(site, **changes) -> str:
     """Return what a worker says that does not start; Celery may warn before of being run as root."""

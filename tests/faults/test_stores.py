@@ -16,8 +16,6 @@ from orchestrator.coordinator.reasons import explain, look_around
 from orchestrator.ledger.presence import present_workers
 from orchestrator.ledger.record import read_record
 
-pytestmark = pytest.mark.timeout(60)
-
 STORE_BYTES = 2 * 1024 * 1024
 GIVES = """
     def give():

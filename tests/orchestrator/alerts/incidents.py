@@ -82,7 +82,7 @@ class Incidents:
             self.offer(teller, run_id)
             return teller.finish(0) and self.is_told(run_id)
 
-        self.wait_until(is_over, 20)
+        self.wait_until(is_over)
 
     def is_told(self, run_id: str) -> bool:
         """Whether the ledger has nothing more to tell."""

@@ -61,7 +61,7 @@ def test_offers_come_back_at_once_and_one_alone_is_in_flight(incidents: Incident
 
     for _ in range(100):  # none of them waits for the target, which does not answer: the test would not end
         delivery.offer(run_id, 0, 1)
-    incidents.wait_until(lambda: webhook.told, 10)
+    incidents.wait_until(lambda: webhook.told)
     assert not delivery.finish(0.01)
 
     webhook.released.set()
@@ -86,7 +86,7 @@ def test_only_so_many_are_told_at_once(incidents: Incidents, webhook: Webhook) -
     delivery = incidents.delivery()
     for run_id in run_ids:
         incidents.offer(delivery, run_id)
-    incidents.wait_until(lambda: len(webhook.told) == ALERTS_AT_ONCE, 10)
+    incidents.wait_until(lambda: len(webhook.told) == ALERTS_AT_ONCE)
 
     webhook.hanging.clear()
     webhook.released.set()
@@ -104,7 +104,7 @@ def test_a_coordinator_that_is_killed_while_sending_leaves_it_to_another_one(
     with subprocess.Popen(
         [sys.executable, "-c", COORDINATOR, shared_redis_url, ledger.prefix, run_id], stdout=subprocess.DEVNULL
     ) as first:
-        incidents.wait_until(lambda: webhook.told, 20)
+        incidents.wait_until(lambda: webhook.told)
         os.kill(first.pid, signal.SIGKILL)
     assert incidents.events(run_id) == []
 
@@ -192,7 +192,7 @@ def test_a_target_that_hangs_delays_no_other_one(incidents: Incidents, webhook: 
 
     incidents.offer(delivery, run_id)
 
-    incidents.wait_until(lambda: incidents.events(run_id), 10)
+    incidents.wait_until(lambda: incidents.events(run_id))
     (sent,) = incidents.events(run_id)
     assert sent == ("alert.sent", {"target": f"{webhook.label} (2)", "try": 1})
     assert not delivery.finish(0)
@@ -208,7 +208,7 @@ def test_a_target_that_gives_no_answer_is_given_up_in_time(incidents: Incidents,
     errors = [detail["error"] for _, detail in incidents.events(run_id)]
     assert errors[:HANGING_AT_ONCE] == ["it gave no answer within 0.2 s"] * HANGING_AT_ONCE
     assert errors[-1] == f"{HANGING_AT_ONCE} earlier messages to it have not been answered yet"
-    incidents.wait_until(lambda: len(webhook.told) == HANGING_AT_ONCE, 10)
+    incidents.wait_until(lambda: len(webhook.told) == HANGING_AT_ONCE)
 
 
 def test_a_second_failure_after_a_resume_is_told_again(incidents: Incidents, webhook: Webhook, ledger: Ledger) -> None:
@@ -232,7 +232,7 @@ def test_a_failure_while_the_last_one_is_still_being_told_is_told_too(
     run_id = incidents.failed(webhook.url("hook"))
     slow = incidents.delivery()
     incidents.offer(slow, run_id)
-    incidents.wait_until(lambda: webhook.told, 10)
+    incidents.wait_until(lambda: webhook.told)
 
     ledger.resume(run_id, [("train", 0), ("report", 0)])
     incidents.fail(run_id, attempt=2)

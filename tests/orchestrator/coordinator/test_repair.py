@@ -54,7 +54,7 @@ def test_a_lease_that_ran_out_is_told_by_whether_its_worker_lives(ledger, app, q
         coordinator.tend(run_id)
         return lost(ledger, run_id)
 
-    wait_until(look, 10)
+    wait_until(look)
 
     assert lost(ledger, run_id) == [cause]
     assert states_of(ledger, run_id) == {"a": "queued"}
@@ -70,7 +70,7 @@ def test_no_lease_of_a_cancelled_attempt_is_judged_before_workers_could_renew(le
     began = time.monotonic()
     repair.mend(run_id, repair.tend(run_id))
     assert ledger.stopping(run_id)
-    wait_until(lambda: repair.mend(run_id, repair.tend(run_id)) or not ledger.stopping(run_id), 10)
+    wait_until(lambda: repair.mend(run_id, repair.tend(run_id)) or not ledger.stopping(run_id))
 
     assert time.monotonic() - began >= quick.renewal_interval_s
     assert [event for event, _, _ in events_of(ledger, run_id)].count("attempt.stopped") == 1
@@ -91,7 +91,7 @@ def test_no_lease_is_judged_before_workers_had_the_server_for_a_renewal(ledger, 
         trouble(repair)
         began = time.monotonic()
         assert judged(step) == []
-        wait_until(lambda step=step: judged(step) == [step], 10)
+        wait_until(lambda step=step: judged(step) == [step])
         assert time.monotonic() - began >= quick.renewal_interval_s
 
     assert [event for event, _, _ in events_of(ledger, run_id)].count("attempt.lost") == 2
@@ -106,10 +106,10 @@ def test_no_lease_is_judged_when_the_servers_clock_was_put_forward_just_now(ledg
         ledger.claim(run_id, step, 1, step, "w", 0.000_001)
         return [chain[0].step for chain in repair.mend(run_id, ledger.tend(run_id))]
 
-    wait_until(lambda: judged("a") == ["a"], 10)
+    wait_until(lambda: judged("a") == ["a"])
 
     assert judged("b", 10_000_000) == []
-    wait_until(lambda: judged("b", 10_000_000) == ["b"], 10)
+    wait_until(lambda: judged("b", 10_000_000) == ["b"])
 
 
 def test_a_message_that_lies_behind_younger_ones_is_not_lost(ledger, app, quick, wait_until) -> None:
@@ -128,8 +128,8 @@ def test_a_message_that_lies_behind_younger_ones_is_not_lost(ledger, app, quick,
         coordinator.tend(early)
         return [event.step for event in ledger.events(early) if event.event == "message.lost"]
 
-    wait_until(mended, 10)
-    wait_until(lambda: mended() and time.monotonic() > began + 5 * quick.message_lost_after_s, 10)
+    wait_until(mended)
+    wait_until(lambda: mended() and time.monotonic() > began + 5 * quick.message_lost_after_s)
 
     assert mended() == [named_in(first).step]
 
@@ -145,7 +145,7 @@ def test_thousands_of_lost_messages_are_sent_again_together(ledger, app, quick, 
         coordinator.tend(run_id)
         return ledger.client.llen(key)
 
-    wait_until(lengths, 20)
+    wait_until(lengths)
 
     assert ledger.client.llen(key) == 1500
 
@@ -188,7 +188,7 @@ def test_a_worker_of_another_version_is_no_hindrance(ledger, app, quick, wait_un
         coordinator.tend(run_id)
         return lost(ledger, run_id)
 
-    wait_until(look, 10)
+    wait_until(look)
 
     assert [it.worker for it in present_workers(ledger.client, ledger.prefix)] == ["w"]
     assert lost(ledger, run_id) == ["WorkerHung"]

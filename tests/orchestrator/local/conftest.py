@@ -19,7 +19,7 @@ def data_dir(tmp_path: Path, wait_until: Callable[..., None]) -> Iterator[Path]:
     """A data folder with a space in its name; at the end no process of it is left."""
     folder = tmp_path / "data dir"
     yield folder
-    wait_until(lambda: not _processes_of(folder), 10)
+    wait_until(lambda: not _processes_of(folder))
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_leaving_lets_a_running_step_end_and_ends_what_it_started(
     marker = tmp_path / "nap"
     with local_workers(settings, redis_url, 1, ["cpu"], import_path, app="tiny_app") as workers:
         send(redis_url, "nap", str(marker), 1, queue=workers.settings.queue_of())
-        wait_until(marker.exists, 20)
+        wait_until(marker.exists)
         assert len(sleepers(marker)) == 3
         workers.stop(10)
         assert marker.read_text() == "ended"
@@ -136,7 +136,7 @@ def test_a_step_that_outlasts_the_grace_is_ended_with_all_it_started(
     marker = tmp_path / "nap"
     with local_workers(settings, redis_url, 1, ["cpu"], import_path, app="tiny_app") as workers:
         send(redis_url, "nap", str(marker), 600, queue=workers.settings.queue_of())
-        wait_until(marker.exists, 20)
+        wait_until(marker.exists)
         tree = tree_of(workers)
 
         workers.stop(0.2)
@@ -153,7 +153,7 @@ def test_an_exception_kills_the_whole_tree_at_once(
     with ExitStack() as stack:
         workers = stack.enter_context(local_workers(settings, redis_url, 1, ["cpu"], import_path, app="tiny_app"))
         send(redis_url, "nap", str(marker), 600, queue=workers.settings.queue_of())
-        wait_until(marker.exists, 20)
+        wait_until(marker.exists)
         tree = tree_of(workers)
         leave = stack.pop_all().__exit__
 
@@ -191,7 +191,7 @@ def test_what_may_not_be_ended_is_left_and_not_waited_for(
     kill = os.kill
     with local_workers(settings, redis_url, 1, ["cpu"], import_path, app="tiny_app") as workers:
         send(redis_url, "nap", str(marker), 600, queue=workers.settings.queue_of())
-        wait_until(marker.exists, 20)
+        wait_until(marker.exists)
         tree = tree_of(workers)
         foreign, *_ = sleepers(marker)
 

@@ -175,7 +175,7 @@ def test_a_local_worker_ends_when_its_parent_is_killed(
             tree += tree[0].children(recursive=True)
         parent.kill()
 
-        wait_until(lambda: not any(is_running(process) for process in tree), 20)
+        wait_until(lambda: not any(is_running(process) for process in tree))
 
 
 def is_running(process):
