@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-NOTICED_S = 4.5  # by itself Celery looks every 5 s
+NOTICED_S = 2.0
 
 DYING = """
     @step

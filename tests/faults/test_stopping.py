@@ -75,6 +75,7 @@ def test_a_cancelled_step_is_gone_soon_with_all_it_started_and_the_record_says_h
     assert (stopped.step, stopped.attempt) == ("slow", 1)
     assert stopped.detail["reason"] == "cancelled"
     assert stopped.detail["how"] == how
+    assert stopped.detail["after_s"] < 2 + shared.settings.timeout_grace_s
     assert record.steps["below"].attempts == []
 
 
