@@ -58,14 +58,16 @@ def test_a_run_that_was_retried_failed_and_resumed_has_no_violation(worked):
     events, attempts = map(int, re.fullmatch(told, done.out).groups())
     recorded = worked.call("events", "last", "--json").json
     assert events == len(recorded)
-    assert attempts == [event["event"] for event in recorded].count("step.started") == 6
+    # flaky twice, gate, tidy; then gate, below, and tidy again, for what it was decided by was open again.
+    assert attempts == [event["event"] for event in recorded].count("step.started") == 7
 
 
 def test_as_json_it_has_all_that_was_checked(worked):
     done = worked.call("verify", "last", "--json")
 
     assert done.code == 0
-    assert list(done.json) == ["run_id", "state", "events", "steps", "attempts", "repairs", "violations"]
+    checked = ["run_id", "state", "events", "steps", "attempts", "repairs", "violations", "remarks"]
+    assert list(done.json) == checked
     assert (done.json["state"], done.json["steps"], done.json["violations"]) == ("succeeded", 4, [])
 
 
