@@ -49,11 +49,21 @@ class Repair:
         self._missing: dict[str, dict[tuple[str, int], float]] = {}  # run -> (step, attempt) -> missed since
         self._heads: dict[str, tuple[float, float | None]] = {}  # list -> (looked at, when its head was sent)
 
+    def look_at_clock(self) -> None:
+        """Look whether the server's clock was put, unless that was seen just now. To be done even while no run is
+        active: two steps of the clock that lie between two looks are seen as one, of their sum."""
+        poll_s = self._settings.poll_interval_s
+        try:
+            self._clock.look(at_most_every_s=poll_s / 2, away_after_s=max(LONG_GAP_S, 3 * poll_s))
+        except Exception:
+            self._calm_since = time.monotonic()
+            raise
+
     def tend(self, run_id: str) -> Tended:
         """Do what is due in a run, and note whether the server answers as it should; `mend` is to follow."""
-        began, clock, poll_s = time.monotonic(), self._clock, self._settings.poll_interval_s
+        began, clock = time.monotonic(), self._clock
+        self.look_at_clock()
         try:
-            clock.look(at_most_every_s=poll_s / 2, away_after_s=max(LONG_GAP_S, 3 * poll_s))
             is_pardoned = self._pardoned.get(run_id, 0) == clock.absences
             tended = self._ledger.tend(
                 run_id,

@@ -90,6 +90,7 @@ class Coordinator:
     def round(self) -> float:
         """Do the round for every run that has not ended, and give the seconds until the next one."""
         announce_coordinator(self._ledger.client, self._ledger.prefix, self.name, self._card)
+        self._repair.look_at_clock()
         pause_s = self._poll_interval_s
         if time.monotonic() >= self._next_search:
             self._next_search = time.monotonic() + SEARCH_S
