@@ -373,12 +373,13 @@ end
 function ops.start()
   local steps, start_id, roots = tonumber(ARGS[2]), ARGS[3], cjson.decode(ARGS[4])
   local started_by = call('HGET', RUN, 'start_id')
-  if started_by == start_id then
+  local function ready()  -- in the same order whenever it is asked
     for _, it in ipairs(reused_steps()) do
       for _, child in ipairs(children_of(it[2])) do roots[#roots + 1] = child end
     end
     return chains_of(still_queued(roots))
   end
+  if started_by == start_id then return ready() end
   if started_by then
     call('DEL', unpack(staged_keys(start_id)))
     return redis.error_reply('EXISTS the run is already started')
@@ -407,9 +408,10 @@ function ops.start()
       queued[#queued + 1] = {step, 1}
     end
   end
-  for _, item in ipairs(propagate(worklist)) do queued[#queued + 1] = item end
+  local is_plain = #worklist == 0
+  propagate(worklist)
   settle(steps == 0)
-  return chains_of(queued)
+  return is_plain and chains_of(queued) or ready()
 end
 
 -- claim step attempt claim_id worker lease_us: a worker asks to begin an attempt.
