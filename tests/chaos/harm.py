@@ -129,7 +129,7 @@ class Harm:
         self._crew.restart_dead()
 
     def push_nonsense(self) -> None:
-        self.strangers.push_nonsense()
+        self.strangers.push_nonsense(self._heal)
 
     def push_foreign(self) -> None:
         self.strangers.push_foreign(self._heal)

@@ -42,22 +42,27 @@ class Strangers:
         self._foreign: set[str] = set()
         self._nonsense = 0
 
-    def push_nonsense(self) -> None:
+    def push_nonsense(self, meanwhile: Callable[[], None]) -> None:
+        """Push malformed entries, and wait until they are put aside, as with foreign messages."""
         chosen = self._rng.sample(NONSENSE, 3)
         self._client.lpush(self._rng.choice(self._lists), *chosen)
         self._nonsense += len(chosen)
+        self._wait(lambda: not self._left() and self._dead(), meanwhile)
 
     def push_foreign(self, meanwhile: Callable[[], None]) -> None:
         """Push messages into the list that is read first, and wait until they are kept.
 
-        Queues are read without acknowledgements, so the one that a worker takes in the moment of its death is lost:
-        no harm of that kind is done meanwhile.
+        Queues are read without acknowledgements, so the one that a worker takes in the moment of its death is lost, as
+        is what lies in a queue that is dropped: no harm of that kind is done meanwhile.
         """
         pushed = [self._message() for _ in range(self._rng.randint(1, 3))]
         self._client.lpush(self._lists[0], *pushed)
         self._foreign.update(pushed)
+        self._wait(lambda: self._foreign <= set(self._kept()), meanwhile)
+
+    def _wait(self, condition: Callable[[], object], meanwhile: Callable[[], None]) -> None:
         limit = time.monotonic() + SET_ASIDE_LIMIT_S
-        while not self._foreign <= set(self._kept()) and time.monotonic() < limit:
+        while not condition() and time.monotonic() < limit:
             meanwhile()
             time.sleep(0.05)
 
@@ -69,9 +74,12 @@ class Strangers:
         found = [f"{left} entries that are not ours still lie in the queue"] if left else []
         if missing := self._foreign - set(self._kept()):
             found.append(f"{len(missing)} of {len(self._foreign)} messages of somebody else are lost: {missing}")
-        if self._nonsense and not self._client.llen(dead_key(self._prefix, self._queue)):
+        if self._nonsense and not self._dead():
             found.append(f"none of {self._nonsense} malformed entries is among the dead ones")
         return found
+
+    def _dead(self) -> int:
+        return int(self._client.llen(dead_key(self._prefix, self._queue)))
 
     def _kept(self) -> list[str]:
         return entries(self._client, foreign_key(self._prefix, self._queue), 0, -1)
