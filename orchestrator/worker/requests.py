@@ -56,11 +56,11 @@ class StepRequest(Request):  # type: ignore[misc]
 
             def on_success(self: StepRequest, result: Any, **kwargs: Any) -> Any:
                 if not result[0]:  # else on_failure is next, and tells the failure callback which attempt ended
-                    running.end(id(self))
+                    running.forget_log(running.end(id(self)))
                 try:
                     return fast(self, result, **kwargs)
                 finally:
-                    running.end(id(self))  # whatever came of it
+                    running.forget_log(running.end(id(self)))  # whatever came of it
 
             cls.on_success = on_success
 
@@ -81,7 +81,10 @@ class StepRequest(Request):  # type: ignore[misc]
         if hindrance := hindrance_of(exc_info.exception):
             host_state.note(str(hindrance), hindrance.needed_bytes)
         event = _event_instead_of_failure(exc_info.exception, attempt)
-        answer = super().on_failure(exc_info, send_failed_event=send_failed_event and not event, **kwargs)
+        try:
+            answer = super().on_failure(exc_info, send_failed_event=send_failed_event and not event, **kwargs)
+        finally:
+            running.forget_log(attempt)
         if event:
             self.send_event(event, **_FIELDS[event])
         return answer

@@ -67,6 +67,13 @@ class Running:
             attempt.ended.set()
         return attempt
 
+    def forget_log(self, attempt: RunningAttempt | None) -> None:
+        """Close the log of an attempt that has ended and that nobody stops. Celery keeps its request for a while."""
+        if attempt:
+            with self.lock:
+                if attempt not in self._stopping:
+                    attempt.log = None
+
     def begin_stopping(self, attempt: RunningAttempt, reason: str) -> bool:
         """Note that an attempt is being stopped; False if it is already, or has ended."""
         with self.lock:
@@ -86,6 +93,7 @@ class Running:
         """Note that an attempt is gone with all that it started, and that the ledger knows."""
         with self.lock:
             self._stopping.discard(attempt)
+            attempt.log = None
 
     def held(self) -> set[RunningAttempt]:
         """Give all whose leases this worker keeps: those that run, and those that ended while they were being stopped
