@@ -21,8 +21,8 @@ from orchestrator.local.workers import RESTARTS
 from orchestrator.redis_url import TLS_OPTIONS
 from orchestrator.settings import Settings, secret_names
 from orchestrator.worker.attempt import CODE_BACK_OFF, HOST_BACK_OFF
-from orchestrator.worker.code_check import SETTLE_S
 from orchestrator.worker.flower import MOST_NAMES
+from orchestrator.worker.half_copied import BUDGET_S, QUIET_S
 from orchestrator.worker.host_faults import CHECKPOINT_BYTES
 from orchestrator.worker.log_lines import LINE_CHARS
 from orchestrator.worker.thread_shares import VARIABLES
@@ -54,7 +54,8 @@ FIGURES = [
     ("recovery", "The wait is # s at first and # s at most", (HOST_BACK_OFF.first_s, HOST_BACK_OFF.longest_s)),
     ("recovery", "due again after # s, at most # min later", (CODE_BACK_OFF.first_s, CODE_BACK_OFF.longest_s / 60)),
     ("recovery", "the store has no room (# MB)", (CHECKPOINT_BYTES / 1024**2,)),
-    ("recovery", "is waited for, for # s: it may just", (SETTLE_S,)),
+    ("recovery", "is waited for, for # s of each attempt", (BUDGET_S,)),
+    ("recovery", "nobody has written to for # s", (QUIET_S,)),
     ("recovery", "put forward or back by more than # s", (TOLERANCE_S,)),
     ("recovery", "A value of more than # characters of JSON", (INLINE_CHARS,)),
 ]

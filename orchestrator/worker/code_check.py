@@ -1,7 +1,7 @@
 """Whether the code that an attempt runs is the code that was submitted, and what follows where it is not.
 
 The submitted digests are read once for each run in a process. A file that is broken for a moment, as while it is being
-copied, is waited for; one that is broken as it was submitted fails its step at once.
+copied, is waited for (`half_copied.py`); one that is broken as it was submitted fails its step at once.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from orchestrator.definition.code import file_digest
 from orchestrator.definition.faults import FunctionNotFound
 from orchestrator.ledger.values import Claim
+from orchestrator.worker.half_copied import BUDGET_S
+from orchestrator.worker.patience import until_answered
 from orchestrator.worker.process import WorkerProcess
 from orchestrator.worker.user_code import UserCode
 
-SETTLE_S = 5.0
-LOOK_S = 0.1
 SHOWN_DIGITS = 12
 NAMED_FILES = 20
 KEPT_RUNS = 1000
@@ -42,26 +41,29 @@ class CodeCheck:
 
     def __init__(self, process: WorkerProcess, run_id: str, claim: Claim, user_code: UserCode) -> None:
         self._process, self._run_id, self._claim, self._user_code = process, run_id, claim, user_code
+        self._half_copied = user_code.half_copied
 
     def function(self, uses: str) -> Callable[..., Any]:
         """Return the function of a step. Raises CodeRefused, or what importing it raises when that does not pass."""
-        limit = time.monotonic() + SETTLE_S
+        self._half_copied.begin(self._claim.import_path, until_answered(self._submitted_code))
         is_last_try = False
         while True:
             try:
                 function = self._user_code.function(uses)
                 break
             except _OF_HALF_A_COPY as error:
-                changed = self._unsettled()
+                changed = self._half_copied.unsettled()
                 # All may be well again by now: then it is tried once more.
-                if time.monotonic() < limit and (changed or (not is_last_try and self._has_just_changed())):
+                is_tried = changed or (not is_last_try and self._has_just_changed())
+                if is_tried and self._half_copied.may_wait():
                     is_last_try = not changed
-                    time.sleep(LOOK_S)
                     self._user_code.forget()
                     with self._user_code.of(self._claim.import_path):  # the folder itself may have been missing
                         continue
                 if changed and self._process.settings.code_drift == "refuse":
                     raise CodeRefused(self._refusal(changed)) from error
+                if isinstance(error, ImportError | FunctionNotFound) and (missing := self._half_copied.missing()):
+                    raise FunctionNotFound(self._half_copied.told_missing(missing)) from error
                 raise
         if self._process.settings.code_drift == "refuse" and (differing := self._differing()):
             raise CodeRefused(self._refusal(list(differing)))
@@ -101,15 +103,9 @@ class CodeCheck:
             if file in submitted and submitted[file] != digest
         }
 
-    def _unsettled(self) -> list[str]:
-        """Return the submitted files that are not here as they were submitted."""
-        folder = self._claim.import_path
-        code = self._submitted_code()
-        return [file for file, digest in code.items() if file_digest(os.path.join(folder, file)) != digest]
-
     def _has_just_changed(self) -> bool:
         """Whether a submitted file was written a moment ago, so that it may have been another one when it was read."""
-        since = time.time() - SETTLE_S
+        since = time.time() - BUDGET_S
         for file in self._submitted_code():
             with contextlib.suppress(OSError):
                 status = os.stat(os.path.join(self._claim.import_path, file))

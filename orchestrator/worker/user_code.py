@@ -21,6 +21,7 @@ from orchestrator.definition.code import code_id, file_digest
 from orchestrator.definition.folders import put_on_path
 from orchestrator.worker.celery_apps import forget_shared_tasks
 from orchestrator.worker.fresh_sources import FreshSources
+from orchestrator.worker.half_copied import HalfCopied
 from orchestrator.worker.process_state import adopt_imports, drop_imports
 
 _OWN = frozenset({"orchestrator", "__main__"})
@@ -42,7 +43,8 @@ class UserCode:
         self._stamps: dict[str, tuple[int, int]] = {}  # source file -> its time and size when it was imported
         self._modules_seen = 0
         self._functions: dict[str, Callable[..., Any]] = {}
-        self._sources = FreshSources()
+        self.half_copied = HalfCopied()
+        self._sources = FreshSources(self.half_copied)
         self._digests: dict[str, str] = {}
         self._code_id = ""
 
@@ -107,7 +109,7 @@ class UserCode:
     def _forget(self) -> None:
         """Drop the folder's modules, so that they are imported anew."""
         drop_imports()
-        gone = [name for name, _ in self._modules()]
+        gone = [name for name, _ in self._modules()] + list(self._namespaces())
         for name in gone:
             del sys.modules[name]
         forget_shared_tasks(gone)
@@ -148,6 +150,17 @@ class UserCode:
                 and name.partition(".")[0] not in _OWN
             ):
                 yield name, file
+
+    def _namespaces(self) -> Iterator[str]:
+        """Yield the names of the folder's packages that have no file: without `__init__.py`."""
+        inside = self._folder.rstrip(os.sep) + os.sep
+        for name, module in list(sys.modules.items()):
+            spec = getattr(module, "__dict__", {}).get("__spec__")
+            if not self._folder or spec is None or spec.origin is not None:
+                continue
+            places = map(str, spec.submodule_search_locations or ())
+            if any(place.startswith(inside) and not place.startswith(_INSTALLED) for place in places):
+                yield name
 
 
 def _stamp(file: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from orchestrator.coordinator.reasons import explain, look_around
 from orchestrator.definition.code import code_of
 from orchestrator.ledger.record import drift_text, read_record
 from orchestrator.ledger.verification import verify_run
+from orchestrator.worker.half_copied import LOOK_S
 
 HOLDING = """
     def hold():
@@ -182,6 +184,127 @@ def test_a_file_that_is_broken_for_a_moment_fails_no_step(new_site, how: str, wa
     record = run.ended()
     assert record.state == "succeeded", run.story()
     assert len(record.steps["work"].attempts) == 1
+
+
+LATE = """
+    import os
+
+    def work():
+        note("begun")
+        wait_for("go")
+        from package.inner import NUMBER
+        return NUMBER
+
+    late = PipelineBuilder("late")
+    late.add("work", work, retries=0)
+"""
+
+
+class Late:
+    """A run whose step has begun, and is about to import a module of a package."""
+
+    def __init__(self, site):
+        self.folder = site.folder / f"run-{site._folders + 1}"
+        (self.folder / "package").mkdir(parents=True)
+        self.text = "NUMBER = 1\nNUMBER += 4\n"
+        self.file = self.folder / "package" / "inner.py"
+        self.init = self.folder / "package" / "__init__.py"
+        self.file.write_text(self.text)
+        self.init.write_text("")
+        mkdir = Path.mkdir
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "mkdir", lambda path, *a, **k: None if path == self.folder else mkdir(path, *a, **k))
+            self.run = site.submit(LATE)
+        self.run.wait_for_note("begun")
+
+
+BROKEN_LATE = {
+    **BROKEN_FOR_A_MOMENT,
+    "valid but cut off": lambda file, text: file.write_text(text[: len(text) // 2 + 1]),
+    "no __init__": lambda file, text: file.with_name("__init__.py").unlink(),
+    "no folder": lambda file, text: file.parent.rename(file.parent.with_name("away")),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN_LATE)
+def test_what_a_running_step_imports_is_waited_for(shared, how: str):
+    late = Late(shared)
+    BROKEN_LATE[how](late.file, late.text)
+    late.run.note("go")
+    threading.Event().wait(0.3)  # no matter whether it is importing by now
+
+    if how == "no folder":
+        late.file.parent.with_name("away").rename(late.file.parent)
+    else:
+        late.file.write_text(late.text)
+        late.init.write_text("")
+
+    record = late.run.ended()
+    assert record.state == "succeeded", late.run.story()
+    assert shared.value(record, "work") == 5
+    assert len(record.steps["work"].attempts) == 1
+
+
+def test_what_a_running_step_imports_and_never_comes_fails_it_and_is_named(shared):
+    late = Late(shared)
+    late.file.unlink()
+    late.run.note("go")
+
+    record = late.run.ended()
+    (attempt,) = record.steps["work"].attempts
+    assert attempt.error["type"] == "ModuleNotFoundError"
+    assert f"lacks {Path('package', 'inner.py')} in {late.folder}" in attempt.error["message"]
+
+
+def test_another_version_that_is_whole_is_imported_while_the_step_runs(shared):
+    late = Late(shared)
+    late.file.write_text("NUMBER = 7\n")
+    late.run.note("go")
+
+    record = late.run.ended()
+    assert (record.state, shared.value(record, "work")) == ("succeeded", 7)
+    assert str(Path("package", "inner.py")) in record.steps["work"].attempts[0].code["differs"]
+
+
+def test_an_optional_module_that_was_never_submitted_is_not_waited_for(shared):
+    run = shared.submit("""
+        import time
+
+        def work():
+            began = time.monotonic()
+            for number in range(1000):
+                try:
+                    __import__(f"no_such_module_{number}")
+                except ImportError:
+                    pass
+            return time.monotonic() - began
+
+        optional = PipelineBuilder("optional")
+        optional.add("work", work)
+    """)
+
+    record = run.ended()
+    assert record.state == "succeeded"
+    assert shared.value(record, "work") < 1000 * LOOK_S  # it has not slept once for each
+
+
+def test_a_missing_file_is_named_and_not_taken_for_a_library(new_site):
+    site = new_site()
+    site.coordinate()
+    run = site.submit("""
+        def work():
+            return 5
+
+        short = PipelineBuilder("short")
+        short.add("work", work, retries=0)
+    """)
+    (file,) = run.folder.glob("steps_*.py")
+    file.unlink()
+    site.add_worker(slots=1)
+
+    (attempt,) = run.ended().steps["work"].attempts
+    assert f"lacks {file.name} in {run.folder}" in attempt.error["message"]
+    assert "environment" not in attempt.error["message"]
 
 
 @pytest.mark.parametrize("how", ["cut off", "gone", "no Python"])

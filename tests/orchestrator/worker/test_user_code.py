@@ -39,6 +39,17 @@ def test_modules_of_one_name_in_two_folders_are_kept_apart(answer_of, tmp_path):
     assert [answer_of(tmp_path / folder) for folder in "abba"] == ["a", "b", "b", "a"]
 
 
+def test_packages_of_one_name_without_an_init_file_are_kept_apart(answer_of, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder / "parts" / "deep").mkdir(parents=True)
+        (tmp_path / folder / "parts" / "deep" / "part.py").write_text(f"PLACE = {folder!r}\n")
+        (tmp_path / folder / "same_name.py").write_text(
+            "def answer():\n    from parts.deep import part\n\n    return part.PLACE\n"
+        )
+
+    assert [answer_of(tmp_path / folder) for folder in "abba"] == ["a", "b", "b", "a"]
+
+
 def test_a_file_that_has_changed_is_imported_anew(answer_of, tmp_path):
     (tmp_path / "part.py").write_text("NUMBER = 1\n")
     (tmp_path / "same_name.py").write_text("def answer():\n    import part\n\n    return part.NUMBER\n")
