@@ -41,7 +41,8 @@ class ProcessTree:
         self._root = _process(pid)
         self._has_root = True
         self._known: set[psutil.Process] = set()
-        self._running: set[psutil.Process] = set()  # those of them that had not ended at the last look
+        # Those of them that had not ended at the last look, what starts others before what it has started.
+        self._running: dict[psutil.Process, None] = {}
         self.look()
 
     def let_go(self) -> None:
@@ -50,13 +51,13 @@ class ProcessTree:
 
     def add(self, processes: Iterable[psutil.Process]) -> None:
         """Take these processes for members, whoever their parents are."""
-        self._running.update(set(processes) - self._known)
-        self._known |= self._running
+        self._running.update(dict.fromkeys(process for process in processes if process not in self._known))
+        self._known.update(self._running)
 
     def look(self) -> list[psutil.Process]:
         """Add what is now seen below the root to what was seen before; give what still runs, without the root."""
         # Before the snapshot: what bears one of these ids there is this process, or a child of it.
-        self._running = {process for process in self._running if runs(process)}
+        self._running = {process: None for process in self._running if runs(process)}
         ahead = [process.pid for process in self._running]
         if self._has_root and self._root and runs(self._root):
             ahead.append(self._root.pid)
@@ -89,7 +90,10 @@ class ProcessTree:
             time.sleep(_PAUSE_S)
 
     def terminate(self) -> None:
-        """Ask every process below the root to end (SIGTERM)."""
+        """Ask every process below the root to end (SIGTERM), each before what it has started.
+
+        A shell that waits for a command would else go on after it, as if the command had ended by itself.
+        """
         for process in self.look():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 process.terminate()

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import errno
-import fcntl
 import json
 import os
-import select
 import signal
-import struct
 import subprocess
-import sys
-import termios
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from orchestrator.artifacts.outputs import decode_output, plain_json
@@ -32,12 +26,10 @@ from orchestrator.worker.code_check import CodeCheck
 from orchestrator.worker.memory import limit_memory
 from orchestrator.worker.process import WorkerProcess
 from orchestrator.worker.server_in_steps import server_as_the_pool_says
+from orchestrator.worker.shell_streams import Shown, follow, let_go
 from orchestrator.worker.shell_values import HandedOver, ReferenceUnusable, handed_over
 from orchestrator.worker.thread_shares import limit_threads, threads_of
 from orchestrator.worker.user_code import UserCode
-
-_READ_BYTES = 65_536
-_LOOK_MS = 50
 
 _user_code = UserCode()
 
@@ -130,14 +122,15 @@ def _run_shell(command: str | Template, values: _Values, output_mb: int) -> Any:
     """Run a command with /bin/sh -e; standard output is the output, parsed when it is a JSON object or list."""
     with handed_over(command, values.of_reference) as given:
         process = _started(given)
-        output = _ShellOutput(output_mb)
+        output, error = _ShellOutput(output_mb), Shown("stderr")
         with counted(), _ended_with_us(process):
             try:
-                code = _follow(process, output.add)
-            except StopRequested:
-                _follow(process, output.show)  # who stops us has sent it SIGTERM, and kills it when the grace is over
+                code = follow(process, output.add, error)
+            except StopRequested:  # who stops us has sent it SIGTERM, and kills it when the grace is over
+                follow(process, output.show, error)
                 raise
-            output.show(b"", is_end=True)
+            for shown in (output.show, error):
+                shown(b"", is_end=True)
     if code:
         how = f"was killed by {signal_name(-code)}" if code < 0 else how_it_ended(code)
         text = given.text.strip()
@@ -155,6 +148,7 @@ def _started(given: HandedOver) -> KnownChild:
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 start_new_session=True,
             )
     except OSError as error:
@@ -169,7 +163,7 @@ class _ShellOutput:
     def __init__(self, limit_mb: int) -> None:
         self._limit_mb = limit_mb
         self._kept = bytearray()
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self.show = Shown("stdout")
 
     def add(self, data: bytes) -> None:
         """Raise CommandFailed when it is more than may be kept: a part of it would pass for the whole."""
@@ -181,11 +175,6 @@ class _ShellOutput:
             )
         self._kept += data
 
-    def show(self, data: bytes, *, is_end: bool = False) -> None:
-        with contextlib.suppress(ValueError, AttributeError):  # a closed stdout must not fail the step
-            sys.stdout.write(self._decoder.decode(data, is_end))
-            sys.stdout.flush()
-
     def value(self) -> Any:
         text = self._kept.decode(errors="replace").rstrip("\n")
         if text.lstrip(" \t\r\n")[:1] in ("{", "["):
@@ -194,48 +183,6 @@ class _ShellOutput:
             ):  # it only looks like JSON, or is more than Python reads
                 return json.loads(text)
         return text or None
-
-
-def _follow(process: KnownChild, take: Callable[[bytes], None]) -> int:
-    """Hand over what a command writes until it has ended, and return its exit code.
-
-    What it has left running may have its standard output, too: nobody waits for that.
-    """
-    assert process.stdout is not None
-    stdout = process.stdout.fileno()
-    with _end_of(process) as end:
-        poller = select.poll()
-        poller.register(stdout, select.POLLIN)
-        if end is not None:
-            poller.register(end, select.POLLIN)
-        while True:
-            ready = {descriptor for descriptor, _ in poller.poll(None if end is not None else _LOOK_MS)}
-            has_ended = end in ready if end is not None else process.poll() is not None
-            if has_ended:
-                (left,) = struct.unpack("i", fcntl.ioctl(stdout, termios.FIONREAD, bytes(4)))
-                while left > 0 and (data := os.read(stdout, left)):
-                    left -= len(data)
-                    take(data)
-                break
-            if stdout in ready:
-                if not (data := os.read(stdout, _READ_BYTES)):
-                    break
-                take(data)
-    return process.wait()
-
-
-@contextlib.contextmanager
-def _end_of(process: KnownChild) -> Iterator[int | None]:
-    """Return a descriptor that becomes readable when a process has ended; None where there is none."""
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except (AttributeError, OSError):  # no such call here, or it is gone already
-        yield None
-        return
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -249,5 +196,5 @@ def _ended_with_us(process: KnownChild) -> Iterator[None]:
         process.wait()
         raise
     finally:
-        if process.stdout:
-            process.stdout.close()
+        let_go(process.stdout)
+        let_go(process.stderr)

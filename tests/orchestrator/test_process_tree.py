@@ -51,6 +51,21 @@ def test_a_root_that_is_let_go_runs_on(root):
     assert tree.size == 4
 
 
+def test_each_process_is_asked_to_end_before_what_it_has_started(tmp_path, wait_until):
+    script, depth = tmp_path / "nested.sh", 8
+    script.write_text('[ "$1" -gt 0 ] && sh "$0" $(($1 - 1)) & sleep 600 & wait')
+    with subprocess.Popen(["sh", script, str(depth)]) as started:
+        root = psutil.Process(started.pid)
+        tree = ProcessTree(root.pid)
+        try:
+            wait_until(lambda: len([it for it in tree.look() if it.name() == "sleep"]) == depth + 1)
+            for _ in range(2):  # at a later look, too
+                place = {process.pid: number for number, process in enumerate((root, *tree.look()))}
+                assert all(place[it.ppid()] < place[it.pid] for it in tree.look())
+        finally:
+            tree.kill(5, lambda: root.kill() is None)
+
+
 def test_pythons_own_trackers_are_left_alone(wait_until):
     code = "from multiprocessing import resource_tracker as t; t.ensure_running(); import time; time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", code]) as started:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+import sys
 
 import pytest
 
@@ -315,6 +316,38 @@ def test_what_is_left_running_and_writes_without_end_does_not_hold_the_step(runs
 
     assert record.state == "succeeded"
     assert set(str(runs.value(record, "command") or "noise").split()) == {"noise"}
+
+
+REOPENED = {
+    "redirected": "echo seen > {stream}",
+    "opened for good": "exec 3> {stream}; echo seen >&3; exec 3>&-",
+    "emptied": ": > {stream}; echo seen >> {stream}",
+    "opened by another program": f'{sys.executable} -c \'open("{{stream}}", "w").write("seen\\n")\'',
+}
+
+
+@pytest.mark.parametrize("stream", ["/dev/stdout", "/dev/stderr", "/proc/self/fd/1", "/proc/self/fd/2"])
+@pytest.mark.parametrize("way", REOPENED)
+def test_what_a_command_has_written_stays_however_it_opens_its_streams_anew(runs, shell, way, stream):
+    command = REOPENED[way].format(stream=stream)
+    record = shell(f"echo out; echo err >&2; {command}; echo 'last out'; echo 'last err' >&2")
+
+    log = runs.log(record, "command")
+    assert record.state == "succeeded", record
+    assert [line for line in log if line.endswith("out")] == ["out", "last out"]
+    assert [line for line in log if line.endswith("err")] == ["err", "last err"]
+    assert "seen" in log
+
+
+def test_what_a_command_leaves_running_may_go_on_to_write_to_both_streams(runs, shell, tmp_path, wait_until):
+    go_on, is_done = tmp_path / "go-on", tmp_path / "is-done"
+    loop = f"until [ -e {go_on} ]; do sleep 0.05; done; yes noise | head -c 300000"
+    record = shell(f"(({loop}) && ({loop}) >&2 && touch {is_done}) & echo early; echo early >&2")
+
+    assert record.state == "succeeded"
+    assert runs.log(record, "command") == ["early", "early"]
+    go_on.touch()
+    wait_until(is_done.exists)
 
 
 def test_a_command_that_closes_its_standard_output_is_waited_for(runs, shell, tmp_path):
