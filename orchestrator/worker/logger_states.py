@@ -7,8 +7,7 @@ import sys
 from operator import itemgetter
 from typing import Any
 
-_levels = itemgetter("level", "disabled", "propagate")
-_handlers, _filters = itemgetter("handlers"), itemgetter("filters")
+_set_up = itemgetter("level", "disabled", "propagate", "handlers", "filters")
 
 
 class LoggerStates:
@@ -23,17 +22,20 @@ class LoggerStates:
         self._seen = (-1, -1)
 
     def read(self) -> tuple[Any, ...]:
-        """Return the set-up of all loggers that are known since `look`, as lists in that order."""
-        found = [*self._loggers.values()]
+        """Return the set-up of all loggers that are known since `look`, in that order, to be compared with one that was
+        kept. Lists of handlers and filters are the loggers' own: this is done after every step."""
         return (
             logging.Logger.manager.disable,
             logging.raiseExceptions,
             logging._loggerClass,  # type: ignore[attr-defined]
             logging._logRecordFactory,  # type: ignore[attr-defined]
-            [*map(_levels, found)],
-            [*map(tuple, map(_handlers, found))],
-            [*map(tuple, map(_filters, found))],
+            [*map(_set_up, self._loggers.values())],
         )
+
+    def keep(self) -> tuple[Any, ...]:
+        """Return what `read` returns, with lists that nobody changes."""
+        *rest, loggers = self.read()
+        return (*rest, [(*flags, [*handlers], [*filters]) for *flags, handlers, filters in loggers])
 
     def look(self) -> bool:
         """Add the loggers that are new; whether there are any."""
@@ -52,7 +54,7 @@ class LoggerStates:
         logging.raiseExceptions = kept[1]
         logging.setLoggerClass(kept[2])
         logging.setLogRecordFactory(kept[3])
-        for logger, (level, disabled, propagate), handlers, filters in zip(self._loggers, *kept[4:], strict=True):
+        for logger, (level, disabled, propagate, handlers, filters) in zip(self._loggers, kept[4], strict=True):
             if logger.level != level:
                 logger.setLevel(level)
             logger.disabled, logger.propagate = disabled, propagate

@@ -311,7 +311,7 @@ class ProcessState:
 
     def begin(self) -> None:
         if self._loggers.look() or self._logging is None:
-            self._logging = self._loggers.read()
+            self._logging = self._loggers.keep()
         self._before, self._between = self._between or [aspect.read() for aspect in self._aspects], None
 
     def end(self) -> list[str]:
@@ -340,7 +340,7 @@ class ProcessState:
                     self._imported.setdefault(number, self._before[number])
                 self._before[number] = now
         self._loggers.look()
-        self._logging = self._loggers.read()
+        self._logging = self._loggers.keep()
 
     def go_back(self) -> None:
         """Take back what was adopted, but for loggers: the modules that brought it are dropped."""

@@ -61,9 +61,9 @@ def renew_if_needed(threads_before: frozenset[threading.Thread], not_put_back: I
 
 def _is_short_of_descriptors() -> bool:
     """Return whether the next step would find less than half of the descriptors free. It costs two system calls: the
-    next number is the lowest one that is free."""
+    next number is the lowest one that is free. Standard input is open: `process_state` sees to it."""
     try:
-        number = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        number = os.dup(0)
     except OSError as error:
         return error.errno == errno.EMFILE
     os.close(number)
