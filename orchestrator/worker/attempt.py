@@ -28,8 +28,9 @@ from orchestrator.worker.calls import call_step, code_check
 from orchestrator.worker.code_check import CodeCheck, CodeRefused
 from orchestrator.worker.failures import MESSAGE_CHARS, Failure, OutputNotStored, error_card, error_text, options_of
 from orchestrator.worker.host_faults import host_fault_behind
-from orchestrator.worker.interruption import interruptible, is_asked_in_thread, should_stop
+from orchestrator.worker.interruption import interruptible, is_asked_in_thread, is_prefork_child, should_stop
 from orchestrator.worker.masking import NO_MASKS, Masks
+from orchestrator.worker.own_descriptors import end_if_closed
 from orchestrator.worker.patience import until_answered
 from orchestrator.worker.process import INCARNATION, WorkerProcess
 
@@ -173,6 +174,8 @@ def _run_step(begun: _Begun) -> tuple[str, BaseException | None]:
                     _end_call()
             if os.getpid() != pid:  # a process that the step forked and let return: it must not commit for its parent
                 os._exit(0)
+            if is_prefork_child():
+                end_if_closed()
     except HostFault as raised:  # of the capture: the step has not begun
         error = raised
     return output, error

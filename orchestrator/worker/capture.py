@@ -20,13 +20,24 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TextIO
 
+from orchestrator.artifacts.faults import HostFault
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.outages import Outage
 from orchestrator.settings import Settings
-from orchestrator.worker.log_file import HEAD_BYTES, READ_BYTES, empty, give_back, has_head, new_file, opened_anew
+from orchestrator.worker.log_file import (
+    HEAD_BYTES,
+    READ_BYTES,
+    empty,
+    give_back,
+    has_head,
+    leave,
+    new_file,
+    opened_anew,
+)
 from orchestrator.worker.log_records import capture_records, descriptor_of, stream_handlers
 from orchestrator.worker.log_shipment import SHIP_INTERVAL_S, Shipment
 from orchestrator.worker.masking import NO_MASKS, Masks
+from orchestrator.worker.own_descriptors import forget, is_kept, keep
 from orchestrator.worker.thread_capture import ThreadCapture
 
 _ERRORS = "backslashreplace"  # as Python's own standard error: no record is lost for half a surrogate pair
@@ -64,6 +75,7 @@ class DescriptorCapture:
 
     def _install(self) -> None:
         self._stdout, self._stderr = os.dup(1), os.dup(2)
+        keep(self._stdout, self._stderr)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True)
@@ -82,7 +94,7 @@ class DescriptorCapture:
             self._install()
         with self._lock:
             if self._fd < 0:
-                self._fd, self._writer = new_file()
+                self._use_new_file()
             empty(self._fd)  # where nobody can tell of writers
             self._shipment = Shipment(self._ledger, self._limit, run_id, step, attempt, token, masks)
             self._shipped = self._freed = HEAD_BYTES
@@ -110,17 +122,27 @@ class DescriptorCapture:
                     self._shipment = None
                     self._put_away()
 
+    def _use_new_file(self) -> None:
+        self._fd, self._writer = new_file()
+        keep(self._fd, self._writer)
+
     def _put_away(self) -> None:
         """Empty the file for the next attempt, or leave it to those who still can write to it."""
         if _has_children():
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(self._writer, fcntl.LOCK_EX | fcntl.LOCK_NB)  # lasts until the last copy is closed
+            forget(self._writer)
             os.close(self._writer)
             if _has_writers(self._fd):
+                forget(self._fd)
+                leave(self._fd)
                 self._left.append(self._fd)
                 self._fd = -1
+                with contextlib.suppress(HostFault):  # it is met again by the next attempt, which says so
+                    self._use_new_file()
                 return
             self._writer = opened_anew(self._fd)
+            keep(self._writer)
         empty(self._fd)
 
     def _ship(self, size: int, *, is_end: bool = False) -> None:
@@ -159,6 +181,8 @@ class DescriptorCapture:
             self._wake.wait(SHIP_INTERVAL_S if self._left else None)
             pause.wait(SHIP_INTERVAL_S)
             with self._lock:
+                if self._shipment and not is_kept(self._fd):
+                    return  # the step has closed it, so this process ends after it, and its main process ships the rest
                 if self._shipment and (size := os.fstat(self._fd).st_size) != self._shipped:
                     try:
                         self._ship(size)

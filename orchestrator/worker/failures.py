@@ -21,6 +21,7 @@ from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Commit, Held, Refusal, Replaced
 from orchestrator.messages.dispatch import dispatch_ready
 from orchestrator.worker.masking import NO_MASKS, Masks
+from orchestrator.worker.own_descriptors import EXIT_CLOSED, DescriptorsClosed
 from orchestrator.worker.process import WorkerProcess
 
 TRACEBACK_CHARS = 16_000
@@ -81,7 +82,13 @@ def commit_for(process: WorkerProcess, held: Held, error: BaseException, told: s
 
 
 def report_death(process: WorkerProcess, held: Held, pid: int, error: BaseException) -> None:
-    """Tell the ledger that an attempt's process died, and of what; sends off what follows from it."""
+    """Tell the ledger that an attempt's process died, and of what; send off what follows from it.
+
+    It failed, and was not lost, if it is the step that has made its process unusable.
+    """
+    if _exit_code(str(error)) == EXIT_CLOSED:
+        _commit_failure(process, held, DescriptorsClosed())
+        return
     kind, message = cause_of_death(str(error), pid)
     worker = held.owner.partition(" ")[0]
     card = {"type": kind, "message": message, "traceback": ""}
@@ -91,6 +98,10 @@ def report_death(process: WorkerProcess, held: Held, pid: int, error: BaseExcept
 def report_excess(process: WorkerProcess, held: Held, error: BaseException) -> None:
     """Commit the failure of an attempt that the kernel has ended for its own limit; send off what follows from it."""
     note_memory_events()  # its end counts in the groups above it too, and is no sign for another child's death
+    _commit_failure(process, held, error)
+
+
+def _commit_failure(process: WorkerProcess, held: Held, error: BaseException) -> None:
     answer = commit_for(process, held, error)
     if not isinstance(answer, Refusal):
         dispatch_ready(process.app, process.ledger, held.run_id, answer.ready)
@@ -125,12 +136,16 @@ def cause_of_death(told: str, pid: int) -> tuple[str, str]:
         if number == signal.SIGKILL and (evidence := _out_of_memory(pid)):
             return "OutOfMemory", f"{text}: out of memory, says {evidence}"
         return "ProcessLost", text
-    if found := re.search(r"exitcode (\d+)", told):
-        code = int(found[1])
+    if (code := _exit_code(told)) is not None:
         if code == 128 + signal.SIGKILL:
             return "OutOfMemory", f"its process ended with exit code {code}, as when memory is out"
         return "ProcessLost", f"its process ended with exit code {code} in the middle of the step"
     return "ProcessLost", f"its process was lost: {told}"
+
+
+def _exit_code(told: str) -> int | None:
+    found = re.search(r"exitcode (\d+)", told)
+    return int(found[1]) if found else None
 
 
 _oom_kills_seen = 0

@@ -16,6 +16,7 @@ import resource
 import socket
 import struct
 import tempfile
+from collections.abc import Collection
 
 from orchestrator.artifacts.faults import HostFault
 from orchestrator.ledger.ledger import Ledger
@@ -70,6 +71,11 @@ def empty(file: int) -> None:
         os.pwrite(file, _HEAD.pack(_MAGIC, HEAD_BYTES, 0), 0)
 
 
+def leave(file: int) -> None:
+    """Let nobody take what comes into a file from now on for an attempt's log."""
+    os.pwrite(file, bytes(_HEAD.size), 0)
+
+
 def give_back(file: int, begin: int, end: int, lines: int) -> None:
     """Free the room of a part that was shipped, with so many lines up to its end, if the system can."""
     os.pwrite(file, _HEAD.pack(_MAGIC, end, lines), 0)
@@ -113,14 +119,32 @@ class LogOfChild:
         os.close(self.file)
 
 
+_of_children: dict[int, LogOfChild] = {}  # by process id, the last ones that were opened
+
+
 def log_of_child(pid: int) -> LogOfChild | None:
-    """Return the file into which a child leads what its attempt writes; None where it cannot be opened."""
-    if pid == os.getpid():
-        return None
-    try:
-        return LogOfChild(os.open(f"/proc/{pid}/fd/{_SHARED}", os.O_RDONLY | os.O_CLOEXEC))
-    except OSError:
-        return None
+    """Return the file into which a child leads what its attempt writes; None where it cannot be opened.
+
+    That of its last attempt is opened anew only if the child has left it to others, and so has another one.
+    """
+    known = _of_children.get(pid)
+    if pid == os.getpid() or (known and has_head(known.file)):
+        return known
+    with contextlib.suppress(OSError):
+        _of_children[pid] = LogOfChild(os.open(f"/proc/{pid}/fd/{_SHARED}", os.O_RDONLY | os.O_CLOEXEC))
+    return _of_children.get(pid)
+
+
+def note_child(pid: int) -> None:
+    """Open the file of a child that has just begun: its first attempt may end it before it is heard of."""
+    _of_children.pop(pid, None)
+    log_of_child(pid)
+
+
+def forget_children_but(pids: Collection[int]) -> None:
+    """Forget the files of all other children: they have ended."""
+    for pid in [pid for pid in _of_children if pid not in pids]:
+        del _of_children[pid]
 
 
 def ship_what_is_left(log: LogOfChild | None, held: Held, ledger: Ledger, limit: int) -> None:

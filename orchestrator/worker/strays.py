@@ -20,6 +20,7 @@ from typing import Any
 
 import billiard
 import psutil
+from celery.concurrency.asynpool import WORKER_UP
 from celery.signals import worker_init, worker_process_init, worker_ready, worker_shutdown
 from celery.utils.log import get_logger
 
@@ -31,8 +32,9 @@ from orchestrator.temporary import make_temporary_folder, remove_temporary_folde
 from orchestrator.worker import guardian
 from orchestrator.worker.failures import note_memory_events
 from orchestrator.worker.interruption import listen_in_child
-from orchestrator.worker.log_file import prepare_file
+from orchestrator.worker.log_file import forget_children_but, note_child, prepare_file
 from orchestrator.worker.memory_groups import prepare_groups, remove_leftovers
+from orchestrator.worker.own_descriptors import keep_those_of_pool
 from orchestrator.worker.renewal import make_renewable
 from orchestrator.worker.thread_shares import share_cores
 
@@ -114,9 +116,11 @@ def watch_pool(pool: Any) -> None:
                 kill_strays(RENEWED_LIMIT_S)
             except Exception:
                 logger.exception("what a child left behind could not be ended")
+            forget_children_but({child.pid for child in _children_of_pool()})
         return exited
 
     children._join_exited_workers = join_exited_and_kill_strays
+    _note_children_that_begin(children)
     track = getattr(children, "_track_child_process", None)
     if track is None or not hasattr(os, "pidfd_open"):
         return
@@ -132,14 +136,30 @@ def watch_pool(pool: Any) -> None:
     children._track_child_process = track_by_pidfd
 
 
+def _note_children_that_begin(children: Any) -> None:
+    """Open the log of each child when it says that it is there, before it is given anything to do."""
+    for child in _children_of_pool():
+        note_child(child.pid)
+    answers = getattr(getattr(children, "_result_handler", None), "state_handlers", {})
+    if is_there := answers.get(WORKER_UP):
+
+        def is_there_and_noted(pid: int) -> Any:
+            note_child(pid)
+            return is_there(pid)
+
+        answers[WORKER_UP] = is_there_and_noted
+
+
 def _set_up_child(sender: Any, **_: Any) -> None:
     if os.getpid() == _main_pid or not _main_pid:  # the solo pool sends this signal in the main process
         return
     gc.freeze()  # what came by the fork stays: no collection need look at it, nor copy its pages
     listen_in_child()
+    forget_children_but(())  # of the main process, which this one has inherited
     prepare_file()
     share_cores(slots_of(_worker))
     make_renewable()
+    keep_those_of_pool()
     use_temporary_folder(_temporary)
     if not adopt_orphans() or _guardian is None or _guardian.stdin is None:
         return

@@ -490,3 +490,23 @@ def test_who_truncates_the_file_behind_a_stream_loses_no_line_that_follows(own_w
             seen, after = runs.log(record, way)[-2:]
             assert (seen.split()[0], after) == ("seen", "after")
             assert runs.log(record, f"after-{way}") == ["of the next step"]
+
+
+def test_the_last_words_of_a_step_that_dies_at_once_are_there(own_worker, pipeline_from):
+    with own_worker() as runs:
+        record = runs.run(
+            pipeline_from("""
+                import os
+
+                @step(lost_attempts=20)
+                def dies():
+                    os.write(2, b"last words\\n")
+                    os.kill(os.getpid(), 9)
+
+                @pipeline
+                def dying():
+                    dies()
+            """)
+        )
+
+        assert [runs.log(record, "dies", attempt) for attempt in range(1, 21)] == [["last words"]] * 20
