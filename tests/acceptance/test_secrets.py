@@ -25,12 +25,21 @@ from orchestrator import PipelineBuilder
 
 MARK = "s3c" "r3t"
 
+def ours():
+    "The processes that work in this folder: other tests start theirs meanwhile."
+    for folder in pathlib.Path("/proc").iterdir():
+        try:
+            if pathlib.Path(os.readlink(folder / "cwd")).is_relative_to(pathlib.Path.cwd()):
+                yield folder
+        except OSError:
+            pass
+
 def seen() -> list:
     found = [f"os.environ {name}" for name, value in os.environ.items() if MARK in value]
-    for folder in pathlib.Path("/proc").iterdir():
+    for folder in ours():
         for name in ("environ", "cmdline"):
             try:
-                if folder.name.isdecimal() and MARK.encode() in (folder / name).read_bytes():
+                if MARK.encode() in (folder / name).read_bytes():
                     found.append(f"{folder / name}: {(folder / 'cmdline').read_bytes()}")
             except OSError:
                 pass
@@ -39,7 +48,7 @@ def seen() -> list:
 def descriptors() -> list:
     "Files without a name that our processes hold open."
     found = []
-    for folder in pathlib.Path("/proc").iterdir():
+    for folder in ours():
         try:
             links = [os.readlink(link) for link in (folder / "fd").iterdir()]
         except OSError:
@@ -47,9 +56,13 @@ def descriptors() -> list:
         found += [f"{folder}: {link}" for link in links if "memfd:orchestrator" in link]
     return found
 
+def commands() -> list:
+    return [(folder / "cmdline").read_text() for folder in ours()]
+
 secrets = PipelineBuilder("secrets")
 secrets.add("seen", function=seen)
 secrets.add("descriptors", function=descriptors)
+secrets.add("commands", function=commands)
 secrets.add("env", run="env")
 secrets.add("own-command", run="orchestrator runs 2>&1 || echo refused")
 secrets.add("allowed", run="orchestrator runs --json; env", pool="open", needs=["seen", "descriptors"])
@@ -104,6 +117,8 @@ def test_no_step_and_no_look_into_proc_shows_a_secret(
     outputs = {name: step.get("output") for name, step in done.json["steps"].items()}
     assert done.code == 0, done.err
     assert (outputs["seen"], outputs["descriptors"], outputs["after"]) == ([], [], [])
+    for word in ("serve", "orchestrator.worker", "run", "--max-tasks=10000"):  # all of them were looked at
+        assert any(word in command.split("\0") for command in outputs["commands"]), outputs["commands"]
     assert MARK not in outputs["env"]
     assert "server_in_steps = true" in outputs["own-command"]
     assert outputs["own-command"].endswith("refused")

@@ -138,22 +138,23 @@ def test_variables_of_the_shell_are_left_alone(runs, shell):
     assert runs.value(record, "command") == "5 5 ${{ params.x }}"
 
 
-def test_a_command_that_is_stopped_is_asked_first_and_may_tidy_up(runs, pipeline_from, tmp_path):
-    run_id = runs.submit(
-        pipeline_from(f"""
-            shell = PipelineBuilder("shell")
-            trap = "trap 'echo tidied; touch {tmp_path}/tidied; exit 0' TERM"
-            shell.add("slow", run=f"{{trap}}; touch {tmp_path}/ready; sleep 600 & wait")
-        """)
-    )
-    runs.wait(run_id, lambda _: (tmp_path / "ready").exists())
-    runs.ledger.cancel(run_id, "enough")
-    runs.wait(run_id, lambda _: not runs.ledger.leased(run_id))
+def test_a_command_that_is_stopped_is_asked_first_and_may_tidy_up(own_worker, settings, pipeline_from, tmp_path):
+    patient = settings.model_copy(update={"timeout_grace_s": 100.0})  # on a busy machine, tidying up takes its time
+    pipeline = pipeline_from(f"""
+        shell = PipelineBuilder("shell")
+        trap = "trap 'echo tidied; touch {tmp_path}/tidied; exit 0' TERM"
+        shell.add("slow", run=f"{{trap}}; touch {tmp_path}/ready; sleep 600 & wait")
+    """)
+    with own_worker(1, patient) as runs:
+        run_id = runs.submit(pipeline)
+        runs.wait(run_id, lambda _: (tmp_path / "ready").exists())
+        runs.ledger.cancel(run_id, "enough")
+        runs.wait(run_id, lambda _: not runs.ledger.leased(run_id))
 
-    record = runs.wait(run_id)
-    assert record.steps["slow"].state == "cancelled"
-    assert (tmp_path / "tidied").exists()
-    assert runs.log(record, "slow") == ["tidied"]
+        record = runs.wait(run_id)
+        assert record.steps["slow"].state == "cancelled"
+        assert (tmp_path / "tidied").exists()
+        assert runs.log(record, "slow") == ["tidied"]
 
 
 def error_of(record, step="command"):
