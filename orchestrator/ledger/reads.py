@@ -14,6 +14,7 @@ from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import UNREADABLE, AttemptLog, Event, LeasedAttempt, Reused, RunUnknown, StagedStep
 
 EVENTS_PAGE = 5000
+_FIELDS = {"event", "at", "step", "attempt", "detail"}  # of an event's entry
 RUNS_PAGE = 100
 RUNS_LOOKED_AT = 100_000  # the newest
 RUNS_TENDED = 10_000  # the newest
@@ -259,6 +260,11 @@ def reused_in(text: str) -> Reused:
     return Reused(run_id, int(attempt))
 
 
+def since_in(text: str) -> int:
+    """Return since when a step is in its state, by one value of a state hash: microseconds since the epoch."""
+    return int(text.split(" ", 4)[3])
+
+
 def token_in(text: str) -> int:
     """Give the token in one value of a state hash, 0 for none."""
     return int(text.split(" ", 3)[2])
@@ -270,6 +276,9 @@ def _event(entry: tuple[str, dict[str, str]]) -> Event:
     try:
         text = fields["detail"]
         detail = json.loads(text) if text.startswith("{") else text
-        return Event(event_id, fields["event"], int(fields["at"]), fields["step"], int(fields["attempt"]), detail)
+        strange = tuple(fields.keys() - _FIELDS) if len(fields) > len(_FIELDS) else ()
+        return Event(
+            event_id, fields["event"], int(fields["at"]), fields["step"], int(fields["attempt"]), detail, strange
+        )
     except (KeyError, ValueError, RecursionError):
         return Event(event_id, UNREADABLE, 0, "", 0, "")

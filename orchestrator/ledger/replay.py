@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from orchestrator.ledger.states import STEP_TRANSITIONS, Outcome, RunState, StepState
+from orchestrator.ledger.states import OTHER_EVENTS, STEP_TRANSITIONS, Outcome, RunState, StepState
 from orchestrator.ledger.values import UNREADABLE, Event, Reused
 
 _STEP_STATES = {
@@ -27,6 +27,7 @@ _RUN_FOLLOWS: dict[str, Collection[RunState | None]] = {
     "run.resumed": _ENDS_OF_RUNS,
     **{f"run.{it.value}": {RunState.QUEUED, RunState.RUNNING} for it in _ENDS_OF_RUNS},
 }
+_WITHOUT_ATTEMPT = {StepState.UPSTREAM_FAILED, StepState.SKIPPED}
 _BAD = {StepState.FAILED, StepState.UPSTREAM_FAILED, StepState.CANCELLED}
 _REPLACED = {  # event -> the state that its step gets next, and how people are told
     "attempt.lost": (StepState.QUEUED, "was lost or handed over"),
@@ -42,6 +43,12 @@ _OUTCOMES = {  # event that ends an attempt which had begun -> the outcomes that
     "attempt.put_back": {Outcome.PUT_BACK},
 }
 _NAMED = 3  # upstreams that a sentence names
+_OF_THE_RUN = ("run", "clock", "queue", "alert")  # kinds of events that name no step
+# Events that the ledger never writes but in one call with the event before them, so at the same time.
+_NEVER_FIRST = {"step.upstream_failed", "step.skipped", "run.code_changed"} | {
+    f"run.{it.value}" for it in RunState if it.is_ended
+}
+GRAIN_US = 10_000  # by so much a call may see the clock before or after it gets the id of its event
 
 
 def replay_events(events: Sequence[Event], upstream: Mapping[str, Collection[str]], rules: Mapping[str, str]) -> Replay:
@@ -85,6 +92,11 @@ class Replay:
     _open: dict[str, int] = field(default_factory=dict)  # step -> its attempt that has begun and has no end yet
     _replaced: dict[str, str] = field(default_factory=dict)  # step -> the event that ended its attempt; one must follow
     reused: dict[str, Reused] = field(default_factory=dict)  # steps whose success is that of another run's attempt
+    since: dict[str, int] = field(default_factory=dict)  # step -> when it got into its state
+    begun_at: dict[str, int] = field(default_factory=dict)  # step -> when its last attempt began
+    times: dict[str, int] = field(default_factory=dict)  # created_at, started_at and ended_at of the run
+    _causes: dict[str, str] = field(default_factory=dict)  # step that ended without an attempt -> which one decided it
+    _seen: dict[tuple[str, int, str, int], str] = field(default_factory=dict)  # event, time, step, attempt -> its id
     _is_beginning: bool = False  # nothing has happened yet but that steps were taken over
     _last: Event | None = None
 
@@ -100,6 +112,7 @@ class Replay:
         self._is_beginning = event.event == "run.created"
         if event.event == UNREADABLE:
             return self._wrong(f"event {event.id} cannot be read")
+        self._check_form(event, kind)
         if kind == "run":
             self._take_run(event)
         elif kind == "step":
@@ -136,8 +149,44 @@ class Replay:
         if last is None:
             if event.event != "run.created":
                 self._wrong(f"the record begins with {event.event} (event {event.id}), not with run.created")
-        elif event_place(event.id) <= event_place(last.id):  # its time may be earlier: a server's clock may be put back
+        elif event_place(event.id) <= event_place(last.id):
             self._wrong(f"event {event.id} ({event.event}) is out of order: event {last.id} is not before it")
+        elif UNREADABLE not in (event.event, last.event):
+            self._check_time(event, last)
+
+    def _check_time(self, event: Event, last: Event) -> None:
+        """An event's time is that of the clock from which its id is, too.
+
+        The clock may be put back. Then the milliseconds of ids stand still until it shows as much again, so an id that
+        goes on says that its time is not before that of the last event.
+        """
+        is_of_one_call = (
+            event.event in _NEVER_FIRST
+            or last.event == "run.started"
+            or (last.event in _REPLACED and event.step == last.step)
+            or (event.event == "step.queued" and self.state_of(event.step) is StepState.WAITING)
+        )
+        shown_us, last_shown_us = (event_place(it.id)[0] * 1000 for it in (event, last))
+        if is_of_one_call and event.at_us != last.at_us:
+            self._wrong(f"{_told(event)} has another time than event {last.id}, which the same call wrote")
+        elif last.at_us > shown_us + GRAIN_US:
+            by_s = (last.at_us - shown_us) / 1e6
+            self._wrong(f"{_told(last)} has a time {by_s:g} s after the id of event {event.id}, which follows it")
+        elif shown_us > last_shown_us and event.at_us < last.at_us - GRAIN_US:
+            by_s = (last.at_us - event.at_us) / 1e6
+            self._wrong(f"{_told(event)} is {by_s:g} s earlier than event {last.id}, by a clock that was not put back")
+
+    def _check_form(self, event: Event, kind: str) -> None:
+        """Check what needs no knowledge of the run: that there is such an event, once, with what an event has."""
+        if event.strange:
+            self._wrong(f"{_told(event)} has what no event has: {', '.join(sorted(event.strange))}")
+        if kind in _OF_THE_RUN and (event.step or event.attempt):
+            self._wrong(f"{_told(event)} is of the whole run, and may not name a step")
+        if kind not in ("run", "step") and event.event not in OTHER_EVENTS:
+            self._wrong(f"{_told(event)} is not an event that a run has")
+        key = event.event, event.at_us, event.step, event.attempt
+        if (first := self._seen.setdefault(key, event.id)) != event.id and kind != "alert":  # a target may stand twice
+            self._wrong(f"{_told(event)} is there twice: it is event {first}")
 
     def _take_run(self, event: Event) -> None:
         if event.event not in _RUN_FOLLOWS:
@@ -148,8 +197,11 @@ class Replay:
             was = "had not been created" if self.run_state is None else f"was {self.run_state}"
             self._wrong(f"{event.event} (event {event.id}), but the run {was}")
         self.run_state = _RUN_STATES[event.event]
-        if event.event == "run.started":
+        if event.event == "run.created":
+            self.times["created_at"] = event.at_us
+        elif event.event == "run.started":
             self.is_started = True
+            self.times["started_at"] = event.at_us
         elif event.event == "run.resumed":
             self._resume(event)
         elif self.run_state in _ENDS_OF_RUNS:
@@ -157,6 +209,7 @@ class Replay:
 
     def _end(self, event: Event) -> None:
         """Every step has ended, every attempt that began too, and the run ended as they say."""
+        self.times["ended_at"] = event.at_us
         counts = Counter(self.state_of(step) for step in self.members)
         for step, attempt in self._open.items():
             self._wrong(f"{event.event} (event {event.id}), but attempt {attempt} of step {step!r} has no end")
@@ -193,8 +246,10 @@ class Replay:
             self._wrong(f"run.resumed (event {event.id}) tells of {told} steps that wait anew, but {len(resets)} must")
         self._check_kept(event, set(resets))
         for step in (*resets, *gone):
-            self.states.pop(step, None)
-            self.reused.pop(step, None)
+            for known in (self.states, self.reused, self._causes):
+                known.pop(step, None)
+            self.since[step] = event.at_us
+        self.times.pop("ended_at", None)
         self._open.clear()
         self._replaced.clear()
 
@@ -235,19 +290,42 @@ class Replay:
             verdict = self.verdict(step)
             if verdict is not state:
                 self._wrong(f"{_told(event)}, but {self._reason(step, verdict)}")
+            else:
+                self._check_cause(event, state)
         follows, how = _REPLACED.get(self._replaced.pop(step, ""), (None, ""))
-        if follows and state is not follows:
+        outcome = event.detail.get("outcome") if isinstance(event.detail, dict) else None
+        if follows and (state is not follows or (state is StepState.RETRYING and outcome != Outcome.PUT_BACK)):
             self._wrong(f"{_told(event)}, but this attempt {how} before")
         if before is StepState.RUNNING and state is StepState.QUEUED and not follows:
             self._wrong(f"{_told(event)}, but attempt {attempt} has no end")
         if before is StepState.RUNNING:
             self._check_outcome(event)
             self._open.pop(step, None)
+        if state is StepState.RETRYING:
+            due_at = event.detail.get("due_at") if isinstance(event.detail, dict) else None
+            if not isinstance(due_at, int) or due_at < event.at_us:
+                self._wrong(f"{_told(event)} does not say when the next attempt is due")
         if state is StepState.RUNNING:
             self._open[step] = event.attempt
             self.attempts_begun += 1
             self.begun[step] = event.attempt
-        self.states[step], self.attempts[step] = state, event.attempt
+            self.begun_at[step] = event.at_us
+        self._causes.pop(step, None)
+        if state in _WITHOUT_ATTEMPT and isinstance(cause := _because(event), str):
+            self._causes[step] = cause
+        self.states[step], self.attempts[step], self.since[step] = state, event.attempt, event.at_us
+
+    def _check_cause(self, event: Event, state: StepState) -> None:
+        """A step that ends without an attempt names the one whose end has decided that, by way of an upstream."""
+        if state not in _WITHOUT_ATTEMPT:
+            return
+        ups = [up for up in self.upstream[event.step] if state is StepState.SKIPPED or self.state_of(up) in _BAD]
+        may_be = {self._causes.get(up, up) for up in ups}
+        if state is StepState.SKIPPED and self.rules[event.step] == "one_failed":
+            may_be.add(event.step)  # when the run begins or is resumed, and nothing above it has failed
+        if (told := _because(event)) not in may_be:
+            named = ", ".join(map(repr, sorted(may_be)[:_NAMED]))
+            self._wrong(f"{_told(event)} says that {told!r} has decided it, but that was {named or 'nobody'}")
 
     def _take_reused(self, event: Event) -> None:
         """A step is taken over when the run begins, with all that is above it, and has no attempt of its own."""
@@ -262,7 +340,7 @@ class Replay:
             self._wrong(f"{_told(event)} does not name the attempt of another run")
         if self._is_judged(step) and (own := sorted(set(self.upstream[step]) - self.reused.keys())):
             self._wrong(f"{_told(event)}, but its upstream {own[0]!r} is not taken over")
-        self.states[step], self.reused[step] = StepState.SUCCEEDED, source
+        self.states[step], self.reused[step], self.since[step] = StepState.SUCCEEDED, source, event.at_us
         self.attempts.setdefault(step, 0)
 
     def _check_run_goes_on(self, event: Event, state: StepState) -> None:
@@ -323,7 +401,12 @@ class Replay:
 
 
 def _told(event: Event) -> str:
-    return f"{event.event} of step {event.step!r} at attempt {event.attempt} (event {event.id})"
+    of_step = f" of step {event.step!r} at attempt {event.attempt}" if event.step or event.attempt else ""
+    return f"{event.event}{of_step} (event {event.id})"
+
+
+def _because(event: Event) -> object:
+    return event.detail.get("because") if isinstance(event.detail, dict) else None
 
 
 def _listed(event: Event, name: str) -> Collection[str]:

@@ -187,7 +187,10 @@ UNREADABLE = "unreadable"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change. `id` orders events and continues a reading; `detail` is parsed JSON or plain text."""
+    """One change. `id` orders events and continues a reading; `detail` is parsed JSON or plain text.
+
+    `strange` are fields of the entry that no event of ours has.
+    """
 
     id: str
     event: str
@@ -195,6 +198,7 @@ class Event:
     step: str
     attempt: int
     detail: Any
+    strange: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

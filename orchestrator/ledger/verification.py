@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from redis import ResponseError
+
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.reads import reused_in, states_in, token_in
+from orchestrator.ledger.reads import reused_in, since_in, states_in, token_in
 from orchestrator.ledger.received import Past, check_received
-from orchestrator.ledger.record import REPAIRS, drift_text
-from orchestrator.ledger.replay import Replay, event_place, replay_events
+from orchestrator.ledger.record import REPAIRS, drift_text, rfc3339
+from orchestrator.ledger.replay import GRAIN_US, Replay, event_place, replay_events
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import Event, Reused, RunUnknown
 
@@ -84,6 +86,9 @@ class Standing:
     queued: Counter[str] | None
     outputs: frozenset[str]
     events: tuple[Event, ...]
+    now_us: int  # by the server's clock
+    deleted: int  # events that were deleted from the stream, as far as the server can say that
+    since: Mapping[str, int] = field(default_factory=dict)  # step -> when it got into its state
     specs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     past: Past = field(default_factory=Past)
     reused: Mapping[str, Reused] = field(default_factory=dict)
@@ -101,9 +106,10 @@ def read_standing(ledger: Ledger, run_id: str) -> Standing:
             pipe.hkeys(ledger.key(run_id, "output"))
             pipe.zrange(ledger.key(run_id, "due"), 0, -1)
             pipe.xrevrange(ledger.key(run_id, "events"), count=1)
+            pipe.time()
             for queue, level in json.loads(lists or "[]"):
                 pipe.zrange(ledger.key(run_id, f"queued:{queue}:{level}"), 0, -1)
-            fields, graph, specs, states, past, reused, outputs, due, newest, *queued = pipe.execute()
+            fields, graph, specs, states, past, reused, outputs, due, newest, now, *queued = pipe.execute()
         if not fields:
             raise RunUnknown(run_id)
         if lists == fields.get("lists"):
@@ -123,10 +129,22 @@ def read_standing(ledger: Ledger, run_id: str) -> Standing:
         None if lists is None else Counter(step for steps in queued for step in steps),
         frozenset(outputs),
         tuple(event for event in ledger.events(run_id) if event_place(event.id) <= last),
+        now[0] * 1_000_000 + now[1],
+        _deleted_events(ledger, run_id),
+        {step: since_in(text) for step, text in states.items()},
         calls,
         Past.of(past),
         {step: reused_in(text) for step, text in reused.items()},
     )
+
+
+def _deleted_events(ledger: Ledger, run_id: str) -> int:
+    """Return how many entries were deleted from the stream of events, as far as the server counts them (Redis 7)."""
+    try:
+        told = ledger.client.xinfo_stream(ledger.key(run_id, "events"))
+    except ResponseError:  # there is no stream
+        return 0
+    return int(told.get("entries-added", told["length"])) - int(told["length"])
 
 
 def compare(standing: Standing, replay: Replay) -> Iterable[str]:
@@ -161,13 +179,37 @@ def compare(standing: Standing, replay: Replay) -> Iterable[str]:
     named = {source.run_id for source in replay.reused.values()} - set(json.loads(fields.get("reuses") or "[]"))
     if named or (replay.reused and not fields.get("rerun_of")):
         yield f"steps are taken over from {sorted(named)}, but the run does not say that it is a rerun of theirs"
+    if standing.deleted:
+        yield f"{standing.deleted} events were deleted from the record"
+    yield from _compare_times(standing, replay)
     yield from _compare_tokens(standing, replay)
     yield from _compare_waiting(standing)
+
+
+def _compare_times(standing: Standing, replay: Replay) -> Iterable[str]:
+    """Give the times that differ between the events and what the same calls have written elsewhere."""
+    for name in ("created_at", "started_at", "ended_at"):
+        told, text = replay.times.get(name), standing.fields.get(name)
+        is_held = None if text is None else int(text)
+        if is_held != told:
+            yield f"by its events {name} of the run is {rfc3339(told)}, but the ledger has {rfc3339(is_held)}"
+    for step in standing.upstream:
+        told = replay.since.get(step)
+        if told is not None and step in standing.since and standing.since[step] != told:
+            yield (
+                f"by its events step {step!r} is {replay.state_of(step)} since {rfc3339(told)}, "
+                f"but the ledger has {rfc3339(standing.since[step])}"
+            )
+    if standing.events:
+        last = standing.events[-1]
+        if last.at_us > max(standing.now_us, (event_place(last.id)[0] + 1) * 1000) + GRAIN_US:
+            yield f"{last.event} (event {last.id}) is of {rfc3339(last.at_us)}, which is still to come"
 
 
 def _compare_tokens(standing: Standing, replay: Replay) -> Iterable[str]:
     """Give the tokens that may fence nobody off: given twice, given to nobody, or to be given again."""
     last, holders = int(standing.fields["token"]), dict[int, str]()
+    created_at = int(standing.fields["created_at"])
     if not last and replay.attempts_begun:
         yield f"{replay.attempts_begun} attempts have begun, but the ledger has given no token"
     for step, token in standing.tokens.items():
@@ -177,6 +219,8 @@ def _compare_tokens(standing: Standing, replay: Replay) -> Iterable[str]:
             if has_begun and state in _KEEP_TOKENS:
                 yield f"step {step!r} is {state} and attempt {attempt} of it has begun, but without a token"
             continue
+        if has_begun and token < (begun_us := replay.begun_at[step] - created_at):
+            yield f"step {step!r} has token {token}, but one of attempt {attempt} is {begun_us} at least, by its time"
         if not has_begun:
             yield f"step {step!r} has token {token}, but attempt {attempt} of it has not begun"
         if token > last:

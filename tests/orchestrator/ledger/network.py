@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from oracle import DEADLINE_S, LedgerModel, Shape
-from runs import INSTANT_S, RULES, SETTINGS, Graph, SaidTwice, counts_in, random_options, start
+from runs import INSTANT_S, RULES, SETTINGS, Graph, SaidTwice, age, counts_in, random_options, start
 
 from orchestrator.coordinator.submission import broker_lists, staged_steps
 from orchestrator.ledger.ledger import Ledger
@@ -111,7 +111,7 @@ class Network:
         fields = DEADLINE if self.has_deadline else {}
         self.run_id, ready = start(self._teller(), plan, max_links=self.max_links, fields=fields)
         if self.age_us:
-            self.ledger.client.hincrby(self.ledger.key(self.run_id, "run"), "created_at", -self.age_us)
+            age(self.ledger, self.run_id, self.age_us)
         self._compare_ready(ready, self.model.start())
         self.compare()
         self._send(ready)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import redis
 from redis.crc import key_slot
 from runs import INSTANT_S, SETTINGS, begin, counts_in, graph, heads, run_state, start, start_graph
 
+from orchestrator.alerts import delivery
 from orchestrator.coordinator.submission import staged_steps
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, Step, TriggerRule
 from orchestrator.definition.options import StepOptions
@@ -18,7 +20,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, announce_coordinator, announce_worker
 from orchestrator.ledger.record import REPAIRS
 from orchestrator.ledger.script import SCRIPT
-from orchestrator.ledger.states import STEP_TRANSITIONS, Outcome, RunState, StepState
+from orchestrator.ledger.states import OTHER_EVENTS, STEP_TRANSITIONS, Outcome, RunState, StepState
 from orchestrator.ledger.values import Claim, Held, Reused, StagedStep
 from orchestrator.plan.compile import compile_pipeline
 
@@ -26,10 +28,6 @@ HEAD, _, CODE = SCRIPT.partition("\nlocal ")
 RUN_KEYS = dict(re.findall(r"^-- +\{prefix\}:\{RUN\}:(\S+) +(hash|zset|set|stream|list|string) ", HEAD, re.M))
 STAGED_KEY = "<part>~<stage_id>"  # there only while a submit or a resume is being prepared
 SERVER_KEYS = dict(re.findall(r"^-- +\{prefix\}:(\w+) +(hash|zset|set|stream|list) ", HEAD, re.M))
-OTHER_EVENTS = {
-    "attempt.lost", "attempt.handed_over", "attempt.put_back", "attempt.stopped", "message.lost", "message.returned",
-    "commit.refused", "log.refused", "queue.shared",
-}  # fmt: skip
 
 
 def keys_and_types(ledger: Ledger) -> dict[str, str]:
@@ -197,11 +195,18 @@ def test_every_state_rule_and_outcome_in_the_code_is_a_word_that_python_knows() 
         (r"'HSET', RUN, 'state', '(\w+)'", {state.value for state in RunState}),
         (r"emit\('step\.(\w+)'", states | {"started", "reused"}),
         (r"emit\('run\.(\w+)'", states | {"created", "started", "resumed", "code_changed"}),
-        (r"emit\('((?:attempt|message|commit|log)\.\w+)'", OTHER_EVENTS),
+        (r"emit\('((?:attempt|message|commit|log|clock|queue)\.\w+)'", OTHER_EVENTS),
     ):
         found = set(re.findall(pattern, CODE))
         assert found, f"{pattern} finds nothing: it no longer fits the code"
         assert found <= words, pattern
+
+
+def test_every_event_that_changes_no_state_is_written_somewhere() -> None:
+    alerts = Path(delivery.__file__).read_text()
+    written = {*re.findall(r"emit\('(\w+\.\w+)'", CODE), *re.findall(r'"(alert\.\w+)"', alerts)}
+
+    assert written >= OTHER_EVENTS
 
 
 def test_attempts_that_may_be_lost_are_as_many_as_the_options_say() -> None:

@@ -10,13 +10,15 @@ from itertools import product
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from oracle import judge
 from runs import RULES, SETTINGS, Graph, begin, graph, run_state, start, start_graph
 
 from orchestrator.coordinator.submission import staged_steps
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record import read_record
-from orchestrator.ledger.replay import Replay, replay_events
+from orchestrator.ledger.replay import GRAIN_US, Replay, replay_events
 from orchestrator.ledger.script import SCRIPT
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import BackOff, Event, RunUnknown
@@ -74,12 +76,15 @@ def resumed_run(ledger: Ledger) -> str:
 
 
 def rewrite(ledger: Ledger, run_id: str, change: Callable[[list[RawEvent]], list[RawEvent]]) -> None:
-    """Write the events of a run anew: those that `change` gives, with new ids."""
+    """Write the events of a run anew: those that `change` gives. One without an id gets the first that is free."""
     key = ledger.key(run_id, "events")
     events = ledger.client.xrange(key)
     ledger.client.delete(key)
-    for number, (_, fields) in enumerate(change(events), 1):
-        ledger.client.xadd(key, fields, f"{number}-0")
+    changed = change(events)
+    kept = {event_id for event_id, _ in changed}
+    free = (event_id for event_id, _ in events if event_id not in kept)
+    for event_id, fields in changed:
+        ledger.client.xadd(key, fields, event_id or next(free))
 
 
 def place_of(events: list[RawEvent], event: str, step: str, attempt: int) -> int:
@@ -119,8 +124,9 @@ def moved(event: tuple[str, str, int], before: tuple[str, str, int]) -> Tamperin
         def change(events: list[RawEvent]) -> list[RawEvent]:
             place, target = place_of(events, *event), place_of(events, *before)
             it = {**events[place][1], "at": events[target][1]["at"]}
-            rest = events[:place] + events[place + 1 :]
-            return [*rest[:target], ("", it), *rest[target:]]
+            rest = [fields for _, fields in events[:place] + events[place + 1 :]]
+            fields = [*rest[:target], it, *rest[target:]]
+            return [(event_id, it) for (event_id, _), it in zip(events, fields, strict=True)]
 
         rewrite(ledger, run_id, change)
 
@@ -243,6 +249,41 @@ TOLD_BY_EVENTS: dict[str, tuple[Callable[[Ledger], str], Tampering, str]] = {
     "a success of what was put back": (
         put_back_run, changed("step.retrying", "a", 1, event="step.succeeded"),
         r"step.succeeded of step 'a' at attempt 1 \(event .*\), but this attempt was put back before",
+    ),
+    "a return without its name": (
+        put_back_run, changed("step.retrying", "a", 1, detail='{"outcome":"failed","due_at":9999999999999999}'),
+        r"step.retrying of step 'a' at attempt 1 \(event .*\), but this attempt was put back before",
+    ),
+    "a retry that is never due": (
+        half_a_run, changed("step.retrying", "a", 1, detail='{"outcome":"failed"}'),
+        r"step.retrying of step 'a' at attempt 1 \(event .*\) does not say when the next attempt is due",
+    ),
+    "a false reason": (
+        ended_run, changed("step.upstream_failed", "y", 0, detail='{"because":"a"}'),
+        r"step.upstream_failed of step 'y' at attempt 0 \(event .*\) says that 'a' has decided it, but that was 'x'",
+    ),
+    "an end without a reason": (
+        ended_run, changed("step.upstream_failed", "y", 0, detail=""),
+        r"step.upstream_failed of step 'y' at attempt 0 .* says that None has decided it, but that was 'x'",
+    ),
+    "a step's name at an event of the run": (
+        ended_run, changed("run.failed", step="a", attempt=1),
+        r"run.failed of step 'a' at attempt 1 \(event .*\) is of the whole run, and may not name a step",
+    ),
+    "a field that there is not": (
+        ended_run, changed("step.started", "c", 1, host="h", pid=1),
+        r"step.started of step 'c' at attempt 1 \(event .*\) has what no event has: host, pid",
+    ),
+    "an event of no kind": (
+        half_a_run, added("queue.exploded"), r"queue.exploded \(event .*\) is not an event that a run has",
+    ),
+    "a time of a part that is not that of the whole": (
+        ended_run, changed("run.failed", at=5),
+        r"run.failed \(event .*\) has another time than event .*, which the same call wrote",
+    ),
+    "a time after what follows": (
+        ended_run, changed("step.started", "b", 1, at=9_999_999_999_999_999),
+        r"step.started of step 'b' at attempt 1 .* has a time .* s after the id of event .*, which follows it",
     ),
     "a number of an attempt that is left out": (
         ended_run, changed("step.queued", "a", 2, attempt=3),
@@ -408,6 +449,123 @@ def test_what_differs_between_the_events_and_the_ledger_is_found(ledger: Ledger,
 
     told = sentences(ledger, run_id)
     assert any(re.fullmatch(expected, sentence) for sentence in told), told
+
+
+LATER = 9_999_999_999_999_999
+
+
+@pytest.mark.parametrize(
+    ("make", "tamper", "expected"),
+    [
+        (ended_run, changed("run.created", at=5),
+         "by its events created_at of the run is 1970-01-01T00:00:00.000005Z, but the ledger has .*"),
+        (ended_run, on_key("run", "HSET", "ended_at", 5),
+         "by its events ended_at of the run is .*, but the ledger has 1970-01-01T00:00:00.000005Z"),
+        (half_a_run, on_key("run", "HDEL", "started_at"),
+         "by its events started_at of the run is .*, but the ledger has None"),
+        (ended_run, changed("step.succeeded", "b", 2, at=5),
+         "by its events step 'b' is succeeded since 1970-01-01T00:00:00.000005Z, but the ledger has .*"),
+        (half_a_run, changed("step.started", "b", 2, at=LATER),
+         r"step.started \(event .*\) is of 2286-11-20T17:46:39.999999Z, which is still to come"),
+        (half_a_run, changed("step.started", "b", 2, at=LATER),
+         r"step 'b' has token \d+, but one of attempt 2 is \d+ at least, by its time"),
+    ],
+)  # fmt: skip
+def test_a_time_that_is_not_that_of_the_ledger_is_found(ledger: Ledger, make, tamper, expected: str) -> None:
+    run_id = make(ledger)
+
+    tamper(ledger, run_id)
+
+    told = sentences(ledger, run_id)
+    assert any(re.fullmatch(expected, sentence) for sentence in told), told
+
+
+def test_events_that_were_deleted_are_counted(ledger: Ledger) -> None:
+    run_id = ended_run(ledger)
+    key = ledger.key(run_id, "events")
+    if "entries-added" not in ledger.client.xinfo_stream(key):
+        pytest.skip("this server does not count what was added to a stream (Redis 7)")
+    ledger.report_shared_queue(run_id, "cpu", "somebody")
+    assert sentences(ledger, run_id) == ()
+    ledger.client.xdel(key, ledger.last_event_id(run_id))
+
+    assert sentences(ledger, run_id) == ("1 events were deleted from the record",)
+
+
+class Slow(Ledger):
+    """A ledger to which time goes by between two calls."""
+
+    def _call(self, run_id: str, *args: Any) -> Any:
+        before = self.now_us()
+        while self.now_us() < before + 2 * GRAIN_US:
+            pass
+        return super()._call(run_id, *args)
+
+
+HOUR_US = 3_600_000_000
+FORGINGS: dict[str, Callable[[dict[str, str]], dict[str, str]]] = {
+    "an hour later": lambda it: {**it, "at": str(int(it["at"]) + HOUR_US)},
+    "an hour earlier": lambda it: {**it, "at": str(int(it["at"]) - HOUR_US)},
+    "another field": lambda it: {**it, "host": "h"},
+    "another event": lambda it: {**it, "event": it["event"] + "s"},
+    "another attempt": lambda it: {**it, "attempt": str(int(it["attempt"]) + 1)},
+    "another step": lambda it: {**it, "step": "c" if it["step"] in ("", "a") else "a"},
+    "no step": lambda it: {**it, "step": "" if it["step"] else "a"},
+}
+
+
+@pytest.mark.parametrize("make", [half_a_run, ended_run, put_back_run, resumed_run])
+def test_whatever_is_forged_in_one_event_is_found(ledger: Ledger, make: Callable[[Ledger], str]) -> None:
+    ledger = Slow(ledger.client, ledger.prefix)
+    run_id = make(ledger)
+    events = ledger.client.xrange(ledger.key(run_id, "events"))
+
+    def missed(kind: str, place: int, forged: list[RawEvent]) -> list[tuple[str, RawEvent]]:
+        rewrite(ledger, run_id, lambda _: forged)
+        return [] if sentences(ledger, run_id) else [(kind, events[place])]
+
+    told = []
+    for place, (event_id, fields) in enumerate(events):
+        before, after = events[:place], events[place + 1 :]
+        for kind, forge in FORGINGS.items():
+            told += missed(kind, place, [*before, (event_id, forge(fields)), *after])
+        for later, (other_id, other) in enumerate(after, place + 1):
+            if other["at"] != fields["at"]:  # else one call wrote both, and their order says nothing
+                swapped = [*events[:later], (other_id, fields), *events[later + 1 :]]
+                swapped[place] = event_id, other
+                told += missed(f"swapped with {other}", place, swapped)
+            milliseconds, number = other_id.split("-")
+            twice = [*events[: later + 1], (f"{milliseconds}-{int(number) + 1}", fields)]
+            if later + 1 == len(events) or events[later + 1][0].split("-")[0] != milliseconds:
+                told += missed(f"again after {other}", place, [*twice, *events[later + 1 :]])
+        # The end of an attempt that never began may be that of a queued one, which its worker had to end.
+        if fields["event"] != "step.started" or not any(fields["step"] == it["step"] for _, it in before):
+            told += missed("left out", place, [*before, *after])
+
+    assert told == []
+
+
+@given(data=st.data())
+@settings(max_examples=200)
+def test_a_clock_that_is_put_back_and_forward_is_no_forgery(data: st.DataObject) -> None:
+    """Ids go by the clock at the beginning of a call (Redis 7.2), or when an event is written, and never back."""
+    at_beginning = data.draw(st.booleans())
+    clock, last, events = 10**15, (0, 0), list[Event]()
+    for _ in range(data.draw(st.integers(1, 30))):
+        clock += data.draw(st.one_of(st.integers(0, 3000), st.integers(0, 10**10), st.integers(-(10**10), 0)))
+        begun, at = clock, clock + data.draw(st.integers(0, 1000))
+        for number in range(data.draw(st.integers(1, 3))):
+            shown = begun if at_beginning else at + data.draw(st.integers(0, 1000)) * number
+            milliseconds = max(last[0], shown // 1000)
+            last = milliseconds, last[1] + 1 if milliseconds == last[0] else 0
+            event_id = f"{last[0]}-{last[1]}"
+            events.append(Event(event_id, "commit.refused", at, "s", len(events), {}))
+        clock = max(clock, at)
+
+    replay = Replay({}, {}, set(), [frozenset()])
+    for event in (Event("1-0", "run.created", 0, "", 0, ""), *events):
+        replay.take(event)
+    assert replay.violations == []
 
 
 def test_a_record_without_events_is_wrong(ledger: Ledger) -> None:
