@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
+FEW_RETRIES = 2
 FIRST_ANSWER_S = 5.0
 
 
@@ -60,7 +61,7 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(retries: int = 2) -> Iterator[Session]:
+def open_session(retries: int = FEW_RETRIES) -> Iterator[Session]:
     """Give a session on the configured server, or on the embedded one of the data folder while the block lasts.
 
     Once the server has answered, a call is repeated up to `retries` times while it is away.
@@ -81,6 +82,8 @@ def open_session(retries: int = 2) -> Iterator[Session]:
         try:
             with connect(url, retries=1, timeout_s=FIRST_ANSWER_S) as first:
                 _knock(first, url)
+                if retries > FEW_RETRIES:  # who will bear with a server that takes no writes does not begin with one
+                    first.set(f"{chosen.key_prefix}:knock", "", px=1)
             yield Session(chosen, url, ledger, chosen.redis_url is None)
         except ServerRefuses as error:
             raise ServerUnreachable(f"the Redis server at {masked_url(url)} cannot be used: {error}") from None

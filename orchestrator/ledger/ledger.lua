@@ -58,6 +58,7 @@
 --                                   {prefix}:nudge:<name> a list that wakes it, to look at its leases now
 --   {prefix}:foreign:<queue>, {prefix}:dead:<queue> and their kin: messages that workers set aside (set_aside.py)
 --   {prefix}:shared:<queue> a string: who else reads a queue of ours (shared_queues.py)
+--   {prefix}:knock          string  empty, for a millisecond: that the server takes writes
 --   {prefix}:clock          string  JSON list of the steps of the server's clock, see server_clock.py
 --   {prefix}:coordinators   zset    coordinator -> until when its last sign of life counts
 --   {prefix}:coordinator:<name>, its card, is kept by ledger/presence.py

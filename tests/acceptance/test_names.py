@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from packaging.utils import canonicalize_name
+from webhook import serving
 
 OURS = {"orchestrator", "workers", "config", "tests", "examples", "celeryconfig", "flowerconfig", "sitecustomize"}
 HELLO = """
@@ -53,7 +54,7 @@ from orchestrator import pipeline, step
 def broken():
     return {}["nothing"]
 
-@pipeline(alerts=["json://127.0.0.1:9/nobody"])
+@pipeline(alerts=["WEBHOOK"])
 def fails():
     broken()
 """
@@ -115,7 +116,6 @@ class HostileFolder:
                 (folder / f"{name}.py").write_text(text)
         (folder / "neighbour.py").write_text("def double(number):\n    return 2 * number\n")
         (folder / "hello.py").write_text(HELLO)
-        (folder / "fails.py").write_text(FAILS)
         (folder / "steps.yaml").write_text(YAML)
 
     def taken(self) -> list[str]:
@@ -135,10 +135,14 @@ def test_a_run_takes_nothing_of_the_users_but_what_its_code_imports(hostile, pla
     outputs = {name: step["output"] for name, step in done.json["steps"].items()}
     assert (outputs["total"], outputs["fork"]) == (2 * sum(range(3000)), [2, 4])
     assert place.call("run", "steps.yaml").code == 0
-    failed = place.call("run", "fails.py")
-    assert "KeyError: 'nothing'" in failed.out, failed
+    with serving() as webhook:
+        (hostile.folder / "fails.py").write_text(FAILS.replace("WEBHOOK", webhook.url("failed")))
+        failed = place.call("run", "fails.py")
+        assert "KeyError: 'nothing'" in failed.out, failed
+        assert place.call("resume", "last").code == 1
+        assert len(webhook.messages("failed")) == 2
     for arguments in (
-        ["resume", "last"], ["plan", "hello.py", "-p", "marker=x"], ["plan", "neighbour"], ["runs"], ["show", "last"],
+        ["plan", "hello.py", "-p", "marker=x"], ["plan", "neighbour"], ["runs"], ["show", "last"],
         ["why", "last", "broken"], ["events", "last"], ["logs", "last"], ["verify", "last"], ["doctor"], ["schema"],
     ):  # fmt: skip
         done = place.call(*arguments)

@@ -9,7 +9,7 @@ from orchestrator.local.server import embedded_server
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", [11, 12])
+@pytest.mark.parametrize("seed", [11, pytest.param(12, marks=pytest.mark.long)])
 def test_whatever_happens_to_workers_and_messages_every_run_ends_as_it_must(seed, tmp_path):
     with embedded_server(tmp_path / "server") as url:  # its own: all connections are cut now and then
         chaos = Chaos(seed, 25, tmp_path, url, limit_s=90)
