@@ -56,7 +56,8 @@ def call_step(claim: Claim, store: ArtifactStore, code: CodeCheck) -> Any:
         )
     chosen, options = settings(), claim.spec.get("options", {})
     pool = claim.spec["pool"]
-    with _user_code.of(claim.import_path), user_celery_app(chosen, pool), server_as_the_pool_says(chosen, pool):
+    module = claim.spec.get("uses", "").partition(":")[0]
+    with _user_code.of(claim.import_path, module), user_celery_app(chosen, pool), server_as_the_pool_says(chosen, pool):
         limit_memory(options.get("memory"))
         limit_threads(options.get("threads") or threads_of(chosen, pool))
         values = _Values(claim, store)

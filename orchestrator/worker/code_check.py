@@ -20,7 +20,7 @@ from orchestrator.ledger.values import Claim
 from orchestrator.worker.half_copied import BUDGET_S
 from orchestrator.worker.patience import until_answered
 from orchestrator.worker.process import WorkerProcess
-from orchestrator.worker.user_code import UserCode
+from orchestrator.worker.user_code import LoadedCode, UserCode
 
 SHOWN_DIGITS = 12
 NAMED_FILES = 20
@@ -58,7 +58,9 @@ class CodeCheck:
                 if is_tried and self._half_copied.may_wait():
                     is_last_try = not changed
                     self._user_code.forget()
-                    with self._user_code.of(self._claim.import_path):  # the folder itself may have been missing
+                    with self._user_code.of(
+                        self._claim.import_path, uses.partition(":")[0]
+                    ):  # the folder itself may have been missing
                         continue
                 if changed and self._process.settings.code_drift == "refuse":
                     raise CodeRefused(self._refusal(changed)) from error
@@ -72,10 +74,10 @@ class CodeCheck:
     def told(self) -> dict[str, Any]:
         """Return what the end of the attempt says of its code: an id of all its files, and which differ from what was
         submitted, with both digests. Empty when it ran none of the user's files."""
-        files = self._user_code.digests
-        if not files:
+        loaded = self._loaded()
+        if not loaded.files:
             return {}
-        told: dict[str, Any] = {"id": self._user_code.code_id}
+        told: dict[str, Any] = {"id": loaded.id}
         if self._process.settings.code_drift != "allow" and (differing := self._differing()):
             told["differs"] = {
                 file: [(submitted or "")[:SHOWN_DIGITS], ran[:SHOWN_DIGITS]]
@@ -86,11 +88,17 @@ class CodeCheck:
 
     def to_record(self) -> tuple[str, str] | None:
         """Return id and digests (JSON) to be kept with the run, None if this process has done so before."""
-        key = (self._run_id, self._user_code.code_id)
-        if not self._user_code.digests or key in _recorded:
+        loaded = self._loaded()
+        key = (self._run_id, loaded.id)
+        if not loaded.files or key in _recorded:
             return None
         _keep(_recorded, key, None)
-        return key[1], json.dumps(self._user_code.digests, separators=(",", ":"))
+        return loaded.id, json.dumps(loaded.files, separators=(",", ":"))
+
+    def _loaded(self) -> LoadedCode:
+        submitted, code_id = self._submitted_code(), self._claim.code_id
+        module = self._claim.spec["uses"].partition(":")[0]
+        return self._user_code.loaded(module, submitted if code_id in _submitted else None, code_id)
 
     def _differing(self) -> dict[str, tuple[str | None, str]]:
         """Return the loaded files that differ from what was submitted, with both digests."""
@@ -99,7 +107,7 @@ class CodeCheck:
             return {}
         return {
             file: (submitted.get(file), digest)
-            for file, digest in self._user_code.digests.items()
+            for file, digest in self._loaded().files.items()
             if file in submitted and submitted[file] != digest
         }
 

@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.definition.callables import resolve_function
@@ -34,6 +35,14 @@ _INSTALLED = tuple(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedCode:
+    """Files with their SHA-256, by path relative to the folder, and an id of them."""
+
+    files: Mapping[str, str]
+    id: str
+
+
 class UserCode:
     """One folder's modules at a time. Attempts in threads share it: those of two folders are kept apart in prefork."""
 
@@ -46,22 +55,23 @@ class UserCode:
         self.half_copied = HalfCopied()
         self._sources = FreshSources(self.half_copied)
         self._digests: dict[str, str] = {}
-        self._code_id = ""
+        self._brought: dict[str, set[str]] = {}  # module of a step -> files that were loaded for it or while it ran
+        self._loaded: dict[tuple[str, str], LoadedCode] = {}
 
-    @property
-    def digests(self) -> Mapping[str, str]:
-        """Return the SHA-256 of the folder's files that are loaded, by path relative to the folder."""
-        with self._lock:
-            self._look()
-            return self._digests
+    def loaded(self, module: str, submitted: Mapping[str, str] | None, submitted_id: str) -> LoadedCode:
+        """Return the folder's files that are loaded, as far as they belong to the run of a step of this module.
 
-    @property
-    def code_id(self) -> str:
-        """Return an id of `digests`."""
+        Those are the submitted ones, and what was imported for the module. The others belong to runs that this process
+        has had before. If it is not known what was submitted (None), all are returned.
+        """
         with self._lock:
-            if not self._code_id:
-                self._code_id = code_id(self.digests)
-            return self._code_id
+            self._look("")
+            found = self._loaded.get((module, submitted_id))
+            if found is None:
+                own = self._digests.keys() if submitted is None else {*submitted, *self._brought.get(module, ())}
+                files = {file: digest for file, digest in self._digests.items() if file in own}
+                found = self._loaded[module, submitted_id] = LoadedCode(files, code_id(files))
+            return found
 
     def forget(self) -> None:
         """Let the folder's modules be imported anew."""
@@ -69,8 +79,11 @@ class UserCode:
             self._forget()
 
     @contextlib.contextmanager
-    def of(self, import_path: str) -> Iterator[None]:
-        """Let imports find the modules of a folder, unless this machine has no such folder; "" for no folder."""
+    def of(self, import_path: str, module: str = "") -> Iterator[None]:
+        """Let imports find the modules of a folder, unless this machine has no such folder; "" for no folder.
+
+        What is imported meanwhile is for a step of this module.
+        """
         with self._lock:
             if import_path != self._folder:
                 if not os.path.isdir(import_path):
@@ -83,7 +96,7 @@ class UserCode:
             yield
         finally:
             with self._lock:
-                self._look()
+                self._look(module)
 
     def function(self, uses: str) -> Callable[..., Any]:
         """Give the function that "module:function" names. Raises FunctionNotFound."""
@@ -91,7 +104,7 @@ class UserCode:
             function = self._functions.get(uses)
             if function is None:
                 function = self._functions[uses] = resolve_function(uses)
-                self._look()
+                self._look(uses.partition(":")[0])
                 adopt_imports()
         return function
 
@@ -114,14 +127,15 @@ class UserCode:
             del sys.modules[name]
         forget_shared_tasks(gone)
         self._stamps.clear()
-        self._digests, self._code_id = {}, ""
+        for known in (self._digests, self._brought, self._loaded):
+            known.clear()
         self._functions.clear()
         self._modules_seen = 0
         importlib.invalidate_caches()
         linecache.checkcache()
 
-    def _look(self) -> None:
-        """Remember the files of modules that are new, as they are now."""
+    def _look(self, module: str) -> None:
+        """Remember the files of modules that are new, as they are now, and for a step of which module they are."""
         if len(sys.modules) == self._modules_seen:
             return
         self._modules_seen = len(sys.modules)
@@ -129,8 +143,10 @@ class UserCode:
             if file not in self._stamps:
                 self._stamps[file] = _stamp(file)
                 if digest := file_digest(file):
-                    self._digests = {**self._digests, file[len(self._folder.rstrip(os.sep)) + 1 :]: digest}
-                    self._code_id = ""
+                    name = file[len(self._folder.rstrip(os.sep)) + 1 :]
+                    self._digests[name] = digest
+                    self._brought.setdefault(module, set()).add(name)
+                    self._loaded.clear()
 
     def _has_changed(self) -> bool:
         return any(_stamp(file) != stamp for file, stamp in self._stamps.items())

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import textwrap
+
 import pytest
 
+from orchestrator.definition.loading import load
 from orchestrator.definition.model import FunctionCall, Pipeline, Step
 
 USES = "same_name:answer"
@@ -66,3 +71,45 @@ def test_a_module_stays_loaded_while_nothing_changes(answer_of, tmp_path):
     (tmp_path / "same_name.py").write_text("calls = []\n\ndef answer():\n    calls.append(1)\n    return len(calls)\n")
 
     assert [answer_of(tmp_path) for _ in range(3)] == [1, 2, 3]
+
+
+def test_an_attempt_records_the_files_of_its_own_run_alone(one_slot, tmp_path, monkeypatch):
+    """Three pipelines in one folder share a module; what they import in their steps, by name or not, is their own."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "shared.py").write_text("NUMBER = 1\n")
+    for name in ("one", "two"):
+        (tmp_path / f"part_{name}.py").write_text("NUMBER = 2\n")
+        (tmp_path / f"late_{name}.py").write_text("NUMBER = 3\n")
+        (tmp_path / f"pipeline_{name}.py").write_text(
+            textwrap.dedent(f"""
+                import importlib
+                import shared
+                from orchestrator import PipelineBuilder
+
+                def work():
+                    import part_{name}
+                    return importlib.import_module("late_{name}").NUMBER + part_{name}.NUMBER + shared.NUMBER
+
+                def look():
+                    return shared.NUMBER
+
+                {name} = PipelineBuilder("{name}")
+                {name}.add("work", work)
+                {name}.add("look", look, needs="work")
+            """)
+        )
+
+    ran = []
+    for name in ("one", "two", "one", "two"):
+        for module in [it for it in sys.modules if it.startswith("pipeline_")]:
+            monkeypatch.delitem(sys.modules, module)  # as in a command, which loads one of them
+        record = one_slot.run(load(str(tmp_path / f"pipeline_{name}.py")).build())
+        assert one_slot.value(record, "work") == 6
+        fields = one_slot.ledger.run_fields(record.run_id)
+        for step in ("work", "look"):
+            (attempt,) = record.steps[step].attempts
+            assert "differs" not in attempt.code
+            ran.append(set(json.loads(fields[f"code:{attempt.code['id']}"])))
+
+    own = {name: {"shared.py", f"pipeline_{name}.py", f"part_{name}.py", f"late_{name}.py"} for name in ("one", "two")}
+    assert ran == [own[name] for name in ("one", "two", "one", "two") for _ in range(2)]
