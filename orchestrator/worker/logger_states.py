@@ -8,6 +8,7 @@ from operator import itemgetter
 from typing import Any
 
 _set_up = itemgetter("level", "disabled", "propagate", "handlers", "filters")
+_LEVELS = dict(logging._levelToName)  # names that a step adds to them harm nobody
 
 
 class LoggerStates:
@@ -29,6 +30,7 @@ class LoggerStates:
             logging.raiseExceptions,
             logging._loggerClass,  # type: ignore[attr-defined]
             logging._logRecordFactory,  # type: ignore[attr-defined]
+            [*map(logging._levelToName.get, _LEVELS), *map(logging._nameToLevel.get, _LEVELS.values())],
             [*map(_set_up, self._loggers.values())],
         )
 
@@ -54,7 +56,9 @@ class LoggerStates:
         logging.raiseExceptions = kept[1]
         logging.setLoggerClass(kept[2])
         logging.setLogRecordFactory(kept[3])
-        for logger, (level, disabled, propagate, handlers, filters) in zip(self._loggers, kept[4], strict=True):
+        logging._levelToName.update(zip(_LEVELS, kept[4][: len(_LEVELS)], strict=True))
+        logging._nameToLevel.update(zip(_LEVELS.values(), kept[4][len(_LEVELS) :], strict=True))
+        for logger, (level, disabled, propagate, handlers, filters) in zip(self._loggers, kept[5], strict=True):
             if logger.level != level:
                 logger.setLevel(level)
             logger.disabled, logger.propagate = disabled, propagate

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import _locale
 import _signal  # type: ignore[import-not-found]
+import decimal
 import faulthandler
 import gc
 import locale
@@ -168,6 +169,23 @@ def _read_interpreter() -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+_DECIMAL_CONTEXTS = decimal.DefaultContext, decimal.BasicContext, decimal.ExtendedContext
+
+
+def _read_decimal_contexts() -> list[Any]:
+    return [context.__reduce__()[1] for context in _DECIMAL_CONTEXTS]
+
+
+def _put_back_decimal_contexts(contexts: list[Any]) -> None:
+    for context, kept in zip(_DECIMAL_CONTEXTS, contexts, strict=True):
+        before = decimal.Context(*kept)
+        for name in ("prec", "rounding", "Emin", "Emax", "capitals", "clamp"):
+            setattr(context, name, getattr(before, name))
+        for signals, of_before in ((context.flags, before.flags), (context.traps, before.traps)):
+            for each, is_set in of_before.items():
+                signals[each] = is_set
+
+
 def _stack_size() -> int:
     """Return the size of the stacks of new threads; to ask for it sets it to that of the system."""
     if size := threading.stack_size():
@@ -282,6 +300,7 @@ ASPECTS = (
     Aspect("import system", _read_sys_lists, _put_back_sys_lists),
     Aspect("hooks and names of sys", _read_sys_names, _put_back_sys_names),
     Aspect("interpreter", _read_interpreter, _put_back_interpreter),
+    Aspect("contexts that decimal copies", _read_decimal_contexts, _put_back_decimal_contexts),
     Aspect("trace and profile functions", _read_hooks, _put_back_hooks),
     Aspect("warning filters", _read_warnings, _put_back_warnings),
     Aspect("start method of multiprocessing", _read_start_method, _put_back_start_method),

@@ -26,6 +26,9 @@ VARIABLES = (
     "BLIS_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS",
 )  # fmt: skip
 _NAMES = tuple((name, os.fsencode(name)) for name in VARIABLES)
+OF_THREADPOOLCTL = "KMP_DUPLICATE_LIB_OK", "True"
+"""The variable that threadpoolctl sets when it is imported, here or by scikit-learn: else a step would see it or not,
+by what ran before in its process."""
 _OF_LIBRARY = {"openblas": "OPENBLAS_NUM_THREADS", "mkl": "MKL_NUM_THREADS", "blis": "BLIS_NUM_THREADS"}
 _WITH_THREADS = ("numpy", "scipy", "sklearn", "torch", "faiss", "lightgbm", "xgboost", "cv2")
 """Modules with BLAS or OpenMP libraries: unless one of them is loaded nobody looks for such libraries, which takes
@@ -46,6 +49,7 @@ def share_cores(slots: int) -> None:
     for name in VARIABLES:
         if (found := _number(os.environ.get(name))) is not None:
             _of_start[name] = found
+    os.environ.setdefault(*OF_THREADPOOLCTL)
     limit_threads(None)
 
 

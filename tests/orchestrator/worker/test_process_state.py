@@ -72,6 +72,10 @@ HELD = {
         "import logging; logging.disable(logging.CRITICAL)",
         "import logging; value = logging.root.manager.disable",
     ),
+    "a level's name": (
+        "import logging; logging.addLevelName(logging.INFO, 'note'); del logging._nameToLevel['INFO']",
+        "import logging; value = logging.getLevelName(logging.INFO), logging.getLevelName('INFO')",
+    ),
     "root level": (
         "import logging; logging.root.setLevel(logging.DEBUG)",
         "import logging; value = logging.root.level",
@@ -112,6 +116,12 @@ HELD = {
     "decimal context": (
         "import decimal; decimal.setcontext(decimal.Context(prec=3, traps=[]))",
         "import decimal; value = decimal.getcontext()",
+    ),
+    "decimal contexts that others copy": (
+        "import decimal; decimal.DefaultContext.prec = 3; decimal.DefaultContext.traps[decimal.Inexact] = True; "
+        "decimal.setcontext(decimal.ExtendedContext); decimal.getcontext().prec = 5; "
+        "decimal.BasicContext.divide(1, 3); decimal.BasicContext.rounding = decimal.ROUND_UP",
+        "import decimal; value = decimal.Context(), decimal.ExtendedContext, decimal.BasicContext",
     ),
     "locale": (
         "import locale; locale.setlocale(locale.LC_ALL, 'C' if locale.setlocale(locale.LC_ALL) != 'C' else 'C.UTF-8')",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from orchestrator.cores import available_cores
 from orchestrator.local.workers import local_workers
 from orchestrator.settings import PoolSettings
+from orchestrator.worker.thread_shares import OF_THREADPOOLCTL
 
 pytest.importorskip("numpy")
 
@@ -149,6 +152,39 @@ def test_a_step_without_such_libraries_loads_none_and_looks_for_none(runs_with, 
     values = runs_with(pipeline)
 
     assert values["first"] == values["second"] == [False] * 3
+
+
+def test_a_step_finds_the_same_variables_whatever_libraries_were_loaded_before(runs_with, pipeline_from):
+    pipeline = pipeline_from("""
+        import os
+
+        @step
+        def looks(before=None):
+            return sorted(os.environ.items())
+
+        @step
+        def loads(before=None):
+            found = sorted(os.environ.items())
+            import sklearn.linear_model
+            return found
+
+        @pipeline
+        def plain():
+            first = looks.options(name="first")()
+            loads_again = loads.options(name="loaded")(loads.options(name="loads")(first))
+            looks.options(name="last")(loads_again)
+    """)
+    values = runs_with(pipeline, slots=1)
+
+    assert values["first"] == values["loads"] == values["loaded"] == values["last"]
+
+
+def test_what_threadpoolctl_sets_is_what_steps_find():
+    code = "import os; before = {**os.environ}; import threadpoolctl; print([*os.environ.items() - before.items()])"
+    name, value = OF_THREADPOOLCTL
+    without = {key: text for key, text in os.environ.items() if key != name}
+
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=without) == f"[{(name, value)}]\n"
 
 
 def test_commands_of_shell_steps_have_the_share_too(runs_with, pipeline_from):
