@@ -22,6 +22,7 @@ SCALED = ["montage-58", "epigenomics-41", "airflow-complex-37", "srasearch-22"]
 SCALED_TOO = ["tfx-taxi-8", "nf-scrnaseq-14", "nf-sarek-26", "blast-43", "nf-fetchngs-43", "1000genome-104"]
 AT_ONCE = ["cycles-219", "nf-rnaseq-197", "seismology-1101"]
 TOLERANCE = 0.10
+LOOKS = 3  # a busy machine can only make a run longer
 
 pytestmark = [
     pytest.mark.alone,  # it measures time
@@ -88,21 +89,22 @@ def run_alone(place, name):
 
 @pytest.mark.parametrize("name", SCALED)
 def test_a_scaled_workflow_takes_the_time_that_four_slots_allow(scaled_runs, place, assert_exact, name):
-    """A second look, alone, when the first was off: a busy machine can only make it longer."""
     record = scaled_runs[name]
 
     assert len(record["steps"]) == INDEX[name]["steps"]
     assert_exact(record)
-    assert is_in_time(name, record) or is_in_time(name, run_alone(place, name))
+    assert is_in_time(name, record) or any(is_in_time(name, run_alone(place, name)) for _ in range(1, LOOKS))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", SCALED_TOO)
 def test_another_scaled_workflow_takes_the_time_that_four_slots_allow(place, assert_exact, name):
-    record = run_alone(place, name)
-
-    assert_exact(record)
-    assert is_in_time(name, record)
+    for _ in range(LOOKS):
+        record = run_alone(place, name)
+        assert_exact(record)
+        if is_in_time(name, record):
+            return
+    pytest.fail("each look took longer than four slots need, or less")
 
 
 @pytest.mark.parametrize("name", [*AT_ONCE, pytest.param("montage-gen-9981", marks=pytest.mark.long)])
