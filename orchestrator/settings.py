@@ -38,7 +38,7 @@ from pydantic_settings import (
 
 from orchestrator import secrecy
 from orchestrator.cores import available_cores
-from orchestrator.definition.faults import SettingsInvalid, did_you_mean
+from orchestrator.definition.faults import SettingsInvalid, did_you_mean, names_hint
 from orchestrator.permissions import Permissions
 from orchestrator.redis_url import normalise_redis_url
 
@@ -430,7 +430,7 @@ def _unknown_variables(variables: Iterable[str]) -> list[str]:
     for variable in sorted(variables):
         if variable in known or variable.startswith(PREFIX + "POOLS__"):
             continue
-        faults.append(f"{variable} is no variable of the orchestrator.{did_you_mean(variable, known)}")
+        faults.append(f"{variable} is no variable of the orchestrator.{names_hint(variable, known)}")
     return faults
 
 
@@ -507,7 +507,7 @@ def _origin(
 def _fault(error: Any, path: tuple[str, ...], origin: str) -> str:
     if error["type"] == "extra_forbidden":
         known = PoolSettings.model_fields if path[0] == "pools" else Settings.model_fields
-        return f"{origin} is no known setting.{did_you_mean(path[-1], known)}"
+        return f"{origin} is no known setting.{names_hint(path[-1], known)}"
     cause = error.get("ctx", {}).get("error")
     reason = str(cause) if cause is not None else error["msg"][:1].lower() + error["msg"][1:]
     if not path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.artifacts.faults import StoreUnusable
 from orchestrator.artifacts.marker import read_marker, write_marker
 from orchestrator.artifacts.store import FolderStore
-from orchestrator.definition.faults import OrchestratorError
+from orchestrator.definition.faults import OrchestratorError, punctuated
 from orchestrator.permissions import PRIVATE, Permissions
 
 ACCEPT = "orchestrator doctor --accept-store"
@@ -59,6 +59,8 @@ def refuse_another(recorded: StoreId | None, root: Path) -> None:
 def _unusable(root: Path, error: Exception) -> StoreRefused:
     advice = "Make it writable for this user, or set ORCHESTRATOR_ARTIFACT_DIR"
     if isinstance(error, StoreUnusable):
-        return StoreRefused(f"{error}. {advice}")
+        return StoreRefused(f"{punctuated(error)} {advice}")
     why = getattr(error, "strerror", None) or error
-    return StoreRefused(f"host {socket.gethostname()} cannot use the artifact folder {root}: {why}. {advice}")
+    return StoreRefused(
+        f"host {socket.gethostname()} cannot use the artifact folder {root}: {punctuated(why)} {advice}"
+    )

@@ -12,7 +12,7 @@ import click
 from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.session import RunNotFound, Session, find_run, open_session
 from orchestrator.cli.summary import stopped_text
-from orchestrator.definition.faults import did_you_mean
+from orchestrator.definition.faults import names_hint
 from orchestrator.ledger.states import RunState
 from orchestrator.ledger.values import Event, LeasedAttempt
 
@@ -59,7 +59,7 @@ def _cancel_steps(session: Session, run_id: str, steps: Sequence[str], reason: s
     known = ledger.graph(run_id)
     for step in steps:
         if step not in known:
-            raise RunNotFound(f"run {run_id} has no step {step!r}.{did_you_mean(step, known)}")
+            raise RunNotFound(f"run {run_id} has no step {step!r}.{names_hint(step, known)}")
     count, chains = ledger.cancel_steps(run_id, list(dict.fromkeys(steps)), reason)
     if chains:
         from orchestrator.messages.dispatch import dispatch_ready

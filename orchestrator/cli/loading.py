@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import click
 
 from orchestrator.alerts.targets import read_target
-from orchestrator.definition.faults import PipelineInvalid
+from orchestrator.definition.faults import PipelineInvalid, punctuated
 from orchestrator.definition.loading import Definition, load, parse_params
 from orchestrator.definition.model import Pipeline
 from orchestrator.definition.params import ReadParams
@@ -60,7 +60,7 @@ def plan_of(
         raise PipelineInvalid(
             definition.name,
             [
-                f"the recorded value of param {name!r} cannot be used again: {value.reason}. "
+                f"the recorded value of param {name!r} cannot be used again: {punctuated(value.reason)} "
                 + (param.how_to_give if (param := definition.params[name]).is_secret else f"Give it anew: -p {name}=…")
                 for name, value in lost.items()
             ],

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from orchestrator.definition.faults import OrchestratorError, did_you_mean
+from orchestrator.definition.faults import OrchestratorError, names_hint
 from orchestrator.dispositions import begin_with_own_signals
 from orchestrator.ledger.values import RunUnknown
 from orchestrator.settings import withdraw_secrets
@@ -52,7 +52,7 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            ctx.fail(f"there is no command {args[0]!r}.{did_you_mean(args[0], COMMANDS)}")
+            ctx.fail(f"there is no command {args[0]!r}.{names_hint(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.summary import SKIP_REASON, duration_text, error_line, stopped_text, unserved_text
+from orchestrator.definition.faults import punctuated
 from orchestrator.ledger.record import RunRecord
 from orchestrator.ledger.states import StepState
 from orchestrator.ledger.values import Event
@@ -179,9 +180,9 @@ def _news(event: Event) -> str | None:
     match event.event:
         case "attempt.lost":
             counted = f"lost {detail['lost']} of {detail['budget']}"
-            return f"{named} lost: {error_line(detail.get('error'))}; queued again ({counted})"
+            return f"{named} lost: {punctuated(error_line(detail.get('error')), ';')} queued again ({counted})"
         case "attempt.handed_over":
-            return f"{named} handed over: {detail.get('reason', '')}; queued again"
+            return f"{named} handed over: {punctuated(detail.get('reason', ''), ';')} queued again"
         case "attempt.put_back":
             return f"{named} put back: {detail.get('reason', '')}"
         case "message.lost":
@@ -224,5 +225,5 @@ def _remark(event: Event) -> str:
     if detail.get("reason"):
         attempt += f": {detail['reason']}"
     if detail.get("due_at"):
-        attempt += f"; retry at {clock_text(detail['due_at'])}"
+        attempt = f"{punctuated(attempt, ';')} retry at {clock_text(detail['due_at'])}"
     return attempt

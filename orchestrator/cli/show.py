@@ -14,7 +14,7 @@ from orchestrator.cli.record_json import record_json
 from orchestrator.cli.session import RunNotFound, find_run, open_session
 from orchestrator.cli.summary import SKIP_REASON, duration_text, error_line, repairs_text, summary_text
 from orchestrator.coordinator.reasons import Surroundings, brief, look_around
-from orchestrator.definition.faults import did_you_mean
+from orchestrator.definition.faults import names_hint
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record import RunRecord, StepRecord, read_record, rfc3339
 from orchestrator.ledger.states import RunState, StepState
@@ -119,8 +119,7 @@ def logs(run_text: str, step: str | None, attempt: int | None, numbers: bool, as
     with open_session() as session:
         record = read_record(session.ledger, find_run(session.ledger, run_text))
         if step is not None and step not in record.steps:
-            guess = did_you_mean(step, record.steps)
-            raise RunNotFound(f"run {record.run_id} has no step {step!r}.{guess}")
+            raise RunNotFound(f"run {record.run_id} has no step {step!r}.{names_hint(step, record.steps)}")
         found: list[dict[str, Any]] = [
             {"step": name, "attempt": made.attempt, "lines": list(log.lines), "dropped": log.dropped}
             | ({"error": made.error} if made.error else {})

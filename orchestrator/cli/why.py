@@ -8,7 +8,7 @@ import click
 
 from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.session import RunNotFound, find_run, open_session
-from orchestrator.definition.faults import did_you_mean
+from orchestrator.definition.faults import names_hint
 from orchestrator.ledger.record import read_record
 
 
@@ -23,7 +23,7 @@ def why(run_text: str, step: str, as_json: bool) -> None:
     with open_session() as session:
         record = read_record(session.ledger, find_run(session.ledger, run_text))
         if step not in record.steps:
-            raise RunNotFound(f"run {record.run_id} has no step {step!r}.{did_you_mean(step, record.steps)}")
+            raise RunNotFound(f"run {record.run_id} has no step {step!r}.{names_hint(step, record.steps)}")
         around = look_around(session.ledger, record.run_id)
         told = explain(session.ledger, session.settings, record, step, around)
     if as_json:

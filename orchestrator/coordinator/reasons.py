@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.coordinator.waiting import hindrance_text
+from orchestrator.definition.faults import punctuated
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, present_coordinators, present_workers
 from orchestrator.ledger.record import AttemptRecord, RunRecord, StepRecord, rfc3339
@@ -143,7 +144,7 @@ def _queued(ledger: Ledger, settings: Settings, record: RunRecord, name: str, ar
         sentences.append(
             f"No worker serves that pool (queue {step.queue}): orchestrator worker --pool {step.pool} starts one."
         )
-    sentences += [f"W{hindrance_text(card)[1:]}." for card in hindered]
+    sentences += [punctuated(f"W{hindrance_text(card)[1:]}") for card in hindered]
     lists = settings.list_of(step.queue)
     ahead = messages_ahead(client, lists, level, Named(record.run_id, name, last.attempt))
     if ahead is None:
@@ -225,7 +226,7 @@ def _running(ledger: Ledger, record: RunRecord, name: str, around: Surroundings)
     if card is None:
         sentences.append(f"Worker {last.worker} has given no sign of life lately.")
     elif card.fault:
-        sentences.append(f"Its worker takes no further steps until its own check passes: {card.fault}.")
+        sentences.append(f"Its worker takes no further steps until its own check passes: {punctuated(card.fault)}")
     elif not card.queues:
         sentences.append("Its worker drains: it ends with the steps that it runs.")
     return Explanation(step.state, tuple(sentences), facts)
@@ -253,17 +254,17 @@ def _ended(ledger: Ledger, record: RunRecord, name: str) -> Explanation:
             facts["error"] = last.error
         case StepState.CANCELLED:
             reason = step.cancel_reason or record.cancel_reason
-            sentences.append(f"{name} was cancelled{f': {reason}' if reason else ''}.")
+            sentences.append(punctuated(f"{name} was cancelled{f': {reason}' if reason else ''}"))
             facts["reason"] = reason
             if last and last.stopped:
-                sentences.append(f"Its attempt {_stopped(last.stopped)}.")
+                sentences.append(punctuated(f"Its attempt {_stopped(last.stopped)}"))
                 facts["stopped"] = last.stopped["how"]
             for it in ledger.stopping(record.run_id):
                 if it.step == name:
                     sentences.append(f"Its attempt {it.attempt} is still being stopped by {it.worker}.")
                     facts["stopping"] = it.worker
         case StepState.UPSTREAM_FAILED:
-            sentences.append(f"{name} did not run because {_why_not(record, step)}.")
+            sentences.append(punctuated(f"{name} did not run because {_why_not(record, step)}"))
             facts["because"] = step.because
         case StepState.SKIPPED:
             sentences.append(f"{name} was skipped: its trigger rule cannot come true.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from orchestrator.definition.faults import PipelineInvalid, did_you_mean
+from orchestrator.definition.faults import PipelineInvalid, names_hint
 from orchestrator.definition.model import FunctionCall, ParamRef, Pipeline, ShellCall, Step
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.params import Param, ReadParams, inferred_param, params_of_record
@@ -48,7 +48,7 @@ class RecordedRun:
             if name in self.steps and name not in steps:
                 told.append(f"step {name!r} of run {self.run_id} is not in the pipeline any more.")
             elif name not in steps:
-                told.append(f"run {self.run_id} has no step {name!r}.{did_you_mean(name, steps)}")
+                told.append(f"run {self.run_id} has no step {name!r}.{names_hint(name, steps)}")
         return " ".join(told)
 
     @property
@@ -156,7 +156,7 @@ class RecordedDefinition:
         """Give the pipeline with these params in place of the recorded ones; raises PipelineInvalid."""
         faults = [
             f"step {name!r} is for pool {step.options.pool!r}, which is not among the settings any more."
-            f"{did_you_mean(step.options.pool, pools)}"
+            f"{names_hint(step.options.pool, pools)}"
             for name, step in self.pipeline.steps.items()
             if pools is not None and step.options.pool is not None and step.options.pool not in pools
         ]

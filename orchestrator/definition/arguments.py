@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any
 
-from orchestrator.definition.faults import did_you_mean
+from orchestrator.definition.faults import names_hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class ArgumentList:
                 if name in self.positional[: self.positional_only_count]:
                     faults.append(f"step {step!r} gives argument {name!r} of {uses} by name; give it by position.")
                 else:
-                    guess = did_you_mean(name, self.keywords.difference(kwargs))
-                    faults.append(f"step {step!r} gives argument {name!r}, which {uses} does not take.{guess}")
+                    hint = names_hint(name, self.keywords.difference(kwargs))
+                    faults.append(f"step {step!r} gives argument {name!r}, which {uses} does not take.{hint}")
         for name in self.required:
             has_keyword = name in kwargs  # a positional-only name given by keyword has its fault already
             if name not in by_position and not has_keyword:

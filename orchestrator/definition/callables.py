@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from orchestrator.definition.faults import FunctionNotFound, did_you_mean
+from orchestrator.definition.faults import FunctionNotFound, did_you_mean, names_hint, punctuated
 
 
 class WrappedFunction:
@@ -152,7 +152,7 @@ def _imported(module: str) -> ModuleType:
         missing = error.name or module
         if not (module == missing or module.startswith(missing + ".")):
             raise FunctionNotFound(
-                f"module {module!r} cannot be imported: {error}.{missing_module_hint(missing)}"
+                f"module {module!r} cannot be imported: {punctuated(error)}{missing_module_hint(missing)}"
             ) from error
         raise FunctionNotFound(f"there is no module {missing!r}.{missing_module_hint(missing)}") from error
     except (Exception, SystemExit) as error:
@@ -167,7 +167,8 @@ def _walk(module: ModuleType, module_name: str, qualname: str) -> Any:
             found = getattr(found, part)
         except AttributeError:
             known = [name for name in dir(found) if not name.startswith("__")]
-            raise FunctionNotFound(f"{so_far} has no {part!r}.{did_you_mean(part, known)}") from None
+            hint = did_you_mean(part, known) or names_hint(part, (name for name in known if name[0] != "_"))
+            raise FunctionNotFound(f"{so_far} has no {part!r}.{hint}") from None
         so_far = repr(part)
     return found
 

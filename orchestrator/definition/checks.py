@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.definition.callables import class_name, resolve_exception
 from orchestrator.definition.draft import Draft, DraftCall, DraftStep
-from orchestrator.definition.faults import FunctionNotFound, did_you_mean
+from orchestrator.definition.faults import FunctionNotFound, did_you_mean, names_hint
 from orchestrator.definition.loops import find_loops
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, ShellCall, Step
 from orchestrator.definition.names import step_name_fault
@@ -88,9 +88,9 @@ class _Check:
             if ref.param not in self._params:
                 guess = self._guess(ref.param, self._params)
                 faults.append(f"step {step.name!r} reads param {ref.param!r}, which is not declared.{guess}")
-            elif ref.param in self._values and not _reaches(self._values[ref.param], ref.path):
+            elif ref.param in self._values and (hint := _missing_part(self._values[ref.param], ref.path)):
                 way = "".join(f"[{part!r}]" for part in ref.path)
-                faults.append(f"step {step.name!r} reads {way} of param {ref.param!r}, which has no such part.")
+                faults.append(f"step {step.name!r} reads {way} of param {ref.param!r}, which has no such part.{hint}")
         return faults
 
     def options(self, options: StepOptions) -> tuple[StepOptions, list[str]]:
@@ -131,13 +131,17 @@ class _Check:
 
     def _guess(self, word: str, known: Collection[str]) -> str:
         self._guesses_left -= 1
-        return did_you_mean(word, known) if self._guesses_left >= 0 else ""
+        return names_hint(word, known) if self._guesses_left >= 0 else ""
 
 
-def _reaches(value: Any, path: tuple[str | int, ...]) -> bool:
+def _missing_part(value: Any, path: tuple[str | int, ...]) -> str:
+    """Return which parts there are where the path ends too early, "" if it does not."""
     for part in path:
         try:
             value = value[part]
         except (LookupError, TypeError):
-            return False
-    return True
+            if isinstance(value, Mapping):
+                return names_hint(str(part), map(str, value))
+            count = f" with {len(value)} elements" if isinstance(value, list | tuple) else ""
+            return f" It is of type {type(value).__name__}{count}."
+    return ""

@@ -18,6 +18,7 @@ from itertools import islice
 from pydantic import ValidationError
 
 GUESSED_AMONG_MAX = 2000  # beyond this many known words only those of like length and first letter are looked at
+NAMES_SHOWN, NAMES_CHARS = 100, 300  # most that a hint says of the names that there are
 
 
 class OrchestratorError(Exception):
@@ -54,6 +55,17 @@ class PipelineInvalid(OrchestratorError):
         return type(self), (self.pipeline, self.faults)
 
 
+def punctuated(text: object, mark: str = ".") -> str:
+    """Return a text of somebody else's (an error, a reason) as a part of our sentence, with the mark that follows it.
+
+    It may be a sentence of its own: it gets no second full stop, nor one behind "?".
+    """
+    said = str(text).rstrip()
+    if mark == "." and said.endswith((".", "?", "!", "…")):
+        return said
+    return said.rstrip(".") + mark
+
+
 def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Give " Did you mean 'x'?" for the nearest known word, or an empty string."""
     words = list(known)
@@ -62,6 +74,22 @@ def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
         words = list(islice(alike, GUESSED_AMONG_MAX))
     near = get_close_matches(word, words, n=1, cutoff=cutoff)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def names_hint(word: str, known: Iterable[str]) -> str:
+    """Return what helps who wrote a name that there is not: the nearest known one, or else which ones there are."""
+    names = sorted(known) if isinstance(known, set | frozenset) else list(known)
+    if near := did_you_mean(word, names):
+        return near
+    if not names:
+        return " There are none."
+    shown = [repr(name) for name in names[:NAMES_SHOWN]]
+    while len(shown) > 1 and len(", ".join(shown)) > NAMES_CHARS:
+        shown.pop()
+    if len(names) == 1:
+        return f" There is only {shown[0]}."
+    more = f" and {len(names) - len(shown):,} more" if len(names) > len(shown) else ""
+    return f" There are {', '.join(shown)}{more}."
 
 
 def validation_faults(owner: str, noun: str, error: ValidationError, known: Collection[str]) -> list[str]:
@@ -74,7 +102,7 @@ def validation_faults(owner: str, noun: str, error: ValidationError, known: Coll
         key, *way = found["loc"] or ("",)
         place = repr(key) + "".join(f"[{part!r}]" for part in way)
         if found["type"] == "extra_forbidden" and not way:
-            faults.append(f"{owner} has an unknown {noun} {key!r}.{did_you_mean(str(key), known)}")
+            faults.append(f"{owner} has an unknown {noun} {key!r}.{names_hint(str(key), known)}")
         elif found["type"] == "missing":
             faults.append(f"{owner} lacks the {noun} {place}.")
         elif key == "alerts":  # what was given is not shown: it may hold passwords

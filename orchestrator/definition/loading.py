@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from orchestrator.definition.builder import PipelineBuilder
 from orchestrator.definition.callables import import_path, import_root, missing_module_hint
 from orchestrator.definition.document import PipelineFile
-from orchestrator.definition.faults import PipelineInvalid, did_you_mean
+from orchestrator.definition.faults import PipelineInvalid, did_you_mean, names_hint, punctuated
 from orchestrator.definition.folders import put_on_path
 from orchestrator.definition.model import Pipeline
 from orchestrator.definition.params import Param, ReadParams
@@ -69,7 +69,7 @@ class BuiltDefinition:
         for step in self.pipeline.steps.values():
             pool = step.options.pool
             if pools is not None and pool is not None and pool not in pools:
-                faults.append(f"step {step.name!r}: there is no pool {pool!r}.{did_you_mean(pool, pools)}")
+                faults.append(f"step {step.name!r}: there is no pool {pool!r}.{names_hint(pool, pools)}")
         if faults:
             raise PipelineInvalid(self.name, faults)
         return self.pipeline
@@ -150,7 +150,7 @@ def parse_params(pairs: Iterable[str], definition: Definition) -> ReadParams:
         if not equals:
             faults.append(f"{pair!r} gives no param a value. Write 'name=value'.")
         elif name not in definition.params:
-            faults.append(f"there is no param {name!r}.{did_you_mean(name, definition.params)}")
+            faults.append(f"there is no param {name!r}.{names_hint(name, definition.params)}")
         elif name in values:
             faults.append(f"param {name!r} is given twice.")
         else:
@@ -190,7 +190,7 @@ def _secret_text(name: str, text: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         what = "standard input" if text == "@-" else f"the file {text[1:]!r}"
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ValueError(f"param {name!r}: {what} cannot be read: {reason}.") from None
+        raise ValueError(f"param {name!r}: {what} cannot be read: {punctuated(reason)}") from None
     return read.removesuffix("\n").removesuffix("\r")
 
 
@@ -207,16 +207,19 @@ def _existing(path: Path, target: str) -> Path:
     if path.is_dir():
         raise PipelineInvalid(target, [f"{str(path)!r} is a folder, not a file."])
     if not path.parent.is_dir():
-        raise PipelineInvalid(target, [f"there is no folder {str(path.parent)!r}."])
-    near = did_you_mean(path.name, sorted(file.name for file in path.parent.iterdir() if file.is_file()))
-    raise PipelineInvalid(target, [f"there is no file {str(path)!r}.{near}"])
+        above = path.parent.parent
+        folders = sorted(it.name for it in above.iterdir() if it.is_dir()) if above.is_dir() else []
+        guess = did_you_mean(path.parent.name, folders)
+        raise PipelineInvalid(target, [f"there is no folder {str(path.parent)!r}.{guess}"])
+    hint = names_hint(path.name, _pipeline_files(path.parent))
+    raise PipelineInvalid(target, [f"there is no file {str(path)!r}.{hint}"])
 
 
 def _load_document(path: Path, name: str | None, target: str) -> Definition:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise PipelineInvalid(target, [f"{str(path)!r} cannot be read: {error}."]) from None
+        raise PipelineInvalid(target, [f"{str(path)!r} cannot be read: {punctuated(error)}"]) from None
     value, faults = (read_json if path.suffix == ".json" else read_yaml)(text, target)
     _put_on_path(path.parent)
     document = PipelineFile(value, path.stem, faults)
@@ -264,13 +267,13 @@ def _import(name: str, target: str, root: Path | None) -> ModuleType:
         place = f"{_shown(error.filename)}:{error.lineno}"
         if not error.filename:  # of a file with a NUL byte only the line that imports it is known, if there is one
             place = _place_of(error, root) or Path(_split(target)[0]).name
-        raise PipelineInvalid(target, [f"{place}: {type(error).__name__}: {error.msg}."]) from error
+        raise PipelineInvalid(target, [f"{place}: {type(error).__name__}: {punctuated(error.msg)}"]) from error
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and (name + ".").startswith(error.name + "."):
             raise PipelineInvalid(target, [_no_module(error.name)]) from None
         told = f"{type(error).__name__}: {error}"
         if isinstance(error, ModuleNotFoundError) and error.name:
-            told += f".{missing_module_hint(error.name)}"
+            told = f"{punctuated(told)}{missing_module_hint(error.name)}"
         place = _place_of(error, root)
         raise PipelineInvalid(target, [f"{place}: {told}" if place else told]) from error
 
@@ -283,10 +286,14 @@ def _place_of(error: BaseException, root: Path | None) -> str:
 
 
 def _no_module(name: str) -> str:
-    here = Path.cwd()
-    files = [file.name for file in here.iterdir() if file.suffix in _FILES]
+    files = _pipeline_files(Path.cwd())
     stems = [Path(file).stem for file in files if file.endswith(".py")]
-    return f"there is no file and no module {name!r}.{did_you_mean(name, sorted(files + stems))}"
+    hint = did_you_mean(name, stems) or names_hint(name, files)
+    return f"there is no file and no module {name!r}.{hint}"
+
+
+def _pipeline_files(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir() if file.suffix in _FILES and file.is_file())
 
 
 def _is_machinery(file: str) -> bool:
@@ -311,8 +318,8 @@ def _definition_in(module: ModuleType, name: str | None, target: str, path: str 
     if name is not None:
         chosen = found.get(name) or by_name.get(name)
         if chosen is None:
-            near = did_you_mean(name, {**found, **by_name})
-            raise PipelineInvalid(target, [f"module {module.__name__!r} holds no pipeline {name!r}.{near}"])
+            hint = did_you_mean(name, {**found, **by_name}) or names_hint(name, found)
+            raise PipelineInvalid(target, [f"module {module.__name__!r} holds no pipeline {name!r}.{hint}"])
         return LoadedDefinition(chosen, path)
     own = {
         variable: definition

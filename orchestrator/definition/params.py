@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from orchestrator.definition.faults import did_you_mean
+from orchestrator.definition.faults import did_you_mean, names_hint, punctuated
 from orchestrator.definition.secrets import HIDDEN, SecretValue, is_secret, may_be_none, secret_type_fault
 from orchestrator.definition.typed import NotRestorable, Unkept, take_apart
 from orchestrator.definition.wire import NotWireable, from_wire, is_whole, to_wire
@@ -140,7 +140,7 @@ class Param:
             "".join(f"[{part!r}]" for part in found["loc"]) + " " * bool(found["loc"]) + found["msg"]
             for found in error.errors(include_url=False)
         )
-        return f"param {self.name!r} is {value!r}, which is no {self.type_name}: {reasons}."
+        return f"param {self.name!r} is {value!r}, which is no {self.type_name}: {punctuated(reasons)}"
 
 
 class ReadParams(Mapping[str, Any]):
@@ -171,7 +171,7 @@ def bind_params(declared: Mapping[str, Param], given: Mapping[str, Any]) -> tupl
 
     What was given is validated, unless it is `ReadParams`; so is each default that is used.
     """
-    faults = [f"there is no param {name!r}.{did_you_mean(name, declared)}" for name in given if name not in declared]
+    faults = [f"there is no param {name!r}.{names_hint(name, declared)}" for name in given if name not in declared]
     faults += [fault for param in declared.values() if (fault := param.declaration_fault)]
     values = {}
     for name, param in declared.items():
@@ -248,7 +248,7 @@ def params_of_function(function: Callable[..., Any]) -> tuple[dict[str, Param], 
     try:
         hints = typing.get_type_hints(function, include_extras=True)
     except Exception as error:  # annotations are evaluated code
-        return {}, [f"the annotations of {function.__qualname__} cannot be read: {error}."]
+        return {}, [f"the annotations of {function.__qualname__} cannot be read: {punctuated(error)}"]
     params, faults = {}, []
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.definition.faults import PipelineInvalid
+from orchestrator.definition.faults import PipelineInvalid, punctuated
 
 VALUES_MAX = 20_000_000  # a few lines of aliases of aliases can stand for more than any memory holds
 _TAG = "tag:yaml.org,2002:"
@@ -56,10 +56,12 @@ def read_yaml(text: str, source: str) -> tuple[Any, list[str]]:
         context = f" ({error.context})" if error.context else ""
         line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
         hint = " Inside [ ] and { }, write references in quotes." if "${{" in line else ""
-        raise PipelineInvalid(source, [f"this is no YAML: {place}{error.problem}{context}.{hint}"]) from None
+        raise PipelineInvalid(
+            source, [f"this is no YAML: {place}{punctuated(f'{error.problem}{context}')}{hint}"]
+        ) from None
     except (yaml.YAMLError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise PipelineInvalid(source, [f"this is no YAML: {reason}."]) from None
+        raise PipelineInvalid(source, [f"this is no YAML: {punctuated(reason)}"]) from None
     reading = _Reading()
     try:
         return (reading.value(node, "") if node is not None else None), reading.faults
@@ -88,7 +90,7 @@ def read_json(text: str, source: str) -> tuple[Any, list[str]]:
         return json.loads(text, object_pairs_hook=unique), faults
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise PipelineInvalid(source, [f"this is no JSON: {place}: {error.msg}."]) from None
+        raise PipelineInvalid(source, [f"this is no JSON: {place}: {punctuated(error.msg)}"]) from None
     except RecursionError:
         raise PipelineInvalid(source, ["the file is nested too deeply."]) from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from orchestrator.definition.faults import PipelineInvalid, did_you_mean
+from orchestrator.definition.faults import PipelineInvalid, names_hint
 from orchestrator.definition.model import Pipeline, TriggerRule
 from orchestrator.plan.graph import depths, downstream_of, find_loop, find_redundant_edges, topological_order
 from orchestrator.plan.plan import Chord, Plan
@@ -57,7 +57,7 @@ def _upstream_numbers(pipeline: Pipeline) -> list[list[int]]:
         raise PipelineInvalid(
             pipeline.name,
             [
-                f"step {name!r} waits for {u!r}, which is not a step.{did_you_mean(u, number)}"
+                f"step {name!r} waits for {u!r}, which is not a step.{names_hint(u, number)}"
                 for name, step in pipeline.steps.items()
                 for u in dict.fromkeys(step.upstream)
                 if u not in number

@@ -18,6 +18,7 @@ from orchestrator.artifacts.faults import HostFault, InputUnreadable, StoreUnusa
 from orchestrator.artifacts.outputs import encode_output
 from orchestrator.artifacts.store import Artifact
 from orchestrator.definition.context import Attempt, HandedOver, StopRequested, attempt_context
+from orchestrator.definition.faults import punctuated
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import BackOff, Claim, Commit, Held, Refusal, Replaced, owner_of
 from orchestrator.messages.dispatch import dispatch
@@ -252,7 +253,7 @@ def _saved(process: WorkerProcess, run_id: str, step: str, attempt: int, token: 
         raise  # the store's trouble, not the value's
     except Exception as error:
         raise OutputNotStored(
-            f"the output, a {type(value).__qualname__}, cannot be stored: {error}. Give back plain data."
+            f"the output, a {type(value).__qualname__}, cannot be stored: {punctuated(error)} Give back plain data."
         ) from error
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts.outputs import plain_value
+from orchestrator.definition.faults import punctuated
 from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.references import written
 from orchestrator.temporary import temporary_folder
@@ -136,7 +137,9 @@ def _checked(text: str, reference: str) -> str:
     try:
         os.fsencode(text)
     except UnicodeEncodeError as error:
-        raise ReferenceUnusable(f"the value of {_braced(reference)} is not Unicode text: {error}. {instead}") from None
+        raise ReferenceUnusable(
+            f"the value of {_braced(reference)} is not Unicode text: {punctuated(error)} {instead}"
+        ) from None
     return text
 
 

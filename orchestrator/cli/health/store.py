@@ -11,6 +11,7 @@ from orchestrator.artifacts.identity import StoreId, StoreRefused, marked_store,
 from orchestrator.artifacts.store import FolderStore
 from orchestrator.cli.health.finding import Finding
 from orchestrator.cli.session import Session
+from orchestrator.definition.faults import punctuated
 from orchestrator.ledger.store_id import record_store, recorded_store
 from orchestrator.settings import Settings
 
@@ -28,7 +29,7 @@ def check_artifact_folder(chosen: Settings) -> Iterator[Finding]:
         FolderStore(root, permissions=chosen.artifact_permissions).check()
         yield Finding("ok", "artifacts", str(root))
     except StoreUnusable as error:
-        yield Finding("fault", "artifacts", f"{error}. Make it writable, or set ORCHESTRATOR_ARTIFACT_DIR.")
+        yield Finding("fault", "artifacts", f"{punctuated(error)} Make it writable, or set ORCHESTRATOR_ARTIFACT_DIR.")
 
 
 def check_store(session: Session) -> Iterator[Finding]:

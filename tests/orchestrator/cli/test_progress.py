@@ -67,6 +67,22 @@ def test_each_repair_and_each_stop_is_told_in_one_line(record, capsys) -> None:
     ]
 
 
+@pytest.mark.parametrize("said", ["gone.", "Is it mounted?"])
+def test_what_others_say_is_ended_once(record, capsys, said: str) -> None:
+    error = {"type": "ValueError", "message": said, "traceback": ""}
+    told = [
+        ("attempt.lost", {"error": error, "lost": 1, "budget": 3}),
+        ("attempt.handed_over", {"reason": said}),
+        ("step.retrying", {"error": error, "due_at": 1_000_000}),
+        ("step.failed", {"error": error}),
+    ]
+    Lines(record, is_quiet=False).show([Event("1-0", name, 0, "a", 1, detail) for name, detail in told])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert not [line for line in lines if re.search(r"[.:;,][.;,:]|\?\.", line)]
+
+
 def test_the_panel_counts_a_resumed_run_anew(record) -> None:
     panel = Panel(record)
     assert "3/3" in shown(panel)

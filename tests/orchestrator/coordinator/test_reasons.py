@@ -215,6 +215,31 @@ def test_steps_that_have_ended_tell_how_and_why(ledger, run_id, why) -> None:
     assert why("c").facts == {"reason": "not wanted", "stopped": "it ended when asked"}
 
 
+ENDINGS = ("gone", "gone.", "Is it mounted?", "no!", "and more…", "two. Sentences.\n")
+
+
+@pytest.mark.parametrize("said", ENDINGS)
+def test_what_others_say_is_ended_as_a_sentence_of_ours_once(ledger, chosen, run_id, why, short, said: str) -> None:
+    queue, error = chosen.queue_of("gpu"), {"type": "ValueError", "message": said, "traceback": ""}
+    card = WorkerCard("w1", (), 1, "prefork", "host", 1, fault=said.strip(), paused_queues=(queue,))
+    announce_worker(ledger.client, ledger.prefix, card)
+    told = [why("gpu"), why("d")]
+    begin(ledger, run_id, "gpu", worker="w1")
+    told += [why("gpu")]
+    ledger.put_back(run_id, "a", 1, {"reason": said}, BackOff(60.0, 60.0), token=begin(ledger, run_id, "a"))
+    told += [why("a"), why("d")]
+    ledger.cancel_steps(run_id, ["a"], said)
+    ledger.claim(run_id, "gpu", 1, "i.7.x", "w")
+    ledger.commit(run_id, "gpu", 1, ledger.token(run_id, "gpu"), "w1", Outcome.FAILED, detail={"error": error})
+    told += [why(step) for step in ("a", "b", "gpu")]
+    ledger.report_stopped(Held(run_id, "a", 1, "w i.7."), {"how": said, "after_s": 0.25})
+    told += [why("a")]
+
+    for sentence in (sentence for each in told for sentence in each.sentences):
+        assert sentence.endswith((".", "?", "!", "…")), sentence
+        assert not re.search(r"[.?!…:;,][.;,:]", sentence), sentence
+
+
 def test_many_steps_are_counted_rather_than_listed(ledger, app, chosen) -> None:
     run_id = submit(graph({**{f"s{i}": "" for i in range(9)}, "j": [f"s{i}" for i in range(9)]}).plan(),
                     ledger, app, chosen)  # fmt: skip

@@ -165,13 +165,13 @@ steps:
 """)
 
     assert sorted(faults) == [
-        "step 'a' reads 'nope3', which no step gives.",
+        "step 'a' reads 'nope3', which no step gives. There are 'a', 'b'.",
         "step 'a': '${{ parms.y }}' begins with neither 'params.' nor 'steps.'. Did you mean 'params'?",
         "step 'a': '${{ steps.q }}' names no output. Write '${{ steps.NAME.output }}'.",
-        "step 'b' needs 'g', which no step gives.",
-        "step 'b' reads 'nope1', which no step gives.",
-        "step 'b' reads 'nope2', which no step gives.",
-        "step 'b' reads param 'nope', which is not declared.",
+        "step 'b' needs 'g', which no step gives. There are 'a', 'b'.",
+        "step 'b' reads 'nope1', which no step gives. There are 'a', 'b'.",
+        "step 'b' reads 'nope2', which no step gives. There are 'a', 'b'.",
+        "step 'b' reads param 'nope', which is not declared. There are none.",
         "step 'b': '${{ parms.x }}' begins with neither 'params.' nor 'steps.'. Did you mean 'params'?",
         "step 'b': '${{ steps.a.output..b }}' cannot be read at '..b'. Write '.key', '[0]' or '[\"key\"]'.",
         "step 'b': '${{ steps.b }}' names no output. Write '${{ steps.NAME.output }}'.",

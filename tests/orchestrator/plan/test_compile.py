@@ -147,5 +147,5 @@ def test_unknown_upstreams_are_refused_all_at_once_with_a_guess(pipeline_of):
 
     assert refused.value.faults == (
         "step 'report' waits for 'trian', which is not a step. Did you mean 'train'?",
-        "step 'ship' waits for 'xyz', which is not a step.",
+        "step 'ship' waits for 'xyz', which is not a step. There are 'train', 'report', 'ship'.",
     )
