@@ -15,7 +15,7 @@ demo: $(STAMP) ## Run the demo pipeline on real data to its end; make demo ARGS=
 	@$(BIN)/orchestrator logs last compare
 
 test: $(STAMP) ## Run all tests; make test ARGS='tests/acceptance -x' runs some.
-	@$(BIN)/pytest -n 2 --dist worksteal -m 'not long and not alone' $(ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/pytest -n 3 --dist worksteal -m 'not long and not alone' $(ARGS) || [ $$? -eq 5 ]
 	@$(BIN)/pytest -m 'alone and not long' $(ARGS) || [ $$? -eq 5 ]
 
 check: $(STAMP) ## Lint, format and types, as CI checks them.
