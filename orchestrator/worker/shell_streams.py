@@ -15,6 +15,7 @@ import struct
 import sys
 import termios
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import IO
 
@@ -22,6 +23,7 @@ from orchestrator.exit_status import KnownChild
 
 _READ_BYTES = 65_536
 _LOOK_MS = 50
+_DRAIN_PAUSE_S = 0.05
 
 Take = Callable[[bytes], None]
 
@@ -88,9 +90,10 @@ def _take_rest(stream: int, take: Take) -> None:
 
 
 def _drain(stream: IO[bytes]) -> None:
+    """Read what nobody wants, at a pace at which one that writes without end has to wait, and costs no core."""
     with stream, contextlib.suppress(OSError):
         while os.read(stream.fileno(), _READ_BYTES):
-            pass
+            time.sleep(_DRAIN_PAUSE_S)
 
 
 @contextlib.contextmanager

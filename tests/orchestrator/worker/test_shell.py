@@ -6,7 +6,9 @@ import json
 import pathlib
 import re
 import sys
+import time
 
+import psutil
 import pytest
 
 from orchestrator.artifacts.outputs import artifact_of
@@ -311,12 +313,19 @@ def test_what_a_command_leaves_running_with_its_standard_output_does_not_hold_th
     gate.touch()
 
 
-def test_what_is_left_running_and_writes_without_end_does_not_hold_the_step(runs, shell, tmp_path):
+def test_what_is_left_running_and_writes_without_end_holds_neither_the_step_nor_a_core(runs, shell, tmp_path):
     pid = tmp_path / "pid"
     record = shell(f"yes noise & echo $! > {pid}")
+    left = psutil.Process(int(pid.read_text()))
 
-    assert record.state == "succeeded"
-    assert set(str(runs.value(record, "command") or "noise").split()) == {"noise"}
+    try:
+        assert record.state == "succeeded"
+        assert set(str(runs.value(record, "command") or "noise").split()) == {"noise"}
+        began, used = time.monotonic(), sum(left.cpu_times()[:2])
+        time.sleep(1)
+        assert sum(left.cpu_times()[:2]) - used < 0.1 * (time.monotonic() - began)
+    finally:
+        left.kill()
 
 
 REOPENED = {
