@@ -1,4 +1,4 @@
-"""The ledger's client: one method for each operation of `ledger.lua` and `recovery.lua`, beside the reads.
+"""The ledger's client: one method for each operation of the files in `lua/`, beside the reads.
 
 Every write is one atomic call. Times are microseconds since the epoch by the server's clock.
 """

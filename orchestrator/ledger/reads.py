@@ -77,7 +77,7 @@ class LedgerReads:
         return fields
 
     def graph(self, run_id: str) -> dict[str, dict[str, Any]]:
-        """Give every step's place in the graph (keys as at the head of ledger.lua), in the user's order."""
+        """Give every step's place in the graph (keys as at the head of lua/keys.lua), in the user's order."""
         raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "graph")))
         graph = {step: json.loads(text) for step, text in raw.items()}
         return dict(sorted(graph.items(), key=lambda item: cast(int, item[1]["x"])))

@@ -1,7 +1,7 @@
 """What each attempt of a run was given, told from the record: its call, the params then, and the outputs that it read.
 
 Nothing of this is written while steps run. A claim gives an attempt the spec of its step, the params and the outputs as
-they are at that moment, and only a resume changes those: it keeps what it replaces (`past` at the head of ledger.lua).
+they are at that moment, and only a resume changes those: it keeps what it replaces (`past` in `lua/keys.lua`).
 So the order of the events says what an attempt got, also one that died.
 """
 

@@ -10,8 +10,12 @@ from typing import Any
 import redis
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
-_FILES = ("ledger.lua", "clocks.lua", "recovery.lua")  # in one piece: each uses what stands before it
-_TEXT = "\n".join(files("orchestrator.ledger").joinpath(name).read_text("utf-8") for name in _FILES)
+NOUNS = (
+    "keys", "state", "joins", "starting", "attempts", "cancelling", "clocks", "leases", "resuming", "alerts"
+)  # fmt: skip
+"""The files in `lua/`, in one piece: each uses what stands before it."""
+_FOLDER = files("orchestrator.ledger").joinpath("lua")
+_TEXT = "\n".join(_FOLDER.joinpath(f"{noun}.lua").read_text("utf-8") for noun in NOUNS)
 _VERSION = sha1(_TEXT.encode(), usedforsecurity=False).hexdigest()[:12]
 FUNCTION = f"orchestrator_{_VERSION}"  # two versions may work on one server
 LIBRARY = f"""#!lua name={FUNCTION}
@@ -26,7 +30,7 @@ _SCRIPT_SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 
 class Script:
-    """The operations of `ledger.lua` and `recovery.lua` on one server."""
+    """The operations of the files in `lua/` on one server."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client

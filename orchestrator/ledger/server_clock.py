@@ -4,7 +4,7 @@ The ledger's times are the server's, and Lua has nothing else to measure by. Coo
 the last look and from the time since then, by a clock that nobody sets and that goes on in a suspended machine
 (CLOCK_BOOTTIME), what the server's clock should show. If it shows something else it was put. All agree on one step of
 it, which gets a number and stands in `{prefix}:clock`: a JSON list [[step, by_us, last_us], ...], `last_us` being the
-last time that was seen by the clock as it was. Each run is then shifted by that step, once (`shift` in `clocks.lua`).
+last time that was seen by the clock as it was. Each run is then shifted by that step, once (`ops.shift` of the Lua).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple, cast
 import redis
 from redis.exceptions import WatchError
 
-TOLERANCE_S = 2.0  # as in clocks.lua; what is less is drift, or a clock that is slewed
+TOLERANCE_S = 2.0  # as in lua/clocks.lua; what is less is drift, or a clock that is slewed
 QUICK_S = 0.5  # a slower answer does not say when the server looked at its clock
 KEPT_STEPS = 50
 

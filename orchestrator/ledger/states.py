@@ -1,4 +1,4 @@
-"""The closed sets of the ledger. `ledger.lua` knows the same words; a test proves the two equal."""
+"""The closed sets of the ledger. The files in `lua/` know the same words; a test proves the two equal."""
 
 from __future__ import annotations
 
@@ -53,6 +53,13 @@ STEP_TRANSITIONS: dict[StepState, frozenset[StepState]] = {
     ),
     StepState.RETRYING: frozenset({StepState.QUEUED, StepState.CANCELLED}),
     **{state: frozenset() for state in ENDED_STEP_STATES},
+}
+
+
+# Changes that no event of the step stands for: an output taken over from another run, and a resume.
+SILENT_TRANSITIONS: dict[StepState, frozenset[StepState]] = {
+    StepState.WAITING: frozenset({StepState.SUCCEEDED}),
+    **{state: frozenset({StepState.WAITING}) for state in ENDED_STEP_STATES},
 }
 
 

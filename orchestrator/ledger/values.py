@@ -23,7 +23,7 @@ Chain = tuple[Link, ...]
 
 @dataclass(frozen=True, slots=True)
 class StagedStep:
-    """A step on its way into the ledger, each part as JSON text; the head of ledger.lua says what is in it.
+    """A step on its way into the ledger, each part as JSON text; the head of lua/keys.lua says what is in it.
 
     `children` and `inputs` are empty text where there are none. `output` is that of a step which is taken over from
     another run: the one that `reused` names, as "place attempt run"; both are empty for all other steps.

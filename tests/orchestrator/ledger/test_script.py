@@ -1,9 +1,8 @@
-"""What `ledger.lua` says about itself is true: its keys, its words, and that nothing is too large for it."""
+"""What the ledger's Lua says about itself is true: its keys, its words, and that nothing is too large for it."""
 
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, announce_coordinator, announce_worker
 from orchestrator.ledger.record import REPAIRS
 from orchestrator.ledger.script import SCRIPT
-from orchestrator.ledger.states import OTHER_EVENTS, STEP_TRANSITIONS, Outcome, RunState, StepState
+from orchestrator.ledger.states import OTHER_EVENTS, SILENT_TRANSITIONS, STEP_TRANSITIONS, Outcome, RunState, StepState
 from orchestrator.ledger.values import Claim, Held, Reused, StagedStep
 from orchestrator.plan.compile import compile_pipeline
 
@@ -166,21 +165,47 @@ def test_a_claim_brings_the_params_when_they_are_read(ledger: Ledger) -> None:
     assert claim.params == {"x": "ü"}
 
 
-def test_lua_and_python_know_the_same_states() -> None:
-    drawn = re.search(r"Step states:\n((?:--   .*\n?)+)", HEAD).group(1).replace("--   ", "")
-    text = drawn.replace("any that has not ended -> cancelled", "")
-    reached = set(re.findall(r"\w+", text)) | {"cancelled"}
-    assert reached == {state.value for state in StepState}
-    # The drawing's arrows are transitions that Python knows.
-    for line in re.split(r"[;\n]", text):
-        stations = [re.findall(r"\w+", station) for station in line.split("->")]
-        for sources, targets in pairwise(stations):
-            for source in sources:
-                assert set(map(StepState, targets)) <= STEP_TRANSITIONS[StepState(source)]
+def test_lua_and_python_know_the_same_states_and_changes() -> None:
+    table = re.search(r"local TRANSITIONS = \{\n(.*?)\n\}", CODE, re.S).group(1)
+    in_lua = {
+        StepState(source): {StepState(target) for target in re.findall(r"(\w+) = 1", targets)}
+        for source, targets in re.findall(r"(\w+) = \{(.*?)\}", table)
+    }
+    assert in_lua == {
+        state: STEP_TRANSITIONS[state] | SILENT_TRANSITIONS.get(state, frozenset()) for state in StepState
+    }
 
     ended = re.search(r"local ENDED = \{(.*?)\}", CODE).group(1)
     assert set(re.findall(r"(\w+) = true", ended)) == {state.value for state in StepState if state.is_ended}
     assert {state.value for state in RunState if state.is_ended} <= set(re.findall(r"\w+", ended))
+
+
+def test_the_state_of_a_step_is_written_at_one_place_that_checks_the_change() -> None:
+    assert re.findall(r"'HSET', STATE", CODE) == ["'HSET', STATE"]
+    callers = {function for function, body in _functions() if re.search(r"\bset\(", body)}
+    assert callers == {"write", "reset", "end_stopping"}  # the last one keeps the state
+
+
+@pytest.mark.parametrize("source", StepState)
+def test_a_change_that_is_not_in_the_table_is_refused_and_changes_nothing(ledger: Ledger, source: StepState) -> None:
+    """Whatever state a step is put into by force: what may not follow on it does not."""
+    for target in set(StepState) - STEP_TRANSITIONS[source] - SILENT_TRANSITIONS.get(source, frozenset()):
+        run_id = start_graph(ledger, {"a": "", "b": "a"})
+        key = ledger.key(run_id, "state")
+        before = f"{source} 1 0 1 -"
+        ledger.client.hset(key, "a", before)
+        script = f"{CHANGE}enter(KEYS, ARGV) write('a', '{source}', '{target}', 1, 0, '-')"
+        with pytest.raises(redis.ResponseError, match=f"step a cannot become {target}, it is {source}"):
+            ledger.client.eval(script, 1, ledger.key(run_id, "run"))
+        assert ledger.client.hget(key, "a") == before
+
+
+CHANGE = SCRIPT[: SCRIPT.rindex("\nenter(KEYS")] + "\n"
+
+
+def _functions() -> list[tuple[str, str]]:
+    """Name and text of each function at the top of a file."""
+    return re.findall(r"^(?:local )?function ([\w.]+)\((.*?)^end", CODE, re.S | re.M)
 
 
 def test_every_state_rule_and_outcome_in_the_code_is_a_word_that_python_knows() -> None:

@@ -1,5 +1,6 @@
 -- The ledger's clocks when the server's own clock is put forward or back, and when the server was away. Lua has the wall
--- clock only, so callers who watch it (`server_clock.py`) say what they know. Goes between `ledger.lua` and `recovery.lua`.
+-- clock only, so callers who watch it (`server_clock.py`) say what they know.
+-- And what is due by the clock: retries, queue timeouts, deadlines, messages that must be sent again.
 
 local CLOCK_TOLERANCE_US = 2000000  -- by so much the server's time may differ from the one that a caller expects
 
@@ -84,5 +85,76 @@ function ops.shift()
   if count > 0 or not ENDED[run_state] then
     emit('clock.shifted', '', 0, cjson.encode({by_s = by_us / 1000000, step = step}))
   end
+  return 1
+end
+
+-- tend limit expected_us clock_step away_us: does what is due: queues retries, fails what has waited too long for a worker, ends a run that missed its
+-- deadline. Leases that have run out and queues to look into are told to the caller, who knows what became of worker
+-- and message. Returns {run state or '', next due time or '', now, {chain, ...},
+-- {JSON [step, attempt, holder, since when the lease is over, state], ...}, JSON [[queue, level, oldest sent at], ...],
+-- alert_at or '', the last step of the clock that the run was shifted by, 1 if times were judged}. Nothing is judged by a
+-- clock that does not show what the caller expects, nor before the run is shifted by the steps that it knows.
+function ops.tend()
+  local run_state, lists, clock_step = unpack(call('HMGET', RUN, 'state', 'lists', 'clock_step'))
+  if not run_state then return {'', '', now, {}, {}, '[]', '', 0, 1} end
+  clock_step = tonumber(clock_step or 0)
+  if is_off(ARGS[3], ARGS[4], clock_step) then
+    local nearest = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
+    return {run_state, nearest[2] or '', now, {}, {}, '[]', call('HGET', RUN, 'alert_at') or '', clock_step, 0}
+  end
+  if not ENDED[run_state] then pardon(tonumber(ARGS[5] or 0)) end
+  local deadline_at = call('HGET', RUN, 'deadline_at')
+  local queued, expired, waiting = {}, {}, {}
+  if deadline_at and not ENDED[run_state] and now_us >= tonumber(deadline_at) then
+    cancel_all('failed', 'missed its deadline of ' .. call('HGET', RUN, 'deadline_s') .. ' s')
+  end
+  local due = call('ZRANGEBYSCORE', DUE, '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGS[2])
+  for index = 1, #due, 2 do
+    local step = due[index]
+    local state, attempt, token, at, holder = read(step)
+    if state == 'running' or state == 'cancelled' then
+      expired[#expired + 1] = cjson.encode({step, attempt, holder, due[index + 1], state})
+    else
+      call('ZREM', DUE, step)
+      if state == 'retrying' then
+        queue(step, state, attempt + 1)
+        queued[#queued + 1] = {step, attempt + 1}
+      elseif state == 'queued' then
+        local entry = graph_of(step)
+        local message = 'it waited ' .. string.format('%g', entry.w) .. ' s for a worker of queue ' .. entry.q .. ', which is as long as it may'
+        leave(step, state)
+        write(step, state, 'failed', attempt, token, '-')
+        emit('step.failed', step, attempt, cjson.encode({outcome = 'timed_out', error = {type = 'QueueTimeout', message = message}}))
+        for _, item in ipairs(propagate({{step, 'bad', step}})) do queued[#queued + 1] = item end
+      end
+    end
+  end
+  settle()
+  local nearest = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
+  for _, list in ipairs(lists and cjson.decode(lists) or {}) do
+    local oldest = call('ZRANGE', BASE .. 'queued:' .. list[1] .. ':' .. list[2], 0, 0, 'WITHSCORES')
+    if oldest[2] then waiting[#waiting + 1] = {list[1], list[2], oldest[2]} end
+  end
+  local state, alert_at = unpack(call('HMGET', RUN, 'state', 'alert_at'))
+  return {state, nearest[2] or '', now, chains_of(queued), expired, #waiting > 0 and cjson.encode(waiting) or '[]', alert_at or '', clock_step, 1}
+end
+
+-- resend step attempt sent_at detail: the message of a queued step is gone, and is sent again by the one caller whose
+-- sent_at is the last. Returns {chain}, or {} when there is nothing to send.
+function ops.resend()
+  local step, wanted, sent_at, detail = ARGS[2], tonumber(ARGS[3]), tonumber(ARGS[4]), ARGS[5]
+  local state, attempt = read(step)
+  if state ~= 'queued' or attempt ~= wanted then return {} end
+  local key = queued_key(graph_of(step))
+  if tonumber(call('ZSCORE', key, step) or 0) ~= sent_at then return {} end
+  call('ZADD', key, now, step)
+  emit('message.lost', step, attempt, detail)
+  return chains_of({{step, attempt}})
+end
+
+-- queue_shared detail: somebody else reads a queue of this run's steps. Returns 1, or 0 when the run is not there.
+function ops.queue_shared()
+  if call('EXISTS', RUN) == 0 then return 0 end
+  emit('queue.shared', '', 0, ARGS[2])
   return 1
 end
