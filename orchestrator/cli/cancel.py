@@ -13,8 +13,9 @@ from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.session import RunNotFound, Session, find_run, open_session
 from orchestrator.cli.summary import stopped_text
 from orchestrator.definition.faults import names_hint
+from orchestrator.ledger.events import Event
 from orchestrator.ledger.states import RunState
-from orchestrator.ledger.values import Event, LeasedAttempt
+from orchestrator.ledger.values import LeasedAttempt
 
 
 @click.command()

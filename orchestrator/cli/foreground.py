@@ -21,11 +21,12 @@ from orchestrator.cli.session import Session, open_session
 from orchestrator.cli.summary import summary_text
 from orchestrator.cores import available_cores
 from orchestrator.dispositions import heeded
+from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import SIGN_OF_LIFE_S, announce_follower, withdraw_follower
 from orchestrator.ledger.record import RunRecord, read_record, read_skeleton
 from orchestrator.ledger.states import RunState, StepState
-from orchestrator.ledger.values import Event, Held
+from orchestrator.ledger.values import Held
 from orchestrator.local.workers import LocalWorkerError, LocalWorkers, local_workers
 from orchestrator.settings import Settings
 

@@ -17,9 +17,9 @@ from rich.text import Text
 
 from orchestrator.cli.summary import SKIP_REASON, duration_text, error_line, stopped_text, unserved_text
 from orchestrator.definition.faults import punctuated
+from orchestrator.ledger.events import Event
 from orchestrator.ledger.record import RunRecord
 from orchestrator.ledger.states import StepState
-from orchestrator.ledger.values import Event
 from orchestrator.times import clock_text
 
 if TYPE_CHECKING:

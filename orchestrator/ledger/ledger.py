@@ -205,15 +205,8 @@ class Ledger(LedgerReads):
         detail: Mapping[str, Any],
         expected_us: int | None = None,
     ) -> Replaced | Refusal:
-        # The script adds words to the error's message when this was one too many: the message comes last.
-        told = dict(detail)
-        tail = 0
-        if error := dict(told.pop("error", None) or {}):
-            message = error.pop("message", "")
-            told["error"] = {**error, "message": message}
-            tail = len('"}}')
-        text = json.dumps(told, separators=(",", ":"))
-        reply = self._call(run_id, "lost", step, attempt, token, owner, kind, text, tail, expected_us or "")
+        text = json.dumps(detail, separators=(",", ":"))
+        reply = self._call(run_id, "lost", step, attempt, token, owner, kind, text, expected_us or "")
         return replaced_in(reply)
 
     def renew(self, held: Sequence[Held], lease_s: float) -> dict[Held, str]:

@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import redis
 
+from orchestrator.ledger.events import Event, event_in
 from orchestrator.ledger.received import Past
 from orchestrator.ledger.states import RunState, StepState
-from orchestrator.ledger.values import UNREADABLE, AttemptLog, Event, LeasedAttempt, Reused, RunUnknown, StagedStep
+from orchestrator.ledger.values import AttemptLog, LeasedAttempt, Reused, RunUnknown, StagedStep
 
 EVENTS_PAGE = 5000
-_FIELDS = {"event", "at", "step", "attempt", "detail"}  # of an event's entry
 RUNS_PAGE = 100
 RUNS_LOOKED_AT = 100_000  # the newest
 RUNS_TENDED = 10_000  # the newest
@@ -226,7 +226,7 @@ class LedgerReads:
                 list[tuple[str, dict[str, str]]],
                 self.client.xrange(self.key(run_id, "events"), f"({after}" if after != "0" else "-", "+", EVENTS_PAGE),
             )
-            yield from map(_event, page)
+            yield from map(event_in, page)
             if len(page) < EVENTS_PAGE:
                 return
             after = page[-1][0]
@@ -242,7 +242,7 @@ class LedgerReads:
         if not reply:
             return []
         entries = next(iter(reply.values()))[0] if isinstance(reply, dict) else reply[0][1]
-        return list(map(_event, entries))
+        return list(map(event_in, entries))
 
 
 def states_in(raw: Mapping[str, str]) -> dict[str, tuple[StepState, int]]:
@@ -268,17 +268,3 @@ def since_in(text: str) -> int:
 def token_in(text: str) -> int:
     """Give the token in one value of a state hash, 0 for none."""
     return int(text.split(" ", 3)[2])
-
-
-def _event(entry: tuple[str, dict[str, str]]) -> Event:
-    """Return the event that one entry of the stream holds; `UNREADABLE` where somebody else wrote or changed it."""
-    event_id, fields = entry
-    try:
-        text = fields["detail"]
-        detail = json.loads(text) if text.startswith("{") else text
-        strange = tuple(fields.keys() - _FIELDS) if len(fields) > len(_FIELDS) else ()
-        return Event(
-            event_id, fields["event"], int(fields["at"]), fields["step"], int(fields["attempt"]), detail, strange
-        )
-    except (KeyError, ValueError, RecursionError):
-        return Event(event_id, UNREADABLE, 0, "", 0, "")

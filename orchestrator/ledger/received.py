@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.references import written
 from orchestrator.definition.wire import from_wire, references, to_wire
-from orchestrator.ledger.values import Event
+from orchestrator.ledger.events import Event
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.received import Past, Received, Source, reads_of
 from orchestrator.ledger.states import Outcome, RunState, StepState
-from orchestrator.ledger.values import Event, Reused
+from orchestrator.ledger.values import Reused
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ENDINGS = {"step.succeeded", "step.failed", "step.retrying", "step.cancelled"}

@@ -11,8 +11,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+from orchestrator.ledger.events import UNREADABLE, Event
 from orchestrator.ledger.states import OTHER_EVENTS, STEP_TRANSITIONS, Outcome, RunState, StepState
-from orchestrator.ledger.values import UNREADABLE, Event, Reused
+from orchestrator.ledger.values import Reused
 
 _STEP_STATES = {
     f"step.{'started' if it is StepState.RUNNING else it.value}": it for it in StepState if it is not StepState.WAITING

@@ -181,26 +181,6 @@ class AlertTry:
     incident: str
 
 
-UNREADABLE = "unreadable"
-"""The name of an event of which nothing but its id can be read: no part of ours wrote it as it is now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One change. `id` orders events and continues a reading; `detail` is parsed JSON or plain text.
-
-    `strange` are fields of the entry that no event of ours has.
-    """
-
-    id: str
-    event: str
-    at_us: int
-    step: str
-    attempt: int
-    detail: Any
-    strange: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True, slots=True)
 class AttemptLog:
     """The last lines that an attempt wrote. `dropped` is how many came before them, so the first is `dropped` + 1."""

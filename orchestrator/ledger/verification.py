@@ -13,13 +13,14 @@ from typing import Any
 
 from redis import ResponseError
 
+from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.reads import reused_in, since_in, states_in, token_in
 from orchestrator.ledger.received import Past, check_received
 from orchestrator.ledger.record import REPAIRS, drift_text, rfc3339
 from orchestrator.ledger.replay import GRAIN_US, Replay, event_place, replay_events
 from orchestrator.ledger.states import RunState, StepState
-from orchestrator.ledger.values import Event, Reused, RunUnknown
+from orchestrator.ledger.values import Reused, RunUnknown
 
 # A step that was reset by a resume and then skipped, or failed because of its upstreams, has given up its token.
 _KEEP_TOKENS = {StepState.RUNNING, StepState.SUCCEEDED, StepState.RETRYING, StepState.FAILED}

@@ -37,10 +37,10 @@ from orchestrator.coordinator.submission import submit
 from orchestrator.definition.loading import load
 from orchestrator.definition.model import Pipeline
 from orchestrator.ledger.connection import connect
+from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, present_workers
 from orchestrator.ledger.record import REPAIRS, RunRecord, read_record, read_skeleton
-from orchestrator.ledger.values import Event
 from orchestrator.ledger.verification import verify_run
 from orchestrator.messages.app import create_app
 from orchestrator.messages.queues import queue_keys

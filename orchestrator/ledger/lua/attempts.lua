@@ -77,7 +77,7 @@ function ops.commit()
       local due = after(tonumber(retry_in_us))
       write(step, state, 'retrying', attempt, holding, '-')
       call('ZADD', DUE, due, step)
-      emit('step.retrying', step, attempt, string.sub(detail, 1, -2) .. ',"due_at":' .. due .. '}')
+      emit('step.retrying', step, attempt, detail, 'due_at', due)
     else
       write(step, state, 'failed', attempt, holding, '-')
       emit('step.failed', step, attempt, detail)
@@ -89,7 +89,7 @@ function ops.commit()
     queued = still_queued(children_of(step))
   else
     if token ~= '0' and call('EXISTS', RUN) == 1 then
-      emit('commit.refused', step, wanted, with_token(cjson.encode({outcome = outcome, state = state}), token))
+      emit('commit.refused', step, wanted, cjson.encode({outcome = outcome, state = state}), 'token', token)
     end
     return {0, 'the step is ' .. state .. ' at attempt ' .. attempt}
   end
@@ -110,7 +110,7 @@ function ops.log()
   local is_writing = state == 'running' or (state == 'cancelled' and holder ~= '-')
   if not is_writing or attempt ~= tonumber(ARGS[3]) or token ~= ARGS[4] then
     if call('EXISTS', RUN) == 1 then
-      emit('log.refused', ARGS[2], ARGS[3], with_token(cjson.encode({state = state}), ARGS[4]))
+      emit('log.refused', ARGS[2], ARGS[3], cjson.encode({state = state}), 'token', ARGS[4])
     end
     return 0
   end

@@ -47,7 +47,8 @@
 --                                   another run; the places go from upstreams to what waits for them
 --   {prefix}:{RUN}:<part>~<stage_id> hash  graph, children, inputs, spec, output or reused as a submit, a rerun or a resume
 --                                   will have it; until then, and for an hour at most
---   {prefix}:{RUN}:events   stream  event, at, step, attempt, detail (JSON): one entry for every change
+--   {prefix}:{RUN}:events   stream  event, at, step, attempt, detail (JSON): one entry for every change; beside it
+--                                   lost and budget (of lost attempts), due_at, token
 --   {prefix}:{RUN}:log:<step>:<attempt>  list  lines of one attempt, oldest dropped beyond the limit
 --   {prefix}:{RUN}:dropped  hash    <step>:<attempt> -> how many lines at the beginning of its log were dropped
 --

@@ -3,27 +3,20 @@
 local LOST_ATTEMPTS = 3  -- a step may have so many, where its graph entry (b) says nothing else
 
 -- Queues a running step again because its attempt is over without an end of its own, or fails it when it has lost as
--- many as it may. `detail` is told to people: JSON, to which is added without reading it, for Lua would spoil long
--- numbers and empty lists; its last `tail` bytes follow the words of its error's message. `kind` is lost or handed_over.
--- A step that fails keeps its holder, who may still be at it and is told so. Returns the steps that are queued now.
-local function replace(step, attempt, token, holder, kind, detail, tail)
+-- many as it may. `kind` is lost or handed_over. A step that fails keeps its holder, who may still be at it and is told so. Returns the steps that are queued now.
+local function replace(step, attempt, token, holder, kind, detail)
   local lost, uncounted = uncounted_of(step)
   leave(step, 'running')
   if kind == 'lost' then
     local budget = graph_of(step).b or LOST_ATTEMPTS
     lost = lost + 1
     call('HSET', UNCOUNTED, step, lost .. ' ' .. (uncounted + 1))
-    if lost >= budget and budget > 1 and tail > 0 then
-      local last_words = ' (lost attempt ' .. lost .. ' of ' .. budget .. ': it is not tried again)'
-      detail = string.sub(detail, 1, -tail - 1) .. last_words .. string.sub(detail, -tail)
-    end
-    detail = string.sub(detail, 1, -2) .. ',"lost":' .. lost .. ',"budget":' .. budget .. '}'
     if lost >= budget then
       write(step, 'running', 'failed', attempt, token, holder)
-      emit('step.failed', step, attempt, detail)
+      emit('step.failed', step, attempt, detail, 'lost', lost, 'budget', budget)
       return propagate({{step, 'bad', step}})
     end
-    emit('attempt.lost', step, attempt, detail)
+    emit('attempt.lost', step, attempt, detail, 'lost', lost, 'budget', budget)
   else
     call('HSET', UNCOUNTED, step, lost .. ' ' .. (uncounted + 1))
     emit('attempt.handed_over', step, attempt, detail)
@@ -40,7 +33,7 @@ local function end_stopping(step, attempt, token, at, detail, keeps)
   emit('attempt.stopped', step, attempt, detail)
 end
 
--- lost step attempt token owner kind detail tail expected_us: an attempt is over and has no end of its own: its process died (kind
+-- lost step attempt token owner kind detail expected_us: an attempt is over and has no end of its own: its process died (kind
 -- lost) or gives it up (kind handed_over). Who says so shows it by the token, by being the holder's owner, or, with
 -- neither, by the lease having run out by a clock that shows what it expects (expected_us, '' = anything). A step that is
 -- still queued lost its message only, or gives it back: that is sent again. One that was cancelled needs no more stopping. Returns {1, state, {chain, ...}} or {0, why refused}.
@@ -63,7 +56,7 @@ function ops.lost()
     elseif owner ~= '' then
       may = is_owned(holder, owner)
     else
-      if is_off(ARGS[9], 0) then return {0, "the server's clock is not what it should be"} end
+      if is_off(ARGS[8], 0) then return {0, "the server's clock is not what it should be"} end
       local lease_until = call('ZSCORE', DUE, step)
       may, how = lease_until and tonumber(lease_until) <= now_us, 'its worker is gone: the lease ran out'
     end
@@ -73,7 +66,7 @@ function ops.lost()
       end_stopping(step, attempt, holding, at, told, token == '0' and owner == '')
       return {1, state, {}}
     end
-    queued = replace(step, attempt, holding, holder, kind, detail, tonumber(ARGS[8]))
+    queued = replace(step, attempt, holding, holder, kind, detail)
     settle()
   elseif token == '0' and owner == '' then
     -- Of many who saw the lease run out, one is believed and sends the message.
@@ -121,7 +114,7 @@ function ops.put_back()
     call('HSET', UNCOUNTED, step, lost .. ' ' .. (uncounted + 1) .. ' ' .. (put_back + 1))
     write(step, state, 'retrying', attempt, holding, '-')
     call('ZADD', DUE, due, step)
-    emit('attempt.put_back', step, attempt, string.sub(detail, 1, -2) .. ',"due_at":' .. due .. '}')
+    emit('attempt.put_back', step, attempt, detail, 'due_at', due)
     emit('step.retrying', step, attempt, '{"outcome":"put_back","due_at":' .. due .. '}')
   end
   settle()

@@ -10,13 +10,10 @@ local TRANSITIONS = {
   skipped = {waiting = 1}, upstream_failed = {waiting = 1},
 }
 
-local function emit(event, step, attempt, detail)
-  call('XADD', EVENTS, '*', 'event', event, 'at', now, 'step', step, 'attempt', attempt, 'detail', detail)
-end
-
--- Adds a token to a JSON object as text, for cjson would round a large one.
-local function with_token(detail, token)
-  return string.sub(detail, 1, -2) .. ',"token":' .. token .. '}'
+-- Records what happened. `detail` is JSON that is never read here, for cjson would spoil long numbers and empty lists;
+-- what is to be added to it goes beside it, as `name, number, ...`.
+local function emit(event, step, attempt, detail, ...)
+  call('XADD', EVENTS, '*', 'event', event, 'at', now, 'step', step, 'attempt', attempt, 'detail', detail, ...)
 end
 
 local function graph_of(step)

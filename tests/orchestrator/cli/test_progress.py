@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli.progress import Lines, Panel
+from orchestrator.ledger.events import Event
 from orchestrator.ledger.record import AttemptRecord, RunRecord, StepRecord
 from orchestrator.ledger.states import RunState, StepState
-from orchestrator.ledger.values import Event
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from orchestrator.coordinator.neighbours import Neighbours, other_reader
 from orchestrator.coordinator.service import Coordinator
 from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.connection import connect
+from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, announce_worker
-from orchestrator.ledger.values import Event
 from orchestrator.redis_url import celery_broker_url
 from orchestrator.settings import Settings
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
+from orchestrator.ledger.events import Event
 from orchestrator.ledger.replay import replay_events
 from orchestrator.ledger.states import RunState, StepState
-from orchestrator.ledger.values import Event
 
 
 def check_record(

@@ -20,6 +20,7 @@ from oracle import DEADLINE_S, LedgerModel, Shape
 from runs import INSTANT_S, RULES, SETTINGS, Graph, SaidTwice, age, counts_in, random_options, start
 
 from orchestrator.coordinator.submission import broker_lists, staged_steps
+from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import (
@@ -28,7 +29,6 @@ from orchestrator.ledger.values import (
     Chain,
     Claim,
     Commit,
-    Event,
     Held,
     Refusal,
     Replaced,

@@ -16,12 +16,13 @@ from oracle import judge
 from runs import RULES, SETTINGS, Graph, begin, graph, run_state, start, start_graph
 
 from orchestrator.coordinator.submission import staged_steps
+from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record import read_record
 from orchestrator.ledger.replay import GRAIN_US, Replay, replay_events
 from orchestrator.ledger.script import SCRIPT
 from orchestrator.ledger.states import Outcome, RunState, StepState
-from orchestrator.ledger.values import BackOff, Event, RunUnknown
+from orchestrator.ledger.values import BackOff, RunUnknown
 from orchestrator.ledger.verification import verify_run
 
 UPSTREAM = {"a": "", "b": "a", "c": "a b", "x": "", "y": "x", "tidy": "y c"}
@@ -103,14 +104,15 @@ def without(event: str, step: str = "", attempt: int = 0) -> Tampering:
     return tamper
 
 
-def changed(event: str, step: str = "", attempt: int = 0, /, **fields: str | int) -> Tampering:
-    """Tamper with the fields of an event."""
+def changed(event: str, step: str = "", attempt: int = 0, /, **fields: str | int | None) -> Tampering:
+    """Tamper with the fields of an event; None takes one away."""
 
     def tamper(ledger: Ledger, run_id: str) -> None:
         def change(events: list[RawEvent]) -> list[RawEvent]:
             place = place_of(events, event, step, attempt)
-            changed = {**events[place][1], **{name: str(value) for name, value in fields.items()}}
-            return [*events[:place], ("", changed), *events[place + 1 :]]
+            changed = {**events[place][1], **fields}
+            left = {name: str(value) for name, value in changed.items() if value is not None}
+            return [*events[:place], ("", left), *events[place + 1 :]]
 
         rewrite(ledger, run_id, change)
 
@@ -255,7 +257,7 @@ TOLD_BY_EVENTS: dict[str, tuple[Callable[[Ledger], str], Tampering, str]] = {
         r"step.retrying of step 'a' at attempt 1 \(event .*\), but this attempt was put back before",
     ),
     "a retry that is never due": (
-        half_a_run, changed("step.retrying", "a", 1, detail='{"outcome":"failed"}'),
+        half_a_run, changed("step.retrying", "a", 1, detail='{"outcome":"failed"}', due_at=None),
         r"step.retrying of step 'a' at attempt 1 \(event .*\) does not say when the next attempt is due",
     ),
     "a false reason": (

@@ -1,0 +1,48 @@
+"""Phrases of which our texts are made: counts, lists of names, what others say, an error in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+LINE_CHARS = 300
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a count with its noun: "1 step", "2,000 steps"."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def listed(words: Sequence[str], most: int, *, separator: str = ", ") -> str:
+    """Return the first `most` words, and how many more there are: "a, b and 3 more"."""
+    return separator.join(words[:most]) + and_more(len(words) - most)
+
+
+def and_more(count: int, noun: str = "") -> str:
+    """Return " and 3 more", or " and 3 more failed steps"; empty if there are no more."""
+    return f" and {count:,} more{' ' if noun else ''}{noun}" if count > 0 else ""
+
+
+def punctuated(text: object, mark: str = ".") -> str:
+    """Return a text of somebody else's (an error, a reason) as a part of our sentence, with the mark that follows it.
+
+    It may be a sentence of its own: it gets no second full stop, nor one behind "?".
+    """
+    said = str(text).rstrip()
+    if mark == "." and said.endswith((".", "?", "!", "…")):
+        return said
+    return said.rstrip(".") + mark
+
+
+def error_kind(error: Mapping[str, Any] | None) -> str:
+    """Return the class of an error card without its module: "ValueError"; empty if there is none."""
+    return str((error or {}).get("type") or "").rpartition(":")[2]
+
+
+def error_line(error: Mapping[str, Any] | None) -> str:
+    """Return an error card in one line: its class and the first line of its message."""
+    if not error:
+        return "no error was recorded"
+    message = str(error.get("message") or "").strip().splitlines()
+    kind = error_kind(error)
+    return f"{kind}: {message[0][:LINE_CHARS]}" if message else kind
