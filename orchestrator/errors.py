@@ -4,7 +4,7 @@ OrchestratorError                 what the user can mend; commands print it with
 ├── PipelineInvalid               a pipeline has faults; holds all of them
 ├── SettingsInvalid               a setting is unknown or has a wrong value
 ├── FunctionNotFound              a "module:function" leads nowhere, or a function has no such name
-├── PlaceholderMisuse             the output of a step was used as a value while the pipeline was being built (a TypeError)
+├── PlaceholderMisuse             the output of a step was used as a value while the pipeline was built (a TypeError)
 ├── PipelineMisuse                a pipeline was called like a function (a TypeError)
 ├── RunNotFound                   no run, or more than one, is meant by what was written
 ├── ResumeRefused                 a run cannot be resumed now, or not as it was asked for

@@ -19,7 +19,7 @@ from orchestrator.ledger.server_clock import TOLERANCE_S
 from orchestrator.ledger.set_aside import DEAD_BYTES, DEAD_KEPT
 from orchestrator.local.workers import RESTARTS
 from orchestrator.redis_url import TLS_OPTIONS
-from orchestrator.settings import Settings, secret_names
+from orchestrator.settings.model import Settings, secret_names
 from orchestrator.worker.attempt import CODE_BACK_OFF, HOST_BACK_OFF
 from orchestrator.worker.flower import MOST_NAMES
 from orchestrator.worker.half_copied import BUDGET_S, QUIET_S

@@ -21,7 +21,7 @@ from orchestrator.alerts.sending import send
 from orchestrator.alerts.targets import Target, read_targets
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import AlertTry, RunUnknown
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record import RunRecord, StepRecord, read_skeleton
 from orchestrator.ledger.states import StepState
 from orchestrator.times import span_text
+from orchestrator.wording import error_kind
 
 TITLE_CHARS = 150
 ERROR_CHARS = 1000
@@ -68,7 +69,7 @@ def _failure(name: str, step: StepRecord) -> str:
         return f"step {name} failed"
     place = f" on {last.worker}" if last.worker else ""
     error = last.error or {}
-    kind = str(error.get("type") or "no error was recorded").rpartition(":")[2]
+    kind = error_kind(error) or "no error was recorded"
     message = str(error.get("message") or "").strip()
     told = f"{kind}: {message}" if message else kind
     return f"step {name} failed in attempt {last.attempt}{place}: {_cut(told, ERROR_CHARS)}"

@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from orchestrator.alerts.library import load_apprise
-from orchestrator.definition.faults import did_you_mean
-from orchestrator.settings import PREFIX
+from orchestrator.errors import did_you_mean
+from orchestrator.settings.model import PREFIX
 
 ERROR_CHARS = 300
 PLAIN_SECRET_CHARS = 8  # a shorter word is hidden only where it stands alone, lest half the text become stars

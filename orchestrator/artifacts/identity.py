@@ -9,14 +9,11 @@ from pathlib import Path
 from orchestrator.artifacts.faults import StoreUnusable
 from orchestrator.artifacts.marker import read_marker, write_marker
 from orchestrator.artifacts.store import FolderStore
-from orchestrator.definition.faults import OrchestratorError, punctuated
+from orchestrator.errors import StoreRefused
 from orchestrator.permissions import PRIVATE, Permissions
+from orchestrator.wording import punctuated
 
 ACCEPT = "orchestrator doctor --accept-store"
-
-
-class StoreRefused(OrchestratorError):
-    """This host's artifact folder is not the store of the installation, or cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)

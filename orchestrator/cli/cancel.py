@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from orchestrator.cli.answer import answer, json_option
-from orchestrator.cli.session import RunNotFound, Session, find_run, open_session
+from orchestrator.cli.session import Session, find_run, open_session
 from orchestrator.cli.summary import stopped_text
-from orchestrator.definition.faults import names_hint
+from orchestrator.errors import RunNotFound, names_hint
 from orchestrator.ledger.events import Event
 from orchestrator.ledger.states import RunState
 from orchestrator.ledger.values import LeasedAttempt

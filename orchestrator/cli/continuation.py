@@ -21,7 +21,8 @@ from orchestrator.cli.foreground import (
 from orchestrator.cli.main import INTERRUPTED
 from orchestrator.cli.params import TakesParams, param_option
 from orchestrator.cli.session import Session, open_session
-from orchestrator.settings import Settings, settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.sources import settings
 
 Found = TypeVar("Found")
 

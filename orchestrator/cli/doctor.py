@@ -13,7 +13,8 @@ from orchestrator.cli.health.alerts import targets_of
 from orchestrator.cli.health.checks import MACHINE_CHECKS, ROLES, SERVER_CHECKS, findings_of
 from orchestrator.cli.session import open_session
 from orchestrator.redis_url import masked_url
-from orchestrator.settings import Settings, settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.sources import settings
 
 _MARKS = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
 

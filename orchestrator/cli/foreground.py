@@ -20,15 +20,16 @@ from orchestrator.cli.record_json import record_json
 from orchestrator.cli.session import Session, open_session
 from orchestrator.cli.summary import summary_text
 from orchestrator.cores import available_cores
-from orchestrator.dispositions import heeded
+from orchestrator.errors import LocalWorkerError
 from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import SIGN_OF_LIFE_S, announce_follower, withdraw_follower
 from orchestrator.ledger.record import RunRecord, read_record, read_skeleton
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import Held
-from orchestrator.local.workers import LocalWorkerError, LocalWorkers, local_workers
-from orchestrator.settings import Settings
+from orchestrator.local.workers import LocalWorkers, local_workers
+from orchestrator.processes.dispositions import heeded
+from orchestrator.settings.model import Settings
 
 NOT_SUCCEEDED = 1
 POOLS_LOOK_S = 2.0

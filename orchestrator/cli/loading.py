@@ -11,15 +11,16 @@ from collections.abc import Sequence
 import click
 
 from orchestrator.alerts.targets import read_target
-from orchestrator.definition.faults import PipelineInvalid, punctuated
 from orchestrator.definition.loading import Definition, load, parse_params
 from orchestrator.definition.model import Pipeline
 from orchestrator.definition.params import ReadParams
 from orchestrator.definition.secrets import SecretValue
 from orchestrator.definition.typed import Unkept
+from orchestrator.errors import PipelineInvalid
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
+from orchestrator.wording import punctuated
 
 OWN_MODULES = ("kombu.transport.redis", "orchestrator.messages.app", "psutil", "redis", "rich.live")
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from orchestrator.definition.faults import OrchestratorError, names_hint
-from orchestrator.dispositions import begin_with_own_signals
+from orchestrator.errors import OrchestratorError, names_hint
 from orchestrator.ledger.values import RunUnknown
-from orchestrator.settings import withdraw_secrets
+from orchestrator.processes.dispositions import begin_with_own_signals
+from orchestrator.settings.sources import withdraw_secrets
 
 USAGE, INTERRUPTED = 2, 130
 

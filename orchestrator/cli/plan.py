@@ -9,7 +9,7 @@ import click
 from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.loading import load_plan
 from orchestrator.cli.params import TakesParams, param_option
-from orchestrator.settings import settings
+from orchestrator.settings.sources import settings
 
 
 @click.command(cls=TakesParams)

@@ -15,12 +15,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.summary import SKIP_REASON, duration_text, error_line, stopped_text, unserved_text
-from orchestrator.definition.faults import punctuated
+from orchestrator.cli.summary import SKIP_REASON, duration_text, stopped_text, unserved_text
 from orchestrator.ledger.events import Event
 from orchestrator.ledger.record import RunRecord
 from orchestrator.ledger.states import StepState
 from orchestrator.times import clock_text
+from orchestrator.wording import and_more, counted, error_line, punctuated
 
 if TYPE_CHECKING:
     from orchestrator.coordinator.waiting import Unserved
@@ -66,9 +66,7 @@ class Lines:
         self._succeeded = sum(step.state is StepState.SUCCEEDED for step in record.steps.values())
         self._warned: set[tuple[str, str]] = set()
         if not is_quiet:
-            steps = len(record.steps)
-            counted = f"{steps:,} step{'' if steps == 1 else 's'}"
-            click.echo(f"run {record.run_id} of pipeline {record.pipeline}: {counted}")
+            click.echo(f"run {record.run_id} of pipeline {record.pipeline}: {counted(len(record.steps), 'step')}")
 
     def show(self, events: Sequence[Event]) -> None:
         if self._is_quiet:
@@ -168,7 +166,7 @@ class Panel:
         running = [name for name, state in self._state_of.items() if state is StepState.RUNNING]
         rows = [Text(f"  ▸ {name}", style="cyan") for name in running[:RUNNING_ROWS]]
         if len(running) > RUNNING_ROWS:
-            rows.append(Text(f"    … and {len(running) - RUNNING_ROWS:,} more", style="cyan"))
+            rows.append(Text(f"    …{and_more(len(running) - RUNNING_ROWS)}", style="cyan"))
         warnings = [Text(unserved_text(it), style="yellow") for it in self._unserved]
         return Group(Text(f"run {record.run_id}", style="dim"), head, *self._recent, *rows, *warnings)
 

@@ -13,6 +13,7 @@ from orchestrator.definition.references import written
 from orchestrator.definition.typed import Unkept
 from orchestrator.definition.wire import from_wire, references, to_wire
 from orchestrator.ledger.received import Received, Source
+from orchestrator.wording import listed
 
 INLINE_CHARS = 1_000  # of an argument's JSON; what is larger is named by its digest
 SHORT_CHARS = 60
@@ -51,8 +52,7 @@ def differences_json(differences: Mapping[str, tuple[Any, Any]]) -> dict[str, An
 def differences_text(differences: Mapping[str, tuple[Any, Any]]) -> str:
     """Say in which arguments a step that is kept differs from what it would be given now; "" if in none."""
     told = [f"{name} was {_short(was)}, now {_short(now)}" for name, (was, now) in differences.items()]
-    more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
-    return f"ran with other arguments: {'; '.join(told[:NAMED])}{more}" if told else ""
+    return f"ran with other arguments: {listed(told, NAMED, separator='; ')}" if told else ""
 
 
 def _shown(value: Any, received: Received) -> Any:

@@ -12,11 +12,12 @@ import click
 from orchestrator.artifacts.marker import read_marker
 from orchestrator.artifacts.store import Artifact, FolderStore
 from orchestrator.cli.loading import import_own_modules, load_definition
-from orchestrator.definition.faults import PipelineInvalid
 from orchestrator.definition.folders import put_on_path
 from orchestrator.definition.loading import Definition, is_there
+from orchestrator.errors import PipelineInvalid
 from orchestrator.ledger.store_id import recorded_store
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
+from orchestrator.wording import listed
 
 if TYPE_CHECKING:
     from orchestrator.cli.session import Session
@@ -81,5 +82,4 @@ def missing_lines(missing: Mapping[str, str]) -> list[str]:
 
 def named(names: Sequence[str], what: str) -> list[str]:
     """Return a line that names some steps or files of a kind, none if there are none."""
-    more = f" and {len(names) - NAMED_STEPS:,} more" if len(names) > NAMED_STEPS else ""
-    return [f"{what}: {', '.join(names[:NAMED_STEPS])}{more}"] if names else []
+    return [f"{what}: {listed(names, NAMED_STEPS)}"] if names else []

@@ -11,7 +11,7 @@ from orchestrator.cli.continuation import Asked, Planned, continuing_command, go
 from orchestrator.cli.loading import plan_of
 from orchestrator.cli.reloading import NAMED_STEPS, definition_of, look_for_artifacts, missing_lines, named
 from orchestrator.cli.session import Session, find_run
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 if TYPE_CHECKING:
     from orchestrator.coordinator.recorded import RecordedRun

@@ -17,7 +17,7 @@ from orchestrator.cli.loading import load_plan
 from orchestrator.cli.main import INTERRUPTED
 from orchestrator.cli.params import TakesParams, param_option
 from orchestrator.definition.loading import absolute_target
-from orchestrator.settings import settings
+from orchestrator.settings.sources import settings
 
 
 @click.command(cls=TakesParams)

@@ -18,24 +18,21 @@ from pydantic import SecretStr
 
 from orchestrator import secrecy
 from orchestrator.cli.session import Session, open_session
-from orchestrator.definition.faults import OrchestratorError, did_you_mean
-from orchestrator.dispositions import heeded
-from orchestrator.exit_status import KnownChild
+from orchestrator.errors import PoolUnknown, did_you_mean
 from orchestrator.ledger.presence import present_workers
 from orchestrator.log_format import set_up_logging
 from orchestrator.messages.worker_command import worker_command
+from orchestrator.processes.dispositions import heeded
+from orchestrator.processes.exit_status import KnownChild
+from orchestrator.processes.services import FLOWER, service_command
 from orchestrator.redis_url import masked_url
-from orchestrator.service_process import FLOWER, service_command
-from orchestrator.settings import Settings, settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.sources import settings
 
 FLOWER_RUNTIME_BUCKETS_S = (1, 10, 60, 600, 3600)  # few: each adds a series to /metrics for every step and worker
 
 
 logger = logging.getLogger(__name__)
-
-
-class PoolUnknown(OrchestratorError):
-    """A pool that no setting names."""
 
 
 @click.command()

@@ -19,12 +19,13 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from orchestrator.definition.faults import OrchestratorError
+from orchestrator.errors import RefusedInStep, RunNotFound, ServerUnreachable
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.redis_url import UNSERVED, masked_url
 from orchestrator.refusals import ServerRefuses
-from orchestrator.settings import STEP_VARIABLE, Settings, settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.sources import STEP_VARIABLE, settings
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -32,18 +33,6 @@ if TYPE_CHECKING:
 
 FEW_RETRIES = 2
 FIRST_ANSWER_S = 5.0
-
-
-class ServerUnreachable(OrchestratorError):
-    """The Redis server does not answer, or lets nobody in with the password that was given."""
-
-
-class RefusedInStep(OrchestratorError):
-    """A step uses the orchestrator itself, and its pool does not allow that."""
-
-
-class RunNotFound(OrchestratorError):
-    """No run, or more than one, is meant by what the user wrote."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from orchestrator.cli.params import TakesParams, param_option
 from orchestrator.cli.session import open_session
 from orchestrator.cli.summary import unserved_text
 from orchestrator.definition.loading import absolute_target
-from orchestrator.settings import settings
+from orchestrator.settings.sources import settings
 
 
 @click.command(cls=TakesParams)

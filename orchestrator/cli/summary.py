@@ -12,12 +12,12 @@ from orchestrator.artifacts.outputs import shown_output
 from orchestrator.ledger.record import AttemptRecord, RunRecord
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.times import span_text
+from orchestrator.wording import LINE_CHARS, and_more, counted, error_line, listed
 
 if TYPE_CHECKING:
     from orchestrator.coordinator.waiting import Unserved
 
 LOG_LINES = 5
-LINE_CHARS = 300
 FAILURES = 10
 RESULTS = 5
 STOPPED = 10
@@ -40,7 +40,7 @@ def summary_text(record: RunRecord, logs: Mapping[str, Sequence[str]]) -> str:
     for name in failed[:FAILURES]:
         lines += _failure(record, name, logs.get(name, ()))
     if len(failed) > FAILURES:
-        lines.append(f"  … and {len(failed) - FAILURES:,} more failed steps")
+        lines.append(f"  …{and_more(len(failed) - FAILURES, 'failed steps')}")
     lines += _not_run(record)
     if record.state is RunState.FAILED:
         example = f" {shlex.quote(failed[0])}" if failed else ""  # [ ] are a pattern to a shell
@@ -74,7 +74,7 @@ def _stopped_attempts(record: RunRecord) -> list[str]:
         for name, step in record.steps.items()
         if step.state is StepState.CANCELLED and step.attempts and (stopped := step.attempts[-1].stopped)
     ]
-    more = [f"  … and {len(lines) - STOPPED:,} more were stopped"] if len(lines) > STOPPED else []
+    more = [f"  …{and_more(len(lines) - STOPPED, 'were stopped')}"] if len(lines) > STOPPED else []
     return lines[:STOPPED] + more
 
 
@@ -86,9 +86,7 @@ def stopped_text(stopped: Mapping[str, Any]) -> str:
 
 def repairs_text(record: RunRecord) -> str:
     """Say that the safety net caught something."""
-    count = record.repairs
-    things = "1 thing" if count == 1 else f"{count:,} things"
-    return f"  the safety net caught {things}: orchestrator events {record.run_id}"
+    return f"  the safety net caught {counted(record.repairs, 'thing')}: orchestrator events {record.run_id}"
 
 
 def _results(record: RunRecord) -> list[str]:
@@ -99,7 +97,7 @@ def _results(record: RunRecord) -> list[str]:
         for name in record.steps
         if name in record.outputs and name not in waited_for
     ]
-    more = [f"  … and {len(shown) - RESULTS:,} more results"] if len(shown) > RESULTS else []
+    more = [f"  …{and_more(len(shown) - RESULTS, 'results')}"] if len(shown) > RESULTS else []
     return [line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]}…" for line in shown[:RESULTS]] + more
 
 
@@ -119,11 +117,11 @@ def _tried(record: RunRecord, name: str, last: AttemptRecord | None) -> str:
     since = " since it was resumed" if tries.is_resumed else ""
     if last.outcome is Outcome.LOST:  # the error names that budget
         made = sum(it.resumes == record.resumes for it in record.steps[name].attempts)
-        return f" after {made} attempt{'s' if made > 1 else ''}{since}" if made > 1 or since else ""
+        return f" after {counted(made, 'attempt')}{since}" if made > 1 or since else ""
     if tries.made < tries.allowed:
         return f" after {tries.made} of {tries.allowed} attempts{since}"
     if since:
-        return f" after {tries.made} attempt{'s' if tries.made > 1 else ''}{since} (retries={tries.allowed - 1})"
+        return f" after {counted(tries.made, 'attempt')}{since} (retries={tries.allowed - 1})"
     return f" after {tries.made} attempts" if tries.made > 1 else ""
 
 
@@ -134,28 +132,17 @@ def _not_run(record: RunRecord) -> list[str]:
             because.setdefault(step.because or "?", []).append(name)
     lines = []
     for cause, names in because.items():
-        more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
         is_cancelled = cause in record.steps and record.steps[cause].state is StepState.CANCELLED
         what = "was cancelled" if is_cancelled else "failed"
-        lines.append(f"  not run, because {cause} {what}: {', '.join(names[:5])}{more}")
+        lines.append(f"  not run, because {cause} {what}: {listed(names, 5)}")
     return lines
-
-
-def error_line(error: Mapping[str, Any] | None) -> str:
-    """Give an error in one line: type and the first line of its message."""
-    if not error:
-        return "no error was recorded"
-    message = str(error.get("message") or "").strip().splitlines()
-    kind = str(error.get("type") or "").rpartition(":")[2]
-    return f"{kind}: {message[0][:LINE_CHARS]}" if message else kind
 
 
 def unserved_text(unserved: Unserved) -> str:
     """Say that steps wait for a pool that nobody serves."""
     steps = unserved.steps
-    more = f" and {len(steps) - 1:,} more" if len(steps) > 1 else ""
     why = unserved.hindrance or f"no worker serves pool {unserved.pool}"
-    return f"waiting: {why} (step {steps[0]}{more})"
+    return f"waiting: {why} (step {listed(steps, 1)})"
 
 
 def duration_text(began_us: int | None, ended_us: int | None) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import click
 
 from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.session import find_run, open_session
 from orchestrator.ledger.verification import Verification, verify_run
+from orchestrator.wording import and_more, counted
 
 WRONG = 1
 SHOWN = 100
@@ -27,36 +29,19 @@ def verify(ctx: click.Context, run_text: str, as_json: bool) -> None:
     with open_session() as session:
         verification = verify_run(session.ledger, find_run(session.ledger, run_text))
     if as_json:
-        answer(json.dumps(_as_json(verification)))
+        answer(json.dumps(asdict(verification)))
     else:
         click.echo(_told(verification))
     ctx.exit(WRONG if verification.violations else 0)
 
 
 def _told(it: Verification) -> str:
-    checked = f"{_counted(it.events, 'event')}, {_counted(it.steps, 'step')}, {_counted(it.attempts, 'attempt')}"
-    repairs = f" with {_counted(it.repairs, 'repair')}" if it.repairs else ""
-    found = _counted(len(it.violations), "violation") if it.violations else "no violation"
+    checked = f"{counted(it.events, 'event')}, {counted(it.steps, 'step')}, {counted(it.attempts, 'attempt')}"
+    repairs = f" with {counted(it.repairs, 'repair')}" if it.repairs else ""
+    found = counted(len(it.violations), "violation") if it.violations else "no violation"
     lines = [f"run {it.run_id} {it.state}: {checked}{repairs} checked, {found}"]
     lines += [f"  {sentence}" for sentence in it.violations[:SHOWN]]
     if len(it.violations) > SHOWN:
-        lines.append(f"  … and {len(it.violations) - SHOWN:,} more")
+        lines.append(f"  …{and_more(len(it.violations) - SHOWN)}")
     lines += [f"  note: {sentence}" for sentence in it.remarks[:SHOWN]]
     return "\n".join(lines)
-
-
-def _as_json(it: Verification) -> dict[str, object]:
-    return {
-        "run_id": it.run_id,
-        "state": it.state.value,
-        "events": it.events,
-        "steps": it.steps,
-        "attempts": it.attempts,
-        "repairs": it.repairs,
-        "violations": list(it.violations),
-        "remarks": list(it.remarks),
-    }
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

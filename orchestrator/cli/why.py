@@ -7,8 +7,8 @@ import json
 import click
 
 from orchestrator.cli.answer import answer, json_option
-from orchestrator.cli.session import RunNotFound, find_run, open_session
-from orchestrator.definition.faults import names_hint
+from orchestrator.cli.session import find_run, open_session
+from orchestrator.errors import RunNotFound, names_hint
 from orchestrator.ledger.record import read_record
 
 

@@ -21,7 +21,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import present_workers
 from orchestrator.ledger.shared_queues import SharedQueue, is_noted, note_shared
 from orchestrator.outages import EXPECTED
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.coordinator.waiting import hindrance_text
-from orchestrator.definition.faults import punctuated
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, present_coordinators, present_workers
 from orchestrator.ledger.record import AttemptRecord, RunRecord, StepRecord, rfc3339
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.messages.queues import Named, messages_ahead, priority_level, queue_length
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 from orchestrator.times import clock_text, span_text
+from orchestrator.wording import counted, error_kind, listed, punctuated
 
 NAMED_STEPS = 5
 RUNS_LOOKED_AT = 200  # for what keeps the workers busy
@@ -308,8 +308,7 @@ def _told(record: RunRecord, name: str, around: Surroundings) -> str:
 
 def _slots(serving: list[WorkerCard], around: Surroundings) -> str:
     slots, busy = sum(card.slots for card in serving), _busy(serving, around)
-    counted = f"{slots} slot{'s' if slots != 1 else ''}"
-    return f"{counted}, {'all' if busy >= slots else busy or 'none'} busy"
+    return f"{counted(slots, 'slot')}, {'all' if busy >= slots else busy or 'none'} busy"
 
 
 def _busy(serving: list[WorkerCard], around: Surroundings) -> int:
@@ -328,9 +327,8 @@ def _why_not(record: RunRecord, step: StepRecord) -> str:
 
 def _outcome(attempt: AttemptRecord) -> str:
     error = attempt.error or {}
-    kind = str(error.get("type") or "").rpartition(":")[2]
     lines = str(error.get("message") or "").strip().splitlines()
-    what = ": ".join(filter(None, [kind, lines[0] if lines else ""]))
+    what = ": ".join(filter(None, [error_kind(error), lines[0] if lines else ""]))
     word = {
         Outcome.SUCCEEDED: "succeeded",
         Outcome.TIMED_OUT: "timed out",
@@ -350,5 +348,5 @@ def _stopped(stopped: Mapping[str, Any]) -> str:
 
 def _listed(words: list[str]) -> str:
     if len(words) > NAMED_STEPS:
-        return f"{', '.join(words[:NAMED_STEPS])} and {len(words) - NAMED_STEPS:,} more"
+        return listed(words, NAMED_STEPS)
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]])) or "nothing any more"

@@ -15,7 +15,7 @@ from orchestrator.ledger.presence import last_sign_of_life
 from orchestrator.ledger.server_clock import ServerClock
 from orchestrator.ledger.values import Chain, ExpiredLease, Replaced, Tended, WaitingList
 from orchestrator.messages.queues import Named, entries, list_key, lying_in, named_in
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -20,18 +20,14 @@ from orchestrator.coordinator.differences import (
 from orchestrator.coordinator.recorded import RecordedRun
 from orchestrator.coordinator.submission import run_fields, staged_steps
 from orchestrator.definition.code import code_id, code_of, code_text
-from orchestrator.definition.faults import OrchestratorError
 from orchestrator.definition.model import Step
+from orchestrator.errors import RerunRefused
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import StepState
 from orchestrator.ledger.values import Reused, StagedStep
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.plan.plan import Plan
-from orchestrator.settings import Settings
-
-
-class RerunRefused(OrchestratorError):
-    """A run cannot be the beginning of another one now, or not as it was asked for."""
+from orchestrator.settings.model import Settings
 
 
 @dataclass(frozen=True)

@@ -24,19 +24,16 @@ from orchestrator.coordinator.recorded import RecordedRun
 from orchestrator.coordinator.stopping import stopping_limit_s, wait_until_stopped
 from orchestrator.coordinator.submission import run_fields, staged_steps
 from orchestrator.definition.code import code_id, code_of, code_text
-from orchestrator.definition.faults import OrchestratorError
 from orchestrator.definition.model import Step
+from orchestrator.errors import ResumeRefused
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import AttemptsStopping, ResumedMeanwhile, RunNotEnded, RunSucceeded, StagedStep
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
-from orchestrator.settings import Settings
-
-
-class ResumeRefused(OrchestratorError):
-    """A run cannot be resumed now, or not as it was asked for."""
+from orchestrator.settings.model import Settings
+from orchestrator.wording import listed
 
 
 @dataclass(frozen=True)
@@ -172,10 +169,9 @@ def wait_for_stopping(ledger: Ledger, settings: Settings, run_id: str) -> None:
     """Wait until the attempts of a run that was cancelled are gone. Raises ResumeRefused when they do not go."""
     limit_s = stopping_limit_s(settings)
     if left := wait_until_stopped(ledger, settings, run_id, limit_s):
-        shown = ", ".join(f"{attempt.step} on {attempt.worker}" for attempt in left[:5])
-        more = f" and {len(left) - 5} more" if left[5:] else ""
+        shown = listed([f"{attempt.step} on {attempt.worker}" for attempt in left], 5)
         raise ResumeRefused(
-            f"run {run_id} cannot go on yet: after {limit_s:g} s these are still being stopped: {shown}{more}. "
+            f"run {run_id} cannot go on yet: after {limit_s:g} s these are still being stopped: {shown}. "
             "Look at those workers, or try again."
         )
 

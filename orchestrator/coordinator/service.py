@@ -26,7 +26,7 @@ from orchestrator.ledger.values import Chain, RunUnknown
 from orchestrator.messages.dispatch import dispatch_ready
 from orchestrator.messages.former import take_over_former_queues
 from orchestrator.outages import EXPECTED, Outage
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 logger = logging.getLogger(__name__)
 

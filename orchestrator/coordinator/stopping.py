@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from orchestrator.coordinator.repair import Repair, calm_s
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import LeasedAttempt
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 LOOK_S = 0.1
 SLACK_S = 2.0

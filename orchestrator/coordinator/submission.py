@@ -22,7 +22,7 @@ from orchestrator.messages.dispatch import dispatch
 from orchestrator.messages.queues import priority_level
 from orchestrator.messages.sizes import largest_message_bytes, links_per_message
 from orchestrator.plan.plan import Plan
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 _DEFAULT_LOST_ATTEMPTS = StepOptions().lost_attempts
 RUN_ID_SHAPE = "20261123-175235-0123456789"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any
 
-from orchestrator.definition.faults import names_hint
+from orchestrator.errors import names_hint
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from orchestrator.definition.callables import WrappedFunction, class_name, import_path
 from orchestrator.definition.checks import checked_steps
 from orchestrator.definition.draft import Draft, DraftCall, DraftStep, Target, look_at
-from orchestrator.definition.faults import PipelineInvalid, PlaceholderMisuse, validation_faults
 from orchestrator.definition.model import OutputRef, ParamRef, Pipeline, ShellCall, Template
 from orchestrator.definition.names import param_name_fault, pipeline_name_fault
 from orchestrator.definition.options import PipelineOptions, StepOptions
@@ -19,7 +18,9 @@ from orchestrator.definition.params import Param, bind_params, inferred_param, i
 from orchestrator.definition.placeholder import Placeholder, needed_step, without_placeholders
 from orchestrator.definition.references import parse_command
 from orchestrator.definition.steps import StepFunction
+from orchestrator.definition.validation import validation_faults
 from orchestrator.definition.wire import NotWireable, from_wire, references, to_wire
+from orchestrator.errors import PipelineInvalid, PlaceholderMisuse
 
 Needs = str | Placeholder | Iterable[str | Placeholder]
 _PLAIN = frozenset((str, int, bool, type(None)))

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from orchestrator.definition.faults import FunctionNotFound, did_you_mean, names_hint, punctuated
+from orchestrator.errors import FunctionNotFound, did_you_mean, names_hint
+from orchestrator.wording import punctuated
 
 
 class WrappedFunction:

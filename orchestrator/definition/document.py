@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, ValidationError, WithJsonSchema
 
 from orchestrator.definition.builder import PipelineBuilder
-from orchestrator.definition.faults import validation_faults
 from orchestrator.definition.model import OutputRef, Pipeline
 from orchestrator.definition.names import PARAM_NAME, PIPELINE_NAME, STEP_NAME
 from orchestrator.definition.options import PipelineOptions, StepOptions
 from orchestrator.definition.params import PLAIN_TYPES, REQUIRED, Param, inferred_param
 from orchestrator.definition.references import parse_value
 from orchestrator.definition.secrets import SecretMark
+from orchestrator.definition.validation import validation_faults
 from orchestrator.definition.wire import references
 
 _DECLARATION_KEYS = ("type", "default", "description", "choices", "secret")

@@ -10,9 +10,9 @@ from typing import Any
 
 from orchestrator.definition.arguments import ArgumentList, argument_list, return_type
 from orchestrator.definition.callables import function_name, resolve_function
-from orchestrator.definition.faults import FunctionNotFound
 from orchestrator.definition.model import OutputRef, ParamRef, ShellCall
 from orchestrator.definition.options import StepOptions
+from orchestrator.errors import FunctionNotFound
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,13 @@ from typing import Any, Protocol
 from orchestrator.definition.builder import PipelineBuilder
 from orchestrator.definition.callables import import_path, import_root, missing_module_hint
 from orchestrator.definition.document import PipelineFile
-from orchestrator.definition.faults import PipelineInvalid, did_you_mean, names_hint, punctuated
 from orchestrator.definition.folders import put_on_path
 from orchestrator.definition.model import Pipeline
 from orchestrator.definition.params import Param, ReadParams
 from orchestrator.definition.pipelines import PipelineFunction
 from orchestrator.definition.yaml_text import read_json, read_scalar, read_yaml
+from orchestrator.errors import PipelineInvalid, did_you_mean, names_hint
+from orchestrator.wording import punctuated
 
 _DOCUMENTS = (".yaml", ".yml", ".json")
 _FILES = (*_DOCUMENTS, ".py")

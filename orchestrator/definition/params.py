@@ -20,10 +20,11 @@ from typing import Any
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from orchestrator.definition.faults import did_you_mean, names_hint, punctuated
 from orchestrator.definition.secrets import HIDDEN, SecretValue, is_secret, may_be_none, secret_type_fault
 from orchestrator.definition.typed import NotRestorable, Unkept, take_apart
 from orchestrator.definition.wire import NotWireable, from_wire, is_whole, to_wire
+from orchestrator.errors import did_you_mean, names_hint
+from orchestrator.wording import punctuated
 
 REQUIRED: Any = inspect.Parameter.empty
 SECRET_IS_GONE = "it is a secret, of which nothing is kept when a run has ended"

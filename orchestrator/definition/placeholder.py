@@ -8,8 +8,8 @@ from contextvars import ContextVar
 from typing import Any, NoReturn, Protocol
 
 from orchestrator.definition.callables import NoStep, WrappedFunction
-from orchestrator.definition.faults import PlaceholderMisuse
 from orchestrator.definition.model import OutputRef, ParamRef
+from orchestrator.errors import PlaceholderMisuse
 
 
 class Site(Protocol):

@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.definition.faults import did_you_mean
 from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.quoting import single_quoted_references
 from orchestrator.definition.wire import references
+from orchestrator.errors import did_you_mean
 
 _MARK = re.compile(r"\$\$\{\{|\$\{\{(?P<inside>.*?)\}\}|\$\{\{", re.DOTALL)
 _FILE = re.compile(r"file\s*\(")

@@ -19,7 +19,7 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import to_jsonable_python
 
 from orchestrator.definition.callables import class_name, resolve_class
-from orchestrator.definition.faults import FunctionNotFound
+from orchestrator.errors import FunctionNotFound
 
 
 class Parts(NamedTuple):

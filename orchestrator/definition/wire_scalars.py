@@ -14,8 +14,8 @@ from operator import attrgetter
 from typing import Any
 
 from orchestrator.definition.callables import resolve_class
-from orchestrator.definition.faults import FunctionNotFound
 from orchestrator.definition.typed import NotRestorable
+from orchestrator.errors import FunctionNotFound
 
 KEYS = frozenset({"$numpy", "$enum", "$str"})
 

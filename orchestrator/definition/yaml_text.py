@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from orchestrator.definition.faults import PipelineInvalid, punctuated
+from orchestrator.errors import PipelineInvalid
+from orchestrator.wording import punctuated
 
 VALUES_MAX = 20_000_000  # a few lines of aliases of aliases can stand for more than any memory holds
 _TAG = "tag:yaml.org,2002:"

@@ -14,6 +14,7 @@ from itertools import islice
 from orchestrator.ledger.events import UNREADABLE, Event
 from orchestrator.ledger.states import OTHER_EVENTS, STEP_TRANSITIONS, Outcome, RunState, StepState
 from orchestrator.ledger.values import Reused
+from orchestrator.wording import and_more
 
 _STEP_STATES = {
     f"step.{'started' if it is StepState.RUNNING else it.value}": it for it in StepState if it is not StepState.WAITING
@@ -390,8 +391,7 @@ class Replay:
         states = {up: self.state_of(up) for up in self.upstream[step]}
         telling = {up: state for up, state in states.items() if state is not StepState.SUCCEEDED} or states
         shown = ", ".join(f"{up!r} is {state}" for up, state in islice(telling.items(), _NAMED))
-        more = f" and {len(telling) - _NAMED} more" if len(telling) > _NAMED else ""
-        because = f": upstream {shown}{more}" if telling else ""
+        because = f": upstream {shown}{and_more(len(telling) - _NAMED)}" if telling else ""
         return f"by its rule {self.rules[step]} it must be {verdict}{because}"
 
     def _where(self, step: str) -> str:

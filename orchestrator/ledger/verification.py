@@ -21,6 +21,7 @@ from orchestrator.ledger.record import REPAIRS, drift_text, rfc3339
 from orchestrator.ledger.replay import GRAIN_US, Replay, event_place, replay_events
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import Reused, RunUnknown
+from orchestrator.wording import listed
 
 # A step that was reset by a resume and then skipped, or failed because of its upstreams, has given up its token.
 _KEEP_TOKENS = {StepState.RUNNING, StepState.SUCCEEDED, StepState.RETRYING, StepState.FAILED}
@@ -258,7 +259,7 @@ def check_reused(ledger: Ledger, run_id: str, reused: Mapping[str, Reused]) -> t
     for source_run, steps in by_run.items():
         known = {(event.step, event.attempt) for event in ledger.events(source_run) if event.event == "step.succeeded"}
         if not known:
-            named = ", ".join(map(repr, steps[:_NAMED])) + (f" and {len(steps) - _NAMED} more" * (len(steps) > _NAMED))
+            named = listed([repr(step) for step in steps], _NAMED)
             unchecked.append(f"run {source_run} is gone from the server: whether it computed {named} cannot be checked")
             continue
         outputs, past, states = ledger.outputs(source_run), ledger.past(source_run), ledger.states(source_run)

@@ -23,10 +23,10 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import quote
 
-from orchestrator.definition.faults import OrchestratorError
-from orchestrator.exit_status import KnownChild, code_text
+from orchestrator.errors import EmbeddedServerError
 from orchestrator.local import keeper
 from orchestrator.permissions import PRIVATE
+from orchestrator.processes.exit_status import KnownChild, code_text
 
 START_LIMIT_S = 30.0
 _LEAVE_LIMIT_S = 10.0
@@ -34,10 +34,6 @@ _SOCKET_PATH_BYTES = 100
 _LOG_TAIL_LINES = 20
 _FIRST_PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 0.02
-
-
-class EmbeddedServerError(OrchestratorError):
-    """The embedded server cannot be started or reached; the message holds the end of its log."""
 
 
 @contextmanager

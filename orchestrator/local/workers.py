@@ -21,16 +21,16 @@ from pathlib import Path
 import psutil
 
 from orchestrator import secrecy
-from orchestrator.definition.faults import OrchestratorError
-from orchestrator.exit_status import KnownChild, code_text, how_it_ended
+from orchestrator.errors import LocalWorkerError
 from orchestrator.ledger.connection import connect
 from orchestrator.messages.queues import queue_keys
 from orchestrator.messages.worker_command import worker_command
 from orchestrator.permissions import PRIVATE
-from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree, is_tracker, kill_each
+from orchestrator.processes.exit_status import KnownChild, code_text, how_it_ended
+from orchestrator.processes.temporary import remove_folders_of
+from orchestrator.processes.tree import KILL_LIMIT_S, ProcessTree, is_tracker, kill_each
 from orchestrator.redis_url import normalise_redis_url
-from orchestrator.settings import PoolSettings, Settings
-from orchestrator.temporary import remove_folders_of
+from orchestrator.settings.model import PoolSettings, Settings
 
 _READY = re.compile(rb"\bready\.(?:\s*$|\")", re.MULTILINE)
 RESTARTS = 10  # of a worker that was ready each time; more would help nobody
@@ -38,10 +38,6 @@ _LOG_TAIL_LINES = 30
 _TERM_GRACE_S = 1.0
 _TRACKERS_LIMIT_S = 2.0
 _PAUSE_S = 0.02
-
-
-class LocalWorkerError(OrchestratorError):
-    """A local worker could not start, or died; the message holds the end of its log."""
 
 
 class LocalWorkers:

@@ -16,7 +16,8 @@ from kombu.entity import Queue
 
 from orchestrator.messages.transport import Messages
 from orchestrator.redis_url import celery_broker_url
-from orchestrator.settings import Settings, settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.sources import settings
 
 
 class PrivateLoader(AppLoader):  # type: ignore[misc]

@@ -12,7 +12,7 @@ import redis
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import RunUnknown
 from orchestrator.messages.queues import PRIORITY_LEVELS, entries, list_key, named_in
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 PAGE = 500
 MOST = 100_000  # looked at in one list; what lies behind is found as lost, and sent again

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from orchestrator.service_process import WORKER, service_command
+from orchestrator.processes.services import WORKER, service_command
 
 
 def worker_command(

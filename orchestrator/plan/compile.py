@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from orchestrator.definition.faults import PipelineInvalid, names_hint
 from orchestrator.definition.model import Pipeline, TriggerRule
+from orchestrator.errors import PipelineInvalid, names_hint
 from orchestrator.plan.graph import depths, downstream_of, find_loop, find_redundant_edges, topological_order
 from orchestrator.plan.plan import Chord, Plan
 

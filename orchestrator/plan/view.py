@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.definition.model import TriggerRule
 from orchestrator.plan.plan import Plan
+from orchestrator.wording import and_more, counted
 
 _ROWS = 20  # of a list, unless all are asked for
 _WORDS = 8  # of a row
@@ -50,15 +51,15 @@ def plan_text(plan: Plan, view: Mapping[str, Any], *, full: bool = False) -> str
 
 def _heading(plan: Plan, view: Mapping[str, Any]) -> str:
     counts = [
-        _count(len(plan.order), "step"),
-        f"{_count(plan.edge_count, 'edge')} ({len(plan.redundant_edges):,} redundant)",
-        _count(len(plan.chains), "chain"),
-        _count(len(plan.chords), "chord"),
+        counted(len(plan.order), "step"),
+        f"{counted(plan.edge_count, 'edge')} ({len(plan.redundant_edges):,} redundant)",
+        counted(len(plan.chains), "chain"),
+        counted(len(plan.chords), "chord"),
     ]
     largest, spent_ms = view["largest_message_bytes"], view["compile_s"] * 1000
     return (
         f"pipeline {plan.pipeline.name}: {', '.join(counts)}\n"
-        f"compiled in {spent_ms:,.1f} ms; the largest message is {_count(largest, 'byte')}"
+        f"compiled in {spent_ms:,.1f} ms; the largest message is {counted(largest, 'byte')}"
     )
 
 
@@ -88,7 +89,7 @@ class _Page:
 
     def critical_path(self) -> str:
         path = self.plan.critical_path
-        title = f"Critical path: the longest, {_count(len(path), 'step')}"
+        title = f"Critical path: the longest, {counted(len(path), 'step')}"
         return self._section(title, [self._path(path)] if path else [])
 
     def redundant_edges(self) -> str:
@@ -134,21 +135,17 @@ class _Page:
     def _cut(self, rows: list[str]) -> list[str]:
         if self.full or len(rows) <= _ROWS:
             return rows
-        return [*rows[:_ROWS], f"… and {len(rows) - _ROWS:,} more"]
+        return [*rows[:_ROWS], f"…{and_more(len(rows) - _ROWS)}"]
 
     def _list(self, words: Iterable[str], separator: str) -> str:
         words = list(words)
         if self.full or len(words) <= _WORDS:
             return separator.join(words)
-        return f"{separator.join(words[:_WORDS])} … and {len(words) - _WORDS:,} more"
+        return f"{separator.join(words[:_WORDS])} …{and_more(len(words) - _WORDS)}"
 
     def _path(self, steps: Sequence[str]) -> str:
         """Join steps by arrows. A cut keeps the last step, for that is the one which others wait for."""
         if self.full or len(steps) <= _WORDS:
             return " → ".join(steps)
         first = _WORDS - 1
-        return " → ".join([*steps[:first], f"… and {len(steps) - _WORDS:,} more …", steps[-1]])
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+        return " → ".join([*steps[:first], f"…{and_more(len(steps) - _WORDS)} …", steps[-1]])

@@ -11,10 +11,10 @@ import celery.apps.worker
 from celery import Celery
 from celery.signals import after_setup_logger, after_setup_task_logger, worker_process_init
 
-from orchestrator.definition.faults import SettingsInvalid
+from orchestrator.errors import SettingsInvalid
 from orchestrator.log_format import format_all, say, set_up_logging
 from orchestrator.messages.app import create_app
-from orchestrator.settings import settings, withdraw_secrets
+from orchestrator.settings.sources import settings, withdraw_secrets
 from orchestrator.worker.consumer import StepConsumer
 from orchestrator.worker.draining import Draining
 from orchestrator.worker.events import EventBatches

@@ -7,7 +7,7 @@ import sys
 import threading
 from typing import Any
 
-from orchestrator.definition.context import StopRequested
+from orchestrator.attempt_context import StopRequested
 from orchestrator.worker import interruption
 from orchestrator.worker.memory import is_limit_exceeded, limit_memory
 from orchestrator.worker.process_state import state_of_process

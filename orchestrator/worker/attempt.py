@@ -17,17 +17,18 @@ from celery.exceptions import Ignore
 from orchestrator.artifacts.faults import HostFault, InputUnreadable, StoreUnusable
 from orchestrator.artifacts.outputs import encode_output
 from orchestrator.artifacts.store import Artifact
-from orchestrator.definition.context import Attempt, HandedOver, StopRequested, attempt_context
-from orchestrator.definition.faults import punctuated
+from orchestrator.attempt_context import Attempt, HandedOver, StopRequested, attempt_context
+from orchestrator.errors import OutputNotStored
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import BackOff, Claim, Commit, Held, Refusal, Replaced, owner_of
 from orchestrator.messages.dispatch import dispatch
-from orchestrator.process_tree import ProcessTree
+from orchestrator.processes.tree import ProcessTree
+from orchestrator.wording import punctuated
 from orchestrator.worker.around_steps import process_held
 from orchestrator.worker.call_clock import current_clock
 from orchestrator.worker.calls import call_step, code_check
 from orchestrator.worker.code_check import CodeCheck, CodeRefused
-from orchestrator.worker.failures import MESSAGE_CHARS, Failure, OutputNotStored, error_card, error_text, options_of
+from orchestrator.worker.failures import MESSAGE_CHARS, Failure, error_card, error_text, options_of
 from orchestrator.worker.host_faults import host_fault_behind
 from orchestrator.worker.interruption import interruptible, is_asked_in_thread, is_prefork_child, should_stop
 from orchestrator.worker.masking import NO_MASKS, Masks

@@ -13,13 +13,14 @@ from typing import Any
 
 from orchestrator.artifacts.outputs import decode_output, plain_json
 from orchestrator.artifacts.store import ArtifactStore
-from orchestrator.definition.context import StopRequested
+from orchestrator.attempt_context import StopRequested
 from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.wire import from_wire, to_wire
-from orchestrator.dispositions import default_signals
-from orchestrator.exit_status import KnownChild, how_it_ended, signal_name
+from orchestrator.errors import CommandFailed, SecretsLost
 from orchestrator.ledger.values import Claim
-from orchestrator.settings import settings
+from orchestrator.processes.dispositions import default_signals
+from orchestrator.processes.exit_status import KnownChild, how_it_ended, signal_name
+from orchestrator.settings.sources import settings
 from orchestrator.worker.call_clock import counted
 from orchestrator.worker.celery_apps import user_celery_app
 from orchestrator.worker.code_check import CodeCheck
@@ -32,14 +33,6 @@ from orchestrator.worker.thread_shares import limit_threads, threads_of
 from orchestrator.worker.user_code import UserCode
 
 _user_code = UserCode()
-
-
-class SecretsLost(Exception):
-    """The run has secret params, and the server no longer has their values."""
-
-
-class CommandFailed(Exception):
-    """A shell command ended with a code other than 0."""
 
 
 def code_check(process: WorkerProcess, run_id: str, claim: Claim) -> CodeCheck:

@@ -23,7 +23,7 @@ from typing import Any, Protocol, TextIO
 from orchestrator.artifacts.faults import HostFault
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.outages import Outage
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 from orchestrator.worker.log_file import (
     HEAD_BYTES,
     READ_BYTES,

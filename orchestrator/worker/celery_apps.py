@@ -16,16 +16,9 @@ from typing import Any
 from celery import Celery, _state
 from celery.backends.base import DisabledBackend
 
-from orchestrator.settings import Settings
+from orchestrator.errors import CeleryAppNotFound, NoCeleryApp
+from orchestrator.settings.model import Settings
 from orchestrator.worker.process_state import adopt_imports
-
-
-class NoCeleryApp(RuntimeError):
-    """A step sends a Celery task, and its pool names no app to send it with."""
-
-
-class CeleryAppNotFound(RuntimeError):
-    """The app that a pool's `celery_app` names cannot be had."""
 
 
 class _NoResults(DisabledBackend):  # type: ignore[misc]

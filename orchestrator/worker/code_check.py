@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from orchestrator.definition.faults import FunctionNotFound
+from orchestrator.errors import FunctionNotFound
 from orchestrator.ledger.values import Claim
+from orchestrator.wording import listed
 from orchestrator.worker.half_copied import BUDGET_S
 from orchestrator.worker.patience import until_answered
 from orchestrator.worker.process import WorkerProcess
@@ -133,9 +134,8 @@ class CodeCheck:
         return _submitted[code_id]
 
     def _refusal(self, files: list[str]) -> str:
-        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
         return (
-            f"host {socket.gethostname()} has other code than was submitted: {', '.join(files[:3])}{more} "
+            f"host {socket.gethostname()} has other code than was submitted: {listed(files, 3)} "
             f"in {self._claim.import_path} (code_drift = refuse)"
         )
 

@@ -19,7 +19,7 @@ from celery import bootsteps
 from celery.signals import worker_shutdown, worker_shutting_down
 from celery.utils.log import get_logger
 
-from orchestrator.settings import settings
+from orchestrator.settings.sources import settings
 from orchestrator.worker.interruption import note_draining
 from orchestrator.worker.process import pool_type_of
 from orchestrator.worker.running import HANDED_OVER, running

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.definition.context import StopRequested
+from orchestrator.attempt_context import StopRequested
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.retry import exception_names, may_retry, retry_delay_s
-from orchestrator.exit_status import how_it_ended
+from orchestrator.errors import DescriptorsClosed, StepTimedOut
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Commit, Held, Refusal, Replaced
 from orchestrator.messages.dispatch import dispatch_ready
+from orchestrator.processes.exit_status import how_it_ended
 from orchestrator.worker.masking import NO_MASKS, Masks
-from orchestrator.worker.own_descriptors import EXIT_CLOSED, DescriptorsClosed
+from orchestrator.worker.own_descriptors import EXIT_CLOSED
 from orchestrator.worker.process import WorkerProcess
 
 TRACEBACK_CHARS = 16_000
@@ -30,14 +31,6 @@ KERNEL_LOG_RECORDS = 100_000
 _DEFAULT_OPTIONS = StepOptions()
 _MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
 _KERNEL_LOG = Path("/dev/kmsg")
-
-
-class StepTimedOut(TimeoutError):
-    """An attempt took longer than its step's timeout."""
-
-
-class OutputNotStored(TypeError):
-    """A step gave a value that no other process can get, such as an open connection."""
 
 
 @dataclass(frozen=True, slots=True)

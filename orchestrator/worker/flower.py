@@ -25,7 +25,7 @@ from tornado.web import authenticated
 from orchestrator.log_format import set_up_logging
 from orchestrator.messages.app import run_command
 from orchestrator.secrecy import receive
-from orchestrator.settings import settings
+from orchestrator.settings.sources import settings
 
 MOST_NAMES = 500
 OTHER = "other"

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 
 from orchestrator.definition.code import file_digest
+from orchestrator.wording import listed
 
 BUDGET_S = 5.0  # of one attempt
 QUIET_S = 1.0  # a valid file that nobody has written to for so long is taken for whole, and for another version
@@ -69,9 +70,8 @@ class HalfCopied:
 
     def told_missing(self, files: list[str]) -> str:
         """Return a sentence that names files that are not here."""
-        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
         return (
-            f"host {socket.gethostname()} lacks {', '.join(files[:3])}{more} in {self._folder}, though the run was "
+            f"host {socket.gethostname()} lacks {listed(files, 3)} in {self._folder}, though the run was "
             f"submitted with it: copy it there, and resume"
         )
 

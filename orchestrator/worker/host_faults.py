@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orchestrator.artifacts.faults import OF_FILE_SYSTEMS, HostFault, StoreUnusable
 from orchestrator.artifacts.store import ArtifactStore
-from orchestrator.definition.context import Attempt
+from orchestrator.attempt_context import Attempt
 
 CHECKPOINT_BYTES = 16 * 1024 * 1024
 """A store that has less room than that counts as full for a step that could not write its checkpoint."""

@@ -26,8 +26,9 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from orchestrator.definition.context import StopRequested
-from orchestrator.exit_status import signal_name
+from orchestrator.attempt_context import StopRequested
+from orchestrator.errors import SignalReceived
+from orchestrator.processes.exit_status import signal_name
 from orchestrator.worker.announcements import is_announced, note_terminated
 from orchestrator.worker.call_clock import has_call_ended
 
@@ -41,10 +42,6 @@ _is_stopping = False  # asked by who tells the ledger once all of it is gone
 _before: Any = None  # what SIGTERM did before the first step
 _RECEIVED = "the step's process was sent {} from outside, not by its worker"
 _asked_threads: set[tuple[str, str, int]] = set()
-
-
-class SignalReceived(Exception):
-    """The process that runs the step was sent a signal by somebody else than its worker."""
 
 
 def note_draining() -> None:

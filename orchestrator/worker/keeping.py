@@ -15,7 +15,7 @@ from orchestrator.ledger.connection import connect
 from orchestrator.ledger.set_aside import bury, clear_the_way, foreign_key, keep_foreign
 from orchestrator.messages.reading import BrokenMessage, ForeignMessage
 from orchestrator.messages.transport import Channel
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 from orchestrator.worker.process import broker_url
 
 logger = get_logger(__name__)

@@ -21,6 +21,7 @@ import psutil
 from celery.utils.log import get_logger
 
 from orchestrator.definition.sizes import size_text
+from orchestrator.errors import MemoryLimitExceeded
 from orchestrator.worker.announcements import ENTRIES
 from orchestrator.worker.interruption import is_prefork_child
 from orchestrator.worker.memory_groups import enter_group, exceeded_in_group, leave_group, remove_groups_of
@@ -36,10 +37,6 @@ _limits = mmap.mmap(-1, ENTRIES * _ENTRY.size)  # a child's own place is its pro
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _has_limit = False
 _at_first = 0  # bytes that this child held before its first limit
-
-
-class MemoryLimitExceeded(MemoryError):
-    """An attempt held more memory than its step's option `memory` allows."""
 
 
 def limit_memory(limit: int | None) -> None:

@@ -18,16 +18,6 @@ EXIT_CLOSED = 0x9C  # next to billiard's own, EX_RECYCLE
 _kept: dict[int, tuple[int, int]] = {}  # descriptor -> the file that it leads to
 
 
-class DescriptorsClosed(Exception):
-    """A step has closed descriptors of the process that runs it."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the step has closed file descriptors of the process that runs it, as os.closerange(3, …) does, or closing "
-            "a number twice. Close only what the step has opened, or do it in a process that the step starts"
-        )
-
-
 def keep(*descriptors: int) -> None:
     """Remember that this process needs these descriptors."""
     for number in descriptors:

@@ -24,7 +24,7 @@ from celery.utils.log import get_logger
 from orchestrator.ledger.presence import SIGN_OF_LIFE_S, WorkerCard, announce_worker, withdraw_worker
 from orchestrator.messages.former import take_over_former_queues
 from orchestrator.outages import Outage
-from orchestrator.settings import settings
+from orchestrator.settings.sources import settings
 from orchestrator.worker.host_state import host_state
 from orchestrator.worker.keeping import flush_kept
 from orchestrator.worker.process import INCARNATION, current_process, pool_type_of

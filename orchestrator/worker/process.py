@@ -13,10 +13,11 @@ from typing import Any
 from celery import Celery
 
 from orchestrator.artifacts.store import ArtifactStore, FolderStore
-from orchestrator.definition.faults import SettingsInvalid
+from orchestrator.errors import SettingsInvalid
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.settings import Settings, settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.sources import settings
 from orchestrator.worker.capture import Capture, capture_for_process
 
 _INCARNATION_VARIABLE = "ORC_WORKER_INCARNATION"  # for children that do not come by fork

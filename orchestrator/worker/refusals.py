@@ -16,16 +16,12 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from orchestrator.artifacts.identity import StoreId, marked_store, refuse_another
-from orchestrator.definition.faults import OrchestratorError
+from orchestrator.errors import OrchestratorError, WorkerNameTaken
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.presence import SIGN_OF_LIFE_S, WorkerCard, claim_name, last_sign_of_life
 from orchestrator.ledger.store_id import record_store, recorded_store
-from orchestrator.settings import settings
+from orchestrator.settings.sources import settings
 from orchestrator.worker.process import broker_url
-
-
-class NameTaken(OrchestratorError):
-    """Another worker bears the name, and would be taken for this one."""
 
 
 def connect_refusals() -> None:
@@ -61,12 +57,12 @@ def _recorded(client: Redis, prefix: str) -> StoreId | None:
 
 
 def _claim_name(client: Redis, prefix: str, name: str) -> None:
-    """Raise NameTaken if a worker of that name is there, and is not known to be gone."""
+    """Raise WorkerNameTaken if a worker of that name is there, and is not known to be gone."""
     card = WorkerCard(name, (), 0, "", socket.gethostname(), os.getpid())
     other = claim_name(client, prefix, card)
     if other is None or _is_gone(client, prefix, other):
         return  # one that was killed a moment ago gives way to its successor
-    raise NameTaken(
+    raise WorkerNameTaken(
         f"a worker named {name} runs already, as process {other.pid} of host {other.host}, and nobody could tell "
         "the two apart. Give this one another name: orchestrator worker --name NAME"
     )

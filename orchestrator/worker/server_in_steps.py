@@ -7,7 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from orchestrator.settings import STEP_VARIABLE, URL_VARIABLE, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.sources import STEP_VARIABLE, URL_VARIABLE
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from orchestrator.exit_status import KnownChild
+from orchestrator.processes.exit_status import KnownChild
 
 _READ_BYTES = 65_536
 _LOOK_MS = 50

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts.outputs import plain_value
-from orchestrator.definition.faults import punctuated
 from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.references import written
-from orchestrator.temporary import temporary_folder
+from orchestrator.processes.temporary import temporary_folder
+from orchestrator.wording import listed, punctuated
 
 _NAMED = 5
 # Linux: MAX_ARG_STRLEN, of one argument or variable with its last NUL; elsewhere only their sum is limited.
@@ -72,9 +72,8 @@ class HandedOver:
         if not names:
             return "the environment of the worker is too long for a command (Argument list too long)"
         told = [f"{_braced(self.written[name])} ({len(os.fsencode(self.variables[name])):,} bytes)" for name in names]
-        more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
         return (
-            f"too long for a command (Argument list too long): {', '.join(told[:_NAMED])}{more}. "
+            f"too long for a command (Argument list too long): {listed(told, _NAMED)}. "
             f"Write {_braced(f'file({self.written[names[0]]})')}, which stands for the path of a file with the value."
         )
 

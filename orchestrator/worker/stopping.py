@@ -19,10 +19,10 @@ import psutil
 from celery import Celery
 from celery.utils.log import get_logger
 
-from orchestrator.definition.context import StopRequested
+from orchestrator.attempt_context import StopRequested
 from orchestrator.ledger.values import Commit, Refusal, Replaced
 from orchestrator.messages.dispatch import dispatch_ready
-from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree
+from orchestrator.processes.tree import KILL_LIMIT_S, ProcessTree
 from orchestrator.worker import call_clock
 from orchestrator.worker.announcements import announce, is_terminated, withdraw
 from orchestrator.worker.failures import commit_for

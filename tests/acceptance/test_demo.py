@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import pytest
 
-from orchestrator.settings import PREFIX
+from orchestrator.settings.model import PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 120.0

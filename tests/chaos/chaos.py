@@ -37,7 +37,7 @@ from orchestrator.ledger.verification import verify_run
 from orchestrator.local.server import embedded_server
 from orchestrator.messages.app import create_app
 from orchestrator.plan.compile import compile_pipeline
-from orchestrator.settings import PoolSettings, Settings
+from orchestrator.settings.model import PoolSettings, Settings
 
 WORKERS = 3
 COORDINATORS = 2

@@ -20,7 +20,7 @@ from surroundings import Disk, ServerHarm, Strangers
 
 from orchestrator.messages.queues import entries, named_in, queue_keys
 from orchestrator.messages.worker_command import worker_command
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 
 class Crew:

@@ -40,8 +40,8 @@ from orchestrator.local.server import embedded_server
 from orchestrator.messages.app import create_app
 from orchestrator.messages.queues import queue_keys
 from orchestrator.plan.compile import compile_pipeline
-from orchestrator.process_tree import ProcessTree, runs
-from orchestrator.settings import PoolSettings, Settings
+from orchestrator.processes.tree import ProcessTree, runs
+from orchestrator.settings.model import PoolSettings, Settings
 
 LIMIT_S = 60.0
 WORKERS = 4  # of two children each

@@ -18,7 +18,7 @@ import redis
 
 from orchestrator.ledger.set_aside import dead_key, foreign_key
 from orchestrator.messages.queues import entries, queue_keys
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 SET_ASIDE_LIMIT_S = 60.0
 STORE_BYTES = 16 * 1024 * 1024

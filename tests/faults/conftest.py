@@ -45,7 +45,7 @@ from orchestrator.ledger.verification import verify_run
 from orchestrator.messages.app import create_app
 from orchestrator.messages.queues import queue_keys
 from orchestrator.plan.compile import compile_pipeline
-from orchestrator.settings import PoolSettings, Settings
+from orchestrator.settings.model import PoolSettings, Settings
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

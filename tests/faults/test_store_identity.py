@@ -18,7 +18,7 @@ def refused(site, **changes) -> str:
     site.workers.remove(worker)
     assert worker.process.wait(30) == 2, worker.log
     assert "Traceback" not in worker.log
-    (said,) = (line for line in worker.log.splitlines() if line.startswith(("StoreRefused: ", "NameTaken: ")))
+    (said,) = (line for line in worker.log.splitlines() if line.startswith(("StoreRefused: ", "WorkerNameTaken: ")))
     return said
 
 
@@ -95,7 +95,7 @@ def test_a_worker_whose_name_is_taken_is_refused_and_one_that_was_killed_is_foll
     site._worker_numbers = iter(["1", "1"])
 
     said = refused(site)
-    assert said.startswith(f"NameTaken: a worker named {name} runs already, as process {worker.process.pid}")
+    assert said.startswith(f"WorkerNameTaken: a worker named {name} runs already, as process {worker.process.pid}")
 
     worker.end()
     site.workers.remove(worker)

@@ -15,7 +15,7 @@ from celery import Celery
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.messages.app import create_app
 from orchestrator.messages.queues import queue_keys
-from orchestrator.settings import PoolSettings, Settings
+from orchestrator.settings.model import PoolSettings, Settings
 
 
 @dataclass(frozen=True)

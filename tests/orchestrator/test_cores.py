@@ -62,7 +62,8 @@ def test_nothing_to_read_is_no_quota(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
 def test_affinity_counts():
     script = (
-        "import os; from orchestrator.cores import available_cores; from orchestrator.settings import PoolSettings;"
+        "import os; from orchestrator.cores import available_cores;"
+        "from orchestrator.settings.model import PoolSettings;"
         "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); print(available_cores(), PoolSettings().slots)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

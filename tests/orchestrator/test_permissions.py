@@ -11,10 +11,10 @@ import pytest
 
 from orchestrator.artifacts.identity import marked_store
 from orchestrator.artifacts.store import FolderStore
-from orchestrator.definition.faults import SettingsInvalid
+from orchestrator.errors import SettingsInvalid
 from orchestrator.local.server import embedded_server
 from orchestrator.permissions import Permissions
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct, autouse=True)

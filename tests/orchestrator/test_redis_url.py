@@ -7,7 +7,7 @@ import pytest
 from orchestrator.ledger.connection import connect
 from orchestrator.messages.app import create_app
 from orchestrator.redis_url import TLS_OPTIONS, celery_broker_url, masked_url, normalise_redis_url
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 
 @pytest.mark.parametrize(

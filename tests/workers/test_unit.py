@@ -13,7 +13,7 @@ import click
 import pytest
 
 from orchestrator.cli.main import COMMANDS, main
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 WORKERS = Path(__file__).parents[2] / "workers"
 UNIT = WORKERS / "orchestrator-worker@.service"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from orchestrator.alerts.targets import Target, read_targets
 from orchestrator.cli.health.finding import Finding
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 
 def check_alert_targets(chosen: Settings) -> Iterator[Finding]:

@@ -14,8 +14,9 @@ from orchestrator.cli.health.server import check_persistence, check_server
 from orchestrator.cli.health.sizes import check_disk, check_memory, check_run_sizes
 from orchestrator.cli.health.store import check_artifact_folder, check_store
 from orchestrator.cli.health.work import check_active_runs, check_queues
-from orchestrator.cli.session import ServerUnreachable, Session, open_session
-from orchestrator.settings import Settings
+from orchestrator.cli.session import Session, open_session
+from orchestrator.errors import ServerUnreachable
+from orchestrator.settings.model import Settings
 
 MachineCheck = Callable[[Settings], Iterator[Finding]]
 ServerCheck = Callable[[Session], Iterator[Finding]]

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from orchestrator.cli.health.finding import Finding
-from orchestrator.settings import CONFIG_VARIABLE, DEFAULT_CONFIG_FILE, PREFIX, Settings, config_file
+from orchestrator.settings.model import CONFIG_VARIABLE, PREFIX, Settings
+from orchestrator.settings.sources import DEFAULT_CONFIG_FILE, config_file
 
 PACKAGES = {
     "celery": "celery.bin.worker",

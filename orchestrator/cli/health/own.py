@@ -10,7 +10,7 @@ from urllib.request import urlopen
 from orchestrator.cli.health.finding import Finding
 from orchestrator.cli.session import Session
 from orchestrator.ledger.presence import coordinator_cards, present_workers
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 FLOWER_ANSWERS_S = 5.0
 ANY_ADDRESS = {"", "0.0.0.0", "::"}

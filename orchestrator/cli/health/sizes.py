@@ -16,7 +16,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from orchestrator.cli.health.finding import Finding
 from orchestrator.cli.session import Session
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 RUNS_MEASURED = 20
 SAMPLES = 5  # of the entries of a key, by which the server estimates the rest

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from orchestrator.artifacts.faults import StoreUnusable
-from orchestrator.artifacts.identity import StoreId, StoreRefused, marked_store, refuse_another
+from orchestrator.artifacts.identity import StoreId, marked_store, refuse_another
 from orchestrator.artifacts.store import FolderStore
 from orchestrator.cli.health.finding import Finding
 from orchestrator.cli.session import Session
-from orchestrator.definition.faults import punctuated
+from orchestrator.errors import StoreRefused
 from orchestrator.ledger.store_id import record_store, recorded_store
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
+from orchestrator.wording import punctuated
 
 
 def check_artifact_folder(chosen: Settings) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from orchestrator.cli.health.finding import Finding
 from orchestrator.cli.session import Session
 from orchestrator.messages.queues import queue_length
+from orchestrator.wording import listed
 
 
 def check_queues(session: Session) -> Iterator[Finding]:
@@ -18,6 +19,4 @@ def check_queues(session: Session) -> Iterator[Finding]:
 
 def check_active_runs(session: Session) -> Iterator[Finding]:
     active = session.ledger.active_runs()
-    yield Finding(
-        "ok", "active runs", ", ".join(active[:5]) + (f" and {len(active) - 5} more" if active[5:] else "") or "none"
-    )
+    yield Finding("ok", "active runs", listed(active, 5) or "none")

@@ -15,7 +15,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Claim
 from orchestrator.plan.compile import compile_pipeline
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 QUICK = Pace(send_limit_s=10, lease_s=20, retries_s=(0.02, 0.02, 0.02))
 ERROR = {"type": "my.code:Broken", "message": "never works\nnot at all", "traceback": "…"}

@@ -18,7 +18,7 @@ from orchestrator.alerts.delivery import ALERTS_AT_ONCE, HANGING_AT_ONCE, AlertD
 from orchestrator.alerts.message import Message
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 
 def test_targets_of_the_settings_and_of_the_pipeline_are_told(incidents: Incidents, webhook: Webhook) -> None:
@@ -121,7 +121,7 @@ import sys
 from orchestrator.alerts.delivery import AlertDelivery, Pace
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 url, prefix, run_id = sys.argv[1:]
 ledger = Ledger(connect(url), prefix)

@@ -22,7 +22,7 @@ from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, announce_worker
 from orchestrator.redis_url import celery_broker_url
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 SHOP = """
 from celery import Celery

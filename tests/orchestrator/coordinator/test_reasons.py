@@ -14,7 +14,7 @@ from orchestrator.ledger.record import read_record
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import BackOff, Held
 from orchestrator.messages.queues import queue_keys
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 NET = {"a": "", "b": "a", "c": "a", "d": "b c", "e": "d a", "gpu": ""}
 

@@ -13,10 +13,10 @@ from orchestrator.cli.record_json import record_json
 from orchestrator.coordinator.recorded import RecordedDefinition, read_run
 from orchestrator.coordinator.resumption import plan_resume, resume
 from orchestrator.coordinator.submission import submit
-from orchestrator.definition.faults import PipelineInvalid
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, ShellCall, Step, Template
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.secrets import SecretValue
+from orchestrator.errors import PipelineInvalid
 from orchestrator.ledger.record import read_record
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import Claim

@@ -17,7 +17,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, announce_worker, present_workers
 from orchestrator.ledger.values import RunUnknown
 from orchestrator.messages.queues import list_key, named_in
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 LEASE_S = 0.5
 

@@ -11,10 +11,11 @@ from runs import begin, graph, run_state, states_of
 
 from orchestrator.artifacts.store import Artifact
 from orchestrator.coordinator.recorded import read_run
-from orchestrator.coordinator.rerunning import Rerun, RerunRefused, plan_rerun, read_finished, rerun
+from orchestrator.coordinator.rerunning import Rerun, plan_rerun, read_finished, rerun
 from orchestrator.coordinator.submission import submit
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, ShellCall, Step
 from orchestrator.definition.options import StepOptions
+from orchestrator.errors import RerunRefused
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Reused
 from orchestrator.ledger.verification import verify_run

@@ -18,17 +18,11 @@ from oracle import set_back
 from runs import SETTINGS, begin, events_of, graph, random_graph, run_state, start, states_of
 
 from orchestrator.coordinator.recorded import RecordedDefinition, RecordedRun, read_run
-from orchestrator.coordinator.resumption import (
-    ResumeRefused,
-    Resumption,
-    plan_resume,
-    resume,
-    wait_for_stopping,
-)
+from orchestrator.coordinator.resumption import Resumption, plan_resume, resume, wait_for_stopping
 from orchestrator.coordinator.submission import staged_steps, submit
-from orchestrator.definition.faults import PipelineInvalid
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, ShellCall, Step, Template
 from orchestrator.definition.options import StepOptions
+from orchestrator.errors import PipelineInvalid, ResumeRefused
 from orchestrator.ledger.record import read_record
 from orchestrator.ledger.script import FUNCTION
 from orchestrator.ledger.states import Outcome, StepState
@@ -37,7 +31,7 @@ from orchestrator.ledger.verification import verify_run
 from orchestrator.messages.queues import queue_keys
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
-from orchestrator.settings import PoolSettings, Settings
+from orchestrator.settings.model import PoolSettings, Settings
 
 DIAMOND = {"a": "", "b": "a", "c": "a", "d": "b c"}
 

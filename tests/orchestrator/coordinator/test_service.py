@@ -16,7 +16,7 @@ from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import present_coordinators
 from orchestrator.ledger.states import Outcome
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import RunExists
 from orchestrator.plan.compile import compile_pipeline
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 
 def test_the_run_is_in_the_ledger_and_its_roots_are_on_their_way(

@@ -21,7 +21,7 @@ from orchestrator.ledger.values import Link
 from orchestrator.messages.app import create_app
 from orchestrator.messages.dispatch import dispatch, dispatch_ready
 from orchestrator.messages.queues import list_key
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 
 @contextlib.contextmanager

@@ -13,9 +13,10 @@ import orchestrator
 from orchestrator import PipelineBuilder, pipeline
 from orchestrator.definition.callables import resolve_function
 from orchestrator.definition.document import PipelineFile
-from orchestrator.definition.faults import FunctionNotFound, PipelineInvalid, SettingsInvalid, names_hint, punctuated
 from orchestrator.definition.loading import load, parse_params
-from orchestrator.settings import load_settings
+from orchestrator.errors import FunctionNotFound, PipelineInvalid, SettingsInvalid, names_hint
+from orchestrator.settings.sources import load_settings
+from orchestrator.wording import punctuated
 
 
 @pytest.mark.parametrize(

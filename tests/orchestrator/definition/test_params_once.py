@@ -37,7 +37,7 @@ from orchestrator.definition.params import (
     params_text,
 )
 from orchestrator.definition.yaml_text import read_yaml
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 read: list[Any] = []  # what the validator was given, since the test began
 

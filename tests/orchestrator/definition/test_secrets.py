@@ -18,7 +18,7 @@ from orchestrator.definition.loading import parse_params
 from orchestrator.definition.model import ParamRef
 from orchestrator.definition.params import Param, secrets_in
 from orchestrator.plan.compile import compile_pipeline
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 SESAME = "open sesame"
 

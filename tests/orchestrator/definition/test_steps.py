@@ -10,9 +10,9 @@ import pytest
 
 from orchestrator import PipelineBuilder, PipelineInvalid, pipeline, step
 from orchestrator.definition.callables import function_name, resolve_function
-from orchestrator.definition.faults import FunctionNotFound, PipelineMisuse
 from orchestrator.definition.model import FunctionCall, OutputRef
 from orchestrator.definition.options import OptionValues, StepOptions
+from orchestrator.errors import FunctionNotFound, PipelineMisuse
 
 
 @step

@@ -16,7 +16,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import Chain, Reused
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
-from orchestrator.settings import PoolSettings, Settings
+from orchestrator.settings.model import PoolSettings, Settings
 
 SETTINGS = Settings(pools={"cpu": PoolSettings(queue="cpu"), "gpu": PoolSettings(queue="cuda")})
 RULES = tuple(TriggerRule)

@@ -15,8 +15,9 @@ import pytest
 import redis
 from kombu import Connection
 
+from orchestrator.errors import EmbeddedServerError
 from orchestrator.local import server
-from orchestrator.local.server import EmbeddedServerError, embedded_server
+from orchestrator.local.server import embedded_server
 from orchestrator.redis_url import celery_broker_url
 
 WaitUntil = Callable[..., None]

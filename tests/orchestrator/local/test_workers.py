@@ -13,9 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from orchestrator.errors import LocalWorkerError
 from orchestrator.local.server import embedded_server
-from orchestrator.local.workers import LocalWorkerError, LocalWorkers, local_workers
-from orchestrator.settings import PoolSettings, Settings
+from orchestrator.local.workers import LocalWorkers, local_workers
+from orchestrator.settings.model import PoolSettings, Settings
 
 WaitUntil = Callable[..., None]
 
@@ -23,7 +24,7 @@ APP = """
 import os, subprocess, sys, time
 from celery import Celery
 from orchestrator.redis_url import celery_broker_url
-from orchestrator.settings import settings
+from orchestrator.settings.sources import settings
 
 app = Celery(broker=celery_broker_url(settings().redis_url))
 app.conf.task_ignore_result = True

@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 
 from orchestrator.messages.app import create_app
-from orchestrator.settings import PoolSettings, Settings
+from orchestrator.settings.model import PoolSettings, Settings
 
 ROOT = Path(__file__).parents[3]
 

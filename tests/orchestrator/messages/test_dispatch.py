@@ -8,7 +8,7 @@ from celery import Celery
 from orchestrator.ledger.values import Link
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.messages.queues import queue_keys, queue_length
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 
 def replies_written(client: redis.Redis) -> int:

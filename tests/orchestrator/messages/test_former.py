@@ -19,7 +19,7 @@ from orchestrator.messages.app import create_app
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.messages.former import take_over_former_queues
 from orchestrator.messages.queues import queue_keys
-from orchestrator.settings import PoolSettings, Settings
+from orchestrator.settings.model import PoolSettings, Settings
 
 THEIRS = '{"headers": {"task": "shop.price"}, "body": "W10=", "properties": {}}'
 

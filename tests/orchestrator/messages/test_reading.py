@@ -20,7 +20,7 @@ from orchestrator.ledger.values import Link
 from orchestrator.messages.app import create_app
 from orchestrator.messages.reading import BrokenMessage, ForeignMessage, OwnMessage, read_message
 from orchestrator.messages.signatures import chain_signature, publish
-from orchestrator.settings import PoolSettings, Settings
+from orchestrator.settings.model import PoolSettings, Settings
 
 
 def sent(app: Celery, *steps: str, timeout_s: float = 0) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from orchestrator.messages.signatures import (
     publish,
     step_signature,
 )
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 RUN_ID = "20261123-175235-0123456789"
 

@@ -28,7 +28,7 @@ from orchestrator.messages.sizes import (
     message_bytes,
 )
 from orchestrator.plan.compile import compile_pipeline
-from orchestrator.settings import PoolSettings, Settings
+from orchestrator.settings.model import PoolSettings, Settings
 
 RUN_ID = "20261123-175235-0123456789"
 _queue_numbers = count()

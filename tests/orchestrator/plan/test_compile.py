@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.definition.faults import PipelineInvalid
 from orchestrator.definition.model import TriggerRule
+from orchestrator.errors import PipelineInvalid
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
 

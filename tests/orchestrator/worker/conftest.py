@@ -31,7 +31,7 @@ from orchestrator.ledger.record import RunRecord, read_skeleton
 from orchestrator.local.workers import LocalWorkers, local_workers
 from orchestrator.messages.app import create_app
 from orchestrator.plan.compile import compile_pipeline
-from orchestrator.settings import PoolSettings, Settings
+from orchestrator.settings.model import PoolSettings, Settings
 
 LIMIT_S = 120.0
 CELERY = str(Path(sys.executable).with_name("celery"))

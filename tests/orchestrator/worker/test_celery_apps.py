@@ -9,7 +9,7 @@ import pytest
 from orchestrator.definition.loading import load
 from orchestrator.local.workers import local_workers
 from orchestrator.redis_url import celery_broker_url
-from orchestrator.settings import PoolSettings
+from orchestrator.settings.model import PoolSettings
 
 PROJECT = """
 from celery import Celery, shared_task

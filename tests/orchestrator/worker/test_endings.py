@@ -49,7 +49,7 @@ def test_a_step_that_takes_too_long_times_out_promptly(runs, ending, states):
     attempt = record.steps["end"].attempts[0]
     assert attempt.outcome == "timed_out"
     assert 0.5 <= seconds(attempt) < 2.5
-    assert attempt.error["type"] == "orchestrator.worker.failures:StepTimedOut"
+    assert attempt.error["type"] == "orchestrator.errors:StepTimedOut"
     assert attempt.error["message"] == "the attempt took longer than its timeout of 0.5 s"
     assert ", in end" in attempt.error["traceback"]
 
@@ -133,7 +133,7 @@ def test_a_step_that_swallows_its_timeout_is_killed_and_recorded(own_worker, end
     attempt = record.steps["end"].attempts[0]
     assert attempt.outcome == "timed_out"
     assert seconds(attempt) < 4  # the timeout, 1 s of grace, and Celery's look once a second
-    assert attempt.error["type"] == "orchestrator.worker.failures:StepTimedOut"
+    assert attempt.error["type"] == "orchestrator.errors:StepTimedOut"
 
 
 def test_a_killed_child_is_recorded_as_lost_and_the_worker_goes_on(own_worker, ending, states):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-CLOSED = "orchestrator.worker.own_descriptors:DescriptorsClosed"
+CLOSED = "orchestrator.errors:DescriptorsClosed"
 
 WAYS = {
     "all of them": "os.closerange(3, 4096)",

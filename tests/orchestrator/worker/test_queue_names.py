@@ -13,7 +13,7 @@ from orchestrator.local.server import embedded_server
 from orchestrator.local.workers import local_workers
 from orchestrator.messages.queues import list_key, queue_keys, queue_length
 from orchestrator.messages.sizes import ORIGIN_BYTES, message_bytes
-from orchestrator.settings import PoolSettings
+from orchestrator.settings.model import PoolSettings
 
 CHAIN = """
     @step

@@ -82,7 +82,7 @@ def test_a_command_that_fails_fails_the_step(runs, shell, command, told):
 
     error = record.steps["command"].attempts[0].error
     assert record.state == "failed"
-    assert error["type"] == "orchestrator.worker.calls:CommandFailed"
+    assert error["type"] == "orchestrator.errors:CommandFailed"
     assert error["message"] == told.replace(": kill", ": echo before; kill")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.cores import available_cores
 from orchestrator.local.workers import local_workers
-from orchestrator.settings import PoolSettings
+from orchestrator.settings.model import PoolSettings
 from orchestrator.worker.thread_shares import OF_THREADPOOLCTL
 
 pytest.importorskip("numpy")

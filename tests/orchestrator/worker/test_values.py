@@ -241,7 +241,7 @@ def test_an_output_that_cannot_be_stored_fails_the_step_clearly(runs, pipeline_f
 
     assert states(record) == {"give": "failed", "take": "upstream_failed"}
     error = record.steps["give"].attempts[-1].error
-    assert error["type"] == "orchestrator.worker.failures:OutputNotStored"
+    assert error["type"] == "orchestrator.errors:OutputNotStored"
     assert error["message"].startswith(f"the output, a {told}, cannot be stored: ")
     assert "cannot pickle" in error["message"]
 
@@ -264,7 +264,7 @@ def test_an_output_whose_class_refuses_to_be_stored_is_told_by_name(runs, pipeli
     )
 
     error = record.steps["give"].attempts[-1].error
-    assert error["type"] == "orchestrator.worker.failures:OutputNotStored"
+    assert error["type"] == "orchestrator.errors:OutputNotStored"
     assert error["message"] == "the output, a Stubborn, cannot be stored: not me. Give back plain data."
 
 

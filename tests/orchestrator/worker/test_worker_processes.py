@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from orchestrator.ledger.presence import COUNTS_FOR_S, present_workers
-from orchestrator.settings import PoolSettings
+from orchestrator.settings.model import PoolSettings
 
 CELERY = str(Path(sys.executable).with_name("celery"))
 ROOT = Path(__file__).parents[3]
@@ -150,7 +150,7 @@ PARENT = """
 import sys
 from pathlib import Path
 from orchestrator.local.workers import local_workers
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 settings = Settings(data_dir=Path(sys.argv[1]), key_prefix="workers")
 with local_workers(settings, sys.argv[2], 2, ready_limit_s=30) as workers:

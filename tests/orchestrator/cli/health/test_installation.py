@@ -20,7 +20,7 @@ from orchestrator.cli.health.sizes import FILES_COUNTED, check_disk, check_memor
 from orchestrator.cli.session import Session
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import CoordinatorCard, WorkerCard, announce_coordinator, announce_worker
-from orchestrator.settings import PoolSettings, Settings
+from orchestrator.settings.model import PoolSettings, Settings
 
 HERE = socket.gethostname()
 POOLS = {"cpu": PoolSettings(queue="here-cpu"), "gpu": PoolSettings(queue="here-gpu")}

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from orchestrator.cli.health.machine import PACKAGES, check_versions
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -6,7 +6,7 @@ from orchestrator.cli.health.neighbours import check_set_aside
 from orchestrator.cli.session import Session
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.set_aside import bury, dead_key, foreign_key, keep_foreign
-from orchestrator.settings import PoolSettings, Settings
+from orchestrator.settings.model import PoolSettings, Settings
 
 
 def session_of(ledger: Ledger, **changes: str) -> Session:

@@ -11,7 +11,7 @@ from orchestrator.cli.health.store import accept_store, check_artifact_folder, c
 from orchestrator.cli.session import Session
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.store_id import record_store
-from orchestrator.settings import Settings
+from orchestrator.settings.model import Settings
 
 
 def session_on(ledger: Ledger, folder: Path, *, is_embedded: bool = False) -> Session:

@@ -1,10 +1,4 @@
-"""All settings of the orchestrator and where they come from.
-
-Strongest first: overrides (CLI options) > environment `ORCHESTRATOR_*` > config file > defaults. The config
-file is `ORCHESTRATOR_CONFIG`, else `config/orchestrator.toml` under the working directory; set but empty it
-means no file. `ORCHESTRATOR_POOLS` (JSON) replaces all pools; a nested name such as
-`ORCHESTRATOR_POOLS__GPU__CONCURRENCY=1` amends or adds one. Any other variable that is empty counts as unset.
-"""
+"""What can be set: the settings of the orchestrator and of its pools, with their meaning and their limits."""
 
 from __future__ import annotations
 
@@ -12,48 +6,31 @@ import grp
 import json
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     SecretStr,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from orchestrator import secrecy
 from orchestrator.cores import available_cores
-from orchestrator.definition.faults import SettingsInvalid, did_you_mean, names_hint
+from orchestrator.errors import SettingsInvalid, did_you_mean
 from orchestrator.permissions import Permissions
 from orchestrator.redis_url import normalise_redis_url
 
 PREFIX = "ORCHESTRATOR_"
 CONFIG_VARIABLE = "ORCHESTRATOR_CONFIG"
-URL_VARIABLE = "ORCHESTRATOR_REDIS_URL"
-POOLS_VARIABLE = "ORCHESTRATOR_POOLS"
-ALERTS_VARIABLE = "ORCHESTRATOR_ALERTS"
-STEP_VARIABLE = "ORCHESTRATOR_IN_STEP"
-"""Stands in the environment of steps that may not use the server."""
 
-DEFAULT_CONFIG_FILE = Path("config") / "orchestrator.toml"
-
+FOLDERS = ("data_dir", "artifact_dir")
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
-_FOLDERS = ("data_dir", "artifact_dir")
 
 
 class PoolSettings(BaseModel):
@@ -200,7 +177,7 @@ class Settings(BaseSettings):
     def _canonical_url(cls, url: str | None) -> str | None:
         return None if url is None else normalise_redis_url(url)
 
-    @field_validator(*_FOLDERS)
+    @field_validator(*FOLDERS)
     @classmethod
     def _absolute(cls, folder: Path | None) -> Path | None:
         return None if folder is None else Path(os.path.abspath(folder.expanduser()))
@@ -341,177 +318,6 @@ def secret_variables() -> frozenset[str]:
     return frozenset(PREFIX + name.upper() for name in secret_names())
 
 
-def withdraw_secrets() -> None:
-    """Take all secrets out of this process's environment; `settings` knows them nevertheless."""
-    secrecy.withdraw(secret_variables())
-
-
 def _default_queue(key_prefix: str, pool: str) -> str:
     # Not the pool's name alone: "cpu" is what other applications on the same server call theirs.
     return f"{key_prefix}.{pool}"
-
-
-@cache
-def settings() -> Settings:
-    """Give the settings of this process, read once. `settings.cache_clear()` forgets them."""
-    return load_settings(env={**os.environ, **secrecy.held()})
-
-
-def load_settings(
-    cwd: Path | None = None,
-    env: Mapping[str, str] | None = None,
-    *,
-    overrides: Mapping[str, Any] | None = None,
-) -> Settings:
-    """Read the settings from all sources; relative folders count from `cwd`. Raises SettingsInvalid."""
-    folder = Path.cwd() if cwd is None else Path(os.path.abspath(cwd))
-    variables = _variables(os.environ if env is None else env)
-    variables.pop(STEP_VARIABLE, None)
-    file = _config_file(folder, variables.pop(CONFIG_VARIABLE, None))
-    variables = {name: value for name, value in variables.items() if value}
-    chosen = {name: value for name, value in (overrides or {}).items() if value is not None}
-
-    faults = _unknown_variables(variables)
-    from_file = _read_file(file) if file else {}
-    from_env = _read_variables(variables, faults)
-    data = from_file | from_env
-    data["pools"] = _read_pools(variables, faults, otherwise=from_file.get("pools", {"cpu": {}}))
-    if "pools" in from_env:
-        data["pools"] = _merge_pools(data["pools"], from_env["pools"])
-    data |= chosen
-    data.setdefault("data_dir", ".orchestrator")
-    for name in _FOLDERS:
-        if isinstance(data.get(name), str | Path):
-            data[name] = folder / Path(data[name]).expanduser()
-
-    try:
-        loaded = Settings(**data)
-    except ValidationError as invalid:
-        for error in invalid.errors():
-            path = tuple(str(part) for part in error["loc"])
-            faults.append(_fault(error, path, _origin(path, chosen, variables, file)))
-    if faults:
-        count = len(faults)
-        raise SettingsInvalid("\n  ".join([f"settings have {count} fault{'s' if count != 1 else ''}", *faults]))
-    return loaded
-
-
-def config_file(cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Path | None:
-    """Give the config file that `load_settings` reads, None if there is none. Raises SettingsInvalid."""
-    folder = Path.cwd() if cwd is None else Path(os.path.abspath(cwd))
-    return _config_file(folder, _variables(os.environ if env is None else env).get(CONFIG_VARIABLE))
-
-
-def _variables(env: Mapping[str, str]) -> dict[str, str]:
-    return {name.upper(): value for name, value in env.items() if name.upper().startswith(PREFIX)}
-
-
-def _config_file(cwd: Path, named: str | None) -> Path | None:
-    if named == "":
-        return None
-    path = cwd / Path(named or DEFAULT_CONFIG_FILE).expanduser()
-    if named and not path.is_file():
-        raise SettingsInvalid(f"{CONFIG_VARIABLE} names {path}, which is no file")
-    return path if path.is_file() else None
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsInvalid(f"{path} is not valid TOML: {error}") from None
-    except OSError as error:
-        raise SettingsInvalid(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _unknown_variables(variables: Iterable[str]) -> list[str]:
-    known = [CONFIG_VARIABLE, STEP_VARIABLE, *(PREFIX + name.upper() for name in Settings.model_fields)]
-    faults = []
-    for variable in sorted(variables):
-        if variable in known or variable.startswith(PREFIX + "POOLS__"):
-            continue
-        faults.append(f"{variable} is no variable of the orchestrator.{names_hint(variable, known)}")
-    return faults
-
-
-def _read_variables(variables: Mapping[str, str], faults: list[str]) -> dict[str, Any]:
-    """Give the variables as nested values by field, all but `ORCHESTRATOR_POOLS`."""
-    source = EnvSettingsSource(Settings)
-    source.env_vars = {name.lower(): text for name, text in variables.items() if name != POOLS_VARIABLE}
-    if alerts := variables.get(ALERTS_VARIABLE):
-        source.env_vars[ALERTS_VARIABLE.lower()] = json.dumps(_read_alerts(alerts, faults))
-    try:
-        return source()
-    except SettingsError as error:
-        faults.append(str(error))
-        return {}
-
-
-def _read_alerts(text: str, faults: list[str]) -> list[str]:
-    """Give the targets of `ORCHESTRATOR_ALERTS`: a JSON list, or one URL as it is."""
-    if text[0] == "$" or re.match(r"[A-Za-z0-9+.-]+://", text):
-        return [text]
-    try:
-        targets = json.loads(text)
-    except ValueError:
-        targets = None
-    if not isinstance(targets, list):
-        faults.append(f'{ALERTS_VARIABLE} must be one URL or a JSON list of URLs, as in ["json://host/path"]')
-        return []
-    return targets
-
-
-def _read_pools(variables: Mapping[str, str], faults: list[str], *, otherwise: Any) -> Any:
-    """Give the pools of `ORCHESTRATOR_POOLS`; `otherwise` if it is unset or (a fault) no JSON object."""
-    text = variables.get(POOLS_VARIABLE)
-    if text is None:
-        return otherwise
-    try:
-        pools = json.loads(text)
-    except ValueError:
-        pools = None
-    if not isinstance(pools, dict):
-        faults.append(f'{POOLS_VARIABLE} must be a JSON object, as in {{"gpu": {{"concurrency": 1}}}}')
-        return otherwise
-    return pools
-
-
-def _merge_pools(pools: Any, amended: Any) -> Any:
-    """Lay the nested variables over `pools`, name by name whatever the case: variables come in upper case."""
-    if not isinstance(pools, dict) or not isinstance(amended, dict):
-        return amended
-    merged = dict(pools)
-    names = {name.lower(): name for name in pools}
-    for lower, values in amended.items():
-        name = names.get(lower, lower)
-        old = merged.get(name)
-        merged[name] = old | values if isinstance(old, dict) and isinstance(values, dict) else values
-    return merged
-
-
-def _origin(
-    path: tuple[str, ...], overrides: Mapping[str, Any], variables: Mapping[str, str], file: Path | None
-) -> str:
-    """Name where the value at `path` came from, in the words of its source."""
-    if not path:
-        return ""
-    if path[0] in overrides:
-        return ".".join(path)
-    for length in range(len(path), 0, -1):
-        variable = PREFIX + "__".join(path[:length]).upper()
-        if variable in variables:
-            return variable + "".join(f"[{part}]" for part in path[length:])
-    return f"{'.'.join(path)!r} in {file}" if file else ".".join(path)
-
-
-def _fault(error: Any, path: tuple[str, ...], origin: str) -> str:
-    if error["type"] == "extra_forbidden":
-        known = PoolSettings.model_fields if path[0] == "pools" else Settings.model_fields
-        return f"{origin} is no known setting.{names_hint(path[-1], known)}"
-    cause = error.get("ctx", {}).get("error")
-    reason = str(cause) if cause is not None else error["msg"][:1].lower() + error["msg"][1:]
-    if not path:
-        return reason
-    if path[0] in secret_names() or path == ("pools",):
-        return f"{origin}: {reason}"
-    return f"{origin} is {error['input']!r}: {reason}"

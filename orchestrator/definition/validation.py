@@ -11,85 +11,17 @@ OrchestratorError
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
-from difflib import get_close_matches
-from itertools import islice
+from collections.abc import Collection
 
 from pydantic import ValidationError
 
+from orchestrator.errors import (
+    did_you_mean,
+    names_hint,
+)
+
 GUESSED_AMONG_MAX = 2000  # beyond this many known words only those of like length and first letter are looked at
 NAMES_SHOWN, NAMES_CHARS = 100, 300  # most that a hint says of the names that there are
-
-
-class OrchestratorError(Exception):
-    """Root of every error that the user can mend; the CLI prints it without a traceback."""
-
-
-class SettingsInvalid(OrchestratorError):
-    """A setting is unknown or has a wrong value; the message names each."""
-
-
-class FunctionNotFound(OrchestratorError):
-    """A function cannot be reached by its name; the message says which part of the name fails and why."""
-
-
-class PlaceholderMisuse(OrchestratorError, TypeError):
-    """A placeholder was used as if the output of its step were known already."""
-
-
-class PipelineMisuse(OrchestratorError, TypeError):
-    """A pipeline was called, as if it were a function or a step."""
-
-
-class PipelineInvalid(OrchestratorError):
-    """A pipeline has faults. `faults` holds one sentence for each, with name, reason and a near-miss guess."""
-
-    def __init__(self, pipeline: str, faults: Iterable[str]) -> None:
-        self.pipeline = pipeline
-        self.faults = tuple(faults)
-        count = len(self.faults)
-        head = f"pipeline {pipeline!r} has {count} fault{'s' if count != 1 else ''}"
-        super().__init__("\n".join([head, *("  " + fault.replace("\n", "\n  ") for fault in self.faults)]))
-
-    def __reduce__(self) -> tuple[type[PipelineInvalid], tuple[str, tuple[str, ...]]]:
-        return type(self), (self.pipeline, self.faults)
-
-
-def punctuated(text: object, mark: str = ".") -> str:
-    """Return a text of somebody else's (an error, a reason) as a part of our sentence, with the mark that follows it.
-
-    It may be a sentence of its own: it gets no second full stop, nor one behind "?".
-    """
-    said = str(text).rstrip()
-    if mark == "." and said.endswith((".", "?", "!", "…")):
-        return said
-    return said.rstrip(".") + mark
-
-
-def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Give " Did you mean 'x'?" for the nearest known word, or an empty string."""
-    words = list(known)
-    if len(words) > GUESSED_AMONG_MAX:
-        alike = (w for w in words if w[:1] == word[:1] and abs(len(w) - len(word)) <= 3)
-        words = list(islice(alike, GUESSED_AMONG_MAX))
-    near = get_close_matches(word, words, n=1, cutoff=cutoff)
-    return f" Did you mean {near[0]!r}?" if near else ""
-
-
-def names_hint(word: str, known: Iterable[str]) -> str:
-    """Return what helps who wrote a name that there is not: the nearest known one, or else which ones there are."""
-    names = sorted(known) if isinstance(known, set | frozenset) else list(known)
-    if near := did_you_mean(word, names):
-        return near
-    if not names:
-        return " There are none."
-    shown = [repr(name) for name in names[:NAMES_SHOWN]]
-    while len(shown) > 1 and len(", ".join(shown)) > NAMES_CHARS:
-        shown.pop()
-    if len(names) == 1:
-        return f" There is only {shown[0]}."
-    more = f" and {len(names) - len(shown):,} more" if len(names) > len(shown) else ""
-    return f" There are {', '.join(shown)}{more}."
 
 
 def validation_faults(owner: str, noun: str, error: ValidationError, known: Collection[str]) -> list[str]:

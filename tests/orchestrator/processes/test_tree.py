@@ -10,7 +10,7 @@ import sys
 import psutil
 import pytest
 
-from orchestrator.process_tree import ProcessTree, runs
+from orchestrator.processes.tree import ProcessTree, runs
 
 NESTED = "sleep 600 & sh -c 'trap \"\" TERM; sleep 600 & sleep 600' & wait"
 
@@ -126,7 +126,7 @@ def test_a_process_that_only_bears_the_name_of_a_tracker_is_ended_like_any_other
 def test_a_member_that_belongs_to_another_user_keeps_no_other_from_being_ended():
     code = """
 import os, subprocess
-from orchestrator.process_tree import ProcessTree, runs
+from orchestrator.processes.tree import ProcessTree, runs
 
 foreign = subprocess.Popen(["sleep", "600"])
 os.setresuid(65534, 65534, 0)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from orchestrator import secrecy
-from orchestrator.service_process import WORKER, service_command
-from orchestrator.settings import PoolSettings, Settings, load_settings, secret_names
+from orchestrator.processes.services import WORKER, service_command
+from orchestrator.settings.model import PoolSettings, Settings, secret_names
+from orchestrator.settings.sources import load_settings
 
 # What an environment can hold: any text without NUL.
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
@@ -116,7 +117,7 @@ def test_what_is_read_from_the_environment_is_what_was_written_to_it(chosen: Set
 READS = """
 import os, pickle, sys
 from orchestrator.secrecy import receive
-from orchestrator.settings import settings, withdraw_secrets
+from orchestrator.settings.sources import settings, withdraw_secrets
 
 arguments = receive(sys.argv[1:])
 withdraw_secrets()

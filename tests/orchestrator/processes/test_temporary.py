@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import temporary
+from orchestrator.processes import temporary
 
 MAKING = """
 import sys
-from orchestrator.temporary import make_temporary_folder
+from orchestrator.processes.temporary import make_temporary_folder
 print(make_temporary_folder(), flush=True)
 sys.stdin.read()
 """

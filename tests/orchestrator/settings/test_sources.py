@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.definition.faults import SettingsInvalid
-from orchestrator.settings import PoolSettings, Settings, load_settings
+from orchestrator.errors import SettingsInvalid
+from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.sources import load_settings
 
-EXAMPLE = Path(__file__).parents[2] / "config" / "orchestrator.toml"
+EXAMPLE = Path(__file__).parents[3] / "config" / "orchestrator.toml"
 
 
 def write_config(folder: Path, text: str) -> Path:

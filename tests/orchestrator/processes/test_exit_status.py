@@ -10,7 +10,7 @@ import textwrap
 
 import pytest
 
-from orchestrator.exit_status import UNKNOWN_EXIT, KnownChild, how_it_ended
+from orchestrator.processes.exit_status import UNKNOWN_EXIT, KnownChild, how_it_ended
 
 LOSSES = {
     "SIGCHLD is ignored": "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
@@ -25,7 +25,7 @@ LOSSES = {
 ASK = {"wait": "child.wait()", "poll": "code_by_poll(child)", "wait for a while": "child.wait(30)"}
 SCRIPT = """
 import ctypes, os, signal, subprocess, sys, time
-from orchestrator.exit_status import KnownChild
+from orchestrator.processes.exit_status import KnownChild
 
 def code_by_poll(child):
     while child.poll() is None:

@@ -116,7 +116,7 @@ def end(children: dict[int, int]) -> None:
 
 
 def is_tracker(pid: int) -> bool:
-    """Whether a process is Python's tracker of shared memory and semaphores (as `orchestrator.process_tree` has it)."""
+    """Whether a process is Python's tracker of shared memory and semaphores (as `processes.tree` has it)."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = file.read().split(b"\0")
