@@ -229,9 +229,6 @@ def test_every_module_is_named_by_a_noun_of_the_domain() -> None:
 
 def test_only_the_ledger_writes_what_is_in_it() -> None:
     # Whoever changes a step's state does so through the script; a key of a run is named only by the ledger's client.
-    naming = [
-        m for m in MODULES if not is_inside(m, "orchestrator.ledger") and ".key(" in MODULES[m].read_text("utf-8")
-    ]
     writing = ("hset(", "xadd(", "zadd(", "hdel(", "eval(", "evalsha(", "fcall(", "rpush(", "sadd(")
     assert [
         module
@@ -239,7 +236,33 @@ def test_only_the_ledger_writes_what_is_in_it() -> None:
         if not is_inside(module, "orchestrator.ledger")
         if any(f".{call}" in MODULES[module].read_text("utf-8") for call in writing)
     ] == []
-    assert all(is_inside(module, "orchestrator.cli") for module in naming)
+
+
+# Formats that only the ledger knows: keys, letters of a graph entry and keys of a spec, names of events.
+FORMATS = (
+    r"\.key\(",
+    r"prefix\}:[\w{]",
+    r"""(?:entry|graph|place)\w*(?:\[|\.get\()["'][xuntqplwbms]["']""",
+    r"""["'](?:run|step|attempt|message|commit|log|clock|queue|alert)\.[a-z_]+["']""",
+)
+
+
+def test_only_the_ledger_knows_its_formats() -> None:
+    others = [module for module in MODULES if not is_inside(module, "orchestrator.ledger")]
+    found = {
+        (module, line.strip())
+        for module in others
+        for line in MODULES[module].read_text("utf-8").splitlines()
+        if any(re.search(pattern, line) for pattern in FORMATS)
+    }
+    assert found == set()
+
+
+def test_only_one_file_of_the_ledger_names_events_and_letters() -> None:
+    owners = {"orchestrator.ledger.events": FORMATS[3], "orchestrator.ledger.entries": FORMATS[2]}
+    for owner, pattern in owners.items():
+        naming = {m for m in inside("ledger") if re.search(pattern, MODULES[m].read_text("utf-8"))}
+        assert naming == {owner}
 
 
 if __name__ == "__main__":

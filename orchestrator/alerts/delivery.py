@@ -19,6 +19,7 @@ from typing import Any
 from orchestrator.alerts.message import Message, failure_message
 from orchestrator.alerts.sending import send
 from orchestrator.alerts.targets import Target, read_targets
+from orchestrator.ledger.events import EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import AlertTry, RunUnknown
 from orchestrator.settings.model import Settings
@@ -113,7 +114,7 @@ class AlertDelivery:
                 failed[target] = error
                 continue
             # Noted now, not when all have answered, lest it be told again should we die meanwhile.
-            event = ("alert.sent", {"target": target.label, "try": alert_try.number})
+            event = (EventKind.ALERT_SENT, {"target": target.label, "try": alert_try.number})
             left_s = max(0.0, claimed_until - time.monotonic())
             self._ledger.report_alert(run_id, alert_try, [event], [target.mark], left_s)
         for target, thread in threads.items():
@@ -142,7 +143,7 @@ class AlertDelivery:
         retry_in_s = retries_s[number - 1] if failed and number <= len(retries_s) else None
         outlook: dict[str, Any] = {"given_up": True} if retry_in_s is None else {"retry_in_s": retry_in_s}
         events = [
-            ("alert.failed", {"target": target.label, "error": error, "try": number, **outlook})
+            (EventKind.ALERT_FAILED, {"target": target.label, "error": error, "try": number, **outlook})
             for target, error in failed.items()
         ]
         for target, error in failed.items():

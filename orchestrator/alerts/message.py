@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.ledger.events import EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record import RunRecord, StepRecord, read_skeleton
 from orchestrator.ledger.states import StepState
@@ -35,7 +36,7 @@ def failure_message(ledger: Ledger, run_id: str) -> Message:
     events = list(ledger.events(run_id))
     record.tell(events)
     begun = [("its start", record.created_at_us)]
-    begun += [("its resume", event.at_us) for event in events if event.event == "run.resumed"]
+    begun += [("its resume", event.at_us) for event in events if event.kind is EventKind.RUN_RESUMED]
     since, began_us = begun[-1]
     took = span_text((record.ended_at_us or began_us) - began_us)
 

@@ -13,7 +13,7 @@ from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.session import Session, find_run, open_session
 from orchestrator.cli.summary import stopped_text
 from orchestrator.errors import RunNotFound, names_hint
-from orchestrator.ledger.events import Event
+from orchestrator.ledger.events import Event, EventKind
 from orchestrator.ledger.states import RunState
 from orchestrator.ledger.values import LeasedAttempt
 
@@ -42,7 +42,7 @@ def cancel(run_text: str, steps: tuple[str, ...], reason: str | None, no_wait: b
         stopped = [
             event
             for event in ledger.events(run_id, after)
-            if event.event == "attempt.stopped" and (not steps or event.step in steps)
+            if event.kind is EventKind.ATTEMPT_STOPPED and (not steps or event.step in steps)
         ]
         if RunState(ledger.run_fields(run_id)["state"]).is_ended and ledger.tend(run_id).is_over:
             ledger.forget_active(run_id)
@@ -57,7 +57,7 @@ def cancel(run_text: str, steps: tuple[str, ...], reason: str | None, no_wait: b
 
 def _cancel_steps(session: Session, run_id: str, steps: Sequence[str], reason: str) -> int:
     ledger = session.ledger
-    known = ledger.graph(run_id)
+    known = ledger.entries(run_id)
     for step in steps:
         if step not in known:
             raise RunNotFound(f"run {run_id} has no step {step!r}.{names_hint(step, known)}")

@@ -21,7 +21,7 @@ from orchestrator.cli.session import Session, open_session
 from orchestrator.cli.summary import summary_text
 from orchestrator.cores import available_cores
 from orchestrator.errors import LocalWorkerError
-from orchestrator.ledger.events import Event
+from orchestrator.ledger.events import RUN_ENDS, Event, EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import SIGN_OF_LIFE_S, announce_follower, withdraw_follower
 from orchestrator.ledger.record import RunRecord, read_record, read_skeleton
@@ -33,7 +33,6 @@ from orchestrator.settings.model import Settings
 
 NOT_SUCCEEDED = 1
 POOLS_LOOK_S = 2.0
-RETRYING = "step.retrying"
 EVENTS_PAUSE_S = 0.05
 RETRIES = 30  # of a call while the server is away, up to 2 s apart
 FIRST_LOOK_S = 0.5
@@ -203,9 +202,13 @@ def _watch(
         if events:
             after = events[-1].id
             record.tell(events)
-            is_ended = record.state.is_ended and any(event.event == f"run.{record.state.value}" for event in events)
+            is_ended = record.state.is_ended and any(event.kind in RUN_ENDS for event in events)
             progress.show(events)
-            delays_s = [(event.detail["due_at"] - event.at_us) / 1e6 for event in events if event.event == RETRYING]
+            delays_s = [
+                (event.detail["due_at"] - event.at_us) / 1e6
+                for event in events
+                if event.kind is EventKind.STEP_RETRYING
+            ]
             next_round = min([next_round, *(time.monotonic() + delay_s for delay_s in delays_s)])
             if not is_ended:
                 time.sleep(EVENTS_PAUSE_S)  # read events together: one by one they would cost a core that steps need
@@ -237,7 +240,7 @@ def _cancel(
     """Cancel in the ledger first, then stop what we started."""
     interruption.count = max(1, interruption.count)  # from here on Ctrl-C only hurries us
     session.ledger.client.connection_pool.disconnect()  # the interrupted call may have left half an answer there
-    if not session.ledger.client.exists(session.ledger.key(run_id, "run")):
+    if not session.ledger.exists(run_id):
         raise KeyboardInterrupt
     session.ledger.cancel(run_id, reason or interruption.reason)
     _end_workers(session, local, run_id, interruption)

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.summary import SKIP_REASON, duration_text, stopped_text, unserved_text
-from orchestrator.ledger.events import Event
+from orchestrator.ledger.events import STEP_STATES, Event, EventKind
 from orchestrator.ledger.record import RunRecord
 from orchestrator.ledger.states import StepState
 from orchestrator.times import clock_text
@@ -29,7 +29,6 @@ RUNNING_ROWS = 8
 RECENT_ROWS = 6
 EVERY_STEP = 300  # runs with more steps than this print a count now and then instead of a line for each change
 COUNT_EVERY = 500
-STATES = {"started": StepState.RUNNING, "reused": StepState.SUCCEEDED}  # of a step, by events of other names
 WORDS = {"reused": "taken over"}
 STYLES = {"succeeded": "green", "failed": "bold red", "running": "cyan", "retrying": "yellow", "upstream_failed": "red"}
 
@@ -74,11 +73,11 @@ class Lines:
         for event in events:
             if news := _news(event):
                 click.echo(f"{clock_text(event.at_us)} {news}")
-            if event.event == "run.resumed":
+            if event.kind is EventKind.RUN_RESUMED:
                 self._succeeded -= len(event.detail["again"])
-            if not event.event.startswith("step.") or event.event == "step.queued":
+            if event.kind not in STEP_STATES or event.kind is EventKind.STEP_QUEUED:
                 continue
-            word = event.event.removeprefix("step.")
+            word = event.kind.verb
             if self._is_short and word in ("started", "succeeded", "reused"):
                 self._succeeded += word != "started"
                 if word != "started" and self._succeeded % COUNT_EVERY == 0:
@@ -114,12 +113,11 @@ class Panel:
             self._now_us = event.at_us
             if news := _news(event):
                 self._add(event.at_us, "", news, "yellow")
-            if event.event == "run.resumed":
+            if event.kind is EventKind.RUN_RESUMED:
                 self._reset(event)
-            if not event.event.startswith("step.") or event.step not in self._state_of:
+            if event.kind not in STEP_STATES or event.step not in self._state_of:
                 continue
-            word = event.event.removeprefix("step.")
-            state = STATES.get(word) or StepState(word)
+            word, state = event.kind.verb, STEP_STATES[event.kind]
             self._set(event.step, state)
             if state not in (StepState.QUEUED, StepState.RUNNING):
                 told = f" {WORDS.get(word, word)}{_remark(event)}"
@@ -173,28 +171,28 @@ class Panel:
 
 def _news(event: Event) -> str | None:
     """Give what there is to say of an event that is no change of a step; None when nobody needs to know at once."""
-    detail = event.detail if isinstance(event.detail, dict) else {}
+    detail = event.detail
     named = f"{event.step} attempt {event.attempt}"
-    match event.event:
-        case "attempt.lost":
+    match event.kind:
+        case EventKind.ATTEMPT_LOST:
             counted = f"lost {detail['lost']} of {detail['budget']}"
             return f"{named} lost: {punctuated(error_line(detail.get('error')), ';')} queued again ({counted})"
-        case "attempt.handed_over":
+        case EventKind.ATTEMPT_HANDED_OVER:
             return f"{named} handed over: {punctuated(detail.get('reason', ''), ';')} queued again"
-        case "attempt.put_back":
+        case EventKind.ATTEMPT_PUT_BACK:
             return f"{named} put back: {detail.get('reason', '')}"
-        case "message.lost":
+        case EventKind.MESSAGE_LOST:
             return f"{event.step} sent again: its message was lost ({detail.get('found', '')})"
-        case "queue.shared":
+        case EventKind.QUEUE_SHARED:
             return f"queue {detail.get('queue')} is read by {detail.get('reader')}, too: its messages get lost"
-        case "attempt.stopped":
+        case EventKind.ATTEMPT_STOPPED:
             return f"{named} {stopped_text(detail)}"
-        case "clock.shifted":
+        case EventKind.CLOCK_SHIFTED:
             by_s = detail["by_s"]
             return f"the server's clock was put {'forward' if by_s > 0 else 'back'} by {abs(by_s):.1f} s"
-        case "clock.paused":
+        case EventKind.CLOCK_PAUSED:
             return f"the server was away for {detail['for_s']:.1f} s: not counted for deadline and queue timeouts"
-        case "run.resumed":
+        case EventKind.RUN_RESUMED:
             return _resumed(detail)
     return None
 
@@ -210,13 +208,13 @@ def _resumed(detail: Mapping[str, Any]) -> str:
 
 
 def _remark(event: Event) -> str:
-    detail = event.detail if isinstance(event.detail, dict) else {}
+    detail = event.detail
     attempt = f" (attempt {event.attempt})" if event.attempt > 1 else ""
     if detail.get("error"):
         attempt += f": {error_line(detail['error'])}"
-    if event.event == "step.reused":
+    if event.kind is EventKind.STEP_REUSED:
         attempt += f" from run {detail['run']}"
-    if event.event == "step.skipped":
+    if event.kind is EventKind.STEP_SKIPPED:
         attempt += f": {SKIP_REASON}"
     elif detail.get("because"):
         attempt += f", because of {detail['because']}"

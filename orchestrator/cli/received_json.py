@@ -25,7 +25,7 @@ def arguments_json(received: Received) -> dict[str, Any]:
     references of a shell command. An output is {"output": {step, attempt, sha256, …}}, a large value {"large": {…}}."""
     if received.command is None:
         told = {
-            "uses": received.spec.get("uses"),
+            "uses": received.spec.uses,
             "args": [_shown(value, received) for value in received.args],
             "with": {name: _shown(value, received) for name, value in received.kwargs.items()},
         }

@@ -20,7 +20,7 @@ from redis.exceptions import (
 )
 
 from orchestrator.errors import RefusedInStep, RunNotFound, ServerUnreachable
-from orchestrator.ledger.connection import connect
+from orchestrator.ledger.connection import check_writes, connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.redis_url import UNSERVED, masked_url
 from orchestrator.refusals import ServerRefuses
@@ -72,7 +72,7 @@ def open_session(retries: int = FEW_RETRIES) -> Iterator[Session]:
             with connect(url, retries=1, timeout_s=FIRST_ANSWER_S) as first:
                 _knock(first, url)
                 if retries > FEW_RETRIES:  # who will bear with a server that takes no writes does not begin with one
-                    first.set(f"{chosen.key_prefix}:knock", "", px=1)
+                    check_writes(first, chosen.key_prefix)
             yield Session(chosen, url, ledger, chosen.redis_url is None)
         except ServerRefuses as error:
             raise ServerUnreachable(f"the Redis server at {masked_url(url)} cannot be used: {error}") from None
@@ -116,7 +116,7 @@ def find_run(ledger: Ledger, text: str) -> str:
         if not newest:
             raise RunNotFound("there is no run yet")
         return newest[0]
-    if ledger.client.exists(ledger.key(text, "run")):
+    if ledger.exists(text):
         return text
     begun = ledger.runs_that_begin_with(text)
     if len(begun) == 1:

@@ -15,10 +15,10 @@ from orchestrator.cli.session import find_run, open_session
 from orchestrator.cli.summary import SKIP_REASON, duration_text, repairs_text, summary_text
 from orchestrator.coordinator.reasons import Surroundings, brief, look_around
 from orchestrator.errors import RunNotFound, names_hint
-from orchestrator.ledger.events import Event
+from orchestrator.ledger.events import RUN_ENDS, Event, EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record import RunRecord, StepRecord, read_record, rfc3339
-from orchestrator.ledger.states import RunState, StepState
+from orchestrator.ledger.states import StepState
 from orchestrator.wording import error_line
 
 LISTED = 5  # of a list in an event's detail
@@ -100,8 +100,8 @@ def events(run_text: str, follow: bool, as_json: bool) -> None:
         while True:
             for event in told:
                 answer(json.dumps(_event_json(event)) if as_json else _event_line(event))
-                if event.event in _RUN_ENDS or event.event == "run.resumed":
-                    is_over = event.event in _RUN_ENDS
+                if event.kind in RUN_ENDS or event.kind is EventKind.RUN_RESUMED:
+                    is_over = event.kind in RUN_ENDS
             if is_over or not follow:
                 return
             after = told[-1].id if told else after
@@ -162,9 +162,6 @@ def _log_text(entry: Mapping[str, Any], *, with_numbers: bool) -> list[str]:
     return [*missing, *numbered, *_error_lines(entry.get("error"))]
 
 
-_RUN_ENDS = {f"run.{state.value}" for state in RunState if state.is_ended}
-
-
 def _time(fields: dict[str, str], name: str) -> int | None:
     return int(fields[name]) if name in fields else None
 
@@ -179,26 +176,25 @@ def _error_lines(error: dict[str, Any] | None) -> list[str]:
 def _event_json(event: Event) -> dict[str, Any]:
     return {
         "id": event.id,
-        "event": event.event,
+        "event": event.kind,
         "at": rfc3339(event.at_us),
         **({"step": event.step, "attempt": event.attempt} if event.step else {}),
-        **({"worker": event.detail} if event.event == "step.started" else {"detail": event.detail or None}),
+        **(event.detail if event.kind is EventKind.STEP_STARTED else {"detail": event.detail or None}),
     }
 
 
 def _event_line(event: Event) -> str:
-    detail = event.detail
-    if isinstance(detail, dict):
-        failed = detail.get("error")
-        error = f" {error_line(failed) if isinstance(failed, dict) else failed}" if failed else ""
-        told = {
-            key: rfc3339(value) if key == "due_at" else _shortened(value)
-            for key, value in detail.items()
-            if key != "error" and value != []
-        }
-        detail = " ".join(f"{key}={value}" for key, value in told.items()) + error
+    failed = event.detail.get("error")
+    error = f" {error_line(failed) if isinstance(failed, dict) else failed}" if failed else ""
+    shown = {
+        key: rfc3339(value) if key == "due_at" else _shortened(value)
+        for key, value in event.detail.items()
+        if key != "error" and value != []
+    }
+    words = " ".join(f"{key}={value}" for key, value in shown.items())
+    detail = event.detail["worker"] if event.kind is EventKind.STEP_STARTED else words + error
     where = f" {event.step} attempt {event.attempt}" if event.step else ""
-    return f"{rfc3339(event.at_us)} {event.event}{where} {detail}".rstrip()
+    return f"{rfc3339(event.at_us)} {event.kind}{where} {detail}".rstrip()
 
 
 def _shortened(value: Any) -> Any:

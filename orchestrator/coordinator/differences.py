@@ -44,11 +44,10 @@ def is_other_call(run: RecordedRun, now: StagedStep, params: str) -> bool:
     Its upstreams are kept too, so that their outputs are those that it read.
     """
     spec, then = run.spec_of_success(now.step), run.params_of_success(now.step)
-    if spec == now.spec and then == params:
+    would_be = now.parsed_spec
+    if spec == would_be and then == params:
         return False
-    return bool(Received(json.loads(spec), json.loads(then), {}).differences(
-        Received(json.loads(now.spec), json.loads(params), {})
-    ))  # fmt: skip
+    return bool(Received(spec, json.loads(then), {}).differences(Received(would_be, json.loads(params), {})))
 
 
 def missing_artifacts(

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.coordinator.waiting import hindrance_text
+from orchestrator.ledger.entries import ALL_SUCCESS
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, present_coordinators, present_workers
 from orchestrator.ledger.record import AttemptRecord, RunRecord, StepRecord, rfc3339
 from orchestrator.ledger.states import Outcome, StepState
-from orchestrator.messages.queues import Named, messages_ahead, priority_level, queue_length
+from orchestrator.messages.queues import Named, messages_ahead, queue_length
 from orchestrator.settings.model import Settings
 from orchestrator.times import clock_text, span_text
 from orchestrator.wording import counted, error_kind, listed, punctuated
@@ -110,8 +111,9 @@ def _waiting(ledger: Ledger, record: RunRecord, name: str, around: Surroundings)
     roots = [it for it in _roots(record, awaited) if it not in awaited]
     if roots:
         sentences.append(f"Behind that stands {_listed([_told(record, it, around) for it in roots])}.")
-    rule = (ledger.graph(record.run_id).get(name) or {}).get("t")
-    if rule:
+    rule = ledger.entries(record.run_id)[name].trigger
+    is_usual = rule == ALL_SUCCESS
+    if not is_usual:
         sentences.append(f"Its trigger rule is {rule}.")
     return Explanation(
         step.state,
@@ -119,7 +121,7 @@ def _waiting(ledger: Ledger, record: RunRecord, name: str, around: Surroundings)
         {
             "waits_for": {it: record.steps[it].state.value for it in awaited},
             "behind": {it: record.steps[it].state.value for it in roots},
-            **({"trigger": rule} if rule else {}),
+            **({} if is_usual else {"trigger": rule}),
         },
     )
 
@@ -127,8 +129,7 @@ def _waiting(ledger: Ledger, record: RunRecord, name: str, around: Surroundings)
 def _queued(ledger: Ledger, settings: Settings, record: RunRecord, name: str, around: Surroundings) -> Explanation:
     step, client = record.steps[name], ledger.client
     last = step.attempts[-1]
-    place = ledger.graph(record.run_id)[name]
-    level = priority_level(place["p"])
+    entry = ledger.entries(record.run_id)[name]
     waited_us = around.now_us - last.queued_at_us
     number = f" as attempt {last.attempt}" if last.attempt > 1 else ""
     sentences = [
@@ -146,7 +147,7 @@ def _queued(ledger: Ledger, settings: Settings, record: RunRecord, name: str, ar
         )
     sentences += [punctuated(f"W{hindrance_text(card)[1:]}") for card in hindered]
     lists = settings.list_of(step.queue)
-    ahead = messages_ahead(client, lists, level, Named(record.run_id, name, last.attempt))
+    ahead = messages_ahead(client, lists, entry.level, Named(record.run_id, name, last.attempt))
     if ahead is None:
         told = f"once it has been missing for {settings.message_lost_after_s:g} s it is sent again"
         nobody = "" if around.coordinators else f", but {NOBODY.format(do='do so')}"
@@ -155,10 +156,12 @@ def _queued(ledger: Ledger, settings: Settings, record: RunRecord, name: str, ar
         sentences.append(f"{ahead:,} message{'s are' if ahead > 1 else ' is'} ahead of it in the queue.")
     else:
         sentences.append("Its message is the next one in the queue.")
-    until_us = ledger.due_at(record.run_id, name) if place.get("w") else None
+    until_us = ledger.due_at(record.run_id, name) if entry.queue_timeout_s else None
     if until_us is not None:
         left = span_text(max(0, until_us - around.now_us))
-        sentences.append(f"It fails if it waits longer than its queue_timeout of {place['w']:g} s, in {left}.")
+        sentences.append(
+            f"It fails if it waits longer than its queue_timeout of {entry.queue_timeout_s:g} s, in {left}."
+        )
     return Explanation(
         step.state,
         tuple(sentences),
@@ -208,8 +211,7 @@ def _running(ledger: Ledger, record: RunRecord, name: str, around: Surroundings)
     number = f", as attempt {last.attempt}" if last.attempt > 1 else ""
     sentences = [f"{name} runs on {last.worker} since {clock_text(since_us)} ({span_text(ran_us)}){number}."]
     facts: dict[str, Any] = {"worker": last.worker, "started_at": rfc3339(since_us)}
-    place = ledger.graph(record.run_id)[name]
-    if timeout_s := place.get("l"):
+    if timeout_s := ledger.entries(record.run_id)[name].timeout_s:
         left_us = max(0, round(timeout_s * 1e6) - ran_us)
         sentences.append(f"Its timeout of {timeout_s:g} s leaves it {span_text(left_us)}.")
         facts["timeout_left_s"] = round(left_us / 1e6, 3)

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from orchestrator.coordinator.submission import values_of
 from orchestrator.definition.model import FunctionCall, ParamRef, Pipeline, ShellCall, Step
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.params import Param, ReadParams, inferred_param, params_of_record
 from orchestrator.definition.secrets import Secret
 from orchestrator.definition.wire import from_wire, references
 from orchestrator.errors import PipelineInvalid, names_hint
+from orchestrator.ledger.entries import CallKind, StepEntry, StepSpec
+from orchestrator.ledger.events import EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.received import Past
 from orchestrator.ledger.states import RunState, StepState
@@ -55,10 +58,9 @@ class RecordedRun:
     def resumes(self) -> int:
         return int(self.fields.get("resumes", 0))
 
-    def spec_of_success(self, step: str) -> str:
-        """Return the spec, as JSON text, that the last attempt of a step was given."""
-        spec = self.past.spec_at(step, self.begun_after.get(step, 0))
-        return self.steps[step].spec if spec is None else json.dumps(spec)
+    def spec_of_success(self, step: str) -> StepSpec:
+        """Return the spec that the last attempt of a step was given."""
+        return self.past.spec_at(step, self.begun_after.get(step, 0)) or self.steps[step].parsed_spec
 
     def params_of_success(self, step: str) -> str:
         """Return the params, as JSON text, that the last attempt of a step was given."""
@@ -90,9 +92,9 @@ def read_run(ledger: Ledger, run_id: str) -> RecordedRun:
     if int(fields.get("resumes", 0)):
         resumes = 0
         for event in ledger.events(run_id):
-            if event.event == "run.resumed":
+            if event.kind is EventKind.RUN_RESUMED:
                 resumes += 1
-            elif event.event == "step.started":
+            elif event.kind is EventKind.STEP_STARTED:
                 begun_after[event.step] = resumes
     return RecordedRun(
         run_id,
@@ -140,12 +142,12 @@ class RecordedDefinition:
     @cached_property
     def pipeline(self) -> Pipeline:
         fields = self.run.fields
-        places = {name: json.loads(step.graph) for name, step in self.run.steps.items()}
-        names = sorted(places, key=lambda name: int(places[name]["x"]))
+        entries = {name: step.entry for name, step in self.run.steps.items()}
+        names = sorted(entries, key=lambda name: entries[name].place)
         deadline = fields.get("deadline_s")
         return Pipeline(
             self.name,
-            {name: _step(name, places[name], json.loads(self.run.steps[name].spec)) for name in names},
+            {name: _step(name, entries[name], self.run.steps[name].parsed_spec) for name in names},
             self.run.params,
             import_path=fields["import_path"] or None,
             deadline_s=float(deadline) if deadline else None,
@@ -165,19 +167,13 @@ class RecordedDefinition:
         return replace(self.pipeline, params={**self.run.params, **(params or {})})
 
 
-def _step(name: str, place: Mapping[str, Any], spec: Mapping[str, Any]) -> Step:
+def _step(name: str, entry: StepEntry, spec: StepSpec) -> Step:
     call: FunctionCall | ShellCall
-    if "run" in spec:
-        call = ShellCall(from_wire(spec["run"]))
+    if spec.kind is CallKind.SHELL:
+        call = ShellCall(from_wire(spec.command))
     else:
-        args = from_wire(spec.get("args", []), is_lenient=True)
-        call = FunctionCall(spec["uses"], tuple(args), from_wire(spec.get("with", {}), is_lenient=True))
-    told = {"pool": spec["pool"], "priority": place["p"], "trigger": place.get("t", "all_success")}
-    options = StepOptions.model_validate({**spec.get("options", {}), **told})
-    return Step(name, call, tuple(spec.get("upstream", ())), options)
-
-
-def values_of(step: Step) -> Any:
-    """Give what a step's call is given, in which references may stand."""
-    call = step.call
-    return call.run if isinstance(call, ShellCall) else [call.args, dict(call.kwargs)]
+        args = from_wire(list(spec.args), is_lenient=True)
+        call = FunctionCall(spec.uses, tuple(args), from_wire(dict(spec.kwargs), is_lenient=True))
+    elsewhere = {"pool": spec.pool, "priority": entry.priority, "trigger": entry.trigger}
+    options = StepOptions.model_validate({**spec.options, **elsewhere})
+    return Step(name, call, tuple(spec.upstream), options)

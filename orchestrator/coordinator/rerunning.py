@@ -163,10 +163,10 @@ def _with_reused(planned: Rerun) -> Iterator[StagedStep]:
 def _is_wired_otherwise(now: StagedStep, before: StagedStep) -> bool:
     """Return whether a step waits for others than when it ran, or by another rule."""
     if now.spec != before.spec:
-        upstreams = [set(json.loads(it.spec).get("upstream", ())) for it in (now, before)]
+        upstreams = [set(it.parsed_spec.upstream) for it in (now, before)]
         if upstreams[0] != upstreams[1]:
             return True
-    return bool(json.loads(now.graph).get("t") != json.loads(before.graph).get("t"))
+    return now.entry.trigger != before.entry.trigger
 
 
 def _only_below(steps: Mapping[str, Step], runs: set[str], begun_by: set[str]) -> Iterator[str]:

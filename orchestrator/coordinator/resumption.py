@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -215,5 +214,5 @@ def _kept(run: RecordedRun, steps: Mapping[str, Step], succeeded: set[str]) -> s
 def _decided_by(run: RecordedRun, step: Step) -> Collection[str]:
     if not step.upstream:
         return ()
-    before = json.loads(run.steps[step.name].spec).get("upstream", ())
+    before = run.steps[step.name].parsed_spec.upstream
     return [name for name in step.upstream if name in before]

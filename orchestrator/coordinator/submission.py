@@ -12,19 +12,18 @@ from typing import Any
 from celery import Celery
 
 from orchestrator.definition.code import code_id, code_of, code_text
-from orchestrator.definition.model import FunctionCall, ParamRef, Pipeline
+from orchestrator.definition.model import ParamRef, Pipeline, ShellCall, Step
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.params import params_text, secrets_in
 from orchestrator.definition.wire import references, to_wire
+from orchestrator.ledger.entries import CallKind, StepEntry, StepSpec, json_text, priority_level
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import Chain, Link, StagedStep
 from orchestrator.messages.dispatch import dispatch
-from orchestrator.messages.queues import priority_level
 from orchestrator.messages.sizes import largest_message_bytes, links_per_message
 from orchestrator.plan.plan import Plan
 from orchestrator.settings.model import Settings
 
-_DEFAULT_LOST_ATTEMPTS = StepOptions().lost_attempts
 RUN_ID_SHAPE = "20261123-175235-0123456789"
 
 
@@ -62,12 +61,12 @@ def run_fields(
         "params": params_text(pipeline.params),
         "import_path": pipeline.import_path or "",
         "max_links": _max_links(plan, settings, run_id, attempts_before),
-        "lists": _json(broker_lists(plan, settings)),
+        "lists": json_text(broker_lists(plan, settings)),
         "code": code_text(code := code_of(pipeline)),
         "code_id": code_id(code),
     }
     if secret_values := secrets_in(pipeline.params):
-        fields["secrets"] = _json(sorted(secret_values))
+        fields["secrets"] = json_text(sorted(secret_values))
         fields["secret_values"] = json.dumps(secret_values)  # the ledger keeps these apart, until the run ends
     if target:
         fields["target"] = target
@@ -77,7 +76,7 @@ def run_fields(
         whole = pipeline.deadline_s.is_integer() and pipeline.deadline_s < 1e15  # 30 days are 2592000, not 2.592e+06
         fields["deadline_s"] = f"{pipeline.deadline_s:.0f}" if whole else repr(pipeline.deadline_s)
     if pipeline.alerts:
-        fields["alerts"] = _json(list(pipeline.alerts))
+        fields["alerts"] = json_text(list(pipeline.alerts))
     return fields
 
 
@@ -93,45 +92,42 @@ def staged_steps(plan: Plan, settings: Settings) -> Iterator[StagedStep]:
     for place, (name, step) in enumerate(plan.pipeline.steps.items()):
         options = step.options
         pool = options.pool or settings.default_pool
-        queue = settings.queue_of(pool)
-        graph: dict[str, Any] = {"x": place, "q": queue, "p": options.priority}
-        if plan.upstream[name]:
-            graph["u"] = len(plan.upstream[name])
-        if name in following:
-            graph["n"] = following[name]
-        if options.trigger != "all_success":
-            graph["t"] = options.trigger
-        if options.timeout:
-            graph["l"] = options.timeout
-        if options.queue_timeout:
-            graph["w"] = options.queue_timeout
-        if options.lost_attempts != _DEFAULT_LOST_ATTEMPTS:
-            graph["b"] = options.lost_attempts
-        spec: dict[str, Any] = {"pool": pool}
-        if isinstance(step.call, FunctionCall):
-            read = list(references([step.call.args, dict(step.call.kwargs)]))
-            spec["uses"] = step.call.uses
-            if step.call.args:
-                spec["args"] = to_wire(list(step.call.args))
-            if step.call.kwargs:
-                spec["with"] = to_wire(dict(step.call.kwargs))
-        else:
-            read = list(references(step.call.run))
-            spec["run"] = to_wire(step.call.run)
-        if any(isinstance(reference, ParamRef) for reference in read):
-            graph["m"] = 1
+        spec = _spec(step, pool)
+        read = list(references(values_of(step)))
+        entry = StepEntry(
+            place,
+            settings.queue_of(pool),
+            options.priority,
+            len(plan.upstream[name]),
+            following.get(name, ""),
+            options.trigger,
+            options.timeout or 0,
+            options.queue_timeout or 0,
+            options.lost_attempts,
+            any(isinstance(reference, ParamRef) for reference in read),
+        )
         inputs = list(dict.fromkeys(reference.step for reference in read if not isinstance(reference, ParamRef)))
-        if kept := _kept_options(options):
-            spec["options"] = kept
-        if step.upstream:
-            spec["upstream"] = step.upstream
         yield StagedStep(
             name,
-            _json(graph),
-            _json(plan.downstream[name]) if plan.downstream[name] else "",
-            _json(inputs) if inputs else "",
-            _json(spec),
+            entry.to_json(),
+            json_text(plan.downstream[name]) if plan.downstream[name] else "",
+            json_text(inputs) if inputs else "",
+            spec.to_json(),
         )
+
+
+def values_of(step: Step) -> Any:
+    """Return what a step's call is given, in which references may stand."""
+    call = step.call
+    return call.run if isinstance(call, ShellCall) else [call.args, dict(call.kwargs)]
+
+
+def _spec(step: Step, pool: str) -> StepSpec:
+    options, upstream = _kept_options(step.options), step.upstream
+    if isinstance(step.call, ShellCall):
+        return StepSpec(pool, CallKind.SHELL, command=to_wire(step.call.run), options=options, upstream=upstream)
+    args, kwargs = to_wire(list(step.call.args)), to_wire(dict(step.call.kwargs))
+    return StepSpec(pool, CallKind.FUNCTION, step.call.uses, args, kwargs, None, options, upstream)
 
 
 def plan_links(plan: Plan, settings: Settings) -> dict[str, Link]:
@@ -168,7 +164,3 @@ def _link(pipeline: Pipeline, name: str, settings: Settings) -> Link:
 def _kept_options(options: StepOptions) -> dict[str, Any]:
     """Give the options that differ from the defaults, without those that stand elsewhere."""
     return options.model_dump(exclude_defaults=True, exclude={"pool", "priority", "trigger"})
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

@@ -44,3 +44,8 @@ def connect(url: str, *, retries: int = 3, timeout_s: float | None = None) -> Re
     pool = client.connection_pool
     pool.connection_class = with_refusals(pool.connection_class)
     return client
+
+
+def check_writes(client: Redis, prefix: str) -> None:
+    """See that the server takes writes. Raises ServerRefuses."""
+    client.set(f"{prefix}:knock", "", px=1)

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import redis
 
+from orchestrator.ledger.entries import StepEntry, StepSpec
 from orchestrator.ledger.events import Event, event_in
 from orchestrator.ledger.received import Past
 from orchestrator.ledger.states import RunState, StepState
@@ -16,6 +17,7 @@ from orchestrator.ledger.values import AttemptLog, LeasedAttempt, Reused, RunUnk
 
 EVENTS_PAGE = 5000
 RUNS_PAGE = 100
+MEASURED_PARTS = ("run", "graph", "children", "inputs", "spec", "state", "join", "output", "uncounted", "due", "events")
 RUNS_LOOKED_AT = 100_000  # the newest
 RUNS_TENDED = 10_000  # the newest
 
@@ -69,6 +71,21 @@ class LedgerReads:
                 pipe.hget(self.key(run_id, "run"), "state")
             return zip(run_ids, cast(list[str | None], pipe.execute()), strict=True)
 
+    def exists(self, run_id: str) -> bool:
+        """Return whether there is such a run."""
+        return bool(self.client.exists(self.key(run_id, "run")))
+
+    def count_runs(self) -> int:
+        """Return how many runs are kept, ended ones included."""
+        return self.client.zcard(f"{self.prefix}:runs")
+
+    def bytes_of(self, run_id: str, samples: int) -> int:
+        """Return the memory that a run takes on the server, without its logs, in bytes; by `samples` of each key."""
+        with self.client.pipeline(transaction=False) as pipe:
+            for part in MEASURED_PARTS:
+                pipe.memory_usage(self.key(run_id, part), samples=samples)
+            return sum(size or 0 for size in pipe.execute())
+
     def run_fields(self, run_id: str) -> dict[str, str]:
         """Give the fields of a run as they are kept. Raises RunUnknown."""
         fields = cast(dict[str, str], self.client.hgetall(self.key(run_id, "run")))
@@ -76,21 +93,20 @@ class LedgerReads:
             raise RunUnknown(run_id)
         return fields
 
-    def graph(self, run_id: str) -> dict[str, dict[str, Any]]:
-        """Give every step's place in the graph (keys as at the head of lua/keys.lua), in the user's order."""
+    def entries(self, run_id: str) -> dict[str, StepEntry]:
+        """Return every step's entry in the graph, in the user's order."""
         raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "graph")))
-        graph = {step: json.loads(text) for step, text in raw.items()}
-        return dict(sorted(graph.items(), key=lambda item: cast(int, item[1]["x"])))
+        return entries_in(raw)
 
-    def specs(self, run_id: str) -> dict[str, dict[str, Any]]:
-        """Give every step's call and options, as the worker gets them."""
+    def specs(self, run_id: str) -> dict[str, StepSpec]:
+        """Return every step's call and options, as the worker gets them."""
         raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "spec")))
-        return {step: json.loads(text) for step, text in raw.items()}
+        return {step: StepSpec.from_json(text) for step, text in raw.items()}
 
-    def spec(self, run_id: str, step: str) -> dict[str, Any] | None:
-        """Give one step's call and options, None if there is no such step."""
+    def spec(self, run_id: str, step: str) -> StepSpec | None:
+        """Return one step's call and options, None if there is no such step."""
         text = cast(str | None, self.client.hget(self.key(run_id, "spec"), step))
-        return json.loads(text) if text else None
+        return StepSpec.from_json(text) if text else None
 
     def states(self, run_id: str) -> dict[str, tuple[StepState, int]]:
         """Give state and current attempt of every step that has left `waiting`."""
@@ -268,3 +284,9 @@ def since_in(text: str) -> int:
 def token_in(text: str) -> int:
     """Give the token in one value of a state hash, 0 for none."""
     return int(text.split(" ", 3)[2])
+
+
+def entries_in(raw: Mapping[str, str]) -> dict[str, StepEntry]:
+    """Return the entries of a run's graph, in the user's order."""
+    entries = {step: StepEntry.from_json(text) for step, text in raw.items()}
+    return dict(sorted(entries.items(), key=lambda item: item[1].place))

@@ -16,7 +16,8 @@ from typing import Any
 from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.references import written
 from orchestrator.definition.wire import from_wire, references, to_wire
-from orchestrator.ledger.events import Event
+from orchestrator.ledger.entries import CallKind, StepSpec
+from orchestrator.ledger.events import Event, EventKind
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,18 @@ class Past:
 
     def params_at(self, resumes: int) -> dict[str, Any] | None:
         """Return the params, in the wire form, after so many resumes; None if they are those of now."""
-        return _standing_at(self.params, resumes)
+        text = _standing_at(self.params, resumes)
+        return None if text is None else json.loads(text)
 
-    def spec_at(self, step: str, resumes: int) -> dict[str, Any] | None:
+    def spec_at(self, step: str, resumes: int) -> StepSpec | None:
         """Return the spec of a step after so many resumes; None if it is the one of now."""
-        return _standing_at(self.specs.get(step, {}), resumes)
+        text = _standing_at(self.specs.get(step, {}), resumes)
+        return None if text is None else StepSpec.from_json(text)
 
 
-def _standing_at(texts: Mapping[int, str], resumes: int) -> dict[str, Any] | None:
+def _standing_at(texts: Mapping[int, str], resumes: int) -> str | None:
     until = min((number for number in texts if number > resumes), default=None)
-    if until is None:
-        return None
-    value: dict[str, Any] = json.loads(texts[until])
-    return value
+    return None if until is None else texts[until]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +75,26 @@ class Source:
 class Received:
     """What an attempt was given. Specs and params are in the wire form."""
 
-    spec: Mapping[str, Any]
+    spec: StepSpec
     params: Mapping[str, Any]
     sources: Mapping[str, Source]
 
     @property
     def args(self) -> list[Any]:
         """Return the arguments by position: params are looked up, OutputRefs stand for outputs."""
-        values: list[Any] = _joined(from_wire(self.spec.get("args", []), None, self._param, is_lenient=True))
+        values: list[Any] = _joined(from_wire(list(self.spec.args), None, self._param, is_lenient=True))
         return values
 
     @property
     def kwargs(self) -> dict[str, Any]:
         """Return the arguments by name, as `args` does."""
-        values: dict[str, Any] = _joined(from_wire(self.spec.get("with", {}), None, self._param, is_lenient=True))
+        values: dict[str, Any] = _joined(from_wire(dict(self.spec.kwargs), None, self._param, is_lenient=True))
         return values
 
     @property
     def command(self) -> Any:
         """Return the shell command with its references as they were written; None for a function."""
-        return from_wire(self.spec["run"]) if "run" in self.spec else None
+        return from_wire(self.spec.command) if self.spec.kind is CallKind.SHELL else None
 
     def value_of(self, reference: ParamRef) -> Any:
         """Return what a reference to a param led to; None if it led nowhere."""
@@ -112,12 +112,12 @@ class Received:
 
     def _named(self) -> dict[str, Any]:
         named: dict[str, Any] = {}
-        if "uses" in self.spec:
-            named["its function"] = self.spec["uses"]
+        if self.spec.kind is CallKind.FUNCTION:
+            named["its function"] = self.spec.uses
             named |= {f"args[{place}]": to_wire(value, typed=True) for place, value in enumerate(self.args)}
             named |= {name: to_wire(value, typed=True) for name, value in self.kwargs.items()}
         else:
-            named["its command"] = self.spec.get("run")
+            named["its command"] = self.spec.command
             for reference in references(self.command):
                 if isinstance(reference, ParamRef):
                     named[written(reference)] = to_wire(self.value_of(reference), typed=True)
@@ -149,33 +149,32 @@ def _joined(value: Any) -> Any:
     return value
 
 
-def reads_of(spec: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def reads_of(spec: StepSpec) -> tuple[list[str], list[str]]:
     """Return the steps whose outputs a spec reads, and the params that it reads by reference; without repeats."""
-    read = list(
-        references([from_wire(spec[part], is_lenient=True) for part in ("args", "with", "run") if part in spec])
-    )
+    parts = (list(spec.args), dict(spec.kwargs), spec.command)
+    read = list(references([from_wire(part, is_lenient=True) for part in parts if part]))
     steps = dict.fromkeys(it.step for it in read if isinstance(it, OutputRef))
     return list(steps), list(dict.fromkeys(it.param for it in read if isinstance(it, ParamRef)))
 
 
 def check_received(
-    events: Sequence[Event], specs: Mapping[str, Mapping[str, Any]], params: Mapping[str, Any], past: Past
+    events: Sequence[Event], specs: Mapping[str, StepSpec], params: Mapping[str, Any], past: Past
 ) -> Iterable[str]:
     """Return a sentence for each thing that the record does not know of what its attempts were given.
 
     `specs` and `params` are those of now.
     """
-    resumes, last = 0, sum(event.event == "run.resumed" for event in events)
+    resumes, last = 0, sum(event.kind is EventKind.RUN_RESUMED for event in events)
     for number in sorted({*past.params, *(n for texts in past.specs.values() for n in texts)}):
         if not 1 <= number <= last:
             yield f"the record keeps what resume {number} replaced, but the run was resumed {last} times"
     for event in events:
-        if event.event == "run.resumed":
+        if event.kind is EventKind.RUN_RESUMED:
             resumes += 1
             before, after = (_or(past.params_at(at), params) for at in (resumes - 1, resumes))
             yield from _check_resume(event, before, after)
-        elif event.event == "step.started" and event.step in specs:
-            spec = _or(past.spec_at(event.step, resumes), specs[event.step])
+        elif event.kind is EventKind.STEP_STARTED and event.step in specs:
+            spec = past.spec_at(event.step, resumes) or specs[event.step]
             known = _or(past.params_at(resumes), params)
             named = f"attempt {event.attempt} of step {event.step!r}"
             steps, names = reads_of(spec)
@@ -183,12 +182,12 @@ def check_received(
                 if name not in known:
                     yield f"{named} read param {name!r}, of which the record has no value at that time"
             for source in steps:
-                if source not in spec.get("upstream", ()):
+                if source not in spec.upstream:
                     yield f"{named} read the output of {source!r}, for which it did not wait"
 
 
 def _check_resume(event: Event, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[str]:
-    told = event.detail.get("params", {}) if isinstance(event.detail, dict) else {}
+    told = event.detail.get("params", {})
     for name in {**before, **after, **told}:
         is_changed = name not in before or _text(before[name]) != _text(after.get(name))
         if is_changed and (name not in told or _text(told[name]) != _text(after.get(name))):

@@ -9,18 +9,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from orchestrator.ledger.events import Event
+from orchestrator.ledger.entries import StepSpec
+from orchestrator.ledger.events import REPAIRS, REPLACEMENTS, RUN_ENDS, STEP_STATES, Event, EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.received import Past, Received, Source, reads_of
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import Reused
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ENDINGS = {"step.succeeded", "step.failed", "step.retrying", "step.cancelled"}
-_RUN_ENDS = {f"run.{state.value}" for state in RunState if state.is_ended}
+_ENDINGS = {EventKind.STEP_SUCCEEDED, EventKind.STEP_FAILED, EventKind.STEP_RETRYING, EventKind.STEP_CANCELLED}
 _UNCOUNTED = {Outcome.LOST, Outcome.HANDED_OVER, Outcome.PUT_BACK, Outcome.CANCELLED}  # no matter for the retries
-_REPLACED = {"attempt.lost", "attempt.handed_over", "attempt.put_back"}
-REPAIRS = {"attempt.lost", "message.lost"}  # the events by which the safety net tells that it caught something
 
 
 @dataclass(slots=True)
@@ -82,11 +80,11 @@ class StepRecord:
 
     def tell(self, event: Event, place: int = 0, resumes: int = 0) -> None:
         """Take in one event of this step or of an attempt of it: the run's event number `place`."""
-        if event.event.startswith("step."):
+        if event.kind in STEP_STATES:
             self._tell_change(event, place, resumes)
-        elif event.event in _REPLACED:
+        elif event.kind in REPLACEMENTS:
             self._end_attempt(event, place)
-        elif event.event == "attempt.stopped":
+        elif event.kind is EventKind.ATTEMPT_STOPPED:
             for attempt in self.attempts:
                 if attempt.attempt == event.attempt:
                     attempt.stopped = {**event.detail, "at_us": event.at_us}
@@ -111,33 +109,33 @@ class StepRecord:
         self.state, self.because, self.due_at_us, self.cancel_reason = StepState.WAITING, None, None, None
 
     def _tell_change(self, event: Event, place: int, resumes: int) -> None:
-        if event.event == "step.reused":
+        if event.kind is EventKind.STEP_REUSED:
             self.state = StepState.SUCCEEDED
             self.reused = Reused(event.detail["run"], event.detail["attempt"])
             return
-        self.state = StepState(event.event.removeprefix("step.").replace("started", "running"))
-        detail = event.detail if isinstance(event.detail, dict) else {}
+        self.state = STEP_STATES[event.kind]
+        detail = event.detail
         self.due_at_us = detail.get("due_at")
         self.because = detail.get("because", self.because)
         self.cancel_reason = detail.get("reason", self.cancel_reason)
-        if event.event == "step.queued":
+        if event.kind is EventKind.STEP_QUEUED:
             self.attempts.append(AttemptRecord(event.attempt, event.at_us, resumes=resumes))
-        elif event.event == "step.started":
+        elif event.kind is EventKind.STEP_STARTED:
             self.attempts[-1].started_at_us, self.attempts[-1].began_place = event.at_us, place
-            self.attempts[-1].worker = str(event.detail)
-        elif event.event in _ENDINGS:
+            self.attempts[-1].worker = event.detail["worker"]
+        elif event.kind in _ENDINGS:
             self._end_attempt(event, place)
 
     def _end_attempt(self, event: Event, place: int) -> None:
         if self.attempts and self.attempts[-1].ended_at_us is None:
-            detail = event.detail if isinstance(event.detail, dict) else {}
+            detail = event.detail
             last = self.attempts[-1]
             last.ended_at_us, last.ended_place = event.at_us, place
             outcome = detail.get("outcome", Outcome.CANCELLED)
             last.outcome = Outcome(outcome) if outcome in tuple(Outcome) else None
             last.error = detail.get("error")
             last.code = detail.get("code")
-            if event.event in _REPLACED:
+            if event.kind in REPLACEMENTS:
                 last.reason = detail.get("reason")
 
 
@@ -169,7 +167,7 @@ class RunRecord:
     repairs: int = 0
     resumes: int = 0
     resumed_at_us: int | None = None  # the last time
-    specs: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    specs: dict[str, StepSpec] = field(default_factory=dict, repr=False)
     past: Past = field(default_factory=Past, repr=False)
     gone: dict[str, StepRecord] = field(default_factory=dict, repr=False)  # steps that a resume has taken away
     events: int = 0
@@ -184,21 +182,20 @@ class RunRecord:
                 self._take(event)
 
     def _take(self, event: Event) -> None:
-        if event.event in REPAIRS:
+        if event.kind in REPAIRS:
             self.repairs += 1
         if event.step:
             step = self.steps.get(event.step) or self.gone.setdefault(event.step, StepRecord())
             step.tell(event, self.events, self.resumes)
-        elif event.event == "run.started":
+        elif event.kind is EventKind.RUN_STARTED:
             self.state, self.started_at_us = RunState.RUNNING, event.at_us
-        elif event.event == "run.resumed":
+        elif event.kind is EventKind.RUN_RESUMED:
             self._resume(event)
-        elif event.event == "clock.shifted":
+        elif event.kind is EventKind.CLOCK_SHIFTED:
             self._shift_due_times(round(event.detail["by_s"] * 1e6))
-        elif event.event in _RUN_ENDS:
-            self.state, self.ended_at_us = RunState(event.event.removeprefix("run.")), event.at_us
-            if isinstance(event.detail, dict):
-                self.cancel_reason = event.detail.get("reason")
+        elif event.kind in RUN_ENDS:
+            self.state, self.ended_at_us = RUN_ENDS[event.kind], event.at_us
+            self.cancel_reason = event.detail.get("reason")
 
     def _shift_due_times(self, by_us: int) -> None:
         """Move what is still to come; what has been is told by the clock of its time."""
@@ -221,11 +218,11 @@ class RunRecord:
         attempts = self.steps[step].attempts
         last = attempts[-1] if attempts else None
         received = self.received(step, last) if last else None
-        spec = received.spec if received else self.specs.get(step, {})
+        spec = received.spec if received else self.specs.get(step)
         since = [it for it in attempts if it.resumes == self.resumes]
         return Tries(
             sum(it.outcome not in _UNCOUNTED for it in since),
-            spec.get("options", {}).get("retries", 0) + 1,
+            (spec.options.get("retries", 0) if spec else 0) + 1,
             len(since) < len(attempts),
         )
 
@@ -253,7 +250,7 @@ class RunRecord:
         received = self.received(step, last)
         return received.differences(self.would_receive(step)) if received else {}
 
-    def _received(self, spec: dict[str, Any], params: dict[str, Any], place: int) -> Received:
+    def _received(self, spec: StepSpec, params: dict[str, Any], place: int) -> Received:
         return Received(spec, params, {step: self._source(step, place) for step in reads_of(spec)[0]})
 
     def _source(self, step: str, place: int) -> Source:
@@ -279,7 +276,7 @@ def drift_text(code: Mapping[str, Any] | None) -> str:
 def read_skeleton(ledger: Ledger, run_id: str) -> RunRecord:
     """Give the record of a run before its first event: what was submitted. Raises RunUnknown."""
     fields = ledger.run_fields(run_id)
-    places, specs = ledger.graph(run_id), ledger.specs(run_id)
+    entries, specs = ledger.entries(run_id), ledger.specs(run_id)
     return RunRecord(
         run_id=run_id,
         pipeline=fields["pipeline"],
@@ -291,11 +288,11 @@ def read_skeleton(ledger: Ledger, run_id: str) -> RunRecord:
         cancel_reason=None,
         steps={
             step: StepRecord(
-                upstream=tuple(specs[step].get("upstream", ())),
-                pool=specs[step]["pool"],
-                queue=place["q"],
+                upstream=tuple(specs[step].upstream),
+                pool=specs[step].pool,
+                queue=entry.queue,
             )
-            for step, place in places.items()
+            for step, entry in entries.items()
         },
         outputs={},
         specs=specs,

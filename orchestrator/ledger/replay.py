@@ -11,52 +11,47 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from orchestrator.ledger.events import UNREADABLE, Event
-from orchestrator.ledger.states import OTHER_EVENTS, STEP_TRANSITIONS, Outcome, RunState, StepState
+from orchestrator.ledger.events import RUN_ENDS, RUN_STATES, STEP_STATES, Event, EventKind
+from orchestrator.ledger.states import STEP_TRANSITIONS, Outcome, RunState, StepState
 from orchestrator.ledger.values import Reused
 from orchestrator.wording import and_more
 
-_STEP_STATES = {
-    f"step.{'started' if it is StepState.RUNNING else it.value}": it for it in StepState if it is not StepState.WAITING
+_STEP_STATES: dict[EventKind, StepState] = {
+    kind: state for kind, state in STEP_STATES.items() if kind is not EventKind.STEP_REUSED
 }
-_RUN_STATES = {"run.created": RunState.QUEUED, "run.started": RunState.RUNNING, "run.resumed": RunState.RUNNING} | {
-    f"run.{it.value}": it for it in RunState if it.is_ended
-}
-_ENDS_OF_RUNS = {it for it in RunState if it.is_ended}
-_RUN_FOLLOWS: dict[str, Collection[RunState | None]] = {
-    "run.created": {None},
-    "run.started": {RunState.QUEUED},
-    "run.resumed": _ENDS_OF_RUNS,
-    **{f"run.{it.value}": {RunState.QUEUED, RunState.RUNNING} for it in _ENDS_OF_RUNS},
+_ENDS_OF_RUNS = set(RUN_ENDS.values())
+_RUN_FOLLOWS: dict[EventKind, Collection[RunState | None]] = {
+    EventKind.RUN_CREATED: {None},
+    EventKind.RUN_STARTED: {RunState.QUEUED},
+    EventKind.RUN_RESUMED: _ENDS_OF_RUNS,
+    **{kind: {RunState.QUEUED, RunState.RUNNING} for kind in RUN_ENDS},
 }
 _WITHOUT_ATTEMPT = {StepState.UPSTREAM_FAILED, StepState.SKIPPED}
 _BAD = {StepState.FAILED, StepState.UPSTREAM_FAILED, StepState.CANCELLED}
 _REPLACED = {  # event -> the state that its step gets next, and how people are told
-    "attempt.lost": (StepState.QUEUED, "was lost or handed over"),
-    "attempt.handed_over": (StepState.QUEUED, "was lost or handed over"),
-    "attempt.put_back": (StepState.RETRYING, "was put back"),
+    EventKind.ATTEMPT_LOST: (StepState.QUEUED, "was lost or handed over"),
+    EventKind.ATTEMPT_HANDED_OVER: (StepState.QUEUED, "was lost or handed over"),
+    EventKind.ATTEMPT_PUT_BACK: (StepState.RETRYING, "was put back"),
 }
 _OUTCOMES = {  # event that ends an attempt which had begun -> the outcomes that it may have
-    "step.succeeded": {Outcome.SUCCEEDED},
-    "step.failed": {Outcome.FAILED, Outcome.TIMED_OUT, Outcome.LOST},
-    "step.retrying": {Outcome.FAILED, Outcome.TIMED_OUT, Outcome.LOST},
-    "attempt.lost": {Outcome.LOST},
-    "attempt.handed_over": {Outcome.HANDED_OVER},
-    "attempt.put_back": {Outcome.PUT_BACK},
+    EventKind.STEP_SUCCEEDED: {Outcome.SUCCEEDED},
+    EventKind.STEP_FAILED: {Outcome.FAILED, Outcome.TIMED_OUT, Outcome.LOST},
+    EventKind.STEP_RETRYING: {Outcome.FAILED, Outcome.TIMED_OUT, Outcome.LOST},
+    EventKind.ATTEMPT_LOST: {Outcome.LOST},
+    EventKind.ATTEMPT_HANDED_OVER: {Outcome.HANDED_OVER},
+    EventKind.ATTEMPT_PUT_BACK: {Outcome.PUT_BACK},
 }
 _NAMED = 3  # upstreams that a sentence names
-_OF_THE_RUN = ("run", "clock", "queue", "alert")  # kinds of events that name no step
+_OF_THE_RUN = ("run", "clock", "queue", "alert")  # subjects of events that name no step
 # Events that the ledger never writes but in one call with the event before them, so at the same time.
-_NEVER_FIRST = {"step.upstream_failed", "step.skipped", "run.code_changed"} | {
-    f"run.{it.value}" for it in RunState if it.is_ended
-}
+_NEVER_FIRST = {EventKind.STEP_UPSTREAM_FAILED, EventKind.STEP_SKIPPED, EventKind.RUN_CODE_CHANGED, *RUN_ENDS}
 GRAIN_US = 10_000  # by so much a call may see the clock before or after it gets the id of its event
 
 
 def replay_events(events: Sequence[Event], upstream: Mapping[str, Collection[str]], rules: Mapping[str, str]) -> Replay:
     """Give the replay of all events of a run. `upstream` (as the user wrote it) and `rules` (trigger rules) are those
     of now; what resumes have changed about them stands in the events."""
-    resumes = [event for event in events if event.event == "run.resumed"]
+    resumes = [event for event in events if event.kind is EventKind.RUN_RESUMED]
     members, unsure = set(upstream), set[str]()
     changes: list[frozenset[str]] = []  # before each resume: the steps whose wiring then is not known, the last first
     for event in reversed(resumes):
@@ -92,7 +87,9 @@ class Replay:
     begun: dict[str, int] = field(default_factory=dict)  # step -> its last attempt that began
     violations: list[str] = field(default_factory=list)
     _open: dict[str, int] = field(default_factory=dict)  # step -> its attempt that has begun and has no end yet
-    _replaced: dict[str, str] = field(default_factory=dict)  # step -> the event that ended its attempt; one must follow
+    _replaced: dict[str, EventKind] = field(
+        default_factory=dict
+    )  # step -> the event that ended its attempt; one must follow
     reused: dict[str, Reused] = field(default_factory=dict)  # steps whose success is that of another run's attempt
     since: dict[str, int] = field(default_factory=dict)  # step -> when it got into its state
     begun_at: dict[str, int] = field(default_factory=dict)  # step -> when its last attempt began
@@ -108,23 +105,23 @@ class Replay:
     def take(self, event: Event) -> None:
         """Check the next event and take it in, right or wrong."""
         self._check_order(event)
-        kind = event.event.partition(".")[0]
-        if event.event == "step.reused":
+        if event.kind is EventKind.STEP_REUSED:
             return self._take_reused(event)
-        self._is_beginning = event.event == "run.created"
-        if event.event == UNREADABLE:
-            return self._wrong(f"event {event.id} cannot be read")
-        self._check_form(event, kind)
-        if kind == "run":
+        self._is_beginning = event.kind is EventKind.RUN_CREATED
+        if event.kind is EventKind.UNREADABLE:
+            return self._wrong(_unreadable(event))
+        self._check_form(event)
+        subject = event.kind.subject
+        if subject == "run":
             self._take_run(event)
-        elif kind == "step":
+        elif subject == "step":
             self._take_step(event)
-        elif event.event in _REPLACED:
+        elif event.kind in _REPLACED:
             self._take_replaced(event)
-        elif kind == "message":
+        elif subject == "message":
             if (self.state_of(event.step), self.attempts.get(event.step, 0)) != (StepState.QUEUED, event.attempt):
                 self._wrong(f"{_told(event)}, but the step is {self._where(event.step)}")
-        elif event.event == "attempt.stopped" and not 1 <= event.attempt <= self.attempts.get(event.step, 0):
+        elif event.kind is EventKind.ATTEMPT_STOPPED and not 1 <= event.attempt <= self.attempts.get(event.step, 0):
             self._wrong(f"{_told(event)}, but the step is {self._where(event.step)}")
         return None
 
@@ -149,11 +146,11 @@ class Replay:
     def _check_order(self, event: Event) -> None:
         last, self._last = self._last, event
         if last is None:
-            if event.event != "run.created":
-                self._wrong(f"the record begins with {event.event} (event {event.id}), not with run.created")
+            if event.kind is not EventKind.RUN_CREATED:
+                self._wrong(f"the record begins with {event.kind} (event {event.id}), not with run.created")
         elif event_place(event.id) <= event_place(last.id):
-            self._wrong(f"event {event.id} ({event.event}) is out of order: event {last.id} is not before it")
-        elif UNREADABLE not in (event.event, last.event):
+            self._wrong(f"event {event.id} ({event.kind}) is out of order: event {last.id} is not before it")
+        elif EventKind.UNREADABLE not in (event.kind, last.kind):
             self._check_time(event, last)
 
     def _check_time(self, event: Event, last: Event) -> None:
@@ -163,10 +160,10 @@ class Replay:
         goes on says that its time is not before that of the last event.
         """
         is_of_one_call = (
-            event.event in _NEVER_FIRST
-            or last.event == "run.started"
-            or (last.event in _REPLACED and event.step == last.step)
-            or (event.event == "step.queued" and self.state_of(event.step) is StepState.WAITING)
+            event.kind in _NEVER_FIRST
+            or last.kind is EventKind.RUN_STARTED
+            or (last.kind in _REPLACED and event.step == last.step)
+            or (event.kind is EventKind.STEP_QUEUED and self.state_of(event.step) is StepState.WAITING)
         )
         shown_us, last_shown_us = (event_place(it.id)[0] * 1000 for it in (event, last))
         if is_of_one_call and event.at_us != last.at_us:
@@ -178,33 +175,31 @@ class Replay:
             by_s = (last.at_us - event.at_us) / 1e6
             self._wrong(f"{_told(event)} is {by_s:g} s earlier than event {last.id}, by a clock that was not put back")
 
-    def _check_form(self, event: Event, kind: str) -> None:
+    def _check_form(self, event: Event) -> None:
         """Check what needs no knowledge of the run: that there is such an event, once, with what an event has."""
         if event.strange:
             self._wrong(f"{_told(event)} has what no event has: {', '.join(sorted(event.strange))}")
-        if kind in _OF_THE_RUN and (event.step or event.attempt):
+        if event.kind.subject in _OF_THE_RUN and (event.step or event.attempt):
             self._wrong(f"{_told(event)} is of the whole run, and may not name a step")
-        if kind not in ("run", "step") and event.event not in OTHER_EVENTS:
-            self._wrong(f"{_told(event)} is not an event that a run has")
-        key = event.event, event.at_us, event.step, event.attempt
-        if (first := self._seen.setdefault(key, event.id)) != event.id and kind != "alert":  # a target may stand twice
+        key = event.kind, event.at_us, event.step, event.attempt
+        if (
+            first := self._seen.setdefault(key, event.id)
+        ) != event.id and event.kind.subject != "alert":  # a target may stand twice
             self._wrong(f"{_told(event)} is there twice: it is event {first}")
 
     def _take_run(self, event: Event) -> None:
-        if event.event not in _RUN_FOLLOWS:
-            if event.event != "run.code_changed":
-                self._wrong(f"{event.event} (event {event.id}) is no event of a run")
+        if event.kind not in _RUN_FOLLOWS:
             return
-        if self.run_state not in _RUN_FOLLOWS[event.event]:
+        if self.run_state not in _RUN_FOLLOWS[event.kind]:
             was = "had not been created" if self.run_state is None else f"was {self.run_state}"
-            self._wrong(f"{event.event} (event {event.id}), but the run {was}")
-        self.run_state = _RUN_STATES[event.event]
-        if event.event == "run.created":
+            self._wrong(f"{event.kind} (event {event.id}), but the run {was}")
+        self.run_state = RUN_STATES[event.kind]
+        if event.kind is EventKind.RUN_CREATED:
             self.times["created_at"] = event.at_us
-        elif event.event == "run.started":
+        elif event.kind is EventKind.RUN_STARTED:
             self.is_started = True
             self.times["started_at"] = event.at_us
-        elif event.event == "run.resumed":
+        elif event.kind is EventKind.RUN_RESUMED:
             self._resume(event)
         elif self.run_state in _ENDS_OF_RUNS:
             self._end(event)
@@ -214,17 +209,17 @@ class Replay:
         self.times["ended_at"] = event.at_us
         counts = Counter(self.state_of(step) for step in self.members)
         for step, attempt in self._open.items():
-            self._wrong(f"{event.event} (event {event.id}), but attempt {attempt} of step {step!r} has no end")
+            self._wrong(f"{event.kind} (event {event.id}), but attempt {attempt} of step {step!r} has no end")
         for step in sorted(self.members - self._open.keys()):
             if not self.state_of(step).is_ended:
-                self._wrong(f"{event.event} (event {event.id}), but step {step!r} is {self.state_of(step)}")
+                self._wrong(f"{event.kind} (event {event.id}), but step {step!r} is {self.state_of(step)}")
         failed, cancelled = counts[StepState.FAILED], counts[StepState.CANCELLED]
         follows = RunState.FAILED if failed else RunState.CANCELLED if cancelled else RunState.SUCCEEDED
         # Who cancels a run, or ends it at its deadline, decides how it ends and says why.
-        is_willed = event.event != "run.succeeded" and isinstance(event.detail, dict) and "reason" in event.detail
+        is_willed = event.kind is not EventKind.RUN_SUCCEEDED and "reason" in event.detail
         if self.run_state is not follows and not is_willed:
             self._wrong(
-                f"{event.event} (event {event.id}), but with {failed} failed and {cancelled} cancelled steps "
+                f"{event.kind} (event {event.id}), but with {failed} failed and {cancelled} cancelled steps "
                 f"the run is {follows}"
             )
 
@@ -243,7 +238,7 @@ class Replay:
         gone = set(_listed(event, "gone"))
         self.members = (self.members - gone) | set(_listed(event, "new"))
         resets = [step for step in self.members if step in again or self.state_of(step) is not StepState.SUCCEEDED]
-        told = event.detail.get("reset") if isinstance(event.detail, dict) else None
+        told = event.detail.get("reset")
         if told != len(resets):
             self._wrong(f"run.resumed (event {event.id}) tells of {told} steps that wait anew, but {len(resets)} must")
         self._check_kept(event, set(resets))
@@ -272,10 +267,7 @@ class Replay:
     # -- steps ---------------------------------------------------------------------------------------------------
 
     def _take_step(self, event: Event) -> None:
-        step, state = event.step, _STEP_STATES.get(event.event)
-        if state is None:
-            self._wrong(f"{event.event} of step {step!r} (event {event.id}) is no event of a step")
-            return
+        step, state = event.step, STEP_STATES[event.kind]
         before, attempt = self.state_of(step), self.attempts.get(step, 0)
         expected = attempt + 1 if state is StepState.QUEUED else attempt
         self._check_run_goes_on(event, state)
@@ -294,8 +286,9 @@ class Replay:
                 self._wrong(f"{_told(event)}, but {self._reason(step, verdict)}")
             else:
                 self._check_cause(event, state)
-        follows, how = _REPLACED.get(self._replaced.pop(step, ""), (None, ""))
-        outcome = event.detail.get("outcome") if isinstance(event.detail, dict) else None
+        replaced = self._replaced.pop(step, None)
+        follows, how = _REPLACED[replaced] if replaced else (None, "")
+        outcome = event.detail.get("outcome")
         if follows and (state is not follows or (state is StepState.RETRYING and outcome != Outcome.PUT_BACK)):
             self._wrong(f"{_told(event)}, but this attempt {how} before")
         if before is StepState.RUNNING and state is StepState.QUEUED and not follows:
@@ -304,7 +297,7 @@ class Replay:
             self._check_outcome(event)
             self._open.pop(step, None)
         if state is StepState.RETRYING:
-            due_at = event.detail.get("due_at") if isinstance(event.detail, dict) else None
+            due_at = event.detail.get("due_at")
             if not isinstance(due_at, int) or due_at < event.at_us:
                 self._wrong(f"{_told(event)} does not say when the next attempt is due")
         if state is StepState.RUNNING:
@@ -331,7 +324,7 @@ class Replay:
 
     def _take_reused(self, event: Event) -> None:
         """A step is taken over when the run begins, with all that is above it, and has no attempt of its own."""
-        step, detail = event.step, event.detail if isinstance(event.detail, dict) else {}
+        step, detail = event.step, event.detail
         source = Reused(str(detail.get("run", "")), detail.get("attempt", 0))
         self._check_run_goes_on(event, StepState.SUCCEEDED)
         if not self._is_beginning:
@@ -361,12 +354,12 @@ class Replay:
         else:
             self._check_outcome(event)
             self._open.pop(step)
-            self._replaced[step] = event.event
+            self._replaced[step] = event.kind
 
     def _check_outcome(self, event: Event) -> None:
         """The event that ends an attempt says how it ended; who follows another one (`_REPLACED`) need not."""
-        may_be = _OUTCOMES.get(event.event)
-        outcome = event.detail.get("outcome") if isinstance(event.detail, dict) else None
+        may_be = _OUTCOMES.get(event.kind)
+        outcome = event.detail.get("outcome")
         if may_be and event.step in self._open and outcome not in may_be:
             self._wrong(f"{_told(event)}, but the outcome of its attempt is {outcome}")
 
@@ -401,17 +394,23 @@ class Replay:
         self.violations.append(sentence)
 
 
+def _unreadable(event: Event) -> str:
+    name = event.detail.get("event")
+    return f"{name} (event {event.id}) is not an event that a run has" if name else f"event {event.id} cannot be read"
+
+
 def _told(event: Event) -> str:
     of_step = f" of step {event.step!r} at attempt {event.attempt}" if event.step or event.attempt else ""
-    return f"{event.event}{of_step} (event {event.id})"
+    return f"{event.kind}{of_step} (event {event.id})"
 
 
 def _because(event: Event) -> object:
-    return event.detail.get("because") if isinstance(event.detail, dict) else None
+    return event.detail.get("because")
 
 
 def _listed(event: Event, name: str) -> Collection[str]:
-    return event.detail.get(name, ()) if isinstance(event.detail, dict) else ()
+    found: Collection[str] = event.detail.get(name, ())
+    return found
 
 
 def event_place(event_id: str) -> tuple[int, int]:

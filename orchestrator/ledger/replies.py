@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from orchestrator.ledger.entries import StepSpec
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import (
     AttemptsStopping,
@@ -35,7 +36,7 @@ def claim_in(reply: Sequence[Any]) -> Claim | Refusal:
     _, token, spec, params, import_path, pipeline, uncounted, code_id, secrets, *outputs = reply
     return Claim(
         token,
-        json.loads(spec),
+        StepSpec.from_json(spec),
         json.loads(params) if params else {},
         import_path,
         pipeline,

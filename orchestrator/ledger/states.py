@@ -63,16 +63,6 @@ SILENT_TRANSITIONS: dict[StepState, frozenset[StepState]] = {
 }
 
 
-OTHER_EVENTS = frozenset(
-    {
-        "attempt.lost", "attempt.handed_over", "attempt.put_back", "attempt.stopped",
-        "message.lost", "message.returned", "commit.refused", "log.refused",
-        "run.code_changed", "clock.shifted", "clock.paused", "queue.shared", "alert.sent", "alert.failed",
-    }
-)  # fmt: skip
-"""The events that are no change of a run's or a step's state."""
-
-
 class Outcome(StrEnum):
     """How an attempt ended."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.ledger.entries import StepEntry, StepSpec
 from orchestrator.ledger.values import StagedStep
 
 
@@ -34,11 +34,11 @@ def step_changes(
         graph, spec = graphs[it.step], specs[it.step]
         if it.spec == spec:
             replaced.discard(it.step)
-        has_other_rule = it.graph != graph and json.loads(it.graph).get("t") != json.loads(graph).get("t")
-        if has_other_rule or (it.spec != spec and _upstream_in(it.spec) != _upstream_in(spec)):
+        has_other_rule = it.graph != graph and it.entry.trigger != StepEntry.from_json(graph).trigger
+        if has_other_rule or (it.spec != spec and set(it.parsed_spec.upstream) != _upstream_in(spec)):
             rewired.append(it.step)
     return StepChanges(new, rewired, sorted(replaced.intersection(tried)))
 
 
 def _upstream_in(spec: str) -> set[str]:
-    return set(json.loads(spec).get("upstream", ()))
+    return set(StepSpec.from_json(spec).upstream)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from orchestrator.ledger.entries import StepEntry, StepSpec
 from orchestrator.ledger.states import RunState, StepState
 
 
@@ -37,6 +38,14 @@ class StagedStep:
     output: str = ""
     reused: str = ""
 
+    @property
+    def entry(self) -> StepEntry:
+        return StepEntry.from_json(self.graph)
+
+    @property
+    def parsed_spec(self) -> StepSpec:
+        return StepSpec.from_json(self.spec)
+
     def as_words(self) -> tuple[str, ...]:
         """Return the columns of the script's operation `stage`."""
         return (self.step, self.graph, self.children, self.inputs, self.spec, self.output, self.reused)
@@ -57,7 +66,7 @@ class Claim:
     """
 
     token: int
-    spec: dict[str, Any]
+    spec: StepSpec
     params: dict[str, Any]
     import_path: str
     pipeline: str

@@ -9,15 +9,15 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from redis import ResponseError
 
-from orchestrator.ledger.events import Event
+from orchestrator.ledger.entries import StepSpec
+from orchestrator.ledger.events import REPAIRS, Event, EventKind
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.reads import reused_in, since_in, states_in, token_in
+from orchestrator.ledger.reads import entries_in, reused_in, since_in, states_in, token_in
 from orchestrator.ledger.received import Past, check_received
-from orchestrator.ledger.record import REPAIRS, drift_text, rfc3339
+from orchestrator.ledger.record import drift_text, rfc3339
 from orchestrator.ledger.replay import GRAIN_US, Replay, event_place, replay_events
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import Reused, RunUnknown
@@ -54,7 +54,7 @@ def verify_run(ledger: Ledger, run_id: str) -> Verification:
         len(standing.events),
         len(standing.upstream),
         replay.attempts_begun,
-        sum(event.event in REPAIRS for event in standing.events),
+        sum(event.kind in REPAIRS for event in standing.events),
         (
             *replay.violations,
             *compare(standing, replay),
@@ -68,7 +68,7 @@ def verify_run(ledger: Ledger, run_id: str) -> Verification:
 def _drifts(events: Iterable[Event]) -> Iterable[str]:
     """Yield a sentence for each attempt that ran other code than was submitted."""
     for event in events:
-        code = event.detail.get("code") if isinstance(event.detail, dict) else None
+        code = event.detail.get("code")
         if event.step and isinstance(code, dict) and (told := drift_text(code)):
             yield f"attempt {event.attempt} of step {event.step!r} {told}"
 
@@ -91,7 +91,7 @@ class Standing:
     now_us: int  # by the server's clock
     deleted: int  # events that were deleted from the stream, as far as the server can say that
     since: Mapping[str, int] = field(default_factory=dict)  # step -> when it got into its state
-    specs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    specs: Mapping[str, StepSpec] = field(default_factory=dict)
     past: Past = field(default_factory=Past)
     reused: Mapping[str, Reused] = field(default_factory=dict)
 
@@ -117,14 +117,14 @@ def read_standing(ledger: Ledger, run_id: str) -> Standing:
         if lists == fields.get("lists"):
             break
         lists = fields.get("lists")
-    places = {step: json.loads(text) for step, text in graph.items()}
-    calls = {step: json.loads(text) for step, text in specs.items()}
+    entries = entries_in(graph)
+    calls = {step: StepSpec.from_json(text) for step, text in specs.items()}
     last = event_place(newest[0][0]) if newest else (0, 0)
     return Standing(
         fields,
-        {step: tuple(calls[step].get("upstream", ())) for step in places},
-        {step: place.get("t", "all_success") for step, place in places.items()},
-        frozenset(step for step, place in places.items() if "w" in place),
+        {step: tuple(calls[step].upstream) for step in entries},
+        {step: entry.trigger for step, entry in entries.items()},
+        frozenset(step for step, entry in entries.items() if entry.queue_timeout_s),
         states_in(states),
         {step: token_in(text) for step, text in states.items()},
         frozenset(due),
@@ -205,7 +205,7 @@ def _compare_times(standing: Standing, replay: Replay) -> Iterable[str]:
     if standing.events:
         last = standing.events[-1]
         if last.at_us > max(standing.now_us, (event_place(last.id)[0] + 1) * 1000) + GRAIN_US:
-            yield f"{last.event} (event {last.id}) is of {rfc3339(last.at_us)}, which is still to come"
+            yield f"{last.kind} (event {last.id}) is of {rfc3339(last.at_us)}, which is still to come"
 
 
 def _compare_tokens(standing: Standing, replay: Replay) -> Iterable[str]:
@@ -257,7 +257,9 @@ def check_reused(ledger: Ledger, run_id: str, reused: Mapping[str, Reused]) -> t
         by_run.setdefault(source.run_id, []).append(step)
     own = ledger.outputs(run_id) if by_run else {}
     for source_run, steps in by_run.items():
-        known = {(event.step, event.attempt) for event in ledger.events(source_run) if event.event == "step.succeeded"}
+        known = {
+            (event.step, event.attempt) for event in ledger.events(source_run) if event.kind is EventKind.STEP_SUCCEEDED
+        }
         if not known:
             named = listed([repr(step) for step in steps], _NAMED)
             unchecked.append(f"run {source_run} is gone from the server: whether it computed {named} cannot be checked")

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import redis
 
+from orchestrator.ledger.entries import PRIORITY_LEVELS
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import RunUnknown
-from orchestrator.messages.queues import PRIORITY_LEVELS, entries, list_key, named_in
+from orchestrator.messages.queues import entries, list_key, named_in
 from orchestrator.settings.model import Settings
 
 PAGE = 500

@@ -9,7 +9,8 @@ from typing import NamedTuple, cast
 
 import redis
 
-PRIORITY_LEVELS = (0, 3, 6, 9)  # kombu's default: one list for each, the first without a suffix
+from orchestrator.ledger.entries import PRIORITY_LEVELS
+
 _SEPARATOR = "\x06\x16"
 _PAGE = 500
 
@@ -20,11 +21,6 @@ class Named(NamedTuple):
     run_id: str
     step: str
     attempt: int
-
-
-def priority_level(priority: int) -> int:
-    """Give the level whose list takes messages of a priority (kombu 5.7, `Channel.priority_steps`)."""
-    return max(level for level in PRIORITY_LEVELS if level <= priority)
 
 
 def list_key(queue: str, level: int) -> str:

@@ -19,6 +19,7 @@ from orchestrator.artifacts.outputs import encode_output
 from orchestrator.artifacts.store import Artifact
 from orchestrator.attempt_context import Attempt, HandedOver, StopRequested, attempt_context
 from orchestrator.errors import OutputNotStored
+from orchestrator.ledger.entries import CallKind
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import BackOff, Claim, Commit, Held, Refusal, Replaced, owner_of
 from orchestrator.messages.dispatch import dispatch
@@ -260,7 +261,7 @@ def _saved(process: WorkerProcess, run_id: str, step: str, attempt: int, token: 
 
 def _code_ran(claim: Claim, code: CodeCheck) -> tuple[dict[str, Any], tuple[str, str] | None]:
     """Return what the end of an attempt says of its code, and the digests that are still to be kept with the run."""
-    return ({}, None) if "run" in claim.spec else (code.told(), code.to_record())
+    return ({}, None) if claim.spec.kind is CallKind.SHELL else (code.told(), code.to_record())
 
 
 def _refuse(process: WorkerProcess, claim: Claim, held: Held, refused: CodeRefused) -> End:

@@ -17,6 +17,7 @@ from orchestrator.attempt_context import StopRequested
 from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.wire import from_wire, to_wire
 from orchestrator.errors import CommandFailed, SecretsLost
+from orchestrator.ledger.entries import CallKind
 from orchestrator.ledger.values import Claim
 from orchestrator.processes.dispositions import default_signals
 from orchestrator.processes.exit_status import KnownChild, how_it_ended, signal_name
@@ -47,20 +48,22 @@ def call_step(claim: Claim, store: ArtifactStore, code: CodeCheck) -> Any:
             "the server has lost the secret params of this run. Cancel the run, and resume it with them: "
             "orchestrator resume RUN -p NAME=@FILE"
         )
-    chosen, options = settings(), claim.spec.get("options", {})
-    pool = claim.spec["pool"]
-    module = claim.spec.get("uses", "").partition(":")[0]
-    with _user_code.of(claim.import_path, module), user_celery_app(chosen, pool), server_as_the_pool_says(chosen, pool):
+    chosen, spec = settings(), claim.spec
+    options, pool = spec.options, spec.pool
+    with (
+        _user_code.of(claim.import_path, spec.module),
+        user_celery_app(chosen, pool),
+        server_as_the_pool_says(chosen, pool),
+    ):
         limit_memory(options.get("memory"))
         limit_threads(options.get("threads") or threads_of(chosen, pool))
         values = _Values(claim, store)
-        spec = claim.spec
-        if "run" in spec:
-            return _run_shell(from_wire(spec["run"]), values, chosen.shell_output_mb)
+        if spec.kind is CallKind.SHELL:
+            return _run_shell(from_wire(spec.command), values, chosen.shell_output_mb)
         with counted():
-            function = code.function(spec["uses"])
-        args = from_wire(spec.get("args", []), values.output, values.param)
-        kwargs = from_wire(spec.get("with", {}), values.output, values.param)
+            function = code.function(spec.uses)
+        args = from_wire(spec.args, values.output, values.param)
+        kwargs = from_wire(spec.kwargs, values.output, values.param)
         with counted():
             return function(*args, **kwargs)
 

@@ -98,7 +98,7 @@ class CodeCheck:
 
     def _loaded(self) -> LoadedCode:
         submitted, code_id = self._submitted_code(), self._claim.code_id
-        module = self._claim.spec["uses"].partition(":")[0]
+        module = self._claim.spec.module
         return self._user_code.loaded(module, submitted if code_id in _submitted else None, code_id)
 
     def _differing(self) -> dict[str, tuple[str | None, str]]:

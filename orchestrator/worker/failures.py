@@ -17,6 +17,7 @@ from orchestrator.attempt_context import StopRequested
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.retry import exception_names, may_retry, retry_delay_s
 from orchestrator.errors import DescriptorsClosed, StepTimedOut
+from orchestrator.ledger.entries import StepSpec
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Commit, Held, Refusal, Replaced
 from orchestrator.messages.dispatch import dispatch_ready
@@ -58,9 +59,8 @@ class Failure:
         return {"detail": {"error": error_card(self.error, masks)}, "retry_in_s": self.retry_in_s}
 
 
-def options_of(spec: Mapping[str, Any]) -> StepOptions:
-    kept = spec.get("options")
-    return StepOptions.model_validate(kept) if kept else _DEFAULT_OPTIONS
+def options_of(spec: StepSpec) -> StepOptions:
+    return StepOptions.model_validate(spec.options) if spec.options else _DEFAULT_OPTIONS
 
 
 def commit_for(process: WorkerProcess, held: Held, error: BaseException, told: str = "") -> Commit | Refusal:

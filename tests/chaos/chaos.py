@@ -30,8 +30,9 @@ from orchestrator.artifacts.store import FolderStore
 from orchestrator.coordinator.service import Coordinator
 from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.connection import connect
+from orchestrator.ledger.events import REPAIRS
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.record import REPAIRS, RunRecord, read_record
+from orchestrator.ledger.record import RunRecord, read_record
 from orchestrator.ledger.states import RunState
 from orchestrator.ledger.verification import verify_run
 from orchestrator.local.server import embedded_server
@@ -142,7 +143,7 @@ class Chaos:
     def _look(self, ledger: Ledger, number: int, run_id: str) -> None:
         """Compare what is with what must be."""
         it, record = self._tangles[number], read_record(ledger, run_id)
-        self.events.update(event.event for event in ledger.events(run_id))
+        self.events.update(event.kind for event in ledger.events(run_id))
         found = [*verify_run(ledger, run_id).violations]
         states = {step: str(told.state) for step, told in record.steps.items()}
         if not record.state.is_ended:

@@ -94,7 +94,7 @@ class Site:
         found: list[int] = []
 
         def look() -> bool:
-            found[:] = [it.at_us for it in self.ledger.events(run_id) if (it.event, it.attempt) == (event, attempt)]
+            found[:] = [it.at_us for it in self.ledger.events(run_id) if (it.kind, it.attempt) == (event, attempt)]
             return bool(found)
 
         until(look)

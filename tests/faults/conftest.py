@@ -37,10 +37,10 @@ from orchestrator.coordinator.submission import submit
 from orchestrator.definition.loading import load
 from orchestrator.definition.model import Pipeline
 from orchestrator.ledger.connection import connect
-from orchestrator.ledger.events import Event
+from orchestrator.ledger.events import REPAIRS, Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, present_workers
-from orchestrator.ledger.record import REPAIRS, RunRecord, read_record, read_skeleton
+from orchestrator.ledger.record import RunRecord, read_record, read_skeleton
 from orchestrator.ledger.verification import verify_run
 from orchestrator.messages.app import create_app
 from orchestrator.messages.queues import queue_keys
@@ -403,7 +403,7 @@ class Run:
         return [
             event
             for event in self.ledger.events(self.run_id)
-            if (not name or event.event == name) and (not step or event.step == step)
+            if (not name or event.kind == name) and (not step or event.step == step)
         ]
 
     def wait(
@@ -430,7 +430,7 @@ class Run:
         begin, lines = 0, [""]
         for event in self.events():
             begin = begin or event.at_us
-            told = f"{(event.at_us - begin) / 1e6:8.3f} {event.event:20} {event.step}:{event.attempt}"
+            told = f"{(event.at_us - begin) / 1e6:8.3f} {event.kind:20} {event.step}:{event.attempt}"
             lines.append(f"{told} {json.dumps(event.detail)[:300]}")
         return "\n".join(lines)
 
@@ -459,18 +459,18 @@ class Run:
         events, record = self.events(), read_record(self.ledger, self.run_id)
         assert record.state.is_ended, self.story()
         assert not verify_run(self.ledger, self.run_id).violations, self.story()
-        last_resume = max((place for place, it in enumerate(events) if it.event == "run.resumed"), default=0)
-        again = {step for it in events[last_resume:] if it.event == "run.resumed" for step in it.detail["again"]}
+        last_resume = max((place for place, it in enumerate(events) if it.kind == "run.resumed"), default=0)
+        again = {step for it in events[last_resume:] if it.kind == "run.resumed" for step in it.detail["again"]}
         for name, step in record.steps.items():
             assert step.state.is_ended, self.story()
             successes = [
                 place
                 for place, it in enumerate(events)
-                if it.event == "step.succeeded" and it.step == name and (name not in again or place > last_resume)
+                if it.kind == "step.succeeded" and it.step == name and (name not in again or place > last_resume)
             ]
             assert len(successes) == (step.state == "succeeded"), f"{name}: {self.story()}"
             assert all(attempt.ended_at_us for attempt in step.attempts), f"{name}: {self.story()}"
-        self._check_repairs([it for it in events if it.event in REPAIRS], repairs)
+        self._check_repairs([it for it in events if it.kind in REPAIRS], repairs)
         return record
 
     def _check_repairs(self, found: list[Event], expected: Iterable[Repair] | Callable[[list[Event]], object]) -> None:
@@ -482,7 +482,7 @@ class Run:
             match = [
                 it
                 for it in left
-                if it.event == event and it.step == step and re.search(pattern, str(it.detail["found"]))
+                if it.kind == event and it.step == step and re.search(pattern, str(it.detail["found"]))
             ]
             assert match, f"no {event} of {step} found {pattern!r}: {self.story()}"
             left.remove(match[0])

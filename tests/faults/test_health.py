@@ -45,7 +45,7 @@ def test_a_healthy_run_shows_no_repair_and_no_refusal(shared, caplog):
             failures = ["failed"] * (2 if name.startswith("again") else 0)
             assert [attempt.outcome for attempt in step.attempts] == [*failures, "succeeded"]
     for it in (run, other):
-        assert {event.event for event in it.events()} == {
+        assert {event.kind for event in it.events()} == {
             *("run.created", "run.started", "run.succeeded"),
             *("step.queued", "step.started", "step.retrying", "step.succeeded"),
         }

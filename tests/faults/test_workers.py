@@ -409,4 +409,4 @@ def test_a_step_that_kills_every_worker_fails_after_its_budget_and_another_run_i
     assert error["message"].endswith(
         "is gone: host lost, no sign of life for 1.5 s (lost attempt 3 of 3: it is not tried again)"
     )
-    assert site.value(other.ended(lambda repairs: all(it.event == "message.lost" for it in repairs)), "total") == 190
+    assert site.value(other.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs)), "total") == 190

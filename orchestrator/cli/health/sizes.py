@@ -23,7 +23,6 @@ SAMPLES = 5  # of the entries of a key, by which the server estimates the rest
 FILES_COUNTED = 10_000
 FULL_SHARE = 0.9
 NEARLY_SHARE = 0.8
-PARTS = ("run", "graph", "children", "inputs", "spec", "state", "join", "output", "uncounted", "due", "events")
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
@@ -51,17 +50,12 @@ def check_memory(session: Session) -> Iterator[Finding]:
 def check_run_sizes(session: Session) -> Iterator[Finding]:
     """Say how much the newest runs take in Redis."""
     ledger = session.ledger
-    kept = ledger.client.zcard(f"{ledger.prefix}:runs")
+    kept = ledger.count_runs()
     if not kept:
         return
     run_ids = ledger.recent_runs(RUNS_MEASURED)
-    sizes: dict[str, int] = {}
     try:
-        for run_id in run_ids:
-            with ledger.client.pipeline(transaction=False) as pipe:
-                for part in PARTS:
-                    pipe.memory_usage(ledger.key(run_id, part), samples=SAMPLES)
-                sizes[run_id] = sum(size or 0 for size in pipe.execute())
+        sizes = {run_id: ledger.bytes_of(run_id, SAMPLES) for run_id in run_ids}
     except (ResponseError, NoPermissionError) as error:
         yield Finding("ok", "runs", f"{kept:,} kept; the server does not say how large they are ({error})")
         return

@@ -19,8 +19,8 @@
 --                                   with limits), rerun_of (the run that this one is a rerun of), reuses (JSON list: the runs whose
 --                                   outputs it has taken over), secrets (JSON list: the params that are secret)
 --   {prefix}:{RUN}:graph    hash    step -> JSON: x place in the user's order, u upstreams (count, absent = 0), n next
---                                   step of its chain, t trigger rule (absent = all_success), q queue, p priority,
---                                   l timeout in seconds, w queue timeout in seconds, b lost attempts that it may have
+--                                   step of its chain, t trigger rule (absent = all_success), q queue, p priority, s level
+--                                   of the broker's list (absent = 0), l timeout in seconds, w queue timeout in seconds, b lost attempts that it may have
 --                                   (absent = 3), m 1 when it reads params
 --   {prefix}:{RUN}:children hash    step -> JSON list of the steps that wait for it; absent = none
 --   {prefix}:{RUN}:inputs   hash    step -> JSON list of the steps whose outputs it reads; absent = none

@@ -79,7 +79,7 @@ end
 
 -- The list of the broker that a step's message lies in: kombu has one for each of the levels 0, 3, 6 and 9.
 local function queued_key(entry)
-  return BASE .. 'queued:' .. entry.q .. ':' .. (entry.p - entry.p % 3)
+  return BASE .. 'queued:' .. entry.q .. ':' .. (entry.s or 0)
 end
 
 local function queue(step, old, attempt)

@@ -90,4 +90,4 @@ class Incidents:
 
     def events(self, run_id: str) -> list[tuple[str, dict[str, Any]]]:
         """Give what the record says of telling people."""
-        return [(event.event, event.detail) for event in self.ledger.events(run_id) if event.event[:6] == "alert."]
+        return [(event.kind, event.detail) for event in self.ledger.events(run_id) if event.kind[:6] == "alert."]

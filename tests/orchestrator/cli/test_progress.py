@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli.progress import Lines, Panel
-from orchestrator.ledger.events import Event
+from orchestrator.ledger.events import Event, EventKind
 from orchestrator.ledger.record import AttemptRecord, RunRecord, StepRecord
 from orchestrator.ledger.states import RunState, StepState
 
@@ -29,23 +29,23 @@ ERROR = {"type": "WorkerLost", "message": "killed by signal 9", "traceback": ""}
 EVENTS = [
     ("run.resumed", "", 0, {"again": ["a"], "gone": [], "reset": 3, "params": {"x": 1}}),
     ("run.code_changed", "", 0, {"changed": ["m.py"]}),
-    ("step.queued", "a", 2, ""),
-    ("step.started", "a", 2, "w"),
+    ("step.queued", "a", 2, {}),
+    ("step.started", "a", 2, {"worker": "w"}),
     ("attempt.lost", "a", 2, {"outcome": "lost", "error": ERROR, "found": "x", "lost": 1, "budget": 3}),
-    ("step.queued", "a", 3, ""),
+    ("step.queued", "a", 3, {}),
     ("message.lost", "a", 3, {"found": "its queue is empty"}),
-    ("step.started", "a", 3, "w"),
+    ("step.started", "a", 3, {"worker": "w"}),
     ("attempt.handed_over", "a", 3, {"outcome": "handed_over", "reason": "its worker ended"}),
-    ("step.queued", "a", 4, ""),
-    ("step.started", "a", 4, "w"),
+    ("step.queued", "a", 4, {}),
+    ("step.started", "a", 4, {"worker": "w"}),
     ("step.cancelled", "a", 4, {"reason": "enough"}),
     ("attempt.stopped", "a", 4, {"how": "it ended when asked", "after_s": 0.31}),
 ]
 
 
 def events(upto: str = "attempt.stopped") -> list[Event]:
-    told = [Event(f"1-{i}", name, 1_000_000 * i, *rest) for i, (name, *rest) in enumerate(EVENTS)]
-    last = max(i for i, event in enumerate(told) if event.event == upto)
+    told = [Event(f"1-{i}", EventKind(name), 1_000_000 * i, *rest) for i, (name, *rest) in enumerate(EVENTS)]
+    last = max(i for i, event in enumerate(told) if event.kind == upto)
     return told[: last + 1]
 
 
@@ -76,7 +76,7 @@ def test_what_others_say_is_ended_once(record, capsys, said: str) -> None:
         ("step.retrying", {"error": error, "due_at": 1_000_000}),
         ("step.failed", {"error": error}),
     ]
-    Lines(record, is_quiet=False).show([Event("1-0", name, 0, "a", 1, detail) for name, detail in told])
+    Lines(record, is_quiet=False).show([Event("1-0", EventKind(name), 0, "a", 1, detail) for name, detail in told])
 
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5

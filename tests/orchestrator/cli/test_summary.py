@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.cli.summary import summary_text
+from orchestrator.ledger.entries import StepSpec
 from orchestrator.ledger.record import AttemptRecord, RunRecord, StepRecord
 from orchestrator.ledger.states import Outcome, RunState, StepState
 
@@ -47,7 +48,7 @@ def attempt(**stopped: object) -> AttemptRecord:
     return AttemptRecord(1, 0, "w", 0, 1, Outcome.CANCELLED, None, {**stopped, "at_us": 1})
 
 
-SPECS = {"fit": {"pool": "cpu", "options": {"retries": 2}}, "plain": {"pool": "cpu"}}
+SPECS = {"fit": StepSpec("cpu", options={"retries": 2}), "plain": StepSpec("cpu")}
 ONCE_MORE = "failed after 1 attempt since it was resumed (retries=0)"
 
 

@@ -51,7 +51,7 @@ def shop_worker(tmp_path: Path, shared_redis_url: str, quick: Settings) -> Itera
 
 
 def shared_events(ledger: Ledger, run_id: str) -> list[Event]:
-    return [event for event in ledger.events(run_id) if event.event == "queue.shared"]
+    return [event for event in ledger.events(run_id) if event.kind == "queue.shared"]
 
 
 def test_a_worker_that_swallows_our_messages_is_named_once(
@@ -66,7 +66,7 @@ def test_a_worker_that_swallows_our_messages_is_named_once(
         return [event for run_id in run_ids for event in shared_events(ledger, run_id)]
 
     def losses() -> int:
-        return sum(event.event == "message.lost" for run_id in run_ids for event in ledger.events(run_id))
+        return sum(event.kind == "message.lost" for run_id in run_ids for event in ledger.events(run_id))
 
     wait_until(events)
     seen = losses()

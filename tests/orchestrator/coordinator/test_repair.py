@@ -36,7 +36,7 @@ def trouble(repair):
 
 
 def lost(ledger, run_id):
-    return [event.detail["error"]["type"] for event in ledger.events(run_id) if event.event == "attempt.lost"]
+    return [event.detail["error"]["type"] for event in ledger.events(run_id) if event.kind == "attempt.lost"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_message_that_lies_behind_younger_ones_is_not_lost(ledger, app, quick,
 
     def mended():
         coordinator.tend(early)
-        return [event.step for event in ledger.events(early) if event.event == "message.lost"]
+        return [event.step for event in ledger.events(early) if event.kind == "message.lost"]
 
     wait_until(mended)
     wait_until(lambda: mended() and time.monotonic() > began + 5 * quick.message_lost_after_s)

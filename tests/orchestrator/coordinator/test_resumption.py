@@ -261,7 +261,7 @@ def test_changed_options_and_calls_take_effect_and_a_kept_step_with_another_call
     resume(ledger, app, resumption)
 
     assert resumption.differing == ("a",)
-    assert ledger.graph(run_id)["b"]["l"] == 7.0
+    assert ledger.entries(run_id)["b"].timeout_s == 7.0
     assert json.loads(ledger.run_fields(run_id)["lists"]) == [[chosen.queue_of(), 3], [chosen.queue_of("gpu"), 3]]
     assert states_of(ledger, run_id) == {"a": "succeeded", "b": "queued"}
 
@@ -274,7 +274,7 @@ def test_queues_are_those_of_the_present_settings(ledger, app, chosen, submitted
 
     resume(ledger, app, planned(run_id, plan, settings=now))
 
-    assert {place["q"] for place in ledger.graph(run_id).values()} == {"cpu.local-2"}
+    assert {entry.queue for entry in ledger.entries(run_id).values()} == {"cpu.local-2"}
     assert json.loads(ledger.run_fields(run_id)["lists"]) == [["cpu.local-2", 3]]
     ledger.client.delete(*queue_keys("cpu.local-2"))
 
@@ -296,7 +296,7 @@ def test_changed_params_are_recorded_and_a_kept_step_that_read_one_is_told(ledge
 
     assert (resumption.differing, resumption.params_changed) == (("a",), {"x": {"$tuple": [5]}})
     assert json.loads(ledger.run_fields(run_id)["params"]) == {"x": {"$tuple": [5]}, "y": {"k": [2]}}
-    (event,) = [event for event in ledger.events(run_id) if event.event == "run.resumed"]
+    (event,) = [event for event in ledger.events(run_id) if event.kind == "run.resumed"]
     assert event.detail["params"] == {"x": {"$tuple": [5]}}
 
 
@@ -330,7 +330,7 @@ def test_a_change_of_code_is_an_event(ledger, app, submitted, planned, tmp_path:
     resume(ledger, app, resumption)
 
     assert resumption.code_changed == ("resumed_code.py",)
-    told = {event.event: event.detail for event in ledger.events(run_id)}
+    told = {event.kind: event.detail for event in ledger.events(run_id)}
     assert told["run.resumed"]["code_changed"] == told["run.code_changed"]["changed"] == ["resumed_code.py"]
     end(ledger, run_id, "code!")
     assert planned(run_id, plan).code_changed == ()

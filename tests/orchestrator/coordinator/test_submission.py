@@ -110,7 +110,7 @@ def test_a_step_is_staged_with_all_that_a_worker_needs(chosen: Settings) -> None
     a, b, c = staged_steps(plan, chosen)
 
     cpu, gpu = chosen.queue_of("cpu"), chosen.queue_of("gpu")
-    assert json.loads(a.graph) == {"x": 0, "q": cpu, "p": 5, "m": 1}
+    assert json.loads(a.graph) == {"x": 0, "q": cpu, "p": 5, "s": 3, "m": 1}
     assert json.loads(a.spec) == {
         "pool": "cpu",
         "uses": "m:f",

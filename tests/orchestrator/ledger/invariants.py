@@ -22,14 +22,14 @@ def check_record(
     attempts: dict[str, int] = defaultdict(int)
     lost: dict[str, int] = defaultdict(int)
     for event in events:
-        if event.event == "step.queued":
+        if event.kind == "step.queued":
             attempts[event.step] = event.attempt
-        elif event.event in ("commit.refused", "log.refused", "attempt.stopped"):
+        elif event.kind in ("commit.refused", "log.refused", "attempt.stopped"):
             assert event.attempt <= attempts[event.step], event
-        elif event.event == "run.resumed":
+        elif event.kind == "run.resumed":
             lost.clear()
         elif isinstance(event.detail, dict) and "budget" in event.detail:
             lost[event.step] += 1
             assert event.detail["lost"] == lost[event.step]
-            assert (event.event == "step.failed") == (lost[event.step] >= event.detail["budget"]), event
+            assert (event.kind == "step.failed") == (lost[event.step] >= event.detail["budget"]), event
     return {step: replay.state_of(step) for step in upstream}, replay.run_state

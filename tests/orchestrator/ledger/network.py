@@ -20,6 +20,7 @@ from oracle import DEADLINE_S, LedgerModel, Shape
 from runs import INSTANT_S, RULES, SETTINGS, Graph, SaidTwice, age, counts_in, random_options, start
 
 from orchestrator.coordinator.submission import broker_lists, staged_steps
+from orchestrator.ledger.entries import priority_level
 from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
@@ -36,7 +37,6 @@ from orchestrator.ledger.values import (
     RunSucceeded,
     owner_of,
 )
-from orchestrator.messages.queues import priority_level
 
 WORKERS = ("w1", "w11", "w2")  # one name is the beginning of another
 COPIES = (0, 1, 1, 1, 1, 2, 3)  # how often a message that is sent arrives
@@ -619,7 +619,7 @@ class Network:
 
         new = list(self.ledger.events(self.run_id, self.seen[-1].id if self.seen else "0"))
         self.seen += new
-        assert Counter((event.event, event.step, event.attempt) for event in new) == Counter(model.changes)
+        assert Counter((event.kind, event.step, event.attempt) for event in new) == Counter(model.changes)
         model.changes.clear()
 
 

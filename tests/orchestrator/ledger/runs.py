@@ -146,7 +146,7 @@ def begin(ledger: Ledger, run_id: str, step: str, attempt: int = 1, worker: str 
 def states_of(ledger: Ledger, run_id: str) -> dict[str, str]:
     """Give the state of every step, listed order."""
     reached = ledger.states(run_id)
-    return {step: str(reached[step][0]) if step in reached else "waiting" for step in ledger.graph(run_id)}
+    return {step: str(reached[step][0]) if step in reached else "waiting" for step in ledger.entries(run_id)}
 
 
 def run_state(ledger: Ledger, run_id: str) -> str:
@@ -154,7 +154,7 @@ def run_state(ledger: Ledger, run_id: str) -> str:
 
 
 def events_of(ledger: Ledger, run_id: str) -> list[tuple[str, str, int]]:
-    return [(event.event, event.step, event.attempt) for event in ledger.events(run_id)]
+    return [(event.kind, event.step, event.attempt) for event in ledger.events(run_id)]
 
 
 def heads(chains: Iterable[Chain]) -> list[str]:

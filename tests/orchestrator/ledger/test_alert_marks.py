@@ -32,7 +32,7 @@ def claimed(ledger: Ledger, run_id: str, lease_s: float = 60) -> AlertTry:
 
 
 def alert_events(ledger: Ledger, run_id: str) -> list[str]:
-    return [event.event for event in ledger.events(run_id) if event.event.startswith("alert.")]
+    return [event.kind for event in ledger.events(run_id) if event.kind.startswith("alert.")]
 
 
 def test_one_alone_may_tell_until_the_claim_runs_out(ledger: Ledger, wait_until: Callable[..., None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from runs import age, begin, events_of, heads, run_state, start_graph, states_of
 
+from orchestrator.ledger.entries import CallKind, StepSpec
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Claim, Commit, Refusal, Replaced
@@ -115,7 +116,7 @@ def test_tokens_of_a_run_that_is_years_old_keep_every_digit(ledger: Ledger, age_
     assert isinstance(commit(ledger, run_id, "a", token), Refusal)
     assert not ledger.append_log(run_id, "a", 1, token + 2, ["line"], 10)
     assert ledger.append_log(run_id, "a", 1, token + 1, ["line"], 10)
-    refused = [event.detail["token"] for event in ledger.events(run_id) if event.event.endswith(".refused")]
+    refused = [event.detail["token"] for event in ledger.events(run_id) if event.kind.endswith(".refused")]
     assert refused == [token, token + 2]
     assert isinstance(ledger.report_lost(run_id, "a", 1, {}, token=token), Refusal)
     assert isinstance(ledger.report_lost(run_id, "a", 1, {}, token=token + 1), Replaced)
@@ -175,7 +176,7 @@ def test_late_commit_of_an_old_attempt_is_refused_and_the_refusal_is_recorded(le
     assert isinstance(refusal, Refusal)
     assert states_of(ledger, run_id) == {"a": "running", "b": "waiting"}
     event = list(ledger.events(run_id))[-1]
-    assert (event.event, event.step, event.attempt) == ("commit.refused", "a", 1)
+    assert (event.kind, event.step, event.attempt) == ("commit.refused", "a", 1)
     assert event.detail == {"outcome": "succeeded", "state": "running", "token": old}
     assert isinstance(commit(ledger, run_id, "a", new, attempt=2, output='"fresh"'), Commit)
     assert ledger.outputs(run_id) == {"a": '"fresh"'}
@@ -266,8 +267,8 @@ def test_a_retry_waits_for_its_due_time(ledger: Ledger) -> None:
         for step, delay_s in (("later", 3600.0), ("soon", 0.02))
     }
     assert {answer.state for answer in answers.values()} == {StepState.RETRYING}
-    due = {event.step: event.detail["due_at"] for event in ledger.events(run_id) if event.event == "step.retrying"}
-    at = {event.step: event.at_us for event in ledger.events(run_id) if event.event == "step.retrying"}
+    due = {event.step: event.detail["due_at"] for event in ledger.events(run_id) if event.kind == "step.retrying"}
+    at = {event.step: event.at_us for event in ledger.events(run_id) if event.kind == "step.retrying"}
     assert {step: due[step] - at[step] for step in due} == {"soon": 20_000, "later": 3_600_000_000}
 
     while not (promotion := ledger.tend(run_id)).ready:
@@ -276,7 +277,7 @@ def test_a_retry_waits_for_its_due_time(ledger: Ledger) -> None:
     assert heads(promotion.ready) == ["soon"]
     assert promotion.next_due_us == due["later"]
     assert states_of(ledger, run_id) == {"soon": "queued", "later": "retrying"}
-    queued_at = next(e.at_us for e in ledger.events(run_id) if (e.event, e.attempt) == ("step.queued", 2))
+    queued_at = next(e.at_us for e in ledger.events(run_id) if (e.kind, e.attempt) == ("step.queued", 2))
     assert queued_at >= due["soon"]
 
 
@@ -298,7 +299,8 @@ def test_a_claim_brings_call_params_and_outputs_of_the_steps_it_reads(ledger: Le
 
     claim = ledger.claim(run_id, "a", 1, "c", "w")
 
-    assert claim == Claim(ledger.token(run_id, "a"), {"pool": "cpu", "run": "true"}, {}, "", "p", 0, {})
+    spec = StepSpec("cpu", CallKind.SHELL, args=[], command="true")
+    assert claim == Claim(ledger.token(run_id, "a"), spec, {}, "", "p", 0, {})
 
 
 def test_the_script_is_loaded_again_when_the_server_has_lost_it(ledger: Ledger) -> None:

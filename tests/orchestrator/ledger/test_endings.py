@@ -32,7 +32,7 @@ def test_a_failure_ends_all_descendants_in_the_same_call(ledger: Ledger) -> None
         "x": "queued", "y": "waiting",
     }  # fmt: skip
     events = list(ledger.events(run_id))
-    assert {event.at_us for event in events if event.event in ("step.failed", "step.upstream_failed")} == {
+    assert {event.at_us for event in events if event.kind in ("step.failed", "step.upstream_failed")} == {
         events[-1].at_us
     }
     assert {step: it.because for step, it in read_record(ledger, run_id).steps.items() if it.because} == dict.fromkeys(

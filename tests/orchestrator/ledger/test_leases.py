@@ -37,7 +37,7 @@ def lose(ledger: Ledger, run_id: str, step: str, attempt: int, **shown) -> Repla
 
 
 def last_event(ledger: Ledger, run_id: str, event: str) -> Event:
-    return [it for it in ledger.events(run_id) if it.event == event][-1]
+    return [it for it in ledger.events(run_id) if it.kind == event][-1]
 
 
 # -- leases ----------------------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def test_a_claim_holds_the_step_for_its_lease(ledger: Ledger) -> None:
     ledger.claim(run_id, "a", 1, "c", "w", 60.0)
     ledger.claim(run_id, "b", 1, "c", "v", 0.0)
 
-    started = {event.step: event.at_us for event in ledger.events(run_id) if event.event == "step.started"}
+    started = {event.step: event.at_us for event in ledger.events(run_id) if event.kind == "step.started"}
     tended = ledger.tend(run_id)
 
     assert tended.expired == (ExpiredLease("b", 1, "v", "c", started["b"], is_stopping=False),)
@@ -113,7 +113,7 @@ def test_whoever_was_replaced_neither_commits_nor_logs_and_both_are_recorded(led
     assert not ledger.append_log(run_id, "a", 2, old, ["late"], 10)
 
     state = "running" if has_begun else "queued"
-    refusals = [(it.event, it.attempt, it.detail) for it in ledger.events(run_id) if it.event.endswith(".refused")]
+    refusals = [(it.kind, it.attempt, it.detail) for it in ledger.events(run_id) if it.kind.endswith(".refused")]
     assert refusals == [
         ("commit.refused", 1, {"outcome": "succeeded", "state": state, "token": old}),
         ("commit.refused", 1, {"outcome": "failed", "state": state, "token": old}),
@@ -162,7 +162,7 @@ def test_a_step_may_lose_as_many_attempts_as_its_options_say(ledger: Ledger) -> 
         lose(ledger, run_id, "five", attempt)
 
     assert states_of(ledger, run_id) == {"one": "failed", "five": "failed"}
-    errors = [it.detail["error"]["message"] for it in ledger.events(run_id) if it.event == "step.failed"]
+    errors = [it.detail["error"]["message"] for it in ledger.events(run_id) if it.kind == "step.failed"]
     assert errors[0] == "killed by signal 9"  # there is no number to tell
     assert errors[1].endswith("(lost attempt 5 of 5: it is not tried again)")
 
@@ -434,7 +434,7 @@ def test_a_cancelled_attempt_is_over_however_it_ends_and_that_is_told_once(ledge
         end(ledger, held)
 
     assert (ledger.stopping(run_id), ledger.tend(run_id).is_over) == ([], True)
-    assert [event.detail["how"] for event in ledger.events(run_id) if event.event == "attempt.stopped"] == [how]
+    assert [event.detail["how"] for event in ledger.events(run_id) if event.kind == "attempt.stopped"] == [how]
     # A renewal that was under way does not take the lease up again.
     assert ledger.renew([held], 60.0) == {held: "fenced"}
     assert ledger.stopping(run_id) == []

@@ -147,5 +147,5 @@ def test_without_failures_every_step_commits_exactly_once(new_ledger: NewLedger,
             network.send_all_again()
 
     for event in ("step.queued", "step.started", "step.succeeded"):
-        assert sorted(e.step for e in network.seen if e.event == event) == sorted(graph.upstream)
+        assert sorted(e.step for e in network.seen if e.kind == event) == sorted(graph.upstream)
     check(network)

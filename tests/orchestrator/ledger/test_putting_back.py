@@ -29,7 +29,7 @@ WHY = {"reason": "the store is full", "host": "h"}
 
 def due_in_s(ledger: Ledger, run_id: str, step: str) -> float:
     """Return the seconds between the last putting back of a step and its due time, by the record."""
-    event = [it for it in ledger.events(run_id) if it.event == "attempt.put_back"][-1]
+    event = [it for it in ledger.events(run_id) if it.kind == "attempt.put_back"][-1]
     assert event.detail["due_at"] == ledger.due_at(run_id, step) == read_record(ledger, run_id).steps[step].due_at_us
     return (event.detail["due_at"] - event.at_us) / 1e6
 

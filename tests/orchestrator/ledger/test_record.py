@@ -32,7 +32,7 @@ def test_the_record_folds_events_into_attempts(ledger: Ledger) -> None:
     ledger.commit(run_id, "a", 2, token, "w2", Outcome.TIMED_OUT)
     record = read_record(ledger, run_id)
 
-    events = {(event.event, event.attempt): event for event in ledger.events(run_id) if event.step == "a"}
+    events = {(event.kind, event.attempt): event for event in ledger.events(run_id) if event.step == "a"}
     at = {key: event.at_us for key, event in events.items()}
     assert waiting.steps["a"].state is StepState.RETRYING
     assert waiting.steps["a"].due_at_us == at["step.retrying", 1]
@@ -64,7 +64,7 @@ def test_the_record_has_the_times_and_the_end_of_the_run(ledger: Ledger) -> None
         ledger.commit(run_id, step, 1, begin(ledger, run_id, step), "w", Outcome.SUCCEEDED, output=f'"{step}"')
     record = read_record(ledger, run_id)
 
-    at = {event.event: event.at_us for event in ledger.events(run_id) if not event.step}
+    at = {event.kind: event.at_us for event in ledger.events(run_id) if not event.step}
     assert (record.run_id, record.pipeline, record.state) == (run_id, "p", RunState.SUCCEEDED)
     assert record.params == {"x": {"$tuple": [1, 2]}}
     assert (record.created_at_us, record.started_at_us, record.ended_at_us) == (
@@ -99,7 +99,7 @@ def test_waiting_for_events_ends_with_the_first_one(ledger: Ledger) -> None:
     events = ledger.wait_for_events(run_id, last, 30.0)
 
     claim.join()
-    assert [event.event for event in events] == ["run.started", "step.started"]
+    assert [event.kind for event in events] == ["run.started", "step.started"]
 
 
 def test_events_are_read_in_pages_without_loss(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,7 @@ def test_a_step_that_is_asked_for_runs_again_and_its_old_output_is_gone(ledger: 
 
     assert links(chains) == [[("c", 2), ("d", 2)], [("x", 2)]]
     assert ledger.outputs(run_id) == {"a": '"a1"', "b": '"b1"'}
-    (event,) = [event for event in ledger.events(run_id) if event.event == "run.resumed"]
+    (event,) = [event for event in ledger.events(run_id) if event.kind == "run.resumed"]
     assert (event.detail["again"], event.detail["reset"], event.detail["from"]) == (["c", "d"], 3, ["c"])
     for step in "cdx":
         end(ledger, run_id, step, 2)
@@ -346,7 +346,7 @@ def test_of_many_who_resume_at_once_one_does_and_what_they_stage_is_not_mixed(le
     answers = at_once(resume)
 
     (winner,) = [number for number, answer in enumerate(answers) if answer is not None]
-    assert list(ledger.graph(run_id)) == [*UPSTREAM, f"new{winner}"]
+    assert list(ledger.entries(run_id)) == [*UPSTREAM, f"new{winner}"]
     assert [event for event, _, _ in events_of(ledger, run_id)].count("run.resumed") == 1
     left = list(ledger.client.scan_iter(f"{ledger.prefix}:{{{run_id}}}:*~*"))
     assert all(0 < ledger.client.ttl(key) <= 3600 for key in left)
@@ -396,7 +396,7 @@ def test_steps_may_come_and_go(ledger: Ledger) -> None:
     assert links(chains) == [[("n", 1), ("c", 1), ("d", 1)]]
     assert states_of(ledger, run_id) == {"a": "succeeded", "n": "queued", "c": "waiting", "d": "waiting"}
     assert counts_in(ledger.run_fields(run_id)) == {"succeeded": 1, "queued": 1, "waiting": 2}
-    (event,) = [event for event in ledger.events(run_id) if event.event == "run.resumed"]
+    (event,) = [event for event in ledger.events(run_id) if event.kind == "run.resumed"]
     assert (event.detail["new"], event.detail["gone"], event.detail["rewired"]) == (["n"], ["b"], ["c"])
     for step in "ncd":
         end(ledger, run_id, step)

@@ -176,7 +176,7 @@ def test_any_run_ends_as_it_would_when_what_is_above_is_taken_over(
 
 
 def run_to_its_end(ledger: Ledger, run_id: str, rng: Random, fails: set[str]) -> None:
-    while queued := sorted(ledger.attempts_in(run_id, list(ledger.graph(run_id)), StepState.QUEUED)):
+    while queued := sorted(ledger.attempts_in(run_id, list(ledger.entries(run_id)), StepState.QUEUED)):
         step = rng.choice(queued)
         end(ledger, run_id, step, outcome=Outcome.FAILED if step in fails else Outcome.SUCCEEDED)
 

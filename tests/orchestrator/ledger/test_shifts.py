@@ -26,7 +26,7 @@ def full_run(ledger: Ledger) -> str:
 
 
 def times(ledger: Ledger, run_id: str) -> dict[str, int]:
-    queue = ledger.graph(run_id)["queued"]["q"]
+    queue = ledger.entries(run_id)["queued"].queue
     sent = {step: at_us for step, _, at_us in ledger.queued_before(run_id, queue, 3, 2**52)}
     due = {step: ledger.due_at(run_id, step) or 0 for step in ("leased", "retrying", "queued")}
     return due | {"sent": sent["queued"], "deadline": int(ledger.run_fields(run_id)["deadline_at"])}
@@ -47,7 +47,7 @@ def test_a_run_is_shifted_once_by_each_step_of_the_clock(ledger, by_us) -> None:
         "retrying": by_us, "queued": by_us, "sent": by_us, "deadline": by_us
     }  # fmt: skip
     assert abs(after["leased"] - ledger.now_us()) < LEASE_S * 1e6
-    (shifted,) = [it for it in ledger.events(run_id) if it.event == "clock.shifted"]
+    (shifted,) = [it for it in ledger.events(run_id) if it.kind == "clock.shifted"]
     assert shifted.detail["by_s"] * 1e6 == by_us
     now = read_record(ledger, run_id)
     assert now.steps["retrying"].attempts == record.steps["retrying"].attempts  # the record's times are not shifted
@@ -116,7 +116,7 @@ def test_an_absence_of_the_server_is_added_to_the_limits_once_whoever_saw_it(led
     assert added["deadline"] == added["queued"]
     assert 17_000_000 <= added["deadline"] < 18_000_000
     assert (added["leased"], added["retrying"], added["sent"]) == (0, 0, 0)
-    (paused,) = [it for it in ledger.events(run_id) if it.event == "clock.paused"]
+    (paused,) = [it for it in ledger.events(run_id) if it.kind == "clock.paused"]
     assert 17 <= paused.detail["for_s"] < 18
     assert not verify_run(ledger, run_id).violations
 

@@ -31,12 +31,12 @@ def test_the_roots_are_queued_in_the_order_of_the_listing(ledger: Ledger) -> Non
 
 def test_a_run_id_cannot_be_started_twice(ledger: Ledger) -> None:
     run_id, _ = start(ledger, FORK)
-    before = ledger.run_fields(run_id), ledger.graph(run_id), events_of(ledger, run_id)
+    before = ledger.run_fields(run_id), ledger.entries(run_id), events_of(ledger, run_id)
 
     with pytest.raises(RunExists):
         start(ledger, graph({"other": ""}).plan(), run_id=run_id)
 
-    assert (ledger.run_fields(run_id), ledger.graph(run_id), events_of(ledger, run_id)) == before
+    assert (ledger.run_fields(run_id), ledger.entries(run_id), events_of(ledger, run_id)) == before
     assert all(ledger.client.ttl(ledger.key(run_id, part)) < 0 for part in GRAPH_KEYS)
 
 
@@ -97,7 +97,7 @@ def test_what_a_dead_submit_left_does_not_get_into_the_next_one(ledger: Ledger) 
 
         start(ledger, graph(upstream).plan(), run_id=run_id)
 
-        assert list(ledger.graph(run_id)) == list(upstream)
+        assert list(ledger.entries(run_id)) == list(upstream)
         assert ledger.cancel(run_id, "") == (len(upstream) or None)
 
 
@@ -110,7 +110,7 @@ def test_a_submit_that_comes_second_leaves_the_run_of_the_first_alone(ledger: Le
     with pytest.raises(RunExists):
         ledger.start("r", overtaken(), [], FIELDS)
 
-    assert list(ledger.graph("r")) == ["a", "b", "c", "d"]
+    assert list(ledger.entries("r")) == ["a", "b", "c", "d"]
     assert all(ledger.client.ttl(ledger.key("r", part)) < 0 for part in GRAPH_KEYS)
 
 

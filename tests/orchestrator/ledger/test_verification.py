@@ -16,7 +16,7 @@ from oracle import judge
 from runs import RULES, SETTINGS, Graph, begin, graph, run_state, start, start_graph
 
 from orchestrator.coordinator.submission import staged_steps
-from orchestrator.ledger.events import Event
+from orchestrator.ledger.events import Event, EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record import read_record
 from orchestrator.ledger.replay import GRAIN_US, Replay, replay_events
@@ -173,7 +173,7 @@ def test_a_run_that_went_as_it_may_has_no_violation(ledger: Ledger, make: Callab
     assert verification.violations == ()
     assert verification.run_id == run_id
     assert verification.state is RunState(run_state(ledger, run_id))
-    events = [event.event for event in ledger.events(run_id)]
+    events = [event.kind for event in ledger.events(run_id)]
     assert (verification.events, verification.steps) == (len(events), 6)
     assert verification.attempts == events.count("step.started")
     assert verification.repairs == 1
@@ -340,10 +340,10 @@ TOLD_BY_EVENTS: dict[str, tuple[Callable[[Ledger], str], Tampering, str]] = {
         half_a_run, added("step.queued", "z", 1), r"step.queued of step 'z' .*, but the run has no such step",
     ),
     "an event that there is not": (
-        half_a_run, added("step.exploded", "b", 2), r"step.exploded of step 'b' \(event .*\) is no event of a step",
+        half_a_run, added("step.exploded", "b", 2), r"step.exploded \(event .*\) is not an event that a run has",
     ),
     "an event of runs that there is not": (
-        half_a_run, added("run.exploded"), r"run.exploded \(event .*\) is no event of a run",
+        half_a_run, added("run.exploded"), r"run.exploded \(event .*\) is not an event that a run has",
     ),
     "a message of what is not queued": (
         half_a_run, added("message.lost", "b", 2, {}),
@@ -399,8 +399,8 @@ def test_a_record_that_is_wrong_can_be_looked_at(ledger: Ledger, case: str) -> N
 
 
 def replay_of(ledger: Ledger, run_id: str) -> Replay:
-    upstream = {step: spec.get("upstream", ()) for step, spec in ledger.specs(run_id).items()}
-    rules = {step: place.get("t", "all_success") for step, place in ledger.graph(run_id).items()}
+    upstream = {step: tuple(spec.upstream) for step, spec in ledger.specs(run_id).items()}
+    rules = {step: entry.trigger for step, entry in ledger.entries(run_id).items()}
     return replay_events(list(ledger.events(run_id)), upstream, rules)
 
 
@@ -561,11 +561,11 @@ def test_a_clock_that_is_put_back_and_forward_is_no_forgery(data: st.DataObject)
             milliseconds = max(last[0], shown // 1000)
             last = milliseconds, last[1] + 1 if milliseconds == last[0] else 0
             event_id = f"{last[0]}-{last[1]}"
-            events.append(Event(event_id, "commit.refused", at, "s", len(events), {}))
+            events.append(Event(event_id, EventKind.COMMIT_REFUSED, at, "s", len(events), {}))
         clock = max(clock, at)
 
     replay = Replay({}, {}, set(), [frozenset()])
-    for event in (Event("1-0", "run.created", 0, "", 0, ""), *events):
+    for event in (Event("1-0", EventKind.RUN_CREATED, 0, "", 0, {}), *events):
         replay.take(event)
     assert replay.violations == []
 
@@ -578,8 +578,8 @@ def test_a_record_without_events_is_wrong(ledger: Ledger) -> None:
 
 
 def test_events_out_of_order_are_found() -> None:
-    created = Event("5-0", "run.created", 5, "", 0, "")
-    queued = Event("4-9", "step.queued", 5, "a", 1, "")
+    created = Event("5-0", EventKind.RUN_CREATED, 5, "", 0, {})
+    queued = Event("4-9", EventKind.STEP_QUEUED, 5, "a", 1, {})
 
     told = replay_events([created, queued], {"a": ()}, {"a": "all_success"}).violations
 
@@ -600,7 +600,7 @@ def test_a_resume_with_other_steps_is_judged_by_the_steps_that_there_were(ledger
     # b is gone, c waits for a only, x and y are as before, new waits for c, y tidies up too.
     other = graph({"new": "c", "a": "", "c": "a", "x": "", "y": "x", "tidy": "y"}, {"y": "all_done", **TIDY})
     resume_as(ledger, run_id, other, kept="a c tidy", gone="b")
-    (event,) = [event for event in ledger.events(run_id) if event.event == "run.resumed"]
+    (event,) = [event for event in ledger.events(run_id) if event.kind == "run.resumed"]
     assert (event.detail["new"], event.detail["gone"]) == (["new"], ["b"])
     assert event.detail["rewired"] == ["c", "y", "tidy"]
     assert sentences(ledger, run_id) == ()

@@ -100,7 +100,7 @@ def test_a_run_from_before_goes_on_in_the_queues_of_today(
     wait_until(round_trip)
 
     assert lying(client, pool) == []
-    lost = [event.detail["found"] for event in ledger.events(run_id) if event.event == "message.lost"]
+    lost = [event.detail["found"] for event in ledger.events(run_id) if event.kind == "message.lost"]
     assert len(lost) == 2
 
 

@@ -19,10 +19,11 @@ from celery.worker.consumer import Consumer
 from kombu.connection import Connection, ConnectionPool
 from kombu.transport import redis as kombu_redis
 
+from orchestrator.ledger.entries import PRIORITY_LEVELS
 from orchestrator.ledger.set_aside import DEAD_BYTES, DEAD_KEPT, dead_key, foreign_key, returning_command, set_aside_in
 from orchestrator.ledger.values import Link
 from orchestrator.messages.dispatch import dispatch
-from orchestrator.messages.queues import PRIORITY_LEVELS, list_key, queue_length
+from orchestrator.messages.queues import list_key, queue_length
 from orchestrator.messages.transport import Channel
 
 ONE_STEP = """

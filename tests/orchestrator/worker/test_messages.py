@@ -94,7 +94,7 @@ def test_two_identical_messages_at_once_are_one_attempt(runs, messages, pipeline
     assert runs.wait(run_id).state == "succeeded"
     messages.wait_for_ends(run_id, 5, 40)
     assert sorted((tmp_path / "ran").read_text().split()) == ["a", "b", "c", "d", "e"]
-    started = [event.step for event in runs.ledger.events(run_id) if event.event == "step.started"]
+    started = [event.step for event in runs.ledger.events(run_id) if event.kind == "step.started"]
     assert sorted(started) == ["a", "b", "c", "d", "e"]
 
 
@@ -131,7 +131,7 @@ def test_messages_of_a_cancelled_run_are_dropped(runs, messages, counted, ran, w
     messages.send(counted, "b")
 
     wait_until(lambda: messages.of(counted, "task-rejected") == ["p.b"])
-    wait_until(lambda: "attempt.stopped" in [event.event for event in runs.ledger.events(counted)])
+    wait_until(lambda: "attempt.stopped" in [event.kind for event in runs.ledger.events(counted)])
     wait_until(lambda: messages.of(counted, "task-revoked") == ["p.a"])
     assert messages.of(counted, "task-failed") == []
     assert ran() == ["a"]

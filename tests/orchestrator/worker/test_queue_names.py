@@ -36,7 +36,7 @@ FOREIGN = b'{"headers": {"task": "shop.price", "origin": "gen1@shop"}, "properti
 
 
 def events_of(runs, run_id):
-    return [event.event for event in runs.ledger.events(run_id)]
+    return [event.kind for event in runs.ledger.events(run_id)]
 
 
 def test_a_user_who_may_use_keys_of_one_prefix_only_runs_everything(

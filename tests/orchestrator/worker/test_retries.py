@@ -65,7 +65,7 @@ def test_the_due_time_is_in_the_ledger_and_grows_with_backoff_up_to_the_cap(runs
     options = "retries=4, retry_delay=0.1, retry_backoff=3, retry_max_delay=0.5, retry_jitter=0"
     record = runs.run(flaky(options, times=4))
 
-    told = [event for event in runs.ledger.events(record.run_id) if event.event == "step.retrying"]
+    told = [event for event in runs.ledger.events(record.run_id) if event.kind == "step.retrying"]
     delays_s = [(event.detail["due_at"] - event.at_us) / 1e6 for event in told]
     assert delays_s == pytest.approx([0.1, 0.3, 0.5, 0.5], abs=1e-3)
     for event, attempt in zip(told, record.steps["flaky"].attempts[1:], strict=True):
@@ -86,7 +86,7 @@ def test_jitter_spreads_the_due_times(runs, pipeline_from):
         """)
     )
 
-    told = [event for event in runs.ledger.events(record.run_id) if event.event == "step.retrying"]
+    told = [event for event in runs.ledger.events(record.run_id) if event.kind == "step.retrying"]
     delays_s = {round((event.detail["due_at"] - event.at_us) / 1e6, 6) for event in told}
     assert len(delays_s) > 5
     assert all(0.1 <= delay <= 0.3 for delay in delays_s)
