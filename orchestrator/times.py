@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def span_text(us: float) -> str:
@@ -18,3 +20,10 @@ def span_text(us: float) -> str:
 def clock_text(at_us: int) -> str:
     """Give the time of day in UTC, to the millisecond."""
     return datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%H:%M:%S.%f")[:-3]
+
+
+def rfc3339(at_us: int | None) -> str | None:
+    """Give a time as RFC 3339 in UTC, to the microsecond."""
+    if at_us is None:
+        return None
+    return (_EPOCH + timedelta(microseconds=at_us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -12,12 +12,12 @@ from orchestrator.alerts.delivery import Pace
 from orchestrator.cli.health.checks import ROLES
 from orchestrator.cli.health.sizes import FILES_COUNTED, FULL_SHARE, NEARLY_SHARE, RUNS_MEASURED
 from orchestrator.cli.main import COMMANDS, main
-from orchestrator.cli.received_json import INLINE_CHARS
 from orchestrator.definition.names import NAME_LENGTH_MAX
 from orchestrator.definition.secrets import MASKED_CHARS
 from orchestrator.ledger.server_clock import TOLERANCE_S
 from orchestrator.ledger.set_aside import DEAD_BYTES, DEAD_KEPT
 from orchestrator.local.workers import RESTARTS
+from orchestrator.record.received_json import INLINE_CHARS
 from orchestrator.redis_url import TLS_OPTIONS
 from orchestrator.settings.model import Settings, secret_names
 from orchestrator.worker.attempt import CODE_BACK_OFF, HOST_BACK_OFF

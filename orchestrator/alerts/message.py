@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from orchestrator.ledger.events import EventKind
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.record import RunRecord, StepRecord, read_skeleton
 from orchestrator.ledger.states import StepState
+from orchestrator.record.run import RunRecord, StepRecord, read_skeleton
 from orchestrator.times import span_text
 from orchestrator.wording import error_kind
 

@@ -16,7 +16,6 @@ import click
 from orchestrator.cli.answer import answer
 from orchestrator.cli.main import INTERRUPTED
 from orchestrator.cli.progress import Progress, progress_for
-from orchestrator.cli.record_json import record_json
 from orchestrator.cli.session import Session, open_session
 from orchestrator.cli.summary import summary_text
 from orchestrator.cores import available_cores
@@ -24,11 +23,12 @@ from orchestrator.errors import LocalWorkerError
 from orchestrator.ledger.events import RUN_ENDS, Event, EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import SIGN_OF_LIFE_S, announce_follower, withdraw_follower
-from orchestrator.ledger.record import RunRecord, read_record, read_skeleton
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import Held
 from orchestrator.local.workers import LocalWorkers, local_workers
 from orchestrator.processes.dispositions import heeded
+from orchestrator.record.as_json import record_json
+from orchestrator.record.run import RunRecord, read_record, read_skeleton
 from orchestrator.settings.model import Settings
 
 NOT_SUCCEEDED = 1

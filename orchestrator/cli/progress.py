@@ -17,8 +17,8 @@ from rich.text import Text
 
 from orchestrator.cli.summary import SKIP_REASON, duration_text, stopped_text, unserved_text
 from orchestrator.ledger.events import STEP_STATES, Event, EventKind
-from orchestrator.ledger.record import RunRecord
 from orchestrator.ledger.states import StepState
+from orchestrator.record.run import RunRecord
 from orchestrator.times import clock_text
 from orchestrator.wording import and_more, counted, error_line, punctuated
 

@@ -9,16 +9,17 @@ from typing import Any
 import click
 
 from orchestrator.cli.answer import answer, json_option
-from orchestrator.cli.received_json import differences_text
-from orchestrator.cli.record_json import record_json
 from orchestrator.cli.session import find_run, open_session
 from orchestrator.cli.summary import SKIP_REASON, duration_text, repairs_text, summary_text
 from orchestrator.coordinator.reasons import Surroundings, brief, look_around
 from orchestrator.errors import RunNotFound, names_hint
 from orchestrator.ledger.events import RUN_ENDS, Event, EventKind
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.record import RunRecord, StepRecord, read_record, rfc3339
 from orchestrator.ledger.states import StepState
+from orchestrator.record.as_json import record_json
+from orchestrator.record.received_json import differences_text
+from orchestrator.record.run import RunRecord, StepRecord, read_record
+from orchestrator.times import rfc3339
 from orchestrator.wording import error_line
 
 LISTED = 5  # of a list in an event's detail

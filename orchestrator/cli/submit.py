@@ -23,7 +23,7 @@ def submit(target: str, params: tuple[str, ...], as_json: bool) -> None:
     """Start a run, print its id, and leave it to the workers of the server."""
     from orchestrator.coordinator.submission import submit as submit_plan
     from orchestrator.coordinator.waiting import unserved_steps
-    from orchestrator.ledger.record import read_record
+    from orchestrator.record.run import read_record
 
     reserve_stdout()  # for the id
     plan, _ = load_plan(target, params, settings())

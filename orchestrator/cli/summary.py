@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.outputs import shown_output
-from orchestrator.ledger.record import AttemptRecord, RunRecord
 from orchestrator.ledger.states import Outcome, RunState, StepState
+from orchestrator.record.run import AttemptRecord, RunRecord
 from orchestrator.times import span_text
 from orchestrator.wording import LINE_CHARS, and_more, counted, error_line, listed
 

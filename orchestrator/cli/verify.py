@@ -9,7 +9,7 @@ import click
 
 from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.session import find_run, open_session
-from orchestrator.ledger.verification import Verification, verify_run
+from orchestrator.record.verification import Verification, verify_run
 from orchestrator.wording import and_more, counted
 
 WRONG = 1

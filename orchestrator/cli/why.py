@@ -9,7 +9,7 @@ import click
 from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.session import find_run, open_session
 from orchestrator.errors import RunNotFound, names_hint
-from orchestrator.ledger.record import read_record
+from orchestrator.record.run import read_record
 
 
 @click.command()

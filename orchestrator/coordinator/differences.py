@@ -12,9 +12,9 @@ from orchestrator.artifacts.outputs import artifact_of
 from orchestrator.artifacts.store import Artifact
 from orchestrator.coordinator.recorded import RecordedRun
 from orchestrator.definition.model import Step
-from orchestrator.ledger.received import Received
 from orchestrator.ledger.states import StepState
 from orchestrator.ledger.values import StagedStep
+from orchestrator.record.received import Received
 
 
 def state_of(run: RecordedRun, step: str) -> StepState:

@@ -11,11 +11,11 @@ from orchestrator.coordinator.waiting import hindrance_text
 from orchestrator.ledger.entries import ALL_SUCCESS
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, present_coordinators, present_workers
-from orchestrator.ledger.record import AttemptRecord, RunRecord, StepRecord, rfc3339
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.messages.queues import Named, messages_ahead, queue_length
+from orchestrator.record.run import AttemptRecord, RunRecord, StepRecord
 from orchestrator.settings.model import Settings
-from orchestrator.times import clock_text, span_text
+from orchestrator.times import clock_text, rfc3339, span_text
 from orchestrator.wording import counted, error_kind, listed, punctuated
 
 NAMED_STEPS = 5

@@ -18,7 +18,7 @@ from orchestrator.errors import PipelineInvalid, names_hint
 from orchestrator.ledger.entries import CallKind, StepEntry, StepSpec
 from orchestrator.ledger.events import EventKind
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.received import Past
+from orchestrator.ledger.past import Past
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import StagedStep
 

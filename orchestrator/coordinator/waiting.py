@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, present_workers
-from orchestrator.ledger.record import StepRecord
 from orchestrator.ledger.states import StepState
+from orchestrator.record.run import StepRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,3 +149,8 @@ def _say_why_it_is_not_tried_again(detail: dict[str, Any]) -> None:
     lost, budget, error = detail["lost"], detail["budget"], detail.get("error")
     if error and budget > 1:
         error["message"] += f" (lost attempt {lost} of {budget}: it is not tried again)"
+
+
+def event_place(event_id: str) -> tuple[int, int]:
+    milliseconds, _, number = event_id.partition("-")
+    return int(milliseconds), int(number)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, cast
 
 import redis
+from redis import ResponseError
 
 from orchestrator.ledger.entries import StepEntry, StepSpec
-from orchestrator.ledger.events import Event, event_in
-from orchestrator.ledger.received import Past
+from orchestrator.ledger.events import Event, event_in, event_place
+from orchestrator.ledger.past import Past
+from orchestrator.ledger.standing import Standing
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import AttemptLog, LeasedAttempt, Reused, RunUnknown, StagedStep
 
@@ -231,6 +234,57 @@ class LedgerReads:
         """Return the steps that are taken over from other runs, and from where."""
         raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "reused")))
         return {step: reused_in(text) for step, text in raw.items()}
+
+    def standing(self, run_id: str) -> Standing:
+        """Return a run as it is at one moment. Raises RunUnknown."""
+        client, lists = self.client, None
+        while True:  # the lists of queues are another run's after a resume, hardly ever twice in a row
+            with client.pipeline(transaction=True) as pipe:
+                for part in ("run", "graph", "spec", "state"):
+                    pipe.hgetall(self.key(run_id, part))
+                pipe.hgetall(self.key(run_id, "past"))
+                pipe.hgetall(self.key(run_id, "reused"))
+                pipe.hkeys(self.key(run_id, "output"))
+                pipe.zrange(self.key(run_id, "due"), 0, -1)
+                pipe.xrevrange(self.key(run_id, "events"), count=1)
+                pipe.time()
+                for queue, level in json.loads(lists or "[]"):
+                    pipe.zrange(self.key(run_id, f"queued:{queue}:{level}"), 0, -1)
+                fields, graph, specs, states, past, reused, outputs, due, newest, now, *queued = pipe.execute()
+            if not fields:
+                raise RunUnknown(run_id)
+            if lists == fields.get("lists"):
+                break
+            lists = fields.get("lists")
+        entries = entries_in(graph)
+        calls = {step: StepSpec.from_json(text) for step, text in specs.items()}
+        last = event_place(newest[0][0]) if newest else (0, 0)
+        return Standing(
+            fields,
+            {step: tuple(calls[step].upstream) for step in entries},
+            {step: entry.trigger for step, entry in entries.items()},
+            frozenset(step for step, entry in entries.items() if entry.queue_timeout_s),
+            states_in(states),
+            {step: token_in(text) for step, text in states.items()},
+            frozenset(due),
+            None if lists is None else Counter(step for steps in queued for step in steps),
+            frozenset(outputs),
+            tuple(event for event in self.events(run_id) if event_place(event.id) <= last),
+            now[0] * 1_000_000 + now[1],
+            self._deleted_events(run_id),
+            {step: since_in(text) for step, text in states.items()},
+            calls,
+            Past.of(past),
+            {step: reused_in(text) for step, text in reused.items()},
+        )
+
+    def _deleted_events(self, run_id: str) -> int:
+        """Return how many entries were deleted from the stream of events, as far as the server counts (Redis 7)."""
+        try:
+            told = self.client.xinfo_stream(self.key(run_id, "events"))
+        except ResponseError:  # there is no stream
+            return 0
+        return int(told.get("entries-added", told["length"])) - int(told["length"])
 
     def log_lines(self, run_id: str, step: str, attempt: int) -> list[str]:
         return list(self.log(run_id, step, attempt).lines)

@@ -32,12 +32,12 @@ from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.events import REPAIRS
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.record import RunRecord, read_record
 from orchestrator.ledger.states import RunState
-from orchestrator.ledger.verification import verify_run
 from orchestrator.local.server import embedded_server
 from orchestrator.messages.app import create_app
 from orchestrator.plan.compile import compile_pipeline
+from orchestrator.record.run import RunRecord, read_record
+from orchestrator.record.verification import verify_run
 from orchestrator.settings.model import PoolSettings, Settings
 
 WORKERS = 3

@@ -40,11 +40,11 @@ from orchestrator.ledger.connection import connect
 from orchestrator.ledger.events import REPAIRS, Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, present_workers
-from orchestrator.ledger.record import RunRecord, read_record, read_skeleton
-from orchestrator.ledger.verification import verify_run
 from orchestrator.messages.app import create_app
 from orchestrator.messages.queues import queue_keys
 from orchestrator.plan.compile import compile_pipeline
+from orchestrator.record.run import RunRecord, read_record, read_skeleton
+from orchestrator.record.verification import verify_run
 from orchestrator.settings.model import PoolSettings, Settings
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ import pytest
 from orchestrator.artifacts.marker import MARKER
 from orchestrator.coordinator.reasons import explain, look_around
 from orchestrator.ledger.presence import present_workers
-from orchestrator.ledger.record import read_record
+from orchestrator.record.run import read_record
 
 STORE_BYTES = 2 * 1024 * 1024
 GIVES = """

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from orchestrator.cli.progress import Lines, Panel
 from orchestrator.ledger.events import Event, EventKind
-from orchestrator.ledger.record import AttemptRecord, RunRecord, StepRecord
 from orchestrator.ledger.states import RunState, StepState
+from orchestrator.record.run import AttemptRecord, RunRecord, StepRecord
 
 
 @pytest.fixture

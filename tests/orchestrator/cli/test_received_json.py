@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.received_json import arguments_json
 from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.wire import to_wire
 from orchestrator.ledger.entries import CallKind, StepSpec
-from orchestrator.ledger.received import Received, Source
+from orchestrator.record.received import Received, Source
+from orchestrator.record.received_json import arguments_json
 
 
 @pytest.mark.parametrize(

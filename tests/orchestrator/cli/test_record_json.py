@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from orchestrator.cli.record_json import record_json
 from orchestrator.definition.wire import to_wire
-from orchestrator.ledger.record import AttemptRecord, RunRecord, StepRecord
 from orchestrator.ledger.states import Outcome, RunState, StepState
+from orchestrator.record.as_json import record_json
+from orchestrator.record.run import AttemptRecord, RunRecord, StepRecord
 
 
 def test_params_are_plain_json() -> None:

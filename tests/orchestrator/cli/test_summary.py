@@ -6,8 +6,8 @@ import pytest
 
 from orchestrator.cli.summary import summary_text
 from orchestrator.ledger.entries import StepSpec
-from orchestrator.ledger.record import AttemptRecord, RunRecord, StepRecord
 from orchestrator.ledger.states import Outcome, RunState, StepState
+from orchestrator.record.run import AttemptRecord, RunRecord, StepRecord
 
 
 def test_the_command_to_look_closer_can_be_pasted_into_any_shell() -> None:

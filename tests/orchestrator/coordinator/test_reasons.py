@@ -10,10 +10,10 @@ from runs import begin, graph
 from orchestrator.coordinator.reasons import Explanation, brief, explain, look_around
 from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.presence import WorkerCard, announce_coordinator, announce_follower, announce_worker
-from orchestrator.ledger.record import read_record
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import BackOff, Held
 from orchestrator.messages.queues import queue_keys
+from orchestrator.record.run import read_record
 from orchestrator.settings.model import Settings
 
 NET = {"a": "", "b": "a", "c": "a", "d": "b c", "e": "d a", "gpu": ""}

@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.cli.loading import plan_of
-from orchestrator.cli.record_json import record_json
 from orchestrator.coordinator.recorded import RecordedDefinition, read_run
 from orchestrator.coordinator.resumption import plan_resume, resume
 from orchestrator.coordinator.submission import submit
@@ -17,11 +16,12 @@ from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pip
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.secrets import SecretValue
 from orchestrator.errors import PipelineInvalid
-from orchestrator.ledger.record import read_record
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import Claim
-from orchestrator.ledger.verification import verify_run
 from orchestrator.plan.compile import compile_pipeline
+from orchestrator.record.as_json import record_json
+from orchestrator.record.run import read_record
+from orchestrator.record.verification import verify_run
 
 RULES = ("all_success",) * 4 + ("all_done", "always", "one_failed", "none_failed")
 

@@ -18,10 +18,10 @@ from orchestrator.definition.options import StepOptions
 from orchestrator.errors import RerunRefused
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Reused
-from orchestrator.ledger.verification import verify_run
 from orchestrator.messages.queues import queue_keys
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
+from orchestrator.record.verification import verify_run
 
 DIAMOND = {"a": "", "b": "a", "c": "a", "d": "b c"}
 

@@ -23,14 +23,14 @@ from orchestrator.coordinator.submission import staged_steps, submit
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, ShellCall, Step, Template
 from orchestrator.definition.options import StepOptions
 from orchestrator.errors import PipelineInvalid, ResumeRefused
-from orchestrator.ledger.record import read_record
 from orchestrator.ledger.script import FUNCTION
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Held
-from orchestrator.ledger.verification import verify_run
 from orchestrator.messages.queues import queue_keys
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
+from orchestrator.record.run import read_record
+from orchestrator.record.verification import verify_run
 from orchestrator.settings.model import PoolSettings, Settings
 
 DIAMOND = {"a": "", "b": "a", "c": "a", "d": "b c"}

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
 from orchestrator.ledger.events import Event
-from orchestrator.ledger.replay import replay_events
 from orchestrator.ledger.states import RunState, StepState
+from orchestrator.record.replay import replay_events
 
 
 def check_record(

@@ -9,7 +9,7 @@ from orchestrator.ledger.entries import CallKind, StepSpec
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Claim, Commit, Refusal, Replaced
-from orchestrator.ledger.verification import verify_run
+from orchestrator.record.verification import verify_run
 
 SUCCEEDED, FAILED = Outcome.SUCCEEDED, Outcome.FAILED
 

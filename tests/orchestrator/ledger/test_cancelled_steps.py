@@ -6,10 +6,10 @@ import pytest
 from runs import SaidTwice, begin, counts_in, events_of, heads, run_state, start_graph, states_of
 
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.record import read_record
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Held, Refusal, StepUnknown
-from orchestrator.ledger.verification import verify_run
+from orchestrator.record.run import read_record
+from orchestrator.record.verification import verify_run
 
 
 def test_for_what_is_below_it_a_cancelled_step_has_failed(ledger: Ledger) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from runs import INSTANT_S, begin, events_of, heads, run_state, start_graph, states_of
 
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.record import read_record
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import Held, Refusal
+from orchestrator.record.run import read_record
 
 HOUR_US = 3_600_000_000
 IMPATIENT = {"queue_timeout": INSTANT_S}

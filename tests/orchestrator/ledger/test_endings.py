@@ -7,9 +7,9 @@ from invariants import check_record
 from runs import begin, events_of, graph, heads, run_state, start, start_graph, states_of
 
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.record import read_record
 from orchestrator.ledger.states import Outcome, RunState
 from orchestrator.ledger.values import Claim, Commit, Held, Refusal, Tended
+from orchestrator.record.run import read_record
 
 RULES = ("all_success", "all_done", "one_failed", "none_failed", "always")
 

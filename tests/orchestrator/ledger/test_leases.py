@@ -7,9 +7,9 @@ from runs import begin, events_of, heads, run_state, start_graph, states_of
 
 from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.record import read_record
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Claim, Commit, ExpiredLease, Held, Refusal, Replaced, owner_of
+from orchestrator.record.run import read_record
 
 GONE = {
     "error": {"type": "ProcessLost", "message": "killed by signal 9", "traceback": ""},

@@ -13,8 +13,8 @@ from oracle import final_states
 from runs import Graph, random_graph, states_of
 
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.record import read_record
-from orchestrator.ledger.verification import verify_run
+from orchestrator.record.run import read_record
+from orchestrator.record.verification import verify_run
 
 NewLedger = Callable[[], Ledger]
 seeds = st.integers(0, 2**32)

@@ -6,10 +6,10 @@ import pytest
 from runs import begin, start_graph, states_of
 
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.record import read_record
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import BackOff, Claim, Refusal, Replaced
-from orchestrator.ledger.verification import verify_run
+from orchestrator.record.run import read_record
+from orchestrator.record.verification import verify_run
 
 GONE = {"error": {"type": "ProcessLost", "message": "killed by signal 9"}, "found": "process 7 is gone"}
 

@@ -12,9 +12,10 @@ from runs import begin, graph, start, start_graph
 
 from orchestrator.ledger import reads as reads_module
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.record import read_record, read_skeleton, rfc3339
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import RunUnknown
+from orchestrator.record.run import read_record, read_skeleton
+from orchestrator.times import rfc3339
 
 ODD_TEXT = 'naïve 漢字 🙂 \x00\x1b[31m \\ " / \u2028 end'
 ODD_NAMES = ["a.b-c_d[0]", "[x]", "x[17].train-2", "1", "_" + "9" * 199, "[" * 199 + "z", "A" * 200]

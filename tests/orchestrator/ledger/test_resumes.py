@@ -22,7 +22,6 @@ from runs import (
 
 from orchestrator.coordinator.submission import staged_steps
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.record import read_record
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import (
     AttemptsStopping,
@@ -36,7 +35,8 @@ from orchestrator.ledger.values import (
     RunSucceeded,
     RunUnknown,
 )
-from orchestrator.ledger.verification import verify_run
+from orchestrator.record.run import read_record
+from orchestrator.record.verification import verify_run
 
 FAILED, SUCCEEDED = Outcome.FAILED, Outcome.SUCCEEDED
 UPSTREAM = {"a": "", "b": "", "c": "a b", "d": "c"}

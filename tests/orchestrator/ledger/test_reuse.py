@@ -15,10 +15,10 @@ from runs import SETTINGS, Graph, SaidTwice, begin, events_of, graph, heads, ran
 
 from orchestrator.coordinator.submission import broker_lists, staged_steps
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.record import read_record
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Chain, Claim, Commit, Reused
-from orchestrator.ledger.verification import verify_run
+from orchestrator.record.run import read_record
+from orchestrator.record.verification import verify_run
 
 NewLedger = Callable[[], Ledger]
 UPSTREAM = {"a": "", "b": "a", "c": "a", "d": "b c", "alarm": "a"}

@@ -6,11 +6,11 @@ import pytest
 from runs import INSTANT_S, begin, start_graph, states_of
 
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.record import read_record
 from orchestrator.ledger.server_clock import ClockStep
 from orchestrator.ledger.states import Outcome, RunState
 from orchestrator.ledger.values import Refusal
-from orchestrator.ledger.verification import verify_run
+from orchestrator.record.run import read_record
+from orchestrator.record.verification import verify_run
 
 HOUR_US = 3_600_000_000
 LEASE_S = 5.0

@@ -22,7 +22,7 @@ from orchestrator.ledger import ledger as ledger_module
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Chain, Commit, RunExists, StagedStep
-from orchestrator.ledger.verification import verify_run
+from orchestrator.record.verification import verify_run
 
 NewLedger = Callable[[], Ledger]
 Call = tuple[Any, ...]

@@ -18,12 +18,12 @@ from runs import RULES, SETTINGS, Graph, begin, graph, run_state, start, start_g
 from orchestrator.coordinator.submission import staged_steps
 from orchestrator.ledger.events import Event, EventKind
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.record import read_record
-from orchestrator.ledger.replay import GRAIN_US, Replay, replay_events
 from orchestrator.ledger.script import SCRIPT
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import BackOff, RunUnknown
-from orchestrator.ledger.verification import verify_run
+from orchestrator.record.replay import GRAIN_US, Replay, replay_events
+from orchestrator.record.run import read_record
+from orchestrator.record.verification import verify_run
 
 UPSTREAM = {"a": "", "b": "a", "c": "a b", "x": "", "y": "x", "tidy": "y c"}
 TIDY = {"tidy": "all_done"}

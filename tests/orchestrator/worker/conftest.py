@@ -27,10 +27,10 @@ from orchestrator.definition.model import Pipeline
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import present_workers
-from orchestrator.ledger.record import RunRecord, read_skeleton
 from orchestrator.local.workers import LocalWorkers, local_workers
 from orchestrator.messages.app import create_app
 from orchestrator.plan.compile import compile_pipeline
+from orchestrator.record.run import RunRecord, read_skeleton
 from orchestrator.settings.model import PoolSettings, Settings
 
 LIMIT_S = 120.0

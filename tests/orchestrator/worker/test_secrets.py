@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cli.record_json import record_json
 from orchestrator.cli.summary import summary_text
 from orchestrator.definition.loading import load
-from orchestrator.ledger.record import read_record
+from orchestrator.record.as_json import record_json
+from orchestrator.record.run import read_record
 from orchestrator.worker.log_lines import LINE_CHARS
 from orchestrator.worker.log_shipment import Shipment
 from orchestrator.worker.masking import Masks

@@ -8,9 +8,8 @@ So the order of the events says what an attempt got, also one that died.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.definition.model import OutputRef, ParamRef, Template
@@ -18,47 +17,7 @@ from orchestrator.definition.references import written
 from orchestrator.definition.wire import from_wire, references, to_wire
 from orchestrator.ledger.entries import CallKind, StepSpec
 from orchestrator.ledger.events import Event, EventKind
-
-
-@dataclass(frozen=True)
-class Past:
-    """What resumes have replaced. Of params and specs, JSON texts by the number of the resume until which they stood;
-    of outputs, the JSON text by step and attempt."""
-
-    params: Mapping[int, str] = field(default_factory=dict)
-    specs: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
-    outputs: Mapping[tuple[str, int], str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, raw: Mapping[str, str]) -> Past:
-        """Return the past that a run's hash `past` holds."""
-        params: dict[int, str] = {}
-        specs: dict[str, dict[int, str]] = defaultdict(dict)
-        outputs: dict[tuple[str, int], str] = {}
-        for name, text in raw.items():
-            kind, number, *step = name.split(" ", 2)
-            if kind == "params":
-                params[int(number)] = text
-            elif kind == "spec":
-                specs[step[0]][int(number)] = text
-            else:
-                outputs[step[0], int(number)] = text
-        return cls(params, dict(specs), outputs)
-
-    def params_at(self, resumes: int) -> dict[str, Any] | None:
-        """Return the params, in the wire form, after so many resumes; None if they are those of now."""
-        text = _standing_at(self.params, resumes)
-        return None if text is None else json.loads(text)
-
-    def spec_at(self, step: str, resumes: int) -> StepSpec | None:
-        """Return the spec of a step after so many resumes; None if it is the one of now."""
-        text = _standing_at(self.specs.get(step, {}), resumes)
-        return None if text is None else StepSpec.from_json(text)
-
-
-def _standing_at(texts: Mapping[int, str], resumes: int) -> str | None:
-    until = min((number for number in texts if number > resumes), default=None)
-    return None if until is None else texts[until]
+from orchestrator.ledger.past import Past
 
 
 @dataclass(frozen=True, slots=True)

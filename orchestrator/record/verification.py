@@ -8,19 +8,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from redis import ResponseError
-
-from orchestrator.ledger.entries import StepSpec
-from orchestrator.ledger.events import REPAIRS, Event, EventKind
-from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.reads import entries_in, reused_in, since_in, states_in, token_in
-from orchestrator.ledger.received import Past, check_received
-from orchestrator.ledger.record import drift_text, rfc3339
-from orchestrator.ledger.replay import GRAIN_US, Replay, event_place, replay_events
+from orchestrator.ledger.events import REPAIRS, Event, EventKind, event_place
+from orchestrator.ledger.standing import Standing
 from orchestrator.ledger.states import RunState, StepState
-from orchestrator.ledger.values import Reused, RunUnknown
+from orchestrator.ledger.values import Reused
+from orchestrator.record.received import check_received
+from orchestrator.record.replay import GRAIN_US, Replay, replay_events
+from orchestrator.record.run import drift_text
+from orchestrator.record.source import EventSource, StandingSource
+from orchestrator.times import rfc3339
 from orchestrator.wording import listed
 
 # A step that was reset by a resume and then skipped, or failed because of its upstreams, has given up its token.
@@ -43,11 +41,11 @@ class Verification:
     remarks: tuple[str, ...] = ()
 
 
-def verify_run(ledger: Ledger, run_id: str) -> Verification:
+def verify_run(source: StandingSource, run_id: str) -> Verification:
     """Check a run as it stands. Raises RunUnknown."""
-    standing = read_standing(ledger, run_id)
+    standing = source.standing(run_id)
     replay = replay_events(standing.events, standing.upstream, standing.rules)
-    wrong, unchecked = check_reused(ledger, run_id, replay.reused)
+    wrong, unchecked = check_reused(source, run_id, replay.reused)
     return Verification(
         run_id,
         RunState(standing.fields["state"]),
@@ -71,82 +69,6 @@ def _drifts(events: Iterable[Event]) -> Iterable[str]:
         code = event.detail.get("code")
         if event.step and isinstance(code, dict) and (told := drift_text(code)):
             yield f"attempt {event.attempt} of step {event.step!r} {told}"
-
-
-@dataclass(frozen=True)
-class Standing:
-    """A run as the ledger holds it at one moment, with all events up to then. `queued` are the steps whose message is
-    noted as sent, None if the run does not say where; `due` those that must be looked at some time."""
-
-    fields: Mapping[str, str]
-    upstream: Mapping[str, tuple[str, ...]]
-    rules: Mapping[str, str]
-    impatient: frozenset[str]  # steps with a queue timeout
-    states: Mapping[str, tuple[StepState, int]]
-    tokens: Mapping[str, int]  # of the last attempt, 0 if it has not begun
-    due: frozenset[str]
-    queued: Counter[str] | None
-    outputs: frozenset[str]
-    events: tuple[Event, ...]
-    now_us: int  # by the server's clock
-    deleted: int  # events that were deleted from the stream, as far as the server can say that
-    since: Mapping[str, int] = field(default_factory=dict)  # step -> when it got into its state
-    specs: Mapping[str, StepSpec] = field(default_factory=dict)
-    past: Past = field(default_factory=Past)
-    reused: Mapping[str, Reused] = field(default_factory=dict)
-
-
-def read_standing(ledger: Ledger, run_id: str) -> Standing:
-    """Read a run at one moment. Raises RunUnknown."""
-    client, lists = ledger.client, None
-    while True:  # the lists of queues are another run's after a resume, hardly ever twice in a row
-        with client.pipeline(transaction=True) as pipe:
-            for part in ("run", "graph", "spec", "state"):
-                pipe.hgetall(ledger.key(run_id, part))
-            pipe.hgetall(ledger.key(run_id, "past"))
-            pipe.hgetall(ledger.key(run_id, "reused"))
-            pipe.hkeys(ledger.key(run_id, "output"))
-            pipe.zrange(ledger.key(run_id, "due"), 0, -1)
-            pipe.xrevrange(ledger.key(run_id, "events"), count=1)
-            pipe.time()
-            for queue, level in json.loads(lists or "[]"):
-                pipe.zrange(ledger.key(run_id, f"queued:{queue}:{level}"), 0, -1)
-            fields, graph, specs, states, past, reused, outputs, due, newest, now, *queued = pipe.execute()
-        if not fields:
-            raise RunUnknown(run_id)
-        if lists == fields.get("lists"):
-            break
-        lists = fields.get("lists")
-    entries = entries_in(graph)
-    calls = {step: StepSpec.from_json(text) for step, text in specs.items()}
-    last = event_place(newest[0][0]) if newest else (0, 0)
-    return Standing(
-        fields,
-        {step: tuple(calls[step].upstream) for step in entries},
-        {step: entry.trigger for step, entry in entries.items()},
-        frozenset(step for step, entry in entries.items() if entry.queue_timeout_s),
-        states_in(states),
-        {step: token_in(text) for step, text in states.items()},
-        frozenset(due),
-        None if lists is None else Counter(step for steps in queued for step in steps),
-        frozenset(outputs),
-        tuple(event for event in ledger.events(run_id) if event_place(event.id) <= last),
-        now[0] * 1_000_000 + now[1],
-        _deleted_events(ledger, run_id),
-        {step: since_in(text) for step, text in states.items()},
-        calls,
-        Past.of(past),
-        {step: reused_in(text) for step, text in reused.items()},
-    )
-
-
-def _deleted_events(ledger: Ledger, run_id: str) -> int:
-    """Return how many entries were deleted from the stream of events, as far as the server counts them (Redis 7)."""
-    try:
-        told = ledger.client.xinfo_stream(ledger.key(run_id, "events"))
-    except ResponseError:  # there is no stream
-        return 0
-    return int(told.get("entries-added", told["length"])) - int(told["length"])
 
 
 def compare(standing: Standing, replay: Replay) -> Iterable[str]:
@@ -248,23 +170,23 @@ def _compare_waiting(standing: Standing) -> Iterable[str]:
             yield f"step {step!r} is {state}, but the ledger has an output of it"
 
 
-def check_reused(ledger: Ledger, run_id: str, reused: Mapping[str, Reused]) -> tuple[list[str], list[str]]:
+def check_reused(source: EventSource, run_id: str, reused: Mapping[str, Reused]) -> tuple[list[str], list[str]]:
     """Return what is wrong with the steps that were taken over from other runs, by the records of those; and which runs
     are not there any more, so that nobody can say."""
     wrong, unchecked = [], []
     by_run: dict[str, list[str]] = {}
-    for step, source in reused.items():
-        by_run.setdefault(source.run_id, []).append(step)
-    own = ledger.outputs(run_id) if by_run else {}
+    for step, origin in reused.items():
+        by_run.setdefault(origin.run_id, []).append(step)
+    own = source.outputs(run_id) if by_run else {}
     for source_run, steps in by_run.items():
         known = {
-            (event.step, event.attempt) for event in ledger.events(source_run) if event.kind is EventKind.STEP_SUCCEEDED
+            (event.step, event.attempt) for event in source.events(source_run) if event.kind is EventKind.STEP_SUCCEEDED
         }
         if not known:
             named = listed([repr(step) for step in steps], _NAMED)
             unchecked.append(f"run {source_run} is gone from the server: whether it computed {named} cannot be checked")
             continue
-        outputs, past, states = ledger.outputs(source_run), ledger.past(source_run), ledger.states(source_run)
+        outputs, past, states = source.outputs(source_run), source.past(source_run), source.states(source_run)
         for step in steps:
             attempt = reused[step].attempt
             where = f"step {step!r} is taken over from attempt {attempt} of run {source_run}"

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.artifacts.outputs import plain_json, shown_output
-from orchestrator.cli.received_json import arguments_json, differences_json, params_json
-from orchestrator.ledger.record import AttemptRecord, RunRecord, StepRecord, rfc3339
+from orchestrator.record.received_json import arguments_json, differences_json, params_json
+from orchestrator.record.run import AttemptRecord, RunRecord, StepRecord
+from orchestrator.times import rfc3339
 
 
 def record_json(record: RunRecord) -> dict[str, Any]:

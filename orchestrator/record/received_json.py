@@ -12,7 +12,7 @@ from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.references import written
 from orchestrator.definition.typed import Unkept
 from orchestrator.definition.wire import from_wire, references, to_wire
-from orchestrator.ledger.received import Received, Source
+from orchestrator.record.received import Received, Source
 from orchestrator.wording import listed
 
 INLINE_CHARS = 1_000  # of an argument's JSON; what is larger is named by its digest

@@ -6,17 +6,16 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from orchestrator.ledger.entries import StepSpec
 from orchestrator.ledger.events import REPAIRS, REPLACEMENTS, RUN_ENDS, STEP_STATES, Event, EventKind
-from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.received import Past, Received, Source, reads_of
+from orchestrator.ledger.past import Past
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import Reused
+from orchestrator.record.received import Received, Source, reads_of
+from orchestrator.record.source import EventSource
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ENDINGS = {EventKind.STEP_SUCCEEDED, EventKind.STEP_FAILED, EventKind.STEP_RETRYING, EventKind.STEP_CANCELLED}
 _UNCOUNTED = {Outcome.LOST, Outcome.HANDED_OVER, Outcome.PUT_BACK, Outcome.CANCELLED}  # no matter for the retries
 
@@ -163,11 +162,11 @@ class RunRecord:
     ended_at_us: int | None
     cancel_reason: str | None
     steps: dict[str, StepRecord]
-    outputs: dict[str, str]
+    outputs: Mapping[str, str]
     repairs: int = 0
     resumes: int = 0
     resumed_at_us: int | None = None  # the last time
-    specs: dict[str, StepSpec] = field(default_factory=dict, repr=False)
+    specs: Mapping[str, StepSpec] = field(default_factory=dict, repr=False)
     past: Past = field(default_factory=Past, repr=False)
     gone: dict[str, StepRecord] = field(default_factory=dict, repr=False)  # steps that a resume has taken away
     events: int = 0
@@ -273,10 +272,10 @@ def drift_text(code: Mapping[str, Any] | None) -> str:
     )
 
 
-def read_skeleton(ledger: Ledger, run_id: str) -> RunRecord:
+def read_skeleton(source: EventSource, run_id: str) -> RunRecord:
     """Give the record of a run before its first event: what was submitted. Raises RunUnknown."""
-    fields = ledger.run_fields(run_id)
-    entries, specs = ledger.entries(run_id), ledger.specs(run_id)
+    fields = source.run_fields(run_id)
+    entries, specs = source.entries(run_id), source.specs(run_id)
     return RunRecord(
         run_id=run_id,
         pipeline=fields["pipeline"],
@@ -300,17 +299,10 @@ def read_skeleton(ledger: Ledger, run_id: str) -> RunRecord:
     )
 
 
-def read_record(ledger: Ledger, run_id: str) -> RunRecord:
+def read_record(source: EventSource, run_id: str) -> RunRecord:
     """Give the record of a run as it stands. Raises RunUnknown."""
-    record = read_skeleton(ledger, run_id)
-    record.tell(ledger.events(run_id))
-    record.outputs = ledger.outputs(run_id)
-    record.past = ledger.past(run_id)
+    record = read_skeleton(source, run_id)
+    record.tell(source.events(run_id))
+    record.outputs = source.outputs(run_id)
+    record.past = source.past(run_id)
     return record
-
-
-def rfc3339(at_us: int | None) -> str | None:
-    """Give a time as RFC 3339 in UTC, to the microsecond."""
-    if at_us is None:
-        return None
-    return (_EPOCH + timedelta(microseconds=at_us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from orchestrator.ledger.events import RUN_ENDS, RUN_STATES, STEP_STATES, Event, EventKind
+from orchestrator.ledger.events import RUN_ENDS, RUN_STATES, STEP_STATES, Event, EventKind, event_place
 from orchestrator.ledger.states import STEP_TRANSITIONS, Outcome, RunState, StepState
 from orchestrator.ledger.values import Reused
 from orchestrator.wording import and_more
@@ -411,8 +411,3 @@ def _because(event: Event) -> object:
 def _listed(event: Event, name: str) -> Collection[str]:
     found: Collection[str] = event.detail.get(name, ())
     return found
-
-
-def event_place(event_id: str) -> tuple[int, int]:
-    milliseconds, _, number = event_id.partition("-")
-    return int(milliseconds), int(number)
