@@ -34,7 +34,7 @@ def failure_message(ledger: Ledger, run_id: str) -> Message:
     """
     record = read_skeleton(ledger, run_id)
     events = list(ledger.events(run_id))
-    record.tell(events)
+    record.apply(events)
     begun = [("its start", record.created_at_us)]
     begun += [("its resume", event.at_us) for event in events if event.kind is EventKind.RUN_RESUMED]
     since, began_us = begun[-1]

@@ -121,7 +121,7 @@ def follow_to_the_end(
     try:
         begin()
         record = read_skeleton(ledger, run_id)
-        record.tell(_events_until(ledger, run_id, after))
+        record.apply(_events_until(ledger, run_id, after))
         with progress_for(record, is_quiet=as_json) as progress:
             _watch(session, record, progress, local, after)
         _end_workers(session, local, run_id, interruption)
@@ -201,7 +201,7 @@ def _watch(
         events = ledger.wait_for_events(record.run_id, after, pause_s)
         if events:
             after = events[-1].id
-            record.tell(events)
+            record.apply(events)
             is_ended = record.state.is_ended and any(event.kind in RUN_ENDS for event in events)
             progress.show(events)
             delays_s = [

@@ -97,28 +97,26 @@ class Lines:
 
 
 class Panel:
-    """What a person at a terminal wants to see: how far it is, what runs now, what went wrong."""
+    """What a person at a terminal wants to see: how far it is, what runs now, what went wrong.
+
+    It shows the record, which has to know the events (`RunRecord.apply`) before they are shown.
+    """
 
     def __init__(self, record: RunRecord) -> None:
         self.console = Console()
         self._record = record
         self._recent: list[Text] = []
         self._unserved: Sequence[Unserved] = ()
-        self._began_us = self._now_us = record.created_at_us
-        self._states: Counter[StepState] = Counter(step.state for step in record.steps.values())
-        self._state_of: dict[str, StepState] = {name: step.state for name, step in record.steps.items()}
+        self._now_us = record.created_at_us
 
     def show(self, events: Sequence[Event]) -> None:
         for event in events:
             self._now_us = event.at_us
             if news := _news(event):
                 self._add(event.at_us, "", news, "yellow")
-            if event.kind is EventKind.RUN_RESUMED:
-                self._reset(event)
-            if event.kind not in STEP_STATES or event.step not in self._state_of:
+            if event.kind not in STEP_STATES or event.step not in self._record.steps:
                 continue
             word, state = event.kind.verb, STEP_STATES[event.kind]
-            self._set(event.step, state)
             if state not in (StepState.QUEUED, StepState.RUNNING):
                 told = f" {WORDS.get(word, word)}{_remark(event)}"
                 self._add(event.at_us, event.step, told, STYLES.get(state.value, ""))
@@ -132,36 +130,23 @@ class Panel:
         line.append(text, style=style)
         self._recent = [*self._recent, line][-RECENT_ROWS:]
 
-    def _set(self, step: str, state: StepState) -> None:
-        self._states[self._state_of[step]] -= 1
-        self._states[state] += 1
-        self._state_of[step] = state
-
-    def _reset(self, event: Event) -> None:
-        """Count anew: what had not succeeded waits again, and some of what had."""
-        self._began_us = event.at_us
-        again = set(event.detail["again"])
-        for step, state in self._state_of.items():
-            if state is not StepState.SUCCEEDED or step in again:
-                self._set(step, StepState.WAITING)
-
     def show_unserved(self, unserved: Sequence[Unserved]) -> None:
         self._unserved = unserved
 
     def __rich__(self) -> Group:
         record, total = self._record, len(self._record.steps)
-        ended = sum(count for state, count in self._states.items() if state.is_ended)
+        states = Counter(step.state for step in record.steps.values())
+        ended = sum(count for state, count in states.items() if state.is_ended)
+        began_us = record.created_at_us if record.resumed_at_us is None else record.resumed_at_us
         head = Table.grid(padding=(0, 2))
         head.add_row(
             Text(record.pipeline, style="bold"),
             ProgressBar(total=max(1, total), completed=ended, width=30),
             f"{ended}/{total}",
-            duration_text(self._began_us, self._now_us),
-            Text(
-                "  ".join(f"{count} {state.value}" for state, count in self._states.items() if count > 0), style="dim"
-            ),
+            duration_text(began_us, self._now_us),
+            Text("  ".join(f"{states[state]} {state.value}" for state in StepState if states[state]), style="dim"),
         )
-        running = [name for name, state in self._state_of.items() if state is StepState.RUNNING]
+        running = [name for name, step in record.steps.items() if step.state is StepState.RUNNING]
         rows = [Text(f"  ▸ {name}", style="cyan") for name in running[:RUNNING_ROWS]]
         if len(running) > RUNNING_ROWS:
             rows.append(Text(f"    …{and_more(len(running) - RUNNING_ROWS)}", style="cyan"))

@@ -77,10 +77,10 @@ class StepRecord:
         """Whether the step has succeeded without an attempt of its own."""
         return self.reused is not None and self.reused_until_place is None
 
-    def tell(self, event: Event, place: int = 0, resumes: int = 0) -> None:
+    def apply(self, event: Event, place: int = 0, resumes: int = 0) -> None:
         """Take in one event of this step or of an attempt of it: the run's event number `place`."""
         if event.kind in STEP_STATES:
-            self._tell_change(event, place, resumes)
+            self._apply_change(event, place, resumes)
         elif event.kind in REPLACEMENTS:
             self._end_attempt(event, place)
         elif event.kind is EventKind.ATTEMPT_STOPPED:
@@ -107,7 +107,7 @@ class StepRecord:
             self.attempts[-1].undone_place = place
         self.state, self.because, self.due_at_us, self.cancel_reason = StepState.WAITING, None, None, None
 
-    def _tell_change(self, event: Event, place: int, resumes: int) -> None:
+    def _apply_change(self, event: Event, place: int, resumes: int) -> None:
         if event.kind is EventKind.STEP_REUSED:
             self.state = StepState.SUCCEEDED
             self.reused = Reused(event.detail["run"], event.detail["attempt"])
@@ -172,7 +172,7 @@ class RunRecord:
     events: int = 0
     rerun_of: str | None = None
 
-    def tell(self, events: Iterable[Event]) -> None:
+    def apply(self, events: Iterable[Event]) -> None:
         """Take in the next events of the run. What an event that makes no sense would say is left out: a record that
         somebody has changed can still be looked at, and `verify` finds the event."""
         for event in events:
@@ -185,7 +185,7 @@ class RunRecord:
             self.repairs += 1
         if event.step:
             step = self.steps.get(event.step) or self.gone.setdefault(event.step, StepRecord())
-            step.tell(event, self.events, self.resumes)
+            step.apply(event, self.events, self.resumes)
         elif event.kind is EventKind.RUN_STARTED:
             self.state, self.started_at_us = RunState.RUNNING, event.at_us
         elif event.kind is EventKind.RUN_RESUMED:
@@ -302,7 +302,7 @@ def read_skeleton(source: EventSource, run_id: str) -> RunRecord:
 def read_record(source: EventSource, run_id: str) -> RunRecord:
     """Give the record of a run as it stands. Raises RunUnknown."""
     record = read_skeleton(source, run_id)
-    record.tell(source.events(run_id))
+    record.apply(source.events(run_id))
     record.outputs = source.outputs(run_id)
     record.past = source.past(run_id)
     return record

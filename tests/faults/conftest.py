@@ -418,7 +418,7 @@ class Run:
             assert time.monotonic() < limit, f"not within {limit_s:g} s: {self.story()}"
             if events := self.ledger.wait_for_events(self.run_id, after, 0.2):
                 after = events[-1].id
-                record.tell(events)
+                record.apply(events)
         record.outputs = self.ledger.outputs(self.run_id)
         return record
 

@@ -87,16 +87,20 @@ def test_the_panel_counts_a_resumed_run_anew(record) -> None:
     panel = Panel(record)
     assert "3/3" in shown(panel)
 
-    panel.show(events(upto="run.code_changed"))
+    def show(new: list[Event]) -> None:
+        record.apply(new)
+        panel.show(new)
+
+    show(events(upto="run.code_changed"))
     assert "0/3" in shown(panel)
     assert "3 waiting" in shown(panel)
 
-    panel.show(events()[2:6])  # queued, started, lost, queued
+    show(events()[2:6])  # queued, started, lost, queued
     assert "2 waiting  1 queued" in shown(panel)
     assert "▸ a" not in shown(panel)
     assert "a attempt 2 lost: WorkerLost: killed by signal 9" in shown(panel)
 
-    panel.show(events()[6:])
+    show(events()[6:])
     assert "1/3" in shown(panel)
 
 

@@ -84,7 +84,7 @@ def test_a_record_told_bit_by_bit_is_the_record_read_at_once(ledger: Ledger) -> 
     for step in "ab":
         ledger.commit(run_id, step, 1, begin(ledger, run_id, step), "w", Outcome.SUCCEEDED)
         new = ledger.wait_for_events(run_id, last, 5.0)
-        told.tell(new)
+        told.apply(new)
         last = new[-1].id
 
     assert told == read_record(ledger, run_id)

@@ -67,7 +67,7 @@ class Runs:
             assert time.monotonic() < limit, f"not within {limit_s} s: {_states(record)}"
             if events := self.ledger.wait_for_events(run_id, after, 0.1):
                 after = events[-1].id
-                record.tell(events)
+                record.apply(events)
             self._coordinator.tend(run_id)
         record.outputs = self.ledger.outputs(run_id)
         return record
