@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "record": ("artifacts", "definition", "ledger", "times", "wording"),
     "messages": ("definition", "ledger", "plan", "processes", "redis_url", "refusals", "settings"),
     "alerts": ("definition", "errors", "ledger", "record", "settings", "times", "wording"),
+    "repair": ("alerts", "ledger", "messages", "outages", "settings"),
     "coordinator": (
         "alerts",
         "artifacts",
@@ -48,6 +49,7 @@ MAY_IMPORT = {
         "outages",
         "plan",
         "record",
+        "repair",
         "settings",
         "times",
         "wording",

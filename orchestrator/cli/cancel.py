@@ -44,8 +44,8 @@ def cancel(run_text: str, steps: tuple[str, ...], reason: str | None, no_wait: b
             for event in ledger.events(run_id, after)
             if event.kind is EventKind.ATTEMPT_STOPPED and (not steps or event.step in steps)
         ]
-        if RunState(ledger.run_fields(run_id)["state"]).is_ended and ledger.tend(run_id).is_over:
-            ledger.forget_active(run_id)
+        if RunState(ledger.run_fields(run_id)["state"]).is_ended and ledger.advance_due(run_id).is_over:
+            ledger.unwatch_run(run_id)
     if as_json:
         answer(json.dumps(_as_json(run_id, state, count, reason, stopped, left)))
         return
@@ -89,7 +89,7 @@ def _wait(
     left = [attempt for attempt in ledger.stopping(run_id) if not steps or attempt.step in steps]
     if not left or not is_waiting:
         return left
-    from orchestrator.coordinator.service import Coordinator
+    from orchestrator.coordinator.coordinator import Coordinator
     from orchestrator.coordinator.stopping import stopping_limit_s, wait_until_stopped
 
     if not is_quiet:
@@ -97,8 +97,8 @@ def _wait(
         click.echo(f"{many} being stopped", err=True)
     limit_s = stopping_limit_s(chosen)
     coordinator = Coordinator(ledger, session.app, chosen, is_follower=True)
-    tend = coordinator.tend if steps else None  # only then the run goes on
-    return wait_until_stopped(ledger, chosen, run_id, limit_s, steps=steps or None, tend=tend)
+    visit = coordinator.visit if steps else None  # only then the run goes on
+    return wait_until_stopped(ledger, chosen, run_id, limit_s, steps=steps or None, visit=visit)
 
 
 def _as_json(

@@ -152,7 +152,7 @@ def follow_to_the_end(
 
 def _tell_people(session: Session, run_id: str) -> None:
     """Wait, but not for long, until people have been told that the run failed. Ctrl-C leaves it to others."""
-    from orchestrator.coordinator.service import ALERTS_LIMIT_S, Coordinator
+    from orchestrator.coordinator.coordinator import ALERTS_LIMIT_S, Coordinator
 
     coordinator = Coordinator(session.ledger, session.app, session.settings, is_follower=True)
     if coordinator.leaves_telling():
@@ -160,9 +160,9 @@ def _tell_people(session: Session, run_id: str) -> None:
     limit = time.monotonic() + ALERTS_LIMIT_S
     with contextlib.suppress(KeyboardInterrupt):
         while run_id in session.ledger.active_runs() and (left_s := limit - time.monotonic()) > 0:
-            pause_s = coordinator.tend(run_id)
+            pause_s = coordinator.visit(run_id)
             coordinator.finish(left_s)
-            coordinator.tend(run_id)  # strikes it from the active runs when nobody is left to be told
+            coordinator.visit(run_id)  # strikes it from the active runs when nobody is left to be told
             time.sleep(min(pause_s, left_s))
     if run_id in session.ledger.active_runs():
         click.echo("not everybody could be told yet that it failed: orchestrator serve goes on trying", err=True)
@@ -187,7 +187,7 @@ def _watch(
     session: Session, record: RunRecord, progress: Progress, local: LocalWorkers | None, after: str = "0"
 ) -> None:
     """Follow the run to its end, doing a coordinator's work for it meanwhile."""
-    from orchestrator.coordinator.service import LEAST_PAUSE_S, Coordinator
+    from orchestrator.coordinator.coordinator import LEAST_PAUSE_S, Coordinator
     from orchestrator.coordinator.waiting import unserved_steps
 
     ledger = session.ledger
@@ -214,7 +214,7 @@ def _watch(
                 time.sleep(EVENTS_PAUSE_S)  # read events together: one by one they would cost a core that steps need
         now = time.monotonic()
         if now >= next_round:
-            next_round = now + coordinator.tend(record.run_id)
+            next_round = now + coordinator.visit(record.run_id)
             if local and not local.alive():
                 died = local.bury()
                 progress.warn(f"local worker {local.name} {died}: it is started again (its log: {local.log_path})")
@@ -227,7 +227,7 @@ def _watch(
             next_look = now + POOLS_LOOK_S
             progress.show_unserved(unserved_steps(ledger, record.steps))
     withdraw_follower(ledger.client, ledger.prefix, coordinator.name, record.run_id)
-    coordinator.tend(record.run_id)  # strikes it from the active runs, or begins to tell people that it failed
+    coordinator.visit(record.run_id)  # strikes it from the active runs, or begins to tell people that it failed
 
 
 def _cancel(
@@ -249,8 +249,8 @@ def _cancel(
 
 def _strike(ledger: Ledger, run_id: str) -> None:
     """Strike a run from the coordinators' list, unless somebody has yet to be told of it or a step is being stopped."""
-    if ledger.tend(run_id).is_over:
-        ledger.forget_active(run_id)
+    if ledger.advance_due(run_id).is_over:
+        ledger.unwatch_run(run_id)
 
 
 def _end_workers(

@@ -66,7 +66,7 @@ def worker(pools: tuple[str, ...], concurrency: int | None, name: str | None) ->
 @click.command()
 def serve() -> None:
     """Coordinate: send off due retries, mend what was lost, keep deadlines, tell people. Any number may run."""
-    from orchestrator.coordinator.service import Coordinator
+    from orchestrator.coordinator.coordinator import Coordinator
 
     set_up_logging(settings().log_format, settings().log_level)
     # A signal that sets an event for which this thread is just beginning to wait would wait for itself, for ever.

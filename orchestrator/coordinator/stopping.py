@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 
-from orchestrator.coordinator.repair import Repair, calm_s
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import LeasedAttempt
+from orchestrator.repair.contact import calm_s
+from orchestrator.repair.repair import Repair
 from orchestrator.settings.model import Settings
 
 LOOK_S = 0.1
@@ -26,13 +27,13 @@ def wait_until_stopped(
     limit_s: float,
     *,
     steps: Collection[str] | None = None,
-    tend: Callable[[str], object] | None = None,
+    visit: Callable[[str], object] | None = None,
     is_enough: Callable[[], bool] = lambda: False,
 ) -> list[LeasedAttempt]:
     """Wait until no attempt of a cancelled step is left; give those that still are, at `limit_s` or when `is_enough`.
 
-    `steps` are the ones to wait for, all if None. Meanwhile the run is tended, so that the leases of workers that died
-    are found to have run out: by `tend`, which a run that goes on needs.
+    `steps` are the ones to wait for, all if None. Meanwhile the run is checked, so that the leases of workers that died
+    are found to have run out: by `visit`, which a run that goes on needs.
     """
     repair = Repair(ledger, settings)
     limit = time.monotonic() + limit_s
@@ -41,9 +42,9 @@ def wait_until_stopped(
         left = [attempt for attempt in ledger.stopping(run_id) if steps is None or attempt.step in steps]
         if not left or is_enough() or time.monotonic() > limit:
             return left
-        if tend is None:
-            repair.mend(run_id, repair.tend(run_id))  # a run that has ended has nothing to dispatch
+        if visit is None:
+            repair.act_on(run_id, repair.inspect(run_id))  # a run that has ended has nothing to dispatch
         else:
-            tend(run_id)
+            visit(run_id)
         if events := ledger.wait_for_events(run_id, after, LOOK_S):
             after = events[-1].id

@@ -16,7 +16,7 @@ import redis
 from redis.exceptions import RedisError, ResponseError
 
 from orchestrator.ledger.reads import LedgerReads
-from orchestrator.ledger.replies import chains_in, claim_in, replaced_in, resume_refusal, tended_in
+from orchestrator.ledger.replies import chains_in, claim_in, due_report_in, replaced_in, resume_refusal
 from orchestrator.ledger.script import Script
 from orchestrator.ledger.server_clock import ClockStep, clock_key, last_step_in
 from orchestrator.ledger.states import Outcome, RunState, StepState
@@ -27,13 +27,13 @@ from orchestrator.ledger.values import (
     Chain,
     Claim,
     Commit,
+    DueReport,
     Held,
     Refusal,
     Replaced,
     RunExists,
     StagedStep,
     StepUnknown,
-    Tended,
 )
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Ledger(LedgerReads):
             if str(error).startswith("EXISTS"):
                 raise RunExists(run_id) from None
             raise
-        self._keep_in_care(run_id)
+        self._keep_watched(run_id)
         return chains_in(chains)
 
     def _stage(self, run_id: str, stage_id: str, steps: Iterable[StagedStep]) -> int:
@@ -243,7 +243,7 @@ class Ledger(LedgerReads):
         text = json.dumps(detail, separators=(",", ":"))
         self._call(held.run_id, "stopped", held.step, held.attempt, held.owner, text, int(ended_alone))
 
-    def tend(
+    def advance_due(
         self,
         run_id: str,
         limit: int = 500,
@@ -251,7 +251,7 @@ class Ledger(LedgerReads):
         expected_us: int | None = None,
         clock_step: int = 0,
         away_s: float = 0.0,
-    ) -> Tended:
+    ) -> DueReport:
         """Do what is due in a run, at most `limit` things, and find what the caller has to look into.
 
         With `expected_us`, what the server's clock should show (`ServerClock`), nothing is judged while it shows
@@ -259,7 +259,7 @@ class Ledger(LedgerReads):
         from the caller for `away_s` just before: that does not count for deadline and queue timeouts.
         """
         words = ("" if expected_us is None else expected_us, clock_step, round(away_s * 1e6))
-        return tended_in(self._call(run_id, "tend", limit, *words))
+        return due_report_in(self._call(run_id, "advance_due", limit, *words))
 
     def shift(self, run_id: str, step: ClockStep, lease_s: float) -> bool:
         """Shift the times of a run by a step of the server's clock, unless that was done before."""
@@ -334,7 +334,7 @@ class Ledger(LedgerReads):
         }
         if clock_step := last_step_in(cast("str | None", self.client.get(clock_key(self.prefix)))):
             told["clock_step"] = clock_step
-        self.take_care_of(run_id)
+        self.watch_run(run_id)
         try:
             chains = self._call(
                 run_id,
@@ -352,7 +352,7 @@ class Ledger(LedgerReads):
             )
         except ResponseError as error:
             raise resume_refusal(run_id, error) from None
-        self._keep_in_care(run_id)
+        self._keep_watched(run_id)
         return chains_in(chains)
 
     def _changes(self, run_id: str, staged: Sequence[StagedStep]) -> StepChanges:
@@ -412,21 +412,21 @@ class Ledger(LedgerReads):
         place = "" if before is None else before
         return bool(self._call(run_id, "log", step, attempt, token, limit, place, *lines))
 
-    def forget_active(self, run_id: str) -> None:
+    def unwatch_run(self, run_id: str) -> None:
         """Strike a run from the coordinators' list that has ended, or was never started."""
         self.client.srem(f"{self.prefix}:active", run_id)
         state = cast(str | None, self.client.hget(self.key(run_id, "run"), "state"))
         if state and not RunState(state).is_ended:  # it was started just now
-            self.take_care_of(run_id)
+            self.watch_run(run_id)
 
-    def _keep_in_care(self, run_id: str) -> None:
+    def _keep_watched(self, run_id: str) -> None:
         """Put a run that is in the ledger by now into the coordinators' list again, for one of them may have struck it
-        just before. If that fails they find it by themselves (`forgotten_runs`)."""
+        just before. If that fails they find it by themselves (`unwatched_runs`)."""
         try:
-            self.take_care_of(run_id)
+            self.watch_run(run_id)
         except RedisError as error:
             logger.warning("run %s could not be given to the coordinators, which look for it: %s", run_id, error)
 
-    def take_care_of(self, run_id: str) -> None:
+    def watch_run(self, run_id: str) -> None:
         """Put a run into the coordinators' list."""
         self.client.sadd(f"{self.prefix}:active", run_id)

@@ -59,7 +59,7 @@ class LedgerReads:
         listed = [run_id for run_id in self._listed_runs(0, RUNS_LOOKED_AT) if run_id.startswith(text)]
         return [run_id for run_id, state in self._states_of_runs(listed) if state]
 
-    def forgotten_runs(self) -> list[str]:
+    def unwatched_runs(self) -> list[str]:
         """Give runs that have not ended, but that coordinators do not know of, as far as RUNS_TENDED."""
         states = self._states_of_runs(self._listed_runs(0, RUNS_TENDED))
         is_open = [run_id for run_id, state in states if state and not RunState(state).is_ended]

@@ -12,6 +12,7 @@ from orchestrator.ledger.values import (
     AttemptsStopping,
     Chain,
     Claim,
+    DueReport,
     ExpiredLease,
     Link,
     Refusal,
@@ -20,7 +21,6 @@ from orchestrator.ledger.values import (
     RunNotEnded,
     RunSucceeded,
     RunUnknown,
-    Tended,
     WaitingList,
     incarnation_in,
 )
@@ -51,9 +51,9 @@ def replaced_in(reply: Sequence[Any]) -> Replaced | Refusal:
     return Replaced(StepState(reply[1]), chains_in(reply[2])) if reply[0] else Refusal(reply[1])
 
 
-def tended_in(reply: Sequence[Any]) -> Tended:
+def due_report_in(reply: Sequence[Any]) -> DueReport:
     state, next_due, now, chains, expired, waiting, alert_at, shifted_by, is_judged = reply
-    return Tended(
+    return DueReport(
         RunState(state) if state else None,
         int(float(next_due)) if next_due else None,
         int(now),

@@ -138,8 +138,8 @@ class WaitingList:
 
 
 @dataclass(frozen=True, slots=True)
-class Tended:
-    """What `tend` did and found. `state` is None when there is no such run; `ready` is to be dispatched."""
+class DueReport:
+    """What `advance_due` did and found. `state` is None when there is no such run; `ready` is to be dispatched."""
 
     state: RunState | None
     next_due_us: int | None

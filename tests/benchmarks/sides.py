@@ -18,7 +18,7 @@ from celery.exceptions import TimeoutError as ResultTimeout
 from redis import Redis
 from shapes import Shape, chain, fan
 
-from orchestrator.coordinator.service import Coordinator
+from orchestrator.coordinator.coordinator import Coordinator
 from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
@@ -83,7 +83,7 @@ class Ours:
 
     def forget(self, run_id: str) -> None:
         """Take a run's keys out of the server, so that samples do not pile up."""
-        self.ledger.forget_active(run_id)
+        self.ledger.unwatch_run(run_id)
         _unlink(self.ledger.client, self.ledger.key(run_id, "*"))
 
 

@@ -27,7 +27,7 @@ from tangle import Tangle, tangle
 
 from orchestrator.artifacts.outputs import decode_output
 from orchestrator.artifacts.store import FolderStore
-from orchestrator.coordinator.service import Coordinator
+from orchestrator.coordinator.coordinator import Coordinator
 from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.events import REPAIRS

@@ -31,7 +31,7 @@ from harm import Crew
 from recovery_steps import hold, hold_with_children
 
 from orchestrator import PipelineBuilder
-from orchestrator.coordinator.service import Coordinator
+from orchestrator.coordinator.coordinator import Coordinator
 from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger

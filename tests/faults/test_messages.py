@@ -8,8 +8,8 @@ import time
 
 from kombu.transport.redis import Channel
 
-from orchestrator.coordinator.repair import SETTLED_S
 from orchestrator.messages.queues import queue_keys
+from orchestrator.repair.messages import SETTLED_S
 
 WAITING = """
     @step

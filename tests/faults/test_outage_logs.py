@@ -30,7 +30,7 @@ def test_an_outage_is_one_line_when_it_begins_and_one_when_it_is_over(server, se
 
     failing = {
         "worker": ("leases cannot be renewed", "messages cannot be taken"),
-        "coordinator": ("runs cannot be tended",),
+        "coordinator": ("runs cannot be checked",),
     }
 
     def counts() -> list[int]:

@@ -70,9 +70,9 @@ class Incidents:
 
     def offer(self, delivery: AlertDelivery, run_id: str) -> None:
         """Do what a coordinator's round does."""
-        tended = self.ledger.tend(run_id)
-        if tended.alert_at_us is not None:
-            delivery.offer(run_id, tended.alert_at_us, tended.now_us)
+        report = self.ledger.advance_due(run_id)
+        if report.alert_at_us is not None:
+            delivery.offer(run_id, report.alert_at_us, report.now_us)
 
     def tell(self, run_id: str, delivery: AlertDelivery | None = None) -> None:
         """Go round until there is nothing more to tell."""
@@ -86,7 +86,7 @@ class Incidents:
 
     def is_told(self, run_id: str) -> bool:
         """Whether the ledger has nothing more to tell."""
-        return self.ledger.tend(run_id).alert_at_us is None
+        return self.ledger.advance_due(run_id).alert_at_us is None
 
     def events(self, run_id: str) -> list[tuple[str, dict[str, Any]]]:
         """Give what the record says of telling people."""

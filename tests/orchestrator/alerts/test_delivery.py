@@ -127,8 +127,8 @@ url, prefix, run_id = sys.argv[1:]
 ledger = Ledger(connect(url), prefix)
 delivery = AlertDelivery(ledger, Settings())
 delivery.pace = Pace(send_limit_s=60, lease_s=1.5)
-tended = ledger.tend(run_id)
-delivery.offer(run_id, tended.alert_at_us, tended.now_us)
+report = ledger.advance_due(run_id)
+delivery.offer(run_id, report.alert_at_us, report.now_us)
 delivery.finish(60)
 """
 
@@ -176,7 +176,7 @@ def test_tries_are_given_up_at_last_and_the_run_is_over(
     assert [(event, detail["try"]) for event, detail in events] == [("alert.failed", number) for number in (1, 2, 3, 4)]
     assert [detail.get("given_up", False) for _, detail in events] == [False, False, False, True]
     assert "retry_in_s" not in events[-1][1]
-    assert ledger.tend(run_id).is_over
+    assert ledger.advance_due(run_id).is_over
     assert len([it for it in caplog.records if "could not be told that it failed" in it.getMessage()]) == 4
 
 
@@ -275,7 +275,7 @@ def test_without_targets_there_is_nothing_to_tell_and_apprise_is_not_loaded(
     )  # fmt: skip
 
     assert told.stdout == "False\n"
-    assert ledger.tend(run_id).is_over
+    assert ledger.advance_due(run_id).is_over
     assert incidents.events(run_id) == []
 
 

@@ -39,7 +39,7 @@ def test_a_missed_deadline_is_told_with_what_was_running(
 ) -> None:
     run_id = incidents.submit(webhook.url("hook"), deadline=0.05)
     incidents.begin(run_id)
-    incidents.wait_until(lambda: ledger.tend(run_id).state == "failed")
+    incidents.wait_until(lambda: ledger.advance_due(run_id).state == "failed")
 
     incidents.tell(run_id)
 

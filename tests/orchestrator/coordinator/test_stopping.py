@@ -61,9 +61,9 @@ def test_who_waits_may_have_enough_at_any_time(ledger, chosen, run_id) -> None:
 def test_of_a_run_that_goes_on_only_the_named_steps_are_waited_for(ledger, chosen, run_id) -> None:
     ledger.cancel_steps(run_id, ["a", "b"], "")
     gone(ledger, run_id, "a")
-    tended: list[str] = []
+    checked: list[str] = []
 
-    assert wait_until_stopped(ledger, chosen, run_id, 30.0, steps=["a"], tend=tended.append) == []
-    (left,) = wait_until_stopped(ledger, chosen, run_id, 0.05, steps=["b"], tend=tended.append)
+    assert wait_until_stopped(ledger, chosen, run_id, 30.0, steps=["a"], visit=checked.append) == []
+    (left,) = wait_until_stopped(ledger, chosen, run_id, 0.05, steps=["b"], visit=checked.append)
     assert left.step == "b"
-    assert set(tended) == {run_id}
+    assert set(checked) == {run_id}

@@ -239,8 +239,8 @@ class Network:
         """A coordinator does its round, and one or two tell of the leases that ran out."""
         for _ in self._times():
             limit = self.rng.choice([1, 500])
-            tended = self.ledger.tend(self.run_id, limit)
-            queued, expired = self.model.tend(limit)
+            tended = self.ledger.advance_due(self.run_id, limit)
+            queued, expired = self.model.advance_due(limit)
             self._compare_ready(tended.ready, queued)
             assert [(it.step, it.attempt, it.worker) for it in tended.expired] == expired
             assert tended.state == self.model.run_state

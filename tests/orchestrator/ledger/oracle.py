@@ -276,7 +276,7 @@ class LedgerModel:
         elif not ended_alone:
             self.changes.append(("attempt.stopped", step, attempt))
 
-    def tend(self, limit: int) -> tuple[set[str], list[tuple[str, int, str]]]:
+    def advance_due(self, limit: int) -> tuple[set[str], list[tuple[str, int, str]]]:
         """Give the steps that are queued, and the attempts (step, attempt, worker) whose lease has run out."""
         self.now += 1
         queued: set[str] = set()

@@ -40,7 +40,7 @@ def test_one_alone_may_tell_until_the_claim_runs_out(ledger: Ledger, wait_until:
 
     assert claimed(ledger, run_id, 1).number == 1
     assert ledger.claim_alert(run_id, 60) is None
-    wait_until(lambda: ledger.tend(run_id).alert_at_us <= ledger.tend(run_id).now_us)
+    wait_until(lambda: ledger.advance_due(run_id).alert_at_us <= ledger.advance_due(run_id).now_us)
 
     assert claimed(ledger, run_id).number == 2
 
@@ -52,7 +52,7 @@ def test_a_run_that_did_not_fail_has_nothing_to_tell(ledger: Ledger) -> None:
 
     for run_id in (cancelled, succeeded):
         assert ledger.claim_alert(run_id, 60) is None
-        assert ledger.tend(run_id).alert_at_us is None
+        assert ledger.advance_due(run_id).alert_at_us is None
 
 
 def test_what_was_sent_is_kept_for_the_next_try(ledger: Ledger) -> None:
@@ -68,11 +68,11 @@ def test_what_was_sent_is_kept_for_the_next_try(ledger: Ledger) -> None:
 
 def test_when_all_is_told_the_run_is_over(ledger: Ledger) -> None:
     run_id = failed_run(ledger)
-    assert not ledger.tend(run_id).is_over
+    assert not ledger.advance_due(run_id).is_over
 
     ledger.report_alert(run_id, claimed(ledger, run_id), [SENT], ["one"])
 
-    assert ledger.tend(run_id).is_over
+    assert ledger.advance_due(run_id).is_over
     assert ledger.claim_alert(run_id, 60) is None
     assert alert_events(ledger, run_id) == ["alert.sent"]
 

@@ -62,7 +62,7 @@ def test_messages_of_a_run_that_is_not_there_leave_no_trace(ledger: Ledger) -> N
     assert isinstance(ledger.claim("gone", "a", 1, "c", "w"), Refusal)
     assert isinstance(commit(ledger, "gone", "a", 7), Refusal)
     assert isinstance(commit(ledger, "gone", "a", 0, Outcome.LOST), Refusal)
-    assert ledger.tend("gone").state is None
+    assert ledger.advance_due("gone").state is None
     assert ledger.cancel("gone", "x") is None
     assert not ledger.append_log("gone", "a", 1, 7, ["line"], 10)
 
@@ -168,7 +168,7 @@ def test_late_commit_of_an_old_attempt_is_refused_and_the_refusal_is_recorded(le
     run_id = start_graph(ledger, {"a": "", "b": "a"})
     old = begin(ledger, run_id, "a")
     commit(ledger, run_id, "a", 0, Outcome.LOST, retry_in_s=0.0)
-    ledger.tend(run_id)
+    ledger.advance_due(run_id)
     new = begin(ledger, run_id, "a", 2)
 
     refusal = commit(ledger, run_id, "a", old, output='"stale"')
@@ -252,7 +252,7 @@ def test_a_retry_that_is_due_is_queued_once_however_many_coordinators_look(ledge
     for step in steps:
         commit(ledger, run_id, step, begin(ledger, run_id, step), FAILED, retry_in_s=0.0)
 
-    promotions = at_once(lambda own, _: [own.tend(run_id, limit=3) for _ in range(5)])
+    promotions = at_once(lambda own, _: [own.advance_due(run_id, limit=3) for _ in range(5)])
 
     promoted = [step for each in promotions for promotion in each for step in heads(promotion.ready)]
     assert sorted(promoted) == sorted(steps)
@@ -271,7 +271,7 @@ def test_a_retry_waits_for_its_due_time(ledger: Ledger) -> None:
     at = {event.step: event.at_us for event in ledger.events(run_id) if event.kind == "step.retrying"}
     assert {step: due[step] - at[step] for step in due} == {"soon": 20_000, "later": 3_600_000_000}
 
-    while not (promotion := ledger.tend(run_id)).ready:
+    while not (promotion := ledger.advance_due(run_id)).ready:
         assert promotion.next_due_us == due["soon"]
 
     assert heads(promotion.ready) == ["soon"]
@@ -287,7 +287,7 @@ def test_a_message_of_the_failed_attempt_does_not_start_the_retry(ledger: Ledger
     assert isinstance(ledger.claim(run_id, "a", 1, "again", "w"), Refusal)
     assert isinstance(ledger.claim(run_id, "a", 2, "early", "w"), Refusal)
 
-    ledger.tend(run_id)
+    ledger.advance_due(run_id)
 
     assert isinstance(ledger.claim(run_id, "a", 1, "again", "w"), Refusal)
     assert isinstance(ledger.claim(run_id, "a", 2, "now", "w"), Claim)

@@ -24,9 +24,9 @@ def queued_at(ledger: Ledger, run_id: str) -> int:
 def test_a_step_that_no_worker_takes_in_time_fails(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": "", "b": "a", "tidy": "a"}, {"tidy": "always"}, {"a": IMPATIENT})
 
-    tended = ledger.tend(run_id)
+    report = ledger.advance_due(run_id)
 
-    assert heads(tended.ready) == ["tidy"]
+    assert heads(report.ready) == ["tidy"]
     assert states_of(ledger, run_id) == {"a": "failed", "b": "upstream_failed", "tidy": "queued"}
     (attempt,) = read_record(ledger, run_id).steps["a"].attempts
     assert (attempt.started_at_us, attempt.outcome) == (None, Outcome.TIMED_OUT)
@@ -40,9 +40,9 @@ def test_a_step_that_a_worker_has_taken_waits_no_more(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": ""}, {}, {"a": IMPATIENT})
     token = begin(ledger, run_id, "a")
 
-    tended = ledger.tend(run_id)
+    report = ledger.advance_due(run_id)
 
-    assert (tended.expired, states_of(ledger, run_id)) == ((), {"a": "running"})
+    assert (report.expired, states_of(ledger, run_id)) == ((), {"a": "running"})
     ledger.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED)
     assert ledger.due_at(run_id, "a") is None
 
@@ -55,7 +55,7 @@ def test_each_attempt_has_the_whole_time_to_wait_in(ledger: Ledger) -> None:
     ledger.report_lost(run_id, "a", 1, {}, token=token)
     dues.append(ledger.due_at(run_id, "a") - queued_at(ledger, run_id))
     ledger.commit(run_id, "a", 2, begin(ledger, run_id, "a", 2), "w", Outcome.FAILED, retry_in_s=0.0)
-    ledger.tend(run_id)
+    ledger.advance_due(run_id)
     dues.append(ledger.due_at(run_id, "a") - queued_at(ledger, run_id))
 
     assert dues == [HOUR_US] * 3
@@ -78,7 +78,7 @@ def test_a_step_that_is_cancelled_or_given_up_waits_no_more(ledger: Ledger) -> N
     ledger.commit(run_id, "b", 1, 0, "w", Outcome.FAILED)
 
     assert (ledger.due_at(run_id, "a"), ledger.due_at(run_id, "b")) == (None, None)
-    assert ledger.tend(run_id).next_due_us is None
+    assert ledger.advance_due(run_id).next_due_us is None
 
 
 # -- waiting for its message -----------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def test_a_list_of_the_broker_tells_its_oldest_message(ledger: Ledger) -> None:
     run_id = start_graph(ledger, dict.fromkeys("abcd", ""), {}, options)
     at = queued_at(ledger, run_id)
 
-    waiting = ledger.tend(run_id).waiting
+    waiting = ledger.advance_due(run_id).waiting
     begin(ledger, run_id, "a")
 
     assert {(it.queue, it.level, it.oldest_at_us) for it in waiting} == {
@@ -97,7 +97,7 @@ def test_a_list_of_the_broker_tells_its_oldest_message(ledger: Ledger) -> None:
         ("cpu", 3, at),
         ("cuda", 3, at),
     }
-    assert {(it.queue, it.level) for it in ledger.tend(run_id).waiting} == {("cpu", 3), ("cuda", 3)}
+    assert {(it.queue, it.level) for it in ledger.advance_due(run_id).waiting} == {("cpu", 3), ("cuda", 3)}
     assert ledger.queued_before(run_id, "cpu", 3, at) == [("b", 1, at), ("c", 1, at)]
     assert ledger.queued_before(run_id, "cpu", 3, at - 1) == []
     assert ledger.queued_before(run_id, "cpu", 0, 2**52) == []
@@ -145,10 +145,10 @@ def test_a_run_that_misses_its_deadline_fails_and_all_that_is_open_is_cancelled(
     begin(ledger, run_id, "runs")
     ledger.commit(run_id, "retries", 1, begin(ledger, run_id, "retries"), "w", Outcome.FAILED, retry_in_s=0.0)
 
-    tended = ledger.tend(run_id)
+    report = ledger.advance_due(run_id)
 
-    assert (tended.state, tended.ready) == (RunState.FAILED, ())
-    assert tended.alert_at_us is not None
+    assert (report.state, report.ready) == (RunState.FAILED, ())
+    assert report.alert_at_us is not None
     assert states_of(ledger, run_id) == dict.fromkeys(upstream, "cancelled")
     record = read_record(ledger, run_id)
     assert (record.state, record.cancel_reason) == (RunState.FAILED, "missed its deadline of 0.000001 s")
@@ -156,20 +156,20 @@ def test_a_run_that_misses_its_deadline_fails_and_all_that_is_open_is_cancelled(
     held = Held(run_id, "runs", 1, "w")
     assert ledger.renew([held], 60.0) == {held: "cancelled"}
     assert [event for event, _, _ in events_of(ledger, run_id)].count("run.failed") == 1
-    assert ledger.tend(run_id).state is RunState.FAILED
+    assert ledger.advance_due(run_id).state is RunState.FAILED
 
 
 def test_a_run_that_is_never_begun_misses_its_deadline_too(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": ""}, deadline_s="0.000001")
 
-    assert ledger.tend(run_id).state is RunState.FAILED
+    assert ledger.advance_due(run_id).state is RunState.FAILED
 
 
 def test_a_run_that_ended_in_time_has_no_deadline_to_miss(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": ""}, deadline_s="0.000001")
     ledger.commit(run_id, "a", 1, begin(ledger, run_id, "a"), "w", Outcome.SUCCEEDED)
 
-    assert ledger.tend(run_id).state is RunState.SUCCEEDED
+    assert ledger.advance_due(run_id).state is RunState.SUCCEEDED
     assert run_state(ledger, run_id) == "succeeded"
 
 
@@ -177,7 +177,7 @@ def test_a_deadline_counts_from_the_start_and_anew_from_a_resume(ledger: Ledger)
     run_id = start_graph(ledger, {"a": ""}, deadline_s=3600)
     fields = ledger.run_fields(run_id)
     assert int(fields["deadline_at"]) - int(fields["created_at"]) == HOUR_US
-    assert ledger.tend(run_id).state is RunState.QUEUED
+    assert ledger.advance_due(run_id).state is RunState.QUEUED
     ledger.cancel(run_id, "enough")
 
     ledger.resume(run_id, [("a", 0)])

@@ -8,7 +8,7 @@ from runs import begin, events_of, graph, heads, run_state, start, start_graph, 
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, RunState
-from orchestrator.ledger.values import Claim, Commit, Held, Refusal, Tended
+from orchestrator.ledger.values import Claim, Commit, DueReport, Held, Refusal
 from orchestrator.record.run import read_record
 
 RULES = ("all_success", "all_done", "one_failed", "none_failed", "always")
@@ -128,7 +128,7 @@ def test_a_retry_takes_the_rest_of_its_chain_along(ledger: Ledger) -> None:
     token = begin(ledger, run_id, "a")
     ledger.commit(run_id, "a", 1, token, "w", Outcome.FAILED, retry_in_s=0.0)
 
-    ready = ledger.tend(run_id).ready
+    ready = ledger.advance_due(run_id).ready
 
     assert [[link[:2] for link in chain] for chain in ready] == [[("a", 2), ("b", 1), ("c", 1)]]
 
@@ -152,13 +152,13 @@ def test_cancel_ends_every_open_step_and_the_run(ledger: Ledger) -> None:
     }  # fmt: skip
 
     # Nothing moves any more, but for the one that ran, which is told so: it may write its log until it is gone.
-    tended = ledger.tend(run_id)
-    assert tended == Tended(RunState.CANCELLED, tended.next_due_us, tended.now_us, ())
+    report = ledger.advance_due(run_id)
+    assert report == DueReport(RunState.CANCELLED, report.next_due_us, report.now_us, ())
     assert [attempt.step for attempt in ledger.stopping(run_id)] == ["runs"]
     assert ledger.append_log(run_id, "runs", 1, token, ["last words"], 10)
     ledger.report_stopped(Held(run_id, "runs", 1, "w"), {"how": "killed"})
-    tended = ledger.tend(run_id)
-    assert tended == Tended(RunState.CANCELLED, None, tended.now_us, ())
+    report = ledger.advance_due(run_id)
+    assert report == DueReport(RunState.CANCELLED, None, report.now_us, ())
     assert ledger.cancel(run_id, "again") is None
     assert isinstance(ledger.claim(run_id, "queued", 1, "c", "w"), Refusal)
     assert isinstance(ledger.commit(run_id, "runs", 1, token, "w", Outcome.SUCCEEDED, output="1"), Refusal)

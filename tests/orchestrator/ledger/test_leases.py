@@ -49,13 +49,13 @@ def test_a_claim_holds_the_step_for_its_lease(ledger: Ledger) -> None:
     ledger.claim(run_id, "b", 1, "c", "v", 0.0)
 
     started = {event.step: event.at_us for event in ledger.events(run_id) if event.kind == "step.started"}
-    tended = ledger.tend(run_id)
+    report = ledger.advance_due(run_id)
 
-    assert tended.expired == (ExpiredLease("b", 1, "v", "c", started["b"], is_stopping=False),)
+    assert report.expired == (ExpiredLease("b", 1, "v", "c", started["b"], is_stopping=False),)
     assert {it.step: it.lease_until_us for it in ledger.leased(run_id)} == {
         "a": started["a"] + 60_000_000, "b": started["b"]
     }  # fmt: skip
-    assert tended.ready == ()
+    assert report.ready == ()
     assert states_of(ledger, run_id) == {"a": "running", "b": "running"}
 
 
@@ -81,7 +81,7 @@ def test_of_many_who_see_a_lease_run_out_one_sends_the_message(ledger: Ledger, a
     lapse(ledger, run_id, "a")
 
     answers = at_once(
-        lambda own, _: [own.report_lost(run_id, it.step, it.attempt, GONE) for it in own.tend(run_id).expired]
+        lambda own, _: [own.report_lost(run_id, it.step, it.attempt, GONE) for it in own.advance_due(run_id).expired]
     )
 
     assert [isinstance(it, Replaced) for each in answers for it in each].count(True) == 1
@@ -92,7 +92,7 @@ def test_a_worker_that_was_cut_off_may_commit_if_nobody_took_over(ledger: Ledger
     run_id = start_graph(ledger, {"a": ""})
     token = begin(ledger, run_id, "a")
     lapse(ledger, run_id, "a")
-    assert ledger.tend(run_id).expired
+    assert ledger.advance_due(run_id).expired
 
     assert isinstance(ledger.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED), Commit)
     assert run_state(ledger, run_id) == "succeeded"
@@ -173,7 +173,7 @@ def test_lost_attempts_do_not_count_against_the_retries(ledger: Ledger) -> None:
     lose(ledger, run_id, "a", 1)
     second = claim(ledger, run_id, "a", 2, "w i.1.")
     ledger.commit(run_id, "a", 2, second.token, "w", Outcome.FAILED, retry_in_s=0.0)
-    ledger.tend(run_id)
+    ledger.advance_due(run_id)
     third = claim(ledger, run_id, "a", 3, "w i.1.")
     lose(ledger, run_id, "a", 3)
 
@@ -360,7 +360,7 @@ def test_a_renewal_prolongs_the_leases_of_its_own_attempts_alone(ledger: Ledger)
     answers = ledger.renew(held, 60.0)
 
     assert answers == {it: "fenced" for it in held if it.step == "b"}
-    assert [[it.step for it in ledger.tend(run_id).expired] for run_id in runs] == [["b"], ["b"]]
+    assert [[it.step for it in ledger.advance_due(run_id).expired] for run_id in runs] == [["b"], ["b"]]
     assert ledger.renew([], 60.0) == {}
 
 
@@ -383,7 +383,7 @@ def test_a_cancelled_attempt_keeps_its_lease_until_it_is_gone(ledger: Ledger) ->
     held = Held(run_id, "a", 1, owner_of("w", "i", 1))
 
     assert [it.step for it in ledger.stopping(run_id)] == ["a", "b"]
-    assert not ledger.tend(run_id).is_over
+    assert not ledger.advance_due(run_id).is_over
     ledger.report_stopped(Held(run_id, "b", 1, owner_of("w", "i", 2)), {"how": "it was another"})
     ledger.report_stopped(held, {"how": "killed", "after_s": 0.5, "processes": 3})
 
@@ -399,12 +399,12 @@ def test_a_cancelled_attempt_whose_worker_is_gone_is_over_when_somebody_says_tha
     assert isinstance(ledger.report_lost(run_id, "a", 1, GONE), Refusal)
     lapse(ledger, run_id, "a")
 
-    tended = ledger.tend(run_id)
+    report = ledger.advance_due(run_id)
 
     # Nothing is decided yet: while the server was away no worker could renew.
-    assert ([(it.step, it.is_stopping) for it in tended.expired], tended.is_over) == ([("a", True)], False)
+    assert ([(it.step, it.is_stopping) for it in report.expired], report.is_over) == ([("a", True)], False)
     assert ledger.report_lost(run_id, "a", 1, GONE) == Replaced(StepState.CANCELLED, ())
-    assert (ledger.tend(run_id).is_over, ledger.stopping(run_id)) == (True, [])
+    assert (ledger.advance_due(run_id).is_over, ledger.stopping(run_id)) == (True, [])
     assert last_event(ledger, run_id, "attempt.stopped").detail == {
         "how": "its worker is gone: the lease ran out", "worker": "w"
     }  # fmt: skip
@@ -433,7 +433,7 @@ def test_a_cancelled_attempt_is_over_however_it_ends_and_that_is_told_once(ledge
     for _ in range(2):
         end(ledger, held)
 
-    assert (ledger.stopping(run_id), ledger.tend(run_id).is_over) == ([], True)
+    assert (ledger.stopping(run_id), ledger.advance_due(run_id).is_over) == ([], True)
     assert [event.detail["how"] for event in ledger.events(run_id) if event.kind == "attempt.stopped"] == [how]
     # A renewal that was under way does not take the lease up again.
     assert ledger.renew([held], 60.0) == {held: "fenced"}

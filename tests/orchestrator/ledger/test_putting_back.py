@@ -47,9 +47,9 @@ def test_an_attempt_that_is_put_back_costs_neither_retries_nor_lost_attempts_and
         answer = ledger.put_back(run_id, "a", attempt, WHY, BackOff(10.0, 300.0), error=GONE, **shown)
         assert answer == Replaced(StepState.RETRYING, ())
         waits.append(due_in_s(ledger, run_id, "a"))
-        assert ledger.tend(run_id).ready == ()
+        assert ledger.advance_due(run_id).ready == ()
         make_due(ledger, run_id, "a")
-        assert [chain[0][:2] for chain in ledger.tend(run_id).ready] == [("a", attempt + 1)]
+        assert [chain[0][:2] for chain in ledger.advance_due(run_id).ready] == [("a", attempt + 1)]
 
     assert waits == [10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0]
     record = read_record(ledger, run_id).steps["a"]
@@ -64,7 +64,7 @@ def test_a_loss_between_two_goings_back_lets_the_waits_begin_anew(ledger: Ledger
         token = claim(ledger, run_id, attempt).token
         ledger.put_back(run_id, "a", attempt, WHY, BackOff(10.0, 300.0), token=token)
         make_due(ledger, run_id, "a")
-        ledger.tend(run_id)
+        ledger.advance_due(run_id)
     claim(ledger, run_id, 3)
     ledger.report_lost(run_id, "a", 3, GONE, owner="w i.1.")
 

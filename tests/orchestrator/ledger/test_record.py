@@ -27,7 +27,7 @@ def test_the_record_folds_events_into_attempts(ledger: Ledger) -> None:
     token = begin(ledger, run_id, "a", worker="w1")
     ledger.commit(run_id, "a", 1, token, "w1", Outcome.FAILED, detail={"error": error}, retry_in_s=0.0)
     waiting = read_record(ledger, run_id)
-    ledger.tend(run_id)
+    ledger.advance_due(run_id)
     token = begin(ledger, run_id, "a", 2, worker="w2")
     running = read_record(ledger, run_id)
     ledger.commit(run_id, "a", 2, token, "w2", Outcome.TIMED_OUT)

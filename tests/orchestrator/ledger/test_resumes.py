@@ -201,7 +201,7 @@ def test_retries_and_lost_attempts_count_anew(ledger: Ledger) -> None:
         assert isinstance(claim, Claim)
         assert claim.uncounted == attempt
         ledger.commit(run_id, "a", attempt + 1, claim.token, "w", FAILED, retry_in_s=0.0)
-        ledger.tend(run_id)
+        ledger.advance_due(run_id)
         end(ledger, run_id, "a", attempt + 2, FAILED)
         assert states_of(ledger, run_id) == {"a": "failed"}
         attempt += 3
@@ -357,14 +357,14 @@ def test_a_coordinator_that_looks_while_a_run_is_resumed_does_not_lose_it(ledger
     class LookedAt(Ledger):
         def _call(self, run_id: str, *args: Any) -> Any:
             if is_before and args[0] == "resume":
-                ledger.forget_active(run_id)
+                ledger.unwatch_run(run_id)
             answer = super()._call(run_id, *args)
             if not is_before and args[0] == "resume":
-                ledger.forget_active(run_id)
+                ledger.unwatch_run(run_id)
             return answer
 
     run_id = failed_run(ledger)
-    ledger.forget_active(run_id)
+    ledger.unwatch_run(run_id)
 
     LookedAt(ledger.client, ledger.prefix).resume(run_id, RESETS)
 

@@ -61,7 +61,7 @@ def rerun(
 def good_run(ledger: Ledger, run_id: str = "old") -> str:
     start(ledger, graph(UPSTREAM, RULES).plan(), run_id=run_id)
     ledger.commit(run_id, "a", 1, begin(ledger, run_id, "a"), "w", Outcome.FAILED, retry_in_s=0.0)
-    ledger.tend(run_id)
+    ledger.advance_due(run_id)
     end(ledger, run_id, "a", 2)
     for step in "bcd":
         end(ledger, run_id, step)

@@ -78,7 +78,7 @@ def test_the_keys_of_a_run_are_those_at_the_head_of_the_script(ledger: Ledger) -
     } == of_run | beside
 
     # Once the run has ended nothing is due, and nothing queued.
-    ledger.tend(run_id)
+    ledger.advance_due(run_id)
     for step, attempt in (("c", 4), ("d", 1), ("e", 2)):
         ledger.commit(run_id, step, attempt, begin(ledger, run_id, step, attempt), "w", Outcome.SUCCEEDED)
     assert run_state(ledger, run_id) == "succeeded"
@@ -101,7 +101,7 @@ def test_what_a_resume_stages_goes_by_itself_when_the_resume_never_comes(ledger:
 
 def test_a_nudge_goes_by_itself_when_the_worker_never_comes(ledger: Ledger) -> None:
     run_id = full_run(ledger)
-    ledger.tend(run_id)
+    ledger.advance_due(run_id)
     begin(ledger, run_id, "c", 4, worker="w2")
 
     ledger.cancel(run_id, "enough")
@@ -117,7 +117,7 @@ def test_the_fields_of_a_run_are_those_at_the_head_of_the_script(ledger: Ledger)
     ledger.client.set(f"{ledger.prefix}:clock", "[[1, 3600000000, 0]]")
     fields = {"deadline_s": INSTANT_S, "limits": 1, "secrets": '["s"]'}
     ledger.resume(run_id, [("c", 1), ("d", 1), ("e", 0)], fields=fields)
-    ledger.tend(run_id)
+    ledger.advance_due(run_id)
     alert_try = ledger.claim_alert(run_id, 60)
     ledger.report_alert(run_id, alert_try, [], retry_in_s=60)
     listed = re.search(r":run +hash +(.*?)\n-- +\{prefix\}", HEAD, re.S)
@@ -140,7 +140,7 @@ def test_every_key_of_a_run_carries_its_hash_tag(ledger: Ledger) -> None:
 
 def test_a_claim_brings_params_and_outputs_to_those_who_read_them(ledger: Ledger) -> None:
     run_id = full_run(ledger)
-    ledger.tend(run_id)
+    ledger.advance_due(run_id)
 
     claim = ledger.claim(run_id, "c", 4, "c", "w")
     assert isinstance(claim, Claim)

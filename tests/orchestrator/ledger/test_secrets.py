@@ -32,7 +32,7 @@ def test_every_claim_brings_the_secrets_after_retries_and_lost_attempts_too(ledg
     run_id = started(SaidTwice(ledger.client, ledger.prefix))
     claim = claimed(ledger, run_id, "a")
     ledger.commit(run_id, "a", 1, claim.token, "w", Outcome.FAILED, retry_in_s=0.0)
-    ledger.tend(run_id)
+    ledger.advance_due(run_id)
     second = claimed(ledger, run_id, "a", 2)
     ledger.report_lost(run_id, "a", 2, {}, token=second.token)
     third = claimed(ledger, run_id, "a", 3)
@@ -68,7 +68,7 @@ def cancel_steps(ledger: Ledger, run_id: str) -> None:
 
 def miss_the_deadline(ledger: Ledger, run_id: str) -> None:
     begin(ledger, run_id, "a")
-    ledger.tend(run_id)
+    ledger.advance_due(run_id)
 
 
 @pytest.mark.parametrize("end", [succeed, fail, lose, cancel, cancel_steps, miss_the_deadline])
@@ -93,7 +93,7 @@ def test_a_resume_brings_them_anew_and_its_end_deletes_them_again(ledger: Ledger
     assert claimed(ledger, run_id, "a", 2).secrets == {"token": "other"}
     ledger.cancel(run_id, "enough")
     assert not ledger.client.exists(key_of(ledger, run_id))
-    ledger.tend(run_id)
+    ledger.advance_due(run_id)
     ledger.report_lost(run_id, "a", 2, {}, owner="w")
     ledger.resume(run_id, [("a", 0), ("b", 0)], fields={"params": "{}"})
     assert claimed(ledger, run_id, "a", 3).secrets == {}  # the pipeline has none any more

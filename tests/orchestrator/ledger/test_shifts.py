@@ -78,15 +78,17 @@ def test_nothing_is_judged_by_a_clock_that_shows_something_else(ledger, off_us) 
     ledger.commit(run_id, "c", 1, begin(ledger, run_id, "c"), "w", Outcome.FAILED, retry_in_s=0)
     before = states_of(ledger, run_id)
 
-    tended = ledger.tend(run_id, expected_us=ledger.now_us() + off_us)
+    report = ledger.advance_due(run_id, expected_us=ledger.now_us() + off_us)
     lost = ledger.report_lost(run_id, "a", 1, {}, expected_us=ledger.now_us() + off_us)
 
-    assert (tended.is_judged, tended.ready, tended.expired, tended.waiting) == (False, (), (), ())
+    assert (report.is_judged, report.ready, report.expired, report.waiting) == (False, (), (), ())
     assert isinstance(lost, Refusal)
     assert states_of(ledger, run_id) == before
-    assert not ledger.tend(run_id, expected_us=ledger.now_us(), clock_step=1).is_judged  # not shifted by that step yet
+    assert not ledger.advance_due(
+        run_id, expected_us=ledger.now_us(), clock_step=1
+    ).is_judged  # not shifted by that step yet
     assert ledger.shift(run_id, ClockStep(1, HOUR_US, ledger.now_us() - HOUR_US - 5_000_000), LEASE_S)
-    assert ledger.tend(run_id, expected_us=ledger.now_us() + off_us // 3, clock_step=1).state is RunState.FAILED
+    assert ledger.advance_due(run_id, expected_us=ledger.now_us() + off_us // 3, clock_step=1).state is RunState.FAILED
 
 
 def test_a_run_that_is_started_or_resumed_knows_the_steps_before_it(ledger) -> None:
@@ -99,17 +101,17 @@ def test_a_run_that_is_started_or_resumed_knows_the_steps_before_it(ledger) -> N
     ledger.resume(run_id, [("a", 0)])
 
     assert not ledger.shift(run_id, ClockStep(4, HOUR_US, 1), LEASE_S)
-    assert ledger.tend(run_id).clock_step == 4
+    assert ledger.advance_due(run_id).clock_step == 4
 
 
 def test_an_absence_of_the_server_is_added_to_the_limits_once_whoever_saw_it(ledger) -> None:
     run_id = full_run(ledger)
-    ledger.tend(run_id)
+    ledger.advance_due(run_id)
     before = times(ledger, run_id)
     ledger.client.hset(ledger.key(run_id, "run"), "tended_at", ledger.now_us() - 17_000_000)  # since then it was away
 
     for away_s in (17.5, 60.0, 17.5):
-        ledger.tend(run_id, away_s=away_s)
+        ledger.advance_due(run_id, away_s=away_s)
 
     after = times(ledger, run_id)
     added = {name: after[name] - before[name] for name in after}
@@ -123,10 +125,10 @@ def test_an_absence_of_the_server_is_added_to_the_limits_once_whoever_saw_it(led
 
 def test_time_in_which_nobody_tends_a_run_counts(ledger) -> None:
     run_id = full_run(ledger)
-    ledger.tend(run_id)
+    ledger.advance_due(run_id)
     before = times(ledger, run_id)
     ledger.client.hset(ledger.key(run_id, "run"), "tended_at", ledger.now_us() - 17_000_000)
 
-    ledger.tend(run_id)
+    ledger.advance_due(run_id)
 
     assert times(ledger, run_id) == before

@@ -157,7 +157,7 @@ def test_runs_are_listed_newest_first_and_are_active_until_forgotten(ledger: Led
     assert ledger.recent_runs(1) == [second]
     assert ledger.active_runs() == sorted([first, second])
     ledger.cancel(first, "")
-    ledger.forget_active(first)
+    ledger.unwatch_run(first)
     assert ledger.active_runs() == [second]
     assert ledger.recent_runs(10) == [second, first]
 
@@ -165,7 +165,7 @@ def test_runs_are_listed_newest_first_and_are_active_until_forgotten(ledger: Led
 def test_a_run_that_goes_on_is_not_forgotten(ledger: Ledger) -> None:
     run_id, _ = start(ledger, FORK)
 
-    ledger.forget_active(run_id)
+    ledger.unwatch_run(run_id)
 
     assert ledger.active_runs() == [run_id]
 
@@ -175,10 +175,10 @@ def test_a_coordinator_that_looks_while_a_run_starts_does_not_lose_it(ledger: Le
     class LookedAt(Ledger):
         def _call(self, run_id: str, *args: Any) -> Any:
             if is_before and args[0] == "start":
-                ledger.forget_active(run_id)
+                ledger.unwatch_run(run_id)
             answer = super()._call(run_id, *args)
             if not is_before:
-                ledger.forget_active(run_id)
+                ledger.unwatch_run(run_id)
             return answer
 
     run_id, _ = start(LookedAt(ledger.client, ledger.prefix), FORK)

@@ -39,7 +39,7 @@ def half_a_run(ledger: Ledger) -> str:
     """Give a run in which a was retried and has succeeded, b was lost and runs again, x has failed."""
     run_id = start_graph(ledger, UPSTREAM, TIDY, {"a": {"queue_timeout": 3600.0}})
     end(ledger, run_id, "a", outcome=Outcome.FAILED, retry_in_s=0.0)
-    ledger.tend(run_id)
+    ledger.advance_due(run_id)
     end(ledger, run_id, "a", 2, output="1")
     begin(ledger, run_id, "b")
     ledger.report_lost(run_id, "b", 1, {"error": {"type": "ProcessLost", "message": "gone"}}, owner="w")

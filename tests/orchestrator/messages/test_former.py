@@ -10,8 +10,7 @@ import redis
 from celery import Celery
 from runs import graph, states_of
 
-from orchestrator.coordinator.repair import Repair
-from orchestrator.coordinator.service import Coordinator
+from orchestrator.coordinator.coordinator import Coordinator
 from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import Link
@@ -19,6 +18,7 @@ from orchestrator.messages.app import create_app
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.messages.former import take_over_former_queues
 from orchestrator.messages.queues import queue_keys
+from orchestrator.repair.repair import Repair
 from orchestrator.settings.model import PoolSettings, Settings
 
 THEIRS = '{"headers": {"task": "shop.price"}, "body": "W10=", "properties": {}}'
@@ -94,7 +94,7 @@ def test_a_run_from_before_goes_on_in_the_queues_of_today(
     coordinator = Coordinator(ledger, app_of(today), today)
 
     def round_trip() -> bool:
-        coordinator.tend(run_id)
+        coordinator.visit(run_id)
         return len(lying(client, today.list_of(today.queue_of()))) >= 2
 
     wait_until(round_trip)
@@ -121,7 +121,7 @@ def test_a_message_that_waits_in_the_queue_of_today_is_not_taken_for_lost(
     repair = Repair(ledger, today)
 
     for _ in range(3):
-        assert repair.mend(run_id, repair.tend(run_id)) == ()
+        assert repair.act_on(run_id, repair.inspect(run_id)) == ()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from celery import Celery
 
 from orchestrator.artifacts.outputs import decode_output
 from orchestrator.artifacts.store import FolderStore
-from orchestrator.coordinator.service import Coordinator
+from orchestrator.coordinator.coordinator import Coordinator
 from orchestrator.coordinator.submission import submit
 from orchestrator.definition.loading import load
 from orchestrator.definition.model import Pipeline
@@ -68,7 +68,7 @@ class Runs:
             if events := self.ledger.wait_for_events(run_id, after, 0.1):
                 after = events[-1].id
                 record.apply(events)
-            self._coordinator.tend(run_id)
+            self._coordinator.visit(run_id)
         record.outputs = self.ledger.outputs(run_id)
         return record
 

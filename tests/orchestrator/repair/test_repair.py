@@ -9,14 +9,14 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from runs import events_of, graph, start_graph, states_of
 
-from orchestrator.coordinator.repair import Repair
-from orchestrator.coordinator.service import Coordinator
+from orchestrator.coordinator.coordinator import Coordinator
 from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, announce_worker, present_workers
 from orchestrator.ledger.values import RunUnknown
 from orchestrator.messages.queues import list_key, named_in
+from orchestrator.repair.repair import Repair
 from orchestrator.settings.model import Settings
 
 LEASE_S = 0.5
@@ -32,7 +32,7 @@ def trouble(repair):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(repair, "_ledger", Ledger(connect("redis://127.0.0.1:1/0", retries=0)))
         with pytest.raises(RedisConnectionError):
-            repair.tend("run")
+            repair.inspect("run")
 
 
 def lost(ledger, run_id):
@@ -51,7 +51,7 @@ def test_a_lease_that_ran_out_is_told_by_whether_its_worker_lives(ledger, app, q
     def look():
         if living:
             announce_worker(ledger.client, ledger.prefix, WorkerCard("w", ("cpu",), 1, "prefork", "host", 1, living))
-        coordinator.tend(run_id)
+        coordinator.visit(run_id)
         return lost(ledger, run_id)
 
     wait_until(look)
@@ -68,9 +68,9 @@ def test_no_lease_of_a_cancelled_attempt_is_judged_before_workers_could_renew(le
 
     trouble(repair)
     began = time.monotonic()
-    repair.mend(run_id, repair.tend(run_id))
+    repair.act_on(run_id, repair.inspect(run_id))
     assert ledger.stopping(run_id)
-    wait_until(lambda: repair.mend(run_id, repair.tend(run_id)) or not ledger.stopping(run_id))
+    wait_until(lambda: repair.act_on(run_id, repair.inspect(run_id)) or not ledger.stopping(run_id))
 
     assert time.monotonic() - began >= quick.renewal_interval_s
     assert [event for event, _, _ in events_of(ledger, run_id)].count("attempt.stopped") == 1
@@ -82,9 +82,9 @@ def test_no_lease_is_judged_before_workers_had_the_server_for_a_renewal(ledger, 
     repair = Repair(ledger, quick)
 
     def judged(step):
-        tended = ledger.tend(run_id)
-        assert [lease.step for lease in tended.expired] == [step]
-        return [chain[0].step for chain in repair.mend(run_id, tended)]
+        report = ledger.advance_due(run_id)
+        assert [lease.step for lease in report.expired] == [step]
+        return [chain[0].step for chain in repair.act_on(run_id, report)]
 
     for step in "ab":
         assert ledger.claim(run_id, step, 1, step, "w", 0.000_001)
@@ -102,9 +102,9 @@ def test_no_lease_is_judged_when_the_servers_clock_was_put_forward_just_now(ledg
     repair = Repair(ledger, quick)
 
     def judged(step, forward_us=0):
-        repair.note_contact(time.monotonic(), ledger.now_us() + forward_us)
+        repair.contact.note_contact(time.monotonic(), ledger.now_us() + forward_us)
         ledger.claim(run_id, step, 1, step, "w", 0.000_001)
-        return [chain[0].step for chain in repair.mend(run_id, ledger.tend(run_id))]
+        return [chain[0].step for chain in repair.act_on(run_id, ledger.advance_due(run_id))]
 
     wait_until(lambda: judged("a") == ["a"])
 
@@ -125,7 +125,7 @@ def test_a_message_that_lies_behind_younger_ones_is_not_lost(ledger, app, quick,
     coordinator, began = Coordinator(ledger, app, quick), time.monotonic()
 
     def mended():
-        coordinator.tend(early)
+        coordinator.visit(early)
         return [event.step for event in ledger.events(early) if event.kind == "message.lost"]
 
     wait_until(mended)
@@ -142,7 +142,7 @@ def test_thousands_of_lost_messages_are_sent_again_together(ledger, app, quick, 
     coordinator = Coordinator(ledger, app, quick)
 
     def lengths():
-        coordinator.tend(run_id)
+        coordinator.visit(run_id)
         return ledger.client.llen(key)
 
     wait_until(lengths)
@@ -172,7 +172,7 @@ def test_a_run_that_somebody_deleted_is_no_trouble_for_the_others(ledger, app, q
     assert ledger.active_runs() == [kept]
     assert caplog.text == ""
     with pytest.raises(RunUnknown):
-        coordinator.tend(gone)
+        coordinator.visit(gone)
     assert (ledger.recent_runs(10), ledger.runs_that_begin_with("run-")) == ([kept], [kept])
 
 
@@ -185,7 +185,7 @@ def test_a_worker_of_another_version_is_no_hindrance(ledger, app, quick, wait_un
     def look():
         announce_worker(ledger.client, ledger.prefix, WorkerCard("w", ("cpu",), 1, "prefork", "h", 1))
         ledger.client.set(f"{ledger.prefix}:worker:w", json.dumps(card))
-        coordinator.tend(run_id)
+        coordinator.visit(run_id)
         return lost(ledger, run_id)
 
     wait_until(look)

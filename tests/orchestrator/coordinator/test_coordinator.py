@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 from runs import begin, graph
 
-from orchestrator.coordinator.service import Coordinator
+from orchestrator.coordinator.coordinator import Coordinator
 from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import present_coordinators
@@ -79,7 +79,7 @@ def test_a_coordinator_is_there_while_it_serves_and_outlives_a_round_that_fails(
     with caplog.at_level(logging.ERROR):
         serving.start()
         try:
-            wait_until(lambda: "runs cannot be tended" in caplog.text)
+            wait_until(lambda: "a duty fails (active runs are visited)" in caplog.text)
             assert present_coordinators(ledger.client, ledger.prefix) == [coordinator.name]
             ledger.client.delete(active)
             failed_once(1)
@@ -102,6 +102,6 @@ def test_a_run_that_cannot_be_tended_holds_up_no_other(
     with caplog.at_level(logging.ERROR):
         Coordinator(ledger, app, Settings(poll_interval_s=0.5)).round()
 
-    assert f"run {broken} cannot be tended" in caplog.text
+    assert f"run {broken} cannot be checked" in caplog.text
     sent = [message for message in messages_in(chosen.queue_of()) if message.kwargs["attempt"] == 2]
     assert [message.kwargs["run_id"] for message in sent] == [other]

@@ -14,14 +14,14 @@ from runs import graph
 from orchestrator.alerts.message import Message
 from orchestrator.cli.health.neighbours import check_shared_queues
 from orchestrator.cli.session import Session
-from orchestrator.coordinator.neighbours import Neighbours, other_reader
-from orchestrator.coordinator.service import Coordinator
+from orchestrator.coordinator.coordinator import Coordinator
 from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, announce_worker
 from orchestrator.redis_url import celery_broker_url
+from orchestrator.repair.neighbours import Neighbours, other_reader
 from orchestrator.settings.model import Settings
 
 SHOP = """
@@ -62,7 +62,7 @@ def test_a_worker_that_swallows_our_messages_is_named_once(
 
     def events() -> list[Event]:
         for run_id in run_ids:
-            coordinator.tend(run_id)
+            coordinator.visit(run_id)
         return [event for run_id in run_ids for event in shared_events(ledger, run_id)]
 
     def losses() -> int:
