@@ -6,6 +6,7 @@ OrchestratorError                 what the user can mend; commands print it with
 ├── FunctionNotFound              a "module:function" leads nowhere, or a function has no such name
 ├── PlaceholderMisuse             the output of a step was used as a value while the pipeline was built (a TypeError)
 ├── PipelineMisuse                a pipeline was called like a function (a TypeError)
+├── FormatUnknown                 a run was written by another version, which this one cannot go on with
 ├── RunNotFound                   no run, or more than one, is meant by what was written
 ├── ResumeRefused                 a run cannot be resumed now, or not as it was asked for
 ├── RerunRefused                  a run cannot be the beginning of another one
@@ -13,6 +14,7 @@ OrchestratorError                 what the user can mend; commands print it with
 ├── ServerUnreachable             the Redis server does not answer, or lets nobody in
 ├── EmbeddedServerError           the embedded server cannot be started or reached
 ├── LocalWorkerError              a local worker could not start, or died
+├── OlderVersionThere             workers or coordinators of version 0.1 have to be stopped first
 ├── PoolUnknown                   no setting names that pool
 ├── WorkerNameTaken               another worker has that name
 └── StoreRefused                  the artifact folder is not the installation's store, or cannot be used
@@ -81,6 +83,20 @@ class RunNotFound(OrchestratorError):
     """No run, or more than one, is meant by what the user wrote."""
 
 
+class FormatUnknown(OrchestratorError):
+    """A run was written by another version of the orchestrator, in a format that this one cannot go on with."""
+
+    def __init__(self, run_id: str, found: int, known: int) -> None:
+        if found > known:
+            text = f"is written in format {found}, by a newer version; this one knows {known}. Use the newer one"
+        else:
+            text = (
+                f"was begun by an older version, in format {found}, and has not ended; this one goes on with runs of "
+                f"format {known} only. Let the older version end it, or cancel it and resume it here"
+            )
+        super().__init__(f"run {run_id} {text}")
+
+
 class ResumeRefused(OrchestratorError):
     """A run cannot be resumed now, or not as it was asked for."""
 
@@ -103,6 +119,10 @@ class EmbeddedServerError(OrchestratorError):
 
 class LocalWorkerError(OrchestratorError):
     """A local worker could not start, or died; the message holds the end of its log."""
+
+
+class OlderVersionThere(OrchestratorError):
+    """Workers or coordinators of a version are there that cannot work beside this one."""
 
 
 class PoolUnknown(OrchestratorError):

@@ -44,3 +44,8 @@ def reserve_stdout() -> None:
 def answer(text: str, *, nl: bool = True) -> None:
     """Print an answer of the command on its standard output."""
     click.echo(text, file=_reserved, nl=nl)
+
+
+def say(text: str) -> None:
+    """Say something to a person, on standard error."""
+    click.echo(text, err=True)

@@ -20,7 +20,7 @@ from orchestrator.cli.foreground import (
 )
 from orchestrator.cli.main import INTERRUPTED
 from orchestrator.cli.params import TakesParams, param_option
-from orchestrator.cli.session import Session, open_session
+from orchestrator.installation import Installation, open_installation
 from orchestrator.settings.model import Settings
 from orchestrator.settings.sources import settings
 
@@ -68,8 +68,8 @@ def continuing_command(function: Callable[..., None]) -> click.Command:
 def go_on(
     ctx: click.Context,
     asked: Asked,
-    find: Callable[[Session], Found],
-    plan: Callable[[Session, Settings, Found], Planned],
+    find: Callable[[Installation], Found],
+    plan: Callable[[Installation, Settings, Found], Planned],
     *,
     too_early: str,
 ) -> None:
@@ -87,16 +87,16 @@ def go_on(
         try:
             if asked.detach:
                 reserve_stdout()  # for the id
-                with open_session() as session:
-                    planned = plan(session, chosen, find(session))
+                with open_installation() as installation:
+                    planned = plan(installation, chosen, find(installation))
                     planned.begin()
                     card = {"run_id": planned.run_id, "pipeline": planned.pipeline}
                     answer(json.dumps(card) if asked.as_json else planned.run_id)
                 return
-            with workplace(chosen, asked.workers, find) as (session, local):
-                planned = plan(session, local.settings if local else chosen, find(session))
+            with workplace(chosen, asked.workers, find) as (installation, local):
+                planned = plan(installation, local.settings if local else chosen, find(installation))
                 record, code = follow_to_the_end(
-                    session,
+                    installation,
                     local,
                     interruption,
                     planned.run_id,

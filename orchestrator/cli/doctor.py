@@ -11,7 +11,7 @@ from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.health import store
 from orchestrator.cli.health.alerts import targets_of
 from orchestrator.cli.health.checks import MACHINE_CHECKS, ROLES, SERVER_CHECKS, findings_of
-from orchestrator.cli.session import open_session
+from orchestrator.installation import open_installation
 from orchestrator.redis_url import masked_url
 from orchestrator.settings.model import Settings
 from orchestrator.settings.sources import settings
@@ -28,8 +28,8 @@ def doctor(ctx: click.Context, as_json: bool, accept_store: bool, role: str | No
     """Tell what is configured, reachable and served, and what is wrong. Exit 1 if there is a fault."""
     chosen = settings()
     if accept_store:
-        with open_session() as session:
-            store.accept_store(session)
+        with open_installation() as installation:
+            store.accept_store(installation)
     of_machine, of_server = ROLES[role] if role else (MACHINE_CHECKS, SERVER_CHECKS)
     findings = list(findings_of(chosen, of_machine, of_server))
     if as_json:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -12,6 +13,13 @@ from click.exceptions import NoSuchOption
 
 def param_option(about: str = "A param of the run.") -> Callable[[Any], Any]:
     return click.option("-p", "--param", "params", multiple=True, metavar="KEY=VALUE", help=about)
+
+
+def ask_secrets(names: Sequence[str]) -> Mapping[str, str]:
+    """Return the secrets as the person at the terminal types them; nothing where there is no terminal."""
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        return {}
+    return {name: click.prompt(f"{name} (secret)", hide_input=True, err=True) for name in names}
 
 
 class TakesParams(click.Command):

@@ -7,8 +7,8 @@ import json
 import click
 
 from orchestrator.cli.answer import answer, json_option
-from orchestrator.cli.loading import load_plan
-from orchestrator.cli.params import TakesParams, param_option
+from orchestrator.cli.params import TakesParams, ask_secrets, param_option
+from orchestrator.runs.loading import load_plan
 from orchestrator.settings.sources import settings
 
 
@@ -19,11 +19,11 @@ from orchestrator.settings.sources import settings
 @json_option()
 def plan(target: str, params: tuple[str, ...], full: bool, as_json: bool) -> None:
     """Show the chains and chords that a pipeline compiles to; nothing is sent."""
-    from orchestrator.coordinator.submission import plan_message_bytes
     from orchestrator.plan.view import plan_text, plan_view
+    from orchestrator.runs.submission import plan_message_bytes
 
     chosen = settings()
-    compiled, compile_s = load_plan(target, params, chosen)
+    compiled, compile_s = load_plan(target, params, chosen, ask_secrets)
     view = plan_view(
         compiled, largest_message_bytes=plan_message_bytes(compiled, chosen), compile_s=round(compile_s, 6)
     )

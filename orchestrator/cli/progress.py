@@ -23,7 +23,7 @@ from orchestrator.times import clock_text
 from orchestrator.wording import and_more, counted, error_line, punctuated
 
 if TYPE_CHECKING:
-    from orchestrator.coordinator.waiting import Unserved
+    from orchestrator.runs.reasons import Unserved
 
 RUNNING_ROWS = 8
 RECENT_ROWS = 6

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.cli.answer import say
 from orchestrator.cli.continuation import Asked, Planned, continuing_command, go_on
-from orchestrator.cli.loading import plan_of
-from orchestrator.cli.reloading import definition_of, look_for_artifacts, missing_lines, named
-from orchestrator.cli.session import Session, find_run
+from orchestrator.cli.params import ask_secrets
+from orchestrator.installation import Installation
+from orchestrator.runs.finding import find_run
+from orchestrator.runs.loading import plan_of
+from orchestrator.runs.reloading import definition_of, look_for_artifacts, missing_lines, named
 from orchestrator.settings.model import Settings
 
 if TYPE_CHECKING:
-    from orchestrator.coordinator.rerunning import Finished, Rerun
+    from orchestrator.runs.rerunning import Finished, Rerun
 
 
 @continuing_command
@@ -27,31 +30,32 @@ def rerun(ctx: click.Context, run_text: str, asked: Asked) -> None:
     go_on(
         ctx,
         asked,
-        lambda session: _finished(session, run_text),
-        lambda session, used, finished: _plan(session, used, finished, asked),
+        lambda installation: _finished(installation, run_text),
+        lambda installation, used, finished: _plan(installation, used, finished, asked),
         too_early="cancelled before the run began",
     )
 
 
-def _finished(session: Session, run_text: str) -> Finished:
-    from orchestrator.coordinator.recorded import read_run
-    from orchestrator.coordinator.rerunning import read_finished
+def _finished(installation: Installation, run_text: str) -> Finished:
+    from orchestrator.runs.rerunning import read_finished
+    from orchestrator.runs.stored import read_run
 
-    return read_finished(session.ledger, read_run(session.ledger, find_run(session.ledger, run_text)))
+    return read_finished(installation.ledger, read_run(installation.ledger, find_run(installation.ledger, run_text)))
 
 
-def _plan(session: Session, used: Settings, finished: Finished, asked: Asked) -> Planned:
+def _plan(installation: Installation, used: Settings, finished: Finished, asked: Asked) -> Planned:
     """Return what is to be done, by the pipeline as it is now; say what a person should know of it."""
-    from orchestrator.coordinator.rerunning import plan_rerun
-    from orchestrator.coordinator.rerunning import rerun as start_rerun
-    from orchestrator.coordinator.submission import new_run_id
+    from orchestrator.runs.rerunning import plan_rerun
+    from orchestrator.runs.rerunning import rerun as start_rerun
+    from orchestrator.runs.submission import new_run_id
 
     run, run_id = finished.run, new_run_id()
-    plan, _ = plan_of(definition_of(run, asked.params), asked.params, used, run.params)
-    planned = plan_rerun(finished, plan, used, asked.from_steps, has_artifact=look_for_artifacts(session, used))
+    plan, _ = plan_of(definition_of(run, asked.params, say), asked.params, used, run.params, ask_secrets)
+    planned = plan_rerun(finished, plan, used, asked.from_steps, has_artifact=look_for_artifacts(installation, used))
     for line in rerun_lines(planned):
         click.echo(line, err=True)
-    return Planned(run_id, planned.pipeline, lambda: start_rerun(session.ledger, session.app, planned, run_id))
+    ledger, app = installation.ledger, installation.app
+    return Planned(run_id, planned.pipeline, lambda: start_rerun(ledger, app, planned, run_id))
 
 
 def rerun_lines(planned: Rerun) -> list[str]:

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.cli.answer import say
 from orchestrator.cli.continuation import Asked, Planned, continuing_command, go_on
-from orchestrator.cli.loading import plan_of
-from orchestrator.cli.reloading import NAMED_STEPS, definition_of, look_for_artifacts, missing_lines, named
-from orchestrator.cli.session import Session, find_run
+from orchestrator.cli.params import ask_secrets
+from orchestrator.installation import Installation
+from orchestrator.runs.finding import find_run
+from orchestrator.runs.loading import plan_of
+from orchestrator.runs.reloading import NAMED_STEPS, definition_of, look_for_artifacts, missing_lines, named
 from orchestrator.settings.model import Settings
 
 if TYPE_CHECKING:
-    from orchestrator.coordinator.recorded import RecordedRun
-    from orchestrator.coordinator.resumption import Resumption
+    from orchestrator.runs.resumption import Resumption
+    from orchestrator.runs.stored import StoredRun
 
 
 @continuing_command
@@ -28,44 +31,44 @@ def resume(ctx: click.Context, run_text: str, asked: Asked) -> None:
     go_on(
         ctx,
         asked,
-        lambda session: _resumable(session, run_text, asked.from_steps),
-        lambda session, used, run: _plan(session, used, run, asked),
+        lambda installation: _resumable(installation, run_text, asked.from_steps),
+        lambda installation, used, run: _plan(installation, used, run, asked),
         too_early="cancelled before it was resumed",
     )
 
 
-def _resumable(session: Session, run_text: str, from_steps: Sequence[str]) -> RecordedRun:
-    from orchestrator.coordinator.recorded import read_run
-    from orchestrator.coordinator.resumption import check_resumable
+def _resumable(installation: Installation, run_text: str, from_steps: Sequence[str]) -> StoredRun:
+    from orchestrator.runs.resumption import check_resumable
+    from orchestrator.runs.stored import read_run
 
-    run = read_run(session.ledger, find_run(session.ledger, run_text))
+    run = read_run(installation.ledger, find_run(installation.ledger, run_text))
     check_resumable(run, from_steps)
     return run
 
 
-def _plan(session: Session, used: Settings, run: RecordedRun, asked: Asked) -> Planned:
+def _plan(installation: Installation, used: Settings, run: StoredRun, asked: Asked) -> Planned:
     """Return what is to be done, by the pipeline as it is now; say what a person should know of it."""
-    from orchestrator.coordinator.resumption import plan_resume, wait_for_stopping
-    from orchestrator.coordinator.resumption import resume as resume_run
+    from orchestrator.runs.resumption import plan_resume, wait_for_stopping
+    from orchestrator.runs.resumption import resume as resume_run
 
-    if session.ledger.stopping(run.run_id):
+    if installation.ledger.stopping(run.run_id):
         click.echo(f"run {run.run_id}: waiting until its cancelled steps are stopped", err=True)
-        wait_for_stopping(session.ledger, used, run.run_id)
-    plan, _ = plan_of(definition_of(run, asked.params), asked.params, used, run.params)
+        wait_for_stopping(installation.ledger, used, run.run_id)
+    plan, _ = plan_of(definition_of(run, asked.params, say), asked.params, used, run.params, ask_secrets)
     resumption = plan_resume(
         run,
         plan,
         used,
         asked.from_steps,
-        outputs=session.ledger.outputs(run.run_id),
-        has_artifact=look_for_artifacts(session, used),
+        outputs=installation.ledger.outputs(run.run_id),
+        has_artifact=look_for_artifacts(installation, used),
     )
     for line in resumption_lines(resumption):
         click.echo(line, err=True)
     return Planned(
         run.run_id,
         resumption.pipeline,
-        lambda: resume_run(session.ledger, session.app, resumption),
+        lambda: resume_run(installation.ledger, installation.app, resumption),
         resumption.last_event,
     )
 

@@ -13,10 +13,10 @@ from orchestrator.cli.foreground import (
     workers_option,
     workplace,
 )
-from orchestrator.cli.loading import load_plan
 from orchestrator.cli.main import INTERRUPTED
-from orchestrator.cli.params import TakesParams, param_option
+from orchestrator.cli.params import TakesParams, ask_secrets, param_option
 from orchestrator.definition.loading import absolute_target
+from orchestrator.runs.loading import load_plan
 from orchestrator.settings.sources import settings
 
 
@@ -37,18 +37,18 @@ def run(ctx: click.Context, target: str, params: tuple[str, ...], workers: int |
     with stop_signals() as interruption:
         try:
             # An invalid pipeline needs no server. Without one, our worker starts up while the pipeline is loaded.
-            plan = load_plan(target, params, chosen)[0] if chosen.redis_url else None
-            with workplace(chosen, workers) as (session, local):
-                from orchestrator.coordinator.submission import new_run_id, submit
+            plan = load_plan(target, params, chosen, ask_secrets)[0] if chosen.redis_url else None
+            with workplace(chosen, workers) as (installation, local):
+                from orchestrator.runs.submission import new_run_id, submit
 
-                plan = plan or load_plan(target, params, chosen)[0]
+                plan = plan or load_plan(target, params, chosen, ask_secrets)[0]
                 run_id, used = new_run_id(), local.settings if local else chosen
                 record, code = follow_to_the_end(
-                    session,
+                    installation,
                     local,
                     interruption,
                     run_id,
-                    lambda: submit(plan, session.ledger, session.app, used, run_id, absolute_target(target)),
+                    lambda: submit(plan, installation.ledger, installation.app, used, run_id, absolute_target(target)),
                     as_json=as_json,
                 )
         except KeyboardInterrupt:

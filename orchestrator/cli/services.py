@@ -17,9 +17,9 @@ import click
 from pydantic import SecretStr
 
 from orchestrator import secrecy
-from orchestrator.cli.session import Session, open_session
 from orchestrator.errors import PoolUnknown, did_you_mean
-from orchestrator.ledger.presence import present_workers
+from orchestrator.installation import Installation, open_installation
+from orchestrator.ledger.presence import present_workers, refuse_older
 from orchestrator.log_format import set_up_logging
 from orchestrator.messages.worker_command import worker_command
 from orchestrator.processes.dispositions import heeded
@@ -56,11 +56,11 @@ def worker(pools: tuple[str, ...], concurrency: int | None, name: str | None) ->
             "start a worker for each"
         )
     slots = concurrency or max(chosen.pools[pool].slots for pool in served)
-    with open_session() as session:
+    with open_installation() as installation:
         queues = [chosen.queue_of(pool) for pool in served]
-        free = name or _free_name(session, served[0])
+        free = name or _free_name(installation, served[0])
         command = worker_command(free, queues, slots, pool_type=kinds.pop(), log_level=chosen.log_level)
-        _run(session, chosen, command, ("redis_url",))
+        _run(installation, chosen, command, ("redis_url",))
 
 
 @click.command()
@@ -73,9 +73,11 @@ def serve() -> None:
     told: queue.SimpleQueue[int] = queue.SimpleQueue()
     for name in heeded(signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda signum, frame: told.put(signum))
-    with open_session() as session:
-        coordinator, stopped = Coordinator(session.ledger, session.app, session.settings), threading.Event()
-        _say(f"coordinator {coordinator.name} serves {masked_url(session.redis_url)}")
+    with open_installation() as installation:
+        refuse_older(installation.ledger.client, installation.ledger.prefix)
+        coordinator = Coordinator(installation.ledger, installation.app, installation.settings)
+        stopped = threading.Event()
+        _say(f"coordinator {coordinator.name} serves {masked_url(installation.redis_url)}")
         serving = threading.Thread(target=coordinator.serve, args=(stopped,), name="coordinator")
         serving.start()
         told.get()
@@ -91,14 +93,14 @@ def flower(port: int | None, address: str | None) -> None:
     chosen = settings()
     password = chosen.flower_password.get_secret_value() if chosen.flower_password else secrets.token_urlsafe(12)
     host, number = address or chosen.flower_address, port or chosen.flower_port
-    with open_session() as session:
+    with open_installation() as installation:
         options = [f"--address={host}", f"--port={number}"]
         options += [f"--max-tasks={chosen.flower_max_tasks}", "--purge-offline-workers=600"]
         options += [f"--task_runtime_metric_buckets={','.join(map(str, FLOWER_RUNTIME_BUCKETS_S))}"]
         shown = password if not chosen.flower_password else "as set"
         _say(f"Flower on http://{host}:{number} (user {chosen.flower_user}, password {shown})")
         chosen = chosen.model_copy(update={"flower_password": SecretStr(password)})
-        _run(session, chosen, service_command(FLOWER, *options), ("redis_url", "flower_password"))
+        _run(installation, chosen, service_command(FLOWER, *options), ("redis_url", "flower_password"))
 
 
 def _say(text: str) -> None:
@@ -110,23 +112,23 @@ def _say(text: str) -> None:
         click.echo(text, err=True)
 
 
-def _free_name(session: Session, pool: str) -> str:
+def _free_name(installation: Installation, pool: str) -> str:
     """Give the pool's name, or the first numbered one that no worker of this host bears now."""
-    taken = {card.worker for card in present_workers(session.ledger.client, session.ledger.prefix)}
+    taken = {card.worker for card in present_workers(installation.ledger.client, installation.ledger.prefix)}
     names = (pool if number == 1 else f"{pool}-{number}" for number in range(1, len(taken) + 2))
     return next(name for name in names if f"{name}@{socket.gethostname()}" not in taken)
 
 
-def _run(session: Session, chosen: Settings, command: Sequence[str], needed: Iterable[str]) -> None:
+def _run(installation: Installation, chosen: Settings, command: Sequence[str], needed: Iterable[str]) -> None:
     """Become the command, or run it and hand signals on while we hold the embedded server for it.
 
     It gets the secrets that it needs, and the other settings in its environment.
     """
-    chosen = chosen.model_copy(update={"redis_url": session.redis_url})
+    chosen = chosen.model_copy(update={"redis_url": installation.redis_url})
     environment = chosen.public_environment()
     with secrecy.handed_down(chosen.secrets(needed)) as descriptor:
         command = secrecy.with_secrets(command, descriptor)
-        if not session.is_embedded:
+        if not installation.is_embedded:
             os.set_inheritable(descriptor, True)
             os.execvpe(command[0], command, environment)
         process = KnownChild(command, env=environment, start_new_session=True, pass_fds=[descriptor])

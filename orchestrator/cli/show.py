@@ -9,16 +9,17 @@ from typing import Any
 import click
 
 from orchestrator.cli.answer import answer, json_option
-from orchestrator.cli.session import find_run, open_session
 from orchestrator.cli.summary import SKIP_REASON, duration_text, repairs_text, summary_text
-from orchestrator.coordinator.reasons import Surroundings, brief, look_around
 from orchestrator.errors import RunNotFound, names_hint
+from orchestrator.installation import open_installation
 from orchestrator.ledger.events import RUN_ENDS, Event, EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import StepState
 from orchestrator.record.as_json import record_json
 from orchestrator.record.received_json import differences_text
 from orchestrator.record.run import RunRecord, StepRecord, read_record
+from orchestrator.runs.finding import find_run
+from orchestrator.runs.reasons import Surroundings, brief, look_around
 from orchestrator.times import rfc3339
 from orchestrator.wording import error_line
 
@@ -32,8 +33,8 @@ _run_argument = click.argument("run_text", metavar="RUN")
 @json_option()
 def runs(limit: int, as_json: bool) -> None:
     """List runs, newest first."""
-    with open_session() as session:
-        listed = [(run_id, session.ledger.run_fields(run_id)) for run_id in session.ledger.recent_runs(limit)]
+    with open_installation() as installation:
+        listed = [(run_id, installation.ledger.run_fields(run_id)) for run_id in installation.ledger.recent_runs(limit)]
     rows: list[dict[str, Any]] = [
         {
             "run_id": run_id,
@@ -61,18 +62,18 @@ def runs(limit: int, as_json: bool) -> None:
 @json_option()
 def show(run_text: str, as_json: bool) -> None:
     """Show a run: every step with its state, attempts, times, output and errors."""
-    with open_session() as session:
-        record = read_record(session.ledger, find_run(session.ledger, run_text))
+    with open_installation() as installation:
+        record = read_record(installation.ledger, find_run(installation.ledger, run_text))
         if as_json:
             answer(json.dumps(record_json(record)))
             return
-        around = look_around(session.ledger, record.run_id) if not record.state.is_ended else None
+        around = look_around(installation.ledger, record.run_id) if not record.state.is_ended else None
         logs = {
-            name: session.ledger.log_lines(record.run_id, name, step.attempts[-1].attempt)
+            name: installation.ledger.log_lines(record.run_id, name, step.attempts[-1].attempt)
             for name, step in record.steps.items()
             if step.state is StepState.FAILED and step.attempts
         }
-        stopping = {it.step: it.worker for it in session.ledger.stopping(record.run_id)}
+        stopping = {it.step: it.worker for it in installation.ledger.stopping(record.run_id)}
     click.echo(_table(record, around, stopping))
     if record.state.is_ended:
         click.echo(summary_text(record, logs))
@@ -91,9 +92,9 @@ def show(run_text: str, as_json: bool) -> None:
 @json_option()
 def events(run_text: str, follow: bool, as_json: bool) -> None:
     """Print what happened in a run, oldest first."""
-    with open_session() as session:
-        run_id = find_run(session.ledger, run_text)
-        told = list(session.ledger.events(run_id))
+    with open_installation() as installation:
+        run_id = find_run(installation.ledger, run_text)
+        told = list(installation.ledger.events(run_id))
         if as_json and not follow:
             answer(json.dumps([_event_json(event) for event in told]))
             return
@@ -106,8 +107,8 @@ def events(run_text: str, follow: bool, as_json: bool) -> None:
             if is_over or not follow:
                 return
             after = told[-1].id if told else after
-            told = session.ledger.wait_for_events(run_id, after, 5.0)
-            session.ledger.run_fields(run_id)  # raises when somebody has deleted the run
+            told = installation.ledger.wait_for_events(run_id, after, 5.0)
+            installation.ledger.run_fields(run_id)  # raises when somebody has deleted the run
 
 
 @click.command()
@@ -118,8 +119,8 @@ def events(run_text: str, follow: bool, as_json: bool) -> None:
 @json_option()
 def logs(run_text: str, step: str | None, attempt: int | None, numbers: bool, as_json: bool) -> None:
     """Print what the steps of a run wrote, and the traceback of each attempt that failed."""
-    with open_session() as session:
-        record = read_record(session.ledger, find_run(session.ledger, run_text))
+    with open_installation() as installation:
+        record = read_record(installation.ledger, find_run(installation.ledger, run_text))
         if step is not None and step not in record.steps:
             raise RunNotFound(f"run {record.run_id} has no step {step!r}.{names_hint(step, record.steps)}")
         found: list[dict[str, Any]] = [
@@ -128,10 +129,10 @@ def logs(run_text: str, step: str | None, attempt: int | None, numbers: bool, as
             for name in ([step] if step else record.steps)
             for made in record.steps[name].attempts
             if made.started_at_us is not None and attempt in (None, made.attempt)
-            if (log := session.ledger.log(record.run_id, name, made.attempt)).lines or made.error
+            if (log := installation.ledger.log(record.run_id, name, made.attempt)).lines or made.error
         ]
         if not found and step is not None and record.steps[step].is_reused:
-            found = _logs_of_reused(session.ledger, step, record.steps[step])
+            found = _logs_of_reused(installation.ledger, step, record.steps[step])
     if as_json:
         answer(json.dumps(found))
         return

@@ -7,11 +7,12 @@ import json
 import click
 
 from orchestrator.cli.answer import answer, json_option, reserve_stdout
-from orchestrator.cli.loading import load_plan
-from orchestrator.cli.params import TakesParams, param_option
-from orchestrator.cli.session import open_session
+from orchestrator.cli.params import TakesParams, ask_secrets, param_option
 from orchestrator.cli.summary import unserved_text
 from orchestrator.definition.loading import absolute_target
+from orchestrator.installation import open_installation
+from orchestrator.ledger.presence import refuse_older
+from orchestrator.runs.loading import load_plan
 from orchestrator.settings.sources import settings
 
 
@@ -21,14 +22,16 @@ from orchestrator.settings.sources import settings
 @json_option()
 def submit(target: str, params: tuple[str, ...], as_json: bool) -> None:
     """Start a run, print its id, and leave it to the workers of the server."""
-    from orchestrator.coordinator.submission import submit as submit_plan
-    from orchestrator.coordinator.waiting import unserved_steps
     from orchestrator.record.run import read_record
+    from orchestrator.runs.reasons import unserved_steps
+    from orchestrator.runs.submission import submit as submit_plan
 
     reserve_stdout()  # for the id
-    plan, _ = load_plan(target, params, settings())
-    with open_session() as session:
-        run_id = submit_plan(plan, session.ledger, session.app, session.settings, target=absolute_target(target))
-        for unserved in unserved_steps(session.ledger, read_record(session.ledger, run_id).steps):
+    plan, _ = load_plan(target, params, settings(), ask_secrets)
+    with open_installation() as installation:
+        ledger, app = installation.ledger, installation.app
+        refuse_older(ledger.client, ledger.prefix)
+        run_id = submit_plan(plan, ledger, app, installation.settings, target=absolute_target(target))
+        for unserved in unserved_steps(ledger, read_record(ledger, run_id).steps):
             click.echo(unserved_text(unserved), err=True)
     answer(json.dumps({"run_id": run_id, "pipeline": plan.pipeline.name}) if as_json else run_id)

@@ -15,7 +15,7 @@ from orchestrator.times import span_text
 from orchestrator.wording import LINE_CHARS, and_more, counted, error_line, listed
 
 if TYPE_CHECKING:
-    from orchestrator.coordinator.waiting import Unserved
+    from orchestrator.runs.reasons import Unserved
 
 LOG_LINES = 5
 FAILURES = 10

@@ -8,8 +8,9 @@ from dataclasses import asdict
 import click
 
 from orchestrator.cli.answer import answer, json_option
-from orchestrator.cli.session import find_run, open_session
+from orchestrator.installation import open_installation
 from orchestrator.record.verification import Verification, verify_run
+from orchestrator.runs.finding import find_run
 from orchestrator.wording import and_more, counted
 
 WRONG = 1
@@ -26,8 +27,8 @@ def verify(ctx: click.Context, run_text: str, as_json: bool) -> None:
     Ends with 0 when nothing is wrong, else with 1 and a sentence for each thing that is. A run that goes on is checked
     for what must hold already.
     """
-    with open_session() as session:
-        verification = verify_run(session.ledger, find_run(session.ledger, run_text))
+    with open_installation() as installation:
+        verification = verify_run(installation.ledger, find_run(installation.ledger, run_text))
     if as_json:
         answer(json.dumps(asdict(verification)))
     else:

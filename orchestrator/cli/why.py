@@ -7,9 +7,10 @@ import json
 import click
 
 from orchestrator.cli.answer import answer, json_option
-from orchestrator.cli.session import find_run, open_session
 from orchestrator.errors import RunNotFound, names_hint
+from orchestrator.installation import open_installation
 from orchestrator.record.run import read_record
+from orchestrator.runs.finding import find_run
 
 
 @click.command()
@@ -18,14 +19,14 @@ from orchestrator.record.run import read_record
 @json_option()
 def why(run_text: str, step: str, as_json: bool) -> None:
     """Say why a step is where it is: what it waits for, who could run it, or how it ended."""
-    from orchestrator.coordinator.reasons import explain, look_around
+    from orchestrator.runs.reasons import explain, look_around
 
-    with open_session() as session:
-        record = read_record(session.ledger, find_run(session.ledger, run_text))
+    with open_installation() as installation:
+        record = read_record(installation.ledger, find_run(installation.ledger, run_text))
         if step not in record.steps:
             raise RunNotFound(f"run {record.run_id} has no step {step!r}.{names_hint(step, record.steps)}")
-        around = look_around(session.ledger, record.run_id)
-        told = explain(session.ledger, session.settings, record, step, around)
+        around = look_around(installation.ledger, record.run_id)
+        told = explain(installation.ledger, installation.settings, record, step, around)
     if as_json:
         named = {"run_id": record.run_id, "step": step, "state": told.state.value}
         answer(json.dumps({**named, "reasons": list(told.sentences), **told.facts}))

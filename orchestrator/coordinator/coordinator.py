@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import socket
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from celery import Celery
 
-from orchestrator.alerts.delivery import AlertDelivery
 from orchestrator.coordinator.duties import Done, Rounds
+from orchestrator.errors import FormatUnknown
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import (
     CoordinatorCard,
     announce_coordinator,
-    present_coordinators,
+    own_card,
     withdraw_coordinator,
 )
-from orchestrator.ledger.values import Chain, RunUnknown
-from orchestrator.messages.dispatch import dispatch_ready
+from orchestrator.ledger.values import RunUnknown
 from orchestrator.messages.former import take_over_former_queues
 from orchestrator.outages import EXPECTED, Outage
 from orchestrator.repair.contact import Contact
-from orchestrator.repair.neighbours import Neighbours
-from orchestrator.repair.repair import Repair
+from orchestrator.runs.visiting import Visitor
 from orchestrator.settings.model import Settings
 
 logger = logging.getLogger(__name__)
 
 LEAST_PAUSE_S = 0.02
-ALERTS_LIMIT_S = 10.0
 SEARCH_S = 60.0  # between two looks for runs that no coordinator knows of
 
 
@@ -47,73 +40,29 @@ class Coordinator:
         app: Celery,
         settings: Settings,
         *,
-        is_follower: bool = False,
         observe: Callable[[Done], object] = lambda done: None,
     ) -> None:
-        """A follower does the work for one run, and leaves it to those who work for all to send alerts.
-
-        `observe` is told of each time that a duty was done.
-        """
-        self._is_follower = is_follower
+        """`observe` is told of each time that a duty was done."""
         self._ledger = ledger
-        self._app = app
         self._poll_interval_s = settings.poll_interval_s
-        self._alerts = AlertDelivery(ledger, settings)
-        self._neighbours = Neighbours(ledger, app, settings, self._alerts.announce)
-        self._repair = Repair(ledger, settings, self._note_loss)
+        self._visitor = Visitor(ledger, app, settings)
         self._outage = Outage(logger, "runs cannot be checked")
-        host, python = socket.gethostname(), f"{sys.version_info.major}.{sys.version_info.minor}"
-        self.name = f"{host}-{os.getpid()}-{secrets.token_hex(2)}"
+        self._card = own_card()
+        self.name = self._card.name
         self._rounds = Rounds(
             [
-                SignOfLife(ledger, CoordinatorCard(self.name, host, os.getpid(), python)),
-                ServerClockLook(self._repair.contact),
+                SignOfLife(ledger, self._card),
+                ServerClockLook(self._visitor.contact),
                 FormerQueues(ledger, settings),
                 UnwatchedRuns(ledger),
-                ActiveRuns(ledger, self.visit),
+                ActiveRuns(ledger, self._visitor.visit),
             ],
             observe,
         )
 
-    def visit(self, run_id: str) -> float:
-        """Do what is due in one run, and return the seconds until it is worth another visit. Raises RunUnknown."""
-        report = self._repair.inspect(run_id)
-        self._dispatch(run_id, report.ready)
-        if report.is_over:
-            self._ledger.unwatch_run(run_id)
-            self._repair.forget(run_id)
-        if report.state is None:
-            raise RunUnknown(run_id)
-        if report.is_judged and report.alert_at_us is not None and not self.leaves_telling():
-            self._alerts.offer(run_id, report.alert_at_us, report.now_us)
-        self._dispatch(run_id, self._repair.act_on(run_id, report))
-        due_in_s = report.next_due_in_s
-        if due_in_s is None or report.expired:  # a lease that is not judged yet is due all the time
-            return self._poll_interval_s
-        return min(self._poll_interval_s, due_in_s)
-
-    def _note_loss(self, run_id: str, queue: str) -> None:
-        if not self.leaves_telling():  # else who serves all runs finds it lost, too
-            self._neighbours.note_loss(run_id, queue)
-
-    def leaves_telling(self) -> bool:
-        """Whether somebody else sends the alerts of failed runs, who may know of targets that we do not."""
-        return self._is_follower and bool(present_coordinators(self._ledger.client, self._ledger.prefix))
-
-    def take_over_from(self, run_id: str, worker: str, died: str) -> None:
-        """Have others go on with what a worker ran that is known to be gone; `died` tells of what, as a predicate."""
-        self._dispatch(run_id, self._repair.take_over_from(run_id, worker, died))
-
-    def _dispatch(self, run_id: str, ready: tuple[Chain, ...]) -> None:
-        dispatch_ready(self._app, self._ledger, run_id, ready)
-
     def round(self) -> float:
         """Do all duties that are due, and return the seconds until the next round."""
         return self._rounds.go(self._poll_interval_s)
-
-    def finish(self, limit_s: float = ALERTS_LIMIT_S) -> None:
-        """Wait for the alerts that are being sent now; what does not get through is left to the next coordinator."""
-        self._alerts.finish(limit_s)
 
     def serve(self, stopped: threading.Event) -> None:
         """Go round until `stopped` is set. A round that fails (Redis restarts) is logged and tried again."""
@@ -127,9 +76,9 @@ class Coordinator:
                     self._outage.begins(error)
                 stopped.wait(max(pause_s, LEAST_PAUSE_S))
         finally:
-            self.finish()
+            self._visitor.finish_alerts()
             try:
-                withdraw_coordinator(self._ledger.client, self._ledger.prefix, self.name)
+                withdraw_coordinator(self._ledger.client, self._ledger.prefix, self._card)
             except Exception as error:
                 logger.warning("the coordinator could not be signed off: %s", error)
 
@@ -144,7 +93,7 @@ class SignOfLife:
     pace_s: float = 0.0
 
     def do(self, now: float) -> None:
-        announce_coordinator(self.ledger.client, self.ledger.prefix, self.card.name, self.card)
+        announce_coordinator(self.ledger.client, self.ledger.prefix, self.card)
 
 
 @dataclass
@@ -199,6 +148,7 @@ class ActiveRuns:
     name: str = "active runs are visited"
     pace_s: float = 0.0
     _troubles: dict[str, Outage] = field(default_factory=dict)
+    _left: set[str] = field(default_factory=set)  # to another version
 
     def do(self, now: float) -> float | None:
         pauses_s = [self._visit(run_id) for run_id in self.ledger.active_runs()]
@@ -209,6 +159,11 @@ class ActiveRuns:
             pause_s = self.visit(run_id)
         except RunUnknown:
             return None  # it was deleted, or is not started yet
+        except FormatUnknown as error:
+            if run_id not in self._left:
+                self._left.add(run_id)
+                logger.warning("%s", error)
+            return None
         except EXPECTED:
             raise  # the server is away, for all runs
         except Exception as error:

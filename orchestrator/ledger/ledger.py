@@ -15,6 +15,8 @@ from typing import Any, cast
 import redis
 from redis.exceptions import RedisError, ResponseError
 
+from orchestrator.errors import FormatUnknown
+from orchestrator.ledger.entries import FORMAT
 from orchestrator.ledger.reads import LedgerReads
 from orchestrator.ledger.replies import chains_in, claim_in, due_report_in, replaced_in, resume_refusal
 from orchestrator.ledger.script import Script
@@ -51,7 +53,12 @@ class Ledger(LedgerReads):
         self._script = Script(client)
 
     def _call(self, run_id: str, *args: Any) -> Any:
-        return self._script.call(self.key(run_id, "run"), *args)
+        try:
+            return self._script.call(self.key(run_id, "run"), *args)
+        except ResponseError as error:
+            if str(error).startswith("FORMAT "):
+                raise FormatUnknown(run_id, int(str(error).removeprefix("FORMAT ")), FORMAT) from None
+            raise
 
     def start(
         self, run_id: str, steps: Iterable[StagedStep], roots: Sequence[str], fields: Mapping[str, str | int]
@@ -71,6 +78,7 @@ class Ledger(LedgerReads):
             *_, clock_text = pipe.execute()
         if clock_step := last_step_in(clock_text):
             pairs += ["clock_step", clock_step]
+        pairs += ["v", FORMAT]
         try:
             chains = self._call(run_id, "start", count, start_id, json.dumps(list(roots)), *pairs)
         except ResponseError as error:
@@ -323,6 +331,8 @@ class Ledger(LedgerReads):
         resume_id = token_hex(6)
         self._stage(run_id, resume_id, staged)
         pairs = [item for pair in (fields or {}).items() for item in pair]
+        if staged:
+            pairs += ["v", FORMAT]
         changes = self._changes(run_id, staged) if staged else StepChanges()
         told = {
             "again": list(again),

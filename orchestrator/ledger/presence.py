@@ -9,10 +9,18 @@ server's clock) the last sign counts. `{prefix}:worker:<name>` is the worker's c
 from __future__ import annotations
 
 import json
+import os
+import secrets
+import socket
+import sys
 from dataclasses import asdict, dataclass, fields
 from typing import cast
 
 import redis
+
+from orchestrator.errors import OlderVersionThere
+from orchestrator.ledger.entries import FORMAT
+from orchestrator.wording import listed
 
 SIGN_OF_LIFE_S = 2.0
 COUNTS_FOR_S = 8.0
@@ -35,6 +43,7 @@ class WorkerCard:
     paused_queues: tuple[str, ...] = ()
     python: str = ""
     twin: str = ""  # another worker that bears the same name, as "process 7 of host h"
+    format: int = FORMAT  # of runs, which it knows; 0 of a version that did not say so
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,7 @@ class CoordinatorCard:
     host: str
     pid: int
     python: str
+    format: int = FORMAT
 
 
 def announce_worker(client: redis.Redis, prefix: str, card: WorkerCard) -> WorkerCard | None:
@@ -99,24 +109,46 @@ def _card(text: str) -> WorkerCard | None:
         lists: dict[str, tuple[str, ...]] = {
             name: tuple(map(str, known[name])) for name in ("queues", "paused_queues") if name in known
         }
-        return WorkerCard(**{**known, **lists, "slots": int(known["slots"])})
+        return WorkerCard(**{"format": 0, **known, **lists, "slots": int(known["slots"])})
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
-def announce_coordinator(client: redis.Redis, prefix: str, name: str, card: CoordinatorCard | None = None) -> None:
-    """Count a coordinator as there for the next COUNTS_FOR_S seconds; `card` says which process it is."""
+def own_card() -> CoordinatorCard:
+    """Return a card of this process, with a name that no other one has."""
+    host, python = socket.gethostname(), f"{sys.version_info.major}.{sys.version_info.minor}"
+    return CoordinatorCard(f"{host}-{os.getpid()}-{secrets.token_hex(2)}", host, os.getpid(), python)
+
+
+def refuse_older(client: redis.Redis, prefix: str) -> None:
+    """Refuse to work beside workers and coordinators of version 0.1, which know no format. Raises OlderVersionThere."""
+    older = [f"worker {card.worker}" for card in present_workers(client, prefix) if not card.format]
+    older += [f"coordinator {card.name}" for card in coordinator_cards(client, prefix) if not card.format]
+    if older:
+        raise OlderVersionThere(
+            f"{listed(older, 5)} of version 0.1 {'is' if len(older) == 1 else 'are'} still there, and cannot work "
+            "beside this version. Let the active runs end, stop all workers and coordinators, and then start this one"
+        )
+
+
+def announce_coordinator(client: redis.Redis, prefix: str, card: CoordinatorCard, run_id: str = "") -> None:
+    """Count a coordinator as there for the next COUNTS_FOR_S seconds; with `run_id` one who follows that run alone."""
     until = _now(client) + COUNTS_FOR_S
     with client.pipeline(transaction=False) as pipe:
-        pipe.zadd(f"{prefix}:coordinators", {name: until})
-        if card:
-            pipe.set(f"{prefix}:coordinator:{name}", json.dumps(asdict(card)), ex=round(COUNTS_FOR_S))
+        pipe.zadd(f"{prefix}:coordinators", {_member(card, run_id): until})
+        if not run_id:
+            pipe.set(f"{prefix}:coordinator:{card.name}", json.dumps(asdict(card)), ex=round(COUNTS_FOR_S))
         pipe.execute()
 
 
-def withdraw_coordinator(client: redis.Redis, prefix: str, name: str) -> None:
-    client.zrem(f"{prefix}:coordinators", name)
-    client.delete(f"{prefix}:coordinator:{name}")
+def withdraw_coordinator(client: redis.Redis, prefix: str, card: CoordinatorCard, run_id: str = "") -> None:
+    """Count a coordinator as gone from now on."""
+    client.zrem(f"{prefix}:coordinators", _member(card, run_id))
+    client.delete(f"{prefix}:coordinator:{card.name}")
+
+
+def _member(card: CoordinatorCard, run_id: str) -> str:
+    return f"{card.name} {run_id}" if run_id else card.name
 
 
 def coordinator_cards(client: redis.Redis, prefix: str) -> list[CoordinatorCard]:
@@ -125,16 +157,7 @@ def coordinator_cards(client: redis.Redis, prefix: str) -> list[CoordinatorCard]
     texts = cast(list[str | None], client.mget(keys)) if keys else []
     known = {field.name for field in fields(CoordinatorCard)}
     told = [json.loads(text) for text in texts if text]
-    return [CoordinatorCard(**{name: card[name] for name in known}) for card in told]
-
-
-def announce_follower(client: redis.Redis, prefix: str, name: str, run_id: str) -> None:
-    """Count somebody who follows one run, and does a coordinator's work for it alone, as there."""
-    announce_coordinator(client, prefix, f"{name} {run_id}")
-
-
-def withdraw_follower(client: redis.Redis, prefix: str, name: str, run_id: str) -> None:
-    withdraw_coordinator(client, prefix, f"{name} {run_id}")
+    return [CoordinatorCard(**{"format": 0, **{name: card[name] for name in known if name in card}}) for card in told]
 
 
 def present_coordinators(client: redis.Redis, prefix: str, run_id: str = "") -> list[str]:

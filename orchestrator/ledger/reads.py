@@ -11,7 +11,8 @@ from typing import Any, cast
 import redis
 from redis import ResponseError
 
-from orchestrator.ledger.entries import StepEntry, StepSpec
+from orchestrator.errors import FormatUnknown
+from orchestrator.ledger.entries import FORMAT, StepEntry, StepSpec
 from orchestrator.ledger.events import Event, event_in, event_place
 from orchestrator.ledger.past import Past
 from orchestrator.ledger.standing import Standing
@@ -90,10 +91,12 @@ class LedgerReads:
             return sum(size or 0 for size in pipe.execute())
 
     def run_fields(self, run_id: str) -> dict[str, str]:
-        """Give the fields of a run as they are kept. Raises RunUnknown."""
+        """Return the fields of a run as they are kept. Raises RunUnknown, or FormatUnknown if a newer version wrote it."""
         fields = cast(dict[str, str], self.client.hgetall(self.key(run_id, "run")))
         if not fields:
             raise RunUnknown(run_id)
+        if int(fields.get("v", 0)) > FORMAT:
+            raise FormatUnknown(run_id, int(fields["v"]), FORMAT)
         return fields
 
     def entries(self, run_id: str) -> dict[str, StepEntry]:

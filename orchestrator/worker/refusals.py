@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from orchestrator.artifacts.identity import StoreId, marked_store, refuse_another
 from orchestrator.errors import OrchestratorError, WorkerNameTaken
 from orchestrator.ledger.connection import connect
-from orchestrator.ledger.presence import SIGN_OF_LIFE_S, WorkerCard, claim_name, last_sign_of_life
+from orchestrator.ledger.presence import SIGN_OF_LIFE_S, WorkerCard, claim_name, last_sign_of_life, refuse_older
 from orchestrator.ledger.store_id import record_store, recorded_store
 from orchestrator.settings.sources import settings
 from orchestrator.worker.process import broker_url
@@ -35,6 +35,7 @@ def _refuse(sender: Any, **_: Any) -> None:
         with connect(broker_url(), retries=60) as client:
             if chosen.parent_pid is not None:
                 return  # a local worker shares folder and name with nobody
+            refuse_older(client, chosen.key_prefix)
             _settle_store(client, chosen.key_prefix, chosen.artifact_root)
             _claim_name(client, chosen.key_prefix, sender.hostname)
     except OrchestratorError as fault:

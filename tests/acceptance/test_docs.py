@@ -38,7 +38,7 @@ PAGES = [
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "workers/README.md",
-    *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+    *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
 ]
 CODE_PAGES = ["README.md", "docs/pipelines.md", "docs/operations.md", "docs/recovery.md"]
 LIMIT_S = 60.0

@@ -27,9 +27,9 @@ from report import as_json, console, show
 from shapes import Shape, chain, fan, layered, workflow
 from sides import MeasureFailed, Ours, Plain, both_sides, server, with_and_without_net
 
-from orchestrator.coordinator.submission import plan_message_bytes
 from orchestrator.errors import OrchestratorError
 from orchestrator.plan.compile import compile_pipeline
+from orchestrator.runs.submission import plan_message_bytes
 
 REPEATS, QUICK_REPEATS = 5, 2
 LIMIT_S, QUICK_LIMIT_S = 400.0, 65.0

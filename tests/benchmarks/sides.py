@@ -19,7 +19,6 @@ from redis import Redis
 from shapes import Shape, chain, fan
 
 from orchestrator.coordinator.coordinator import Coordinator
-from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.local.server import embedded_server
@@ -28,6 +27,7 @@ from orchestrator.messages.app import create_app
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
 from orchestrator.redis_url import celery_broker_url
+from orchestrator.runs.submission import submit
 from orchestrator.settings.model import Settings
 
 SLOTS = 2

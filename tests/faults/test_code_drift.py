@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.coordinator.reasons import explain, look_around
 from orchestrator.definition.code import code_of
 from orchestrator.record.run import drift_text, read_record
 from orchestrator.record.verification import verify_run
+from orchestrator.runs.reasons import explain, look_around
 from orchestrator.worker.half_copied import LOOK_S
 
 HOLDING = """

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.artifacts.marker import MARKER
-from orchestrator.coordinator.reasons import explain, look_around
 from orchestrator.ledger.presence import present_workers
 from orchestrator.record.run import read_record
+from orchestrator.runs.reasons import explain, look_around
 
 STORE_BYTES = 2 * 1024 * 1024
 GIVES = """

@@ -14,12 +14,12 @@ from orchestrator.cli.health.server import check_persistence, check_server
 from orchestrator.cli.health.sizes import check_disk, check_memory, check_run_sizes
 from orchestrator.cli.health.store import check_artifact_folder, check_store
 from orchestrator.cli.health.work import check_active_runs, check_queues
-from orchestrator.cli.session import Session, open_session
 from orchestrator.errors import ServerUnreachable
+from orchestrator.installation import Installation, open_installation
 from orchestrator.settings.model import Settings
 
 MachineCheck = Callable[[Settings], Iterator[Finding]]
-ServerCheck = Callable[[Session], Iterator[Finding]]
+ServerCheck = Callable[[Installation], Iterator[Finding]]
 
 MACHINE_CHECKS: tuple[MachineCheck, ...] = (
     check_versions,
@@ -64,8 +64,8 @@ def findings_of(
     if chosen.redis_url is None:
         yield Finding("ok", "server", f"embedded, data in {chosen.data_dir} (ORCHESTRATOR_REDIS_URL is not set)")
     try:
-        with open_session() as session:
+        with open_installation() as installation:
             for server_check in server_checks:
-                yield from server_check(session)
+                yield from server_check(installation)
     except ServerUnreachable as error:
         yield Finding("fault", "server", str(error))

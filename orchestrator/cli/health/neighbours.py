@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.cli.health.finding import Finding
-from orchestrator.cli.session import Session
+from orchestrator.installation import Installation
 from orchestrator.ledger.set_aside import dead_key, returning_command, set_aside_in
 from orchestrator.ledger.shared_queues import shared_queues
 from orchestrator.times import clock_text
 
 
-def check_shared_queues(session: Session) -> Iterator[Finding]:
-    chosen = session.settings
+def check_shared_queues(installation: Installation) -> Iterator[Finding]:
+    chosen = installation.settings
     queues = {name for pool in chosen.pools for name in (chosen.queue_of(pool), pool)}
-    for it in shared_queues(session.ledger.client, session.ledger.prefix, sorted(queues)):
+    for it in shared_queues(installation.ledger.client, installation.ledger.prefix, sorted(queues)):
         yield Finding(
             "warning",
             f"queue {it.queue}",
@@ -23,9 +23,9 @@ def check_shared_queues(session: Session) -> Iterator[Finding]:
         )
 
 
-def check_set_aside(session: Session) -> Iterator[Finding]:
-    chosen, prefix = session.settings, session.ledger.prefix
-    for it in set_aside_in(session.ledger.client, prefix, map(chosen.queue_of, chosen.pools)):
+def check_set_aside(installation: Installation) -> Iterator[Finding]:
+    chosen, prefix = installation.settings, installation.ledger.prefix
+    for it in set_aside_in(installation.ledger.client, prefix, map(chosen.queue_of, chosen.pools)):
         if it.foreign:
             yield Finding(
                 "warning",

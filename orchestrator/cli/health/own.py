@@ -8,7 +8,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from orchestrator.cli.health.finding import Finding
-from orchestrator.cli.session import Session
+from orchestrator.installation import Installation
 from orchestrator.ledger.presence import coordinator_cards, present_workers
 from orchestrator.settings.model import Settings
 
@@ -16,10 +16,11 @@ FLOWER_ANSWERS_S = 5.0
 ANY_ADDRESS = {"", "0.0.0.0", "::"}
 
 
-def check_own_worker(session: Session) -> Iterator[Finding]:
+def check_own_worker(installation: Installation) -> Iterator[Finding]:
     """See that a worker of this host is there and takes steps."""
     host = socket.gethostname()
-    own = [card for card in present_workers(session.ledger.client, session.ledger.prefix) if card.host == host]
+    client, prefix = installation.ledger.client, installation.ledger.prefix
+    own = [card for card in present_workers(client, prefix) if card.host == host]
     if not own:
         yield Finding("fault", "worker", f"none of host {host} gives a sign of life")
     for card in own:
@@ -29,10 +30,11 @@ def check_own_worker(session: Session) -> Iterator[Finding]:
             yield Finding("ok", f"worker {card.worker}", f"is there, process {card.pid}")
 
 
-def check_own_coordinator(session: Session) -> Iterator[Finding]:
+def check_own_coordinator(installation: Installation) -> Iterator[Finding]:
     """See that a coordinator of this host goes its rounds."""
     host = socket.gethostname()
-    own = [card for card in coordinator_cards(session.ledger.client, session.ledger.prefix) if card.host == host]
+    client, prefix = installation.ledger.client, installation.ledger.prefix
+    own = [card for card in coordinator_cards(client, prefix) if card.host == host]
     if own:
         yield Finding("ok", "coordinator", ", ".join(card.name for card in own))
     else:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.cli.health.finding import Finding
-from orchestrator.cli.session import Session
+from orchestrator.installation import Installation
 from orchestrator.redis_url import masked_url
 
 
-def check_server(session: Session) -> Iterator[Finding]:
-    info = session.ledger.client.info()
+def check_server(installation: Installation) -> Iterator[Finding]:
+    info = installation.ledger.client.info()
     kind = info.get("server_name", "redis")
     number = info.get("valkey_version") or info.get("redis_version")
-    yield Finding("ok", "server", f"{kind} {number} at {masked_url(session.redis_url)} answers")
+    yield Finding("ok", "server", f"{kind} {number} at {masked_url(installation.redis_url)} answers")
     if info.get("role") == "slave":
         yield Finding("fault", "role", "a replica, which takes no writes. Name its primary.")
 
 
-def check_persistence(session: Session) -> Iterator[Finding]:
-    info = session.ledger.client.info()
+def check_persistence(installation: Installation) -> Iterator[Finding]:
+    info = installation.ledger.client.info()
     if not info.get("aof_enabled"):
         yield Finding("warning", "append-only file", "off: a restart of the server loses runs. Set appendonly yes.")
     else:

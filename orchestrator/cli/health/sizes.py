@@ -15,7 +15,7 @@ from typing import Any
 from redis.exceptions import NoPermissionError, ResponseError
 
 from orchestrator.cli.health.finding import Finding
-from orchestrator.cli.session import Session
+from orchestrator.installation import Installation
 from orchestrator.settings.model import Settings
 
 RUNS_MEASURED = 20
@@ -26,9 +26,9 @@ NEARLY_SHARE = 0.8
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
-def check_memory(session: Session) -> Iterator[Finding]:
+def check_memory(installation: Installation) -> Iterator[Finding]:
     """Compare the server's memory with its limit, or with that of its machine where it has none."""
-    info = session.ledger.client.info()
+    info = installation.ledger.client.info()
     used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
     if 0 < limit <= used:
         yield Finding("fault", "memory", "full: the server takes no writes. Raise maxmemory, or delete old runs.")
@@ -47,9 +47,9 @@ def check_memory(session: Session) -> Iterator[Finding]:
         yield Finding("ok", "memory", told)
 
 
-def check_run_sizes(session: Session) -> Iterator[Finding]:
+def check_run_sizes(installation: Installation) -> Iterator[Finding]:
     """Say how much the newest runs take in Redis."""
-    ledger = session.ledger
+    ledger = installation.ledger
     kept = ledger.count_runs()
     if not kept:
         return

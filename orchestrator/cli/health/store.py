@@ -10,8 +10,8 @@ from orchestrator.artifacts.faults import StoreUnusable
 from orchestrator.artifacts.identity import StoreId, marked_store, refuse_another
 from orchestrator.artifacts.store import FolderStore
 from orchestrator.cli.health.finding import Finding
-from orchestrator.cli.session import Session
 from orchestrator.errors import StoreRefused
+from orchestrator.installation import Installation
 from orchestrator.ledger.store_id import record_store, recorded_store
 from orchestrator.settings.model import Settings
 from orchestrator.wording import punctuated
@@ -33,23 +33,23 @@ def check_artifact_folder(chosen: Settings) -> Iterator[Finding]:
         yield Finding("fault", "artifacts", f"{punctuated(error)} Make it writable, or set ORCHESTRATOR_ARTIFACT_DIR.")
 
 
-def check_store(session: Session) -> Iterator[Finding]:
+def check_store(installation: Installation) -> Iterator[Finding]:
     """Compare the folder with the store that the installation's workers use. Embedded: it has nobody to share with."""
-    fields = recorded_store(session.ledger.client, session.ledger.prefix)
-    if session.is_embedded:
+    fields = recorded_store(installation.ledger.client, installation.ledger.prefix)
+    if installation.is_embedded:
         return
     if not fields:
         yield Finding("ok", "store", "no worker has used one yet; the first that starts decides which folder it is")
         return
     try:
-        refuse_another(StoreId(**fields), session.settings.artifact_root)
+        refuse_another(StoreId(**fields), installation.settings.artifact_root)
         yield Finding("ok", "store", f"{fields['id']}, the same as the workers'")
     except StoreRefused as error:
         yield Finding("fault", "store", str(error))
 
 
-def accept_store(session: Session) -> str:
+def accept_store(installation: Installation) -> str:
     """Let this host's folder be the installation's store from now on, and return its id. Raises StoreRefused."""
-    store = marked_store(session.settings.artifact_root, session.settings.artifact_permissions)
-    record_store(session.ledger.client, session.ledger.prefix, asdict(store), replaces=True)
+    store = marked_store(installation.settings.artifact_root, installation.settings.artifact_permissions)
+    record_store(installation.ledger.client, installation.ledger.prefix, asdict(store), replaces=True)
     return store.id

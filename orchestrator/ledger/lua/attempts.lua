@@ -7,8 +7,9 @@
 function ops.claim()
   local step, wanted, claim_id, worker, lease_us = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], tonumber(ARGS[6])
   local owner = worker .. ' ' .. claim_id
-  local run_state, import_path, pipeline, last, created_at, code_id, secrets =
-    unpack(call('HMGET', RUN, 'state', 'import_path', 'pipeline', 'token', 'created_at', 'code_id', 'secrets'))
+  local run_state, import_path, pipeline, last, created_at, code_id, secrets, v =
+    unpack(call('HMGET', RUN, 'state', 'import_path', 'pipeline', 'token', 'created_at', 'code_id', 'secrets', 'v'))
+  if unknown_format(v, run_state) then return {0, 'the run has format ' .. (v or 0) .. ', not ' .. FORMAT} end
   local state, attempt, token, _, holder = read(step)
   if attempt ~= wanted then return {0, 'attempt ' .. wanted .. ' is not current, the step is ' .. state .. ' at attempt ' .. attempt} end
   if state == 'queued' then

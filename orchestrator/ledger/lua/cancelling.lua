@@ -53,6 +53,8 @@ end
 -- were, or -1 when the run had ended before, worker with an attempt to stop, ...}. The same cancel_id asking again gets
 -- the same answer.
 function ops.cancel()
+  local newer = unknown_format(call('HGET', RUN, 'v'))
+  if newer then return redis.error_reply(newer) end
   local before, still_stopping = cancelled_before(ARGS[3])
   if before then return with_names({before}, still_stopping) end
   local run_state = call('HGET', RUN, 'state')
@@ -66,6 +68,8 @@ end
 -- failed. Returns {how many steps that were, {chain, ...}, worker with an attempt to stop, ...}. The same cancel_id asking
 -- again gets the same answer, with the chains of what is still queued.
 function ops.cancel_steps()
+  local other = unknown_format(unpack(call('HMGET', RUN, 'v', 'state')))
+  if other then return redis.error_reply(other) end
   local detail, workers, worklist = cjson.encode({reason = ARGS[2]}), {}, {}
   for index = 4, #ARGS do
     if call('HEXISTS', GRAPH, ARGS[index]) == 0 then return redis.error_reply('UNKNOWN ' .. ARGS[index]) end

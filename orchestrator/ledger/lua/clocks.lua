@@ -95,8 +95,9 @@ end
 -- alert_at or '', the last step of the clock that the run was shifted by, 1 if times were judged}. Nothing is judged by a
 -- clock that does not show what the caller expects, nor before the run is shifted by the steps that it knows.
 function ops.advance_due()
-  local run_state, lists, clock_step = unpack(call('HMGET', RUN, 'state', 'lists', 'clock_step'))
+  local run_state, lists, clock_step, v = unpack(call('HMGET', RUN, 'state', 'lists', 'clock_step', 'v'))
   if not run_state then return {'', '', now, {}, {}, '[]', '', 0, 1} end
+  if unknown_format(v, run_state) then return redis.error_reply(unknown_format(v, run_state)) end
   clock_step = tonumber(clock_step or 0)
   if is_off(ARGS[3], ARGS[4], clock_step) then
     local nearest = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')

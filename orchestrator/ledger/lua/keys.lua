@@ -17,7 +17,7 @@
 --                                   resumes (how often), resume_id, clock_step (last step of the server's clock that it
 --                                   was shifted by), limits (1: it has a deadline or queue timeouts), tended_at (only
 --                                   with limits), rerun_of (the run that this one is a rerun of), reuses (JSON list: the runs whose
---                                   outputs it has taken over), secrets (JSON list: the params that are secret)
+--                                   outputs it has taken over), secrets (JSON list: the params that are secret), v (format)
 --   {prefix}:{RUN}:graph    hash    step -> JSON: x place in the user's order, u upstreams (count, absent = 0), n next
 --                                   step of its chain, t trigger rule (absent = all_success), q queue, p priority, s level
 --                                   of the broker's list (absent = 0), l timeout in seconds, w queue timeout in seconds, b lost attempts that it may have
@@ -76,6 +76,15 @@ local counts  -- state -> change of its count in this call
 local ended   -- steps that ended in this call
 
 local ENDED = {succeeded = true, failed = true, cancelled = true, skipped = true, upstream_failed = true}
+
+local FORMAT = 1  -- of what is written of a run; its field v
+
+-- What to answer where a run is of a format that this script does not know, else nil. One that an older version has begun
+-- goes on with that version only; what has ended can be read, cancelled and resumed.
+local function unknown_format(v, run_state)
+  v = tonumber(v or 0)
+  if v > FORMAT or (v < FORMAT and run_state and not ENDED[run_state]) then return 'FORMAT ' .. v end
+end
 
 local function enter(keys, args)
   call, ARGS, RUN = redis.call, args, keys[1]

@@ -37,6 +37,8 @@ end
 -- again gets the chains of what is still queued.
 function ops.resume()
   local resume_id, staged, seen, detail = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5]
+  local other = unknown_format(call('HGET', RUN, 'v'), staged == 0 and 'waiting')  -- what is staged is of this format
+  if other then return redis.error_reply(other) end
   local again, gone, respecified = cjson.decode(ARGS[6]), cjson.decode(ARGS[7]), cjson.decode(ARGS[8])
   local fields = tonumber(ARGS[9])
   local run_state, resumed_by, started_at, resumes, succeeded =

@@ -9,12 +9,12 @@ from itertools import count
 from typing import Any
 
 from orchestrator.alerts.delivery import AlertDelivery, Pace
-from orchestrator.coordinator.submission import broker_lists, staged_steps
 from orchestrator.definition.builder import PipelineBuilder
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Claim
 from orchestrator.plan.compile import compile_pipeline
+from orchestrator.runs.submission import broker_lists, staged_steps
 from orchestrator.settings.model import Settings
 
 QUICK = Pace(send_limit_s=10, lease_s=20, retries_s=(0.02, 0.02, 0.02))

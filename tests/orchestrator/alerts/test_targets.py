@@ -116,7 +116,7 @@ def test_a_text_is_cut_where_the_service_cuts_unless_the_url_says_otherwise() ->
 
 def test_apprise_is_loaded_only_when_there_is_a_target() -> None:
     code = (
-        "import sys, orchestrator.alerts.delivery, orchestrator.cli.loading, orchestrator.cli.doctor\n"
+        "import sys, orchestrator.alerts.delivery, orchestrator.runs.loading, orchestrator.cli.doctor\n"
         "from orchestrator.alerts.targets import read_targets\n"
         "read_targets([], {}), read_targets(['slack://$NOT_SET'], {})\n"
         "assert 'apprise' not in sys.modules"

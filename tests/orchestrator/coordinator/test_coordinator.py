@@ -12,10 +12,10 @@ from celery import Celery
 from runs import begin, graph
 
 from orchestrator.coordinator.coordinator import Coordinator
-from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import present_coordinators
 from orchestrator.ledger.states import Outcome
+from orchestrator.runs.submission import submit
 from orchestrator.settings.model import Settings
 
 

@@ -25,7 +25,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, SecretStr, mode
 
 from orchestrator import Pipeline, PipelineBuilder, PipelineInvalid, pipeline, step
 from orchestrator.artifacts.outputs import plain_json
-from orchestrator.cli.loading import plan_of
 from orchestrator.definition.document import PipelineFile
 from orchestrator.definition.loading import Definition, parse_params
 from orchestrator.definition.model import ParamRef
@@ -37,6 +36,7 @@ from orchestrator.definition.params import (
     params_text,
 )
 from orchestrator.definition.yaml_text import read_yaml
+from orchestrator.runs.loading import plan_of
 from orchestrator.settings.model import Settings
 
 read: list[Any] = []  # what the validator was given, since the test began

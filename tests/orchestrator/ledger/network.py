@@ -19,7 +19,6 @@ from typing import Any
 from oracle import DEADLINE_S, LedgerModel, Shape
 from runs import INSTANT_S, RULES, SETTINGS, Graph, SaidTwice, age, counts_in, random_options, start
 
-from orchestrator.coordinator.submission import broker_lists, staged_steps
 from orchestrator.ledger.entries import priority_level
 from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
@@ -37,6 +36,7 @@ from orchestrator.ledger.values import (
     RunSucceeded,
     owner_of,
 )
+from orchestrator.runs.submission import broker_lists, staged_steps
 
 WORKERS = ("w1", "w11", "w2")  # one name is the beginning of another
 COPIES = (0, 1, 1, 1, 1, 2, 3)  # how often a message that is sent arrives

@@ -9,13 +9,13 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from orchestrator.coordinator.submission import broker_lists, staged_steps
 from orchestrator.definition.model import Pipeline, ShellCall, Step, TriggerRule
 from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import Chain, Reused
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
+from orchestrator.runs.submission import broker_lists, staged_steps
 from orchestrator.settings.model import PoolSettings, Settings
 
 SETTINGS = Settings(pools={"cpu": PoolSettings(queue="cpu"), "gpu": PoolSettings(queue="cuda")})

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
+import pytest
+
+from orchestrator.errors import OlderVersionThere
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import (
     COUNTS_FOR_S,
     SIGN_OF_LIFE_S,
+    CoordinatorCard,
     WorkerCard,
     announce_coordinator,
     announce_worker,
     present_coordinators,
     present_workers,
+    refuse_older,
     withdraw_coordinator,
     withdraw_worker,
 )
@@ -53,10 +59,27 @@ def test_a_worker_whose_card_is_gone_is_not_there(ledger: Ledger) -> None:
 
 def test_coordinators_come_and_go_alike(ledger: Ledger) -> None:
     place = ledger.client, ledger.prefix
-    announce_coordinator(*place, "one")
-    announce_coordinator(*place, "two")
+    one, two = (CoordinatorCard(name, "host", 1, "3.11") for name in ("one", "two"))
+    announce_coordinator(*place, one)
+    announce_coordinator(*place, two)
     ledger.client.zadd(f"{ledger.prefix}:coordinators", {"dead": 1.0})
 
     assert present_coordinators(*place) == ["one", "two"]
-    withdraw_coordinator(*place, "one")
+    withdraw_coordinator(*place, one)
     assert present_coordinators(*place) == ["two"]
+
+
+def test_parts_of_a_version_that_names_no_format_are_refused_in_one_sentence(ledger: Ledger) -> None:
+    place = ledger.client, ledger.prefix
+    announce_worker(*place, CARD)
+    announce_coordinator(*place, CoordinatorCard("new", "host", 1, "3.11"))
+    refuse_older(*place)
+
+    for key in (f"{ledger.prefix}:worker:{CARD.worker}", f"{ledger.prefix}:coordinator:new"):
+        card = json.loads(ledger.client.get(key))
+        del card["format"]
+        ledger.client.set(key, json.dumps(card))
+
+    told = f"^worker {CARD.worker}, coordinator new of version 0.1 are still there"
+    with pytest.raises(OlderVersionThere, match=told):
+        refuse_older(*place)

@@ -20,7 +20,6 @@ from runs import (
     states_of,
 )
 
-from orchestrator.coordinator.submission import staged_steps
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import (
@@ -37,6 +36,7 @@ from orchestrator.ledger.values import (
 )
 from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
+from orchestrator.runs.submission import staged_steps
 
 FAILED, SUCCEEDED = Outcome.FAILED, Outcome.SUCCEEDED
 UPSTREAM = {"a": "", "b": "", "c": "a b", "d": "c"}

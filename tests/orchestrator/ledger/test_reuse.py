@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from oracle import final_states
 from runs import SETTINGS, Graph, SaidTwice, begin, events_of, graph, heads, random_graph, run_state, start, states_of
 
-from orchestrator.coordinator.submission import broker_lists, staged_steps
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Chain, Claim, Commit, Reused
 from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
+from orchestrator.runs.submission import broker_lists, staged_steps
 
 NewLedger = Callable[[], Ledger]
 UPSTREAM = {"a": "", "b": "a", "c": "a", "d": "b c", "alarm": "a"}

@@ -11,17 +11,17 @@ from redis.crc import key_slot
 from runs import INSTANT_S, SETTINGS, begin, counts_in, graph, heads, run_state, start, start_graph
 
 from orchestrator.alerts import delivery
-from orchestrator.coordinator.submission import staged_steps
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, Step, TriggerRule
 from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.events import REPAIRS, REPLACEMENTS, EventKind
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.presence import WorkerCard, announce_coordinator, announce_worker
+from orchestrator.ledger.presence import CoordinatorCard, WorkerCard, announce_coordinator, announce_worker
 from orchestrator.ledger.script import SCRIPT
 from orchestrator.ledger.states import SILENT_TRANSITIONS, STEP_TRANSITIONS, Outcome, RunState, StepState
 from orchestrator.ledger.values import Claim, Held, Reused, StagedStep
 from orchestrator.plan.compile import compile_pipeline
+from orchestrator.runs.submission import staged_steps
 
 HEAD, _, CODE = SCRIPT.partition("\nlocal ")
 RUN_KEYS = dict(re.findall(r"^-- +\{prefix\}:\{RUN\}:(\S+) +(hash|zset|set|stream|list|string) ", HEAD, re.M))
@@ -66,10 +66,10 @@ def full_run(ledger: Ledger) -> str:
 
 def test_the_keys_of_a_run_are_those_at_the_head_of_the_script(ledger: Ledger) -> None:
     run_id = full_run(ledger)
-    announce_coordinator(ledger.client, ledger.prefix, "c")
+    announce_coordinator(ledger.client, ledger.prefix, CoordinatorCard("c", "host", 1, "3.11"))
     announce_worker(ledger.client, ledger.prefix, WorkerCard("w", ("cpu",), 1, "prefork", "host", 1, "beef"))
 
-    beside = SERVER_KEYS | {"worker:w": "string"}
+    beside = SERVER_KEYS | {"worker:w": "string", "coordinator:c": "string"}
     of_run = {f"{{{run_id}}}:{part}": kind for part, kind in RUN_KEYS.items() if part != STAGED_KEY}
     of_run[f"{{{run_id}}}:log:a:1"] = of_run.pop(f"{{{run_id}}}:log:<step>:<attempt>")
     of_run[f"{{{run_id}}}:queued:cuda:3"] = of_run.pop(f"{{{run_id}}}:queued:<queue>:<level>")

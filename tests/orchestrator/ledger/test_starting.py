@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from runs import SETTINGS, SaidTwice, begin, events_of, graph, heads, run_state, start, start_graph, states_of
 
-from orchestrator.coordinator.submission import staged_steps
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Chain, Commit, RunExists, RunUnknown, StagedStep
+from orchestrator.runs.submission import staged_steps
 
 GRAPH_KEYS = ("graph", "children", "inputs", "spec")
 FIELDS = {"pipeline": "p", "params": "{}", "import_path": "", "max_links": 20}

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 from runs import SETTINGS, Graph, begin, events_of, graph, heads, links_of, random_graph, run_state, start
 
-from orchestrator.coordinator.submission import staged_steps
 from orchestrator.ledger import ledger as ledger_module
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Chain, Commit, RunExists, StagedStep
 from orchestrator.record.verification import verify_run
+from orchestrator.runs.submission import staged_steps
 
 NewLedger = Callable[[], Ledger]
 Call = tuple[Any, ...]

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from oracle import judge
 from runs import RULES, SETTINGS, Graph, begin, graph, run_state, start, start_graph
 
-from orchestrator.coordinator.submission import staged_steps
 from orchestrator.ledger.events import Event, EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.script import SCRIPT
@@ -24,6 +23,7 @@ from orchestrator.ledger.values import BackOff, RunUnknown
 from orchestrator.record.replay import GRAIN_US, Replay, replay_events
 from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
+from orchestrator.runs.submission import staged_steps
 
 UPSTREAM = {"a": "", "b": "a", "c": "a b", "x": "", "y": "x", "tidy": "y c"}
 TIDY = {"tidy": "all_done"}

@@ -10,8 +10,6 @@ import redis
 from celery import Celery
 from runs import graph, states_of
 
-from orchestrator.coordinator.coordinator import Coordinator
-from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import Link
 from orchestrator.messages.app import create_app
@@ -19,6 +17,8 @@ from orchestrator.messages.dispatch import dispatch
 from orchestrator.messages.former import take_over_former_queues
 from orchestrator.messages.queues import queue_keys
 from orchestrator.repair.repair import Repair
+from orchestrator.runs.submission import submit
+from orchestrator.runs.visiting import Visitor
 from orchestrator.settings.model import PoolSettings, Settings
 
 THEIRS = '{"headers": {"task": "shop.price"}, "body": "W10=", "properties": {}}'
@@ -91,10 +91,10 @@ def test_a_run_from_before_goes_on_in_the_queues_of_today(
     run_id = submit(graph({"a": "", "b": "a", "c": ""}).plan(), ledger, app_of(before), before)
     client, pool = ledger.client, before.default_pool
     client.delete(*keys_of(pool))  # lost in the middle of the upgrade
-    coordinator = Coordinator(ledger, app_of(today), today)
+    visitor = Visitor(ledger, app_of(today), today)
 
     def round_trip() -> bool:
-        coordinator.visit(run_id)
+        visitor.visit(run_id)
         return len(lying(client, today.list_of(today.queue_of()))) >= 2
 
     wait_until(round_trip)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from kombu import Connection
 from runs import SETTINGS, graph, random_graph
 
-from orchestrator.coordinator.submission import plan_links
 from orchestrator.ledger.values import Link
 from orchestrator.messages.app import create_app
 from orchestrator.messages.signatures import (
@@ -21,6 +20,7 @@ from orchestrator.messages.signatures import (
     publish,
     step_signature,
 )
+from orchestrator.runs.submission import plan_links
 from orchestrator.settings.model import Settings
 
 RUN_ID = "20261123-175235-0123456789"

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from kombu import Connection
 from runs import SETTINGS, graph
 
-from orchestrator.coordinator.submission import plan_message_bytes
 from orchestrator.definition.model import Pipeline, ShellCall, Step
 from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.values import Link
@@ -28,6 +27,7 @@ from orchestrator.messages.sizes import (
     message_bytes,
 )
 from orchestrator.plan.compile import compile_pipeline
+from orchestrator.runs.submission import plan_message_bytes
 from orchestrator.settings.model import PoolSettings, Settings
 
 RUN_ID = "20261123-175235-0123456789"

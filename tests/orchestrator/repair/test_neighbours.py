@@ -13,15 +13,15 @@ from runs import graph
 
 from orchestrator.alerts.message import Message
 from orchestrator.cli.health.neighbours import check_shared_queues
-from orchestrator.cli.session import Session
-from orchestrator.coordinator.coordinator import Coordinator
-from orchestrator.coordinator.submission import submit
+from orchestrator.installation import Session
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, announce_worker
 from orchestrator.redis_url import celery_broker_url
 from orchestrator.repair.neighbours import Neighbours, other_reader
+from orchestrator.runs.submission import submit
+from orchestrator.runs.visiting import Visitor
 from orchestrator.settings.model import Settings
 
 SHOP = """
@@ -58,11 +58,11 @@ def test_a_worker_that_swallows_our_messages_is_named_once(
     ledger: Ledger, app: Celery, quick: Settings, shop_worker: str, wait_until: Callable[..., None]
 ) -> None:
     run_ids = [submit(graph({"a": "", "b": ""}).plan(), ledger, app, quick) for _ in range(2)]
-    coordinator = Coordinator(ledger, app, quick)
+    visitor = Visitor(ledger, app, quick)
 
     def events() -> list[Event]:
         for run_id in run_ids:
-            coordinator.visit(run_id)
+            visitor.visit(run_id)
         return [event for run_id in run_ids for event in shared_events(ledger, run_id)]
 
     def losses() -> int:

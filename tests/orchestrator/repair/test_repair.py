@@ -10,13 +10,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from runs import events_of, graph, start_graph, states_of
 
 from orchestrator.coordinator.coordinator import Coordinator
-from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, announce_worker, present_workers
 from orchestrator.ledger.values import RunUnknown
 from orchestrator.messages.queues import list_key, named_in
 from orchestrator.repair.repair import Repair
+from orchestrator.runs.submission import submit
+from orchestrator.runs.visiting import Visitor
 from orchestrator.settings.model import Settings
 
 LEASE_S = 0.5
@@ -46,12 +47,12 @@ def test_a_lease_that_ran_out_is_told_by_whether_its_worker_lives(ledger, app, q
     """`living` is the incarnation of the worker that bears the name now."""
     run_id = start_graph(ledger, {"a": ""})
     assert ledger.claim(run_id, "a", 1, "beef.12.1", "w", LEASE_S)
-    coordinator = Coordinator(ledger, app, quick)
+    visitor = Visitor(ledger, app, quick)
 
     def look():
         if living:
             announce_worker(ledger.client, ledger.prefix, WorkerCard("w", ("cpu",), 1, "prefork", "host", 1, living))
-        coordinator.visit(run_id)
+        visitor.visit(run_id)
         return lost(ledger, run_id)
 
     wait_until(look)
@@ -122,10 +123,10 @@ def test_a_message_that_lies_behind_younger_ones_is_not_lost(ledger, app, quick,
     submit(graph({"c": ""}).plan(), ledger, app, quick)
     ledger.client.lpush(key, second)  # behind c, and the other one is gone
     assert {named_in(text).step for text in (first, second)} == {"a", "b"}
-    coordinator, began = Coordinator(ledger, app, quick), time.monotonic()
+    visitor, began = Visitor(ledger, app, quick), time.monotonic()
 
     def mended():
-        coordinator.visit(early)
+        visitor.visit(early)
         return [event.step for event in ledger.events(early) if event.kind == "message.lost"]
 
     wait_until(mended)
@@ -139,10 +140,10 @@ def test_thousands_of_lost_messages_are_sent_again_together(ledger, app, quick, 
     run_id = submit(graph({f"s{number}": "" for number in range(1500)}).plan(), ledger, app, quick)
     key = list_key(quick.queue_of(), 3)
     ledger.client.delete(key)
-    coordinator = Coordinator(ledger, app, quick)
+    visitor = Visitor(ledger, app, quick)
 
     def lengths():
-        coordinator.visit(run_id)
+        visitor.visit(run_id)
         return ledger.client.llen(key)
 
     wait_until(lengths)
@@ -179,13 +180,13 @@ def test_a_run_that_somebody_deleted_is_no_trouble_for_the_others(ledger, app, q
 def test_a_worker_of_another_version_is_no_hindrance(ledger, app, quick, wait_until) -> None:
     run_id = start_graph(ledger, {"a": ""})
     assert ledger.claim(run_id, "a", 1, "beef.12.1", "w", LEASE_S)
-    coordinator = Coordinator(ledger, app, quick)
+    visitor = Visitor(ledger, app, quick)
     card = {"worker": "w", "queues": ["cpu"], "slots": 1, "pool_type": "prefork", "host": "h", "pid": 1, "new": True}
 
     def look():
         announce_worker(ledger.client, ledger.prefix, WorkerCard("w", ("cpu",), 1, "prefork", "h", 1))
         ledger.client.set(f"{ledger.prefix}:worker:w", json.dumps(card))
-        coordinator.visit(run_id)
+        visitor.visit(run_id)
         return lost(ledger, run_id)
 
     wait_until(look)

@@ -20,8 +20,6 @@ from celery import Celery
 
 from orchestrator.artifacts.outputs import decode_output
 from orchestrator.artifacts.store import FolderStore
-from orchestrator.coordinator.coordinator import Coordinator
-from orchestrator.coordinator.submission import submit
 from orchestrator.definition.loading import load
 from orchestrator.definition.model import Pipeline
 from orchestrator.ledger.connection import connect
@@ -31,6 +29,8 @@ from orchestrator.local.workers import LocalWorkers, local_workers
 from orchestrator.messages.app import create_app
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.record.run import RunRecord, read_skeleton
+from orchestrator.runs.submission import submit
+from orchestrator.runs.visiting import Visitor
 from orchestrator.settings.model import PoolSettings, Settings
 
 LIMIT_S = 120.0
@@ -44,7 +44,7 @@ class Runs:
 
     def __init__(self, settings: Settings, ledger: Ledger, app: Celery) -> None:
         self.settings, self.ledger, self.app = settings, ledger, app
-        self._coordinator = Coordinator(ledger, app, settings)
+        self._visitor = Visitor(ledger, app, settings)
         self._store = FolderStore(settings.artifact_root)
 
     def submit(self, pipeline: Pipeline) -> str:
@@ -68,7 +68,7 @@ class Runs:
             if events := self.ledger.wait_for_events(run_id, after, 0.1):
                 after = events[-1].id
                 record.apply(events)
-            self._coordinator.visit(run_id)
+            self._visitor.visit(run_id)
         record.outputs = self.ledger.outputs(run_id)
         return record
 

@@ -17,7 +17,7 @@ from orchestrator.cli.health.finding import Finding
 from orchestrator.cli.health.own import check_own_coordinator, check_own_flower, check_own_worker
 from orchestrator.cli.health.presence import check_cards, check_coordinators, check_hosts, check_workers
 from orchestrator.cli.health.sizes import FILES_COUNTED, check_disk, check_memory, check_run_sizes, size_text
-from orchestrator.cli.session import Session
+from orchestrator.installation import Installation
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import CoordinatorCard, WorkerCard, announce_coordinator, announce_worker
 from orchestrator.settings.model import PoolSettings, Settings
@@ -26,8 +26,8 @@ HERE = socket.gethostname()
 POOLS = {"cpu": PoolSettings(queue="here-cpu"), "gpu": PoolSettings(queue="here-gpu")}
 
 
-def session_on(ledger: Ledger, *, is_embedded: bool = False) -> Session:
-    return Session(Settings(pools=POOLS), "redis://somewhere", ledger, is_embedded)
+def session_on(ledger: Ledger, *, is_embedded: bool = False) -> Installation:
+    return Installation(Settings(pools=POOLS), "redis://somewhere", ledger, is_embedded)
 
 
 def announce(ledger: Ledger, name: str, queues: tuple[str, ...] = ("here-cpu",), **more) -> WorkerCard | None:
@@ -49,7 +49,7 @@ def test_nothing_can_run_without_a_worker_and_a_coordinator_except_on_the_embedd
     assert faults == (set() if is_embedded else {"workers", "coordinators"})
 
     announce(ledger, "w@h")
-    announce_coordinator(ledger.client, ledger.prefix, "c")
+    announce_coordinator(ledger.client, ledger.prefix, CoordinatorCard("c", HERE, 2, "3.11"))
     assert levels(check_coordinators(session)) == {"coordinators": "ok"}
     assert levels(check_workers(session)) == {"pool cpu": "ok", "pool gpu": "ok" if is_embedded else "warning"}
 
@@ -88,11 +88,11 @@ def test_what_a_container_needs_is_its_own_worker_and_its_own_coordinator(ledger
     session = session_on(ledger)
     announce(ledger, "w@other", host="other")
     other = CoordinatorCard("c1", "other", 1, "3.11")
-    announce_coordinator(ledger.client, ledger.prefix, "c1", other)
+    announce_coordinator(ledger.client, ledger.prefix, other)
     assert [it.level for it in (*check_own_worker(session), *check_own_coordinator(session))] == ["fault", "fault"]
 
     announce(ledger, "w@here")
-    announce_coordinator(ledger.client, ledger.prefix, "c2", CoordinatorCard("c2", HERE, 2, "3.11"))
+    announce_coordinator(ledger.client, ledger.prefix, CoordinatorCard("c2", HERE, 2, "3.11"))
     assert [it.level for it in (*check_own_worker(session), *check_own_coordinator(session))] == ["ok", "ok"]
 
     announce(ledger, "w@here", (), fault="the store is full", paused_queues=("here-cpu",))

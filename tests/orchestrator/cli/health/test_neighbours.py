@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from orchestrator.cli.health.neighbours import check_set_aside
-from orchestrator.cli.session import Session
+from orchestrator.installation import Installation
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.set_aside import bury, dead_key, foreign_key, keep_foreign
 from orchestrator.settings.model import PoolSettings, Settings
 
 
-def session_of(ledger: Ledger, **changes: str) -> Session:
+def session_of(ledger: Ledger, **changes: str) -> Installation:
     chosen = Settings(pools={"cpu": PoolSettings(queue="pinned"), "gpu": PoolSettings()}, **changes)
-    return Session(chosen, "redis://nowhere", ledger, is_embedded=False)
+    return Installation(chosen, "redis://nowhere", ledger, is_embedded=False)
 
 
 def test_nothing_is_said_where_nothing_was_set_aside(ledger: Ledger) -> None:

@@ -8,17 +8,17 @@ import pytest
 
 from orchestrator.artifacts.marker import MARKER, write_marker
 from orchestrator.cli.health.store import accept_store, check_artifact_folder, check_store
-from orchestrator.cli.session import Session
+from orchestrator.installation import Installation
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.store_id import record_store
 from orchestrator.settings.model import Settings
 
 
-def session_on(ledger: Ledger, folder: Path, *, is_embedded: bool = False) -> Session:
-    return Session(Settings(artifact_dir=folder), "redis://somewhere", ledger, is_embedded)
+def session_on(ledger: Ledger, folder: Path, *, is_embedded: bool = False) -> Installation:
+    return Installation(Settings(artifact_dir=folder), "redis://somewhere", ledger, is_embedded)
 
 
-def levels(session: Session) -> list[str]:
+def levels(session: Installation) -> list[str]:
     return [finding.level for finding in check_store(session)]
 
 

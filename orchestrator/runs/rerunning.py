@@ -9,16 +9,6 @@ from dataclasses import dataclass, replace
 from celery import Celery
 
 from orchestrator.artifacts.store import Artifact
-from orchestrator.coordinator.differences import (
-    code_now,
-    is_other_call,
-    missing_artifacts,
-    params_that_changed,
-    state_of,
-    with_descendants,
-)
-from orchestrator.coordinator.recorded import RecordedRun
-from orchestrator.coordinator.submission import run_fields, staged_steps
 from orchestrator.definition.code import code_id, code_of, code_text
 from orchestrator.definition.model import Step
 from orchestrator.errors import RerunRefused
@@ -27,6 +17,16 @@ from orchestrator.ledger.states import StepState
 from orchestrator.ledger.values import Reused, StagedStep
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.plan.plan import Plan
+from orchestrator.runs.differences import (
+    code_now,
+    is_other_call,
+    missing_artifacts,
+    params_that_changed,
+    state_of,
+    with_descendants,
+)
+from orchestrator.runs.stored import StoredRun
+from orchestrator.runs.submission import run_fields, staged_steps
 from orchestrator.settings.model import Settings
 
 
@@ -35,7 +35,7 @@ class Finished:
     """What a run that has ended has computed: the output, as the ledger's text, of each step that has succeeded, and
     the attempt that computed it, in this run or in the one from which it was taken over."""
 
-    run: RecordedRun
+    run: StoredRun
     outputs: Mapping[str, str]
     sources: Mapping[str, Reused]
 
@@ -65,7 +65,7 @@ class Rerun:
     finished: Finished
 
 
-def check_ended(run: RecordedRun) -> None:
+def check_ended(run: StoredRun) -> None:
     """Raise RerunRefused unless the run has ended."""
     if not run.state.is_ended:
         raise RerunRefused(
@@ -73,7 +73,7 @@ def check_ended(run: RecordedRun) -> None:
         )
 
 
-def read_finished(ledger: Ledger, run: RecordedRun) -> Finished:
+def read_finished(ledger: Ledger, run: StoredRun) -> Finished:
     """Return what a run has computed. Raises RerunRefused when it has not ended, or somebody has just resumed it."""
     check_ended(run)
     outputs, reused = ledger.outputs(run.run_id), ledger.reused(run.run_id)

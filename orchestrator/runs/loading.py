@@ -1,14 +1,11 @@
-"""From FILE[:NAME] and -p to a plan: what `run`, `submit`, `plan` and `resume` share."""
+"""From FILE[:NAME] and params to a plan: what all share who let a run begin."""
 
 from __future__ import annotations
 
 import importlib
 import os
-import sys
 import time
-from collections.abc import Sequence
-
-import click
+from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.alerts.targets import read_target
 from orchestrator.definition.loading import Definition, load, parse_params
@@ -25,9 +22,17 @@ from orchestrator.wording import punctuated
 OWN_MODULES = ("kombu.transport.redis", "orchestrator.messages.app", "psutil", "redis", "rich.live")
 
 
-def load_plan(target: str, pairs: Sequence[str], settings: Settings) -> tuple[Plan, float]:
-    """Give the compiled plan and the seconds that compiling took. Raises PipelineInvalid with every fault."""
-    return plan_of(load_definition(target), pairs, settings)
+Ask = Callable[[Sequence[str]], Mapping[str, str]]
+
+
+def nobody_to_ask(names: Sequence[str]) -> Mapping[str, str]:
+    """Return no secret: nobody is there who could be asked."""
+    return {}
+
+
+def load_plan(target: str, pairs: Sequence[str], settings: Settings, ask: Ask = nobody_to_ask) -> tuple[Plan, float]:
+    """Return the compiled plan and the seconds that compiling took. Raises PipelineInvalid with every fault."""
+    return plan_of(load_definition(target), pairs, settings, ask=ask)
 
 
 def load_definition(target: str) -> Definition:
@@ -46,17 +51,22 @@ def import_own_modules() -> None:
 
 
 def plan_of(
-    definition: Definition, pairs: Sequence[str], settings: Settings, recorded: ReadParams | None = None
+    definition: Definition,
+    pairs: Sequence[str],
+    settings: Settings,
+    recorded: ReadParams | None = None,
+    ask: Ask = nobody_to_ask,
 ) -> tuple[Plan, float]:
-    """Give the compiled plan of a definition and the seconds that compiling took. Raises PipelineInvalid.
+    """Return the compiled plan of a definition and the seconds that compiling took. Raises PipelineInvalid.
 
     `recorded` are params of an earlier time, which are taken as they are; `pairs` are stronger, and those that are not
-    declared any more are left.
+    declared any more are left. `ask` gets the names of secret params that are missing, and returns those that somebody
+    knows.
     """
     params = parse_params(pairs, definition)
     if recorded is not None:
         params = ReadParams({name: recorded[name] for name in recorded if name in definition.params}) | params
-    params |= _secrets_asked_for(definition, params)
+    params |= _secrets_asked_for(definition, params, ask)
     if lost := {name: value for name, value in params.items() if isinstance(value, Unkept)}:
         raise PipelineInvalid(
             definition.name,
@@ -74,18 +84,13 @@ def plan_of(
     return plan, time.perf_counter() - began
 
 
-def _secrets_asked_for(definition: Definition, params: ReadParams) -> ReadParams:
-    """Return the secrets that are missing, as the person at the terminal types them; nothing where there is none."""
+def _secrets_asked_for(definition: Definition, params: ReadParams, ask: Ask) -> ReadParams:
     missing = [
         name
         for name, param in definition.params.items()
         if param.is_secret and (isinstance(params.get(name), Unkept) or (param.is_required and name not in params))
     ]
-    if not (missing and sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
-        return ReadParams({})
-    return ReadParams(
-        {name: SecretValue(click.prompt(f"{name} (secret)", hide_input=True, err=True)) for name in missing}
-    )
+    return ReadParams({name: SecretValue(text) for name, text in ask(missing).items()} if missing else {})
 
 
 def _timeouts_in_vain(pipeline: Pipeline, settings: Settings) -> list[str]:

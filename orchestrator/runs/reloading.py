@@ -7,31 +7,29 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import click
-
 from orchestrator.artifacts.marker import read_marker
 from orchestrator.artifacts.store import Artifact, FolderStore
-from orchestrator.cli.loading import import_own_modules, load_definition
 from orchestrator.definition.folders import put_on_path
 from orchestrator.definition.loading import Definition, is_there
 from orchestrator.errors import PipelineInvalid
 from orchestrator.ledger.store_id import recorded_store
+from orchestrator.runs.loading import import_own_modules, load_definition
 from orchestrator.settings.model import Settings
 from orchestrator.wording import listed
 
 if TYPE_CHECKING:
-    from orchestrator.cli.session import Session
-    from orchestrator.coordinator.recorded import RecordedRun
+    from orchestrator.installation import Installation
+    from orchestrator.runs.stored import StoredRun
 
 NAMED_STEPS = 5  # of each kind that there is something to tell about
 
 
-def definition_of(run: RecordedRun, params: Sequence[str]) -> Definition:
+def definition_of(run: StoredRun, params: Sequence[str], say: Callable[[str], object]) -> Definition:
     """Return the pipeline as it is now where it was loaded from; where there is nothing any more, as it was recorded.
 
-    `params` are key=value texts. Raises PipelineInvalid.
+    `params` are key=value texts; `say` is told why the recorded one is taken. Raises PipelineInvalid.
     """
-    from orchestrator.coordinator.recorded import RecordedDefinition
+    from orchestrator.runs.stored import StoredDefinition
 
     import_own_modules()
     if (path := run.fields["import_path"]) and path not in sys.path:
@@ -39,7 +37,7 @@ def definition_of(run: RecordedRun, params: Sequence[str]) -> Definition:
     if run.target and is_there(run.target):
         return _loaded(run)
     why = f"there is no {run.target} any more" if run.target else "the record does not say where its pipeline is from"
-    recorded = RecordedDefinition(run)
+    recorded = StoredDefinition(run)
     names = [name for name in (pair.partition("=")[0] for pair in params) if name in run.params]
     if fixed := [name for name in names if name not in recorded.params]:
         raise PipelineInvalid(
@@ -50,11 +48,11 @@ def definition_of(run: RecordedRun, params: Sequence[str]) -> Definition:
                 for name in fixed
             ],
         )
-    click.echo(f"{why}: the steps are run as they were recorded", err=True)
+    say(f"{why}: the steps are run as they were recorded")
     return recorded
 
 
-def _loaded(run: RecordedRun) -> Definition:
+def _loaded(run: StoredRun) -> Definition:
     try:
         return load_definition(run.target)
     except PipelineInvalid:
@@ -64,10 +62,10 @@ def _loaded(run: RecordedRun) -> Definition:
         raise
 
 
-def look_for_artifacts(session: Session, used: Settings) -> Callable[[Artifact], bool]:
+def look_for_artifacts(installation: Installation, used: Settings) -> Callable[[Artifact], bool]:
     """Return what says whether an artifact is still there; where this machine has not the workers' store, all are."""
-    store = recorded_store(session.ledger.client, session.ledger.prefix)
-    if session.is_embedded or (store and read_marker(used.artifact_root) == store["id"]):
+    store = recorded_store(installation.ledger.client, installation.ledger.prefix)
+    if installation.is_embedded or (store and read_marker(used.artifact_root) == store["id"]):
         return FolderStore(used.artifact_root).has
     return lambda artifact: True
 

@@ -8,8 +8,8 @@ from itertools import count
 import pytest
 from runs import start_graph
 
-from orchestrator.coordinator.stopping import wait_until_stopped
 from orchestrator.ledger.values import Held
+from orchestrator.runs.stopping import wait_until_stopped
 
 
 @pytest.fixture

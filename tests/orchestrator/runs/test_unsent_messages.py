@@ -12,15 +12,15 @@ import pytest
 from celery import Celery
 from runs import begin, graph, states_of
 
-from orchestrator.coordinator.coordinator import Coordinator
-from orchestrator.coordinator.recorded import read_run
-from orchestrator.coordinator.resumption import plan_resume, resume
-from orchestrator.coordinator.submission import submit
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Link
 from orchestrator.messages.app import create_app
 from orchestrator.messages.dispatch import dispatch, dispatch_ready
 from orchestrator.messages.queues import list_key
+from orchestrator.runs.resumption import plan_resume, resume
+from orchestrator.runs.stored import read_run
+from orchestrator.runs.submission import submit
+from orchestrator.runs.visiting import Visitor
 from orchestrator.settings.model import Settings
 
 
@@ -114,7 +114,7 @@ def test_a_resume_a_cancel_and_a_round_hold_to_the_same_rule(broken, ledger, cho
     for step in "ac":
         ledger.commit("r", step, 1, begin(ledger, "r", step, 1), "w", Outcome.FAILED, retry_in_s=0)
 
-    Coordinator(ledger, broken, chosen).visit("r")  # the retries are due
+    Visitor(ledger, broken, chosen).visit("r")  # the retries are due
     assert states_of(ledger, "r")["a"] == states_of(ledger, "r")["c"] == "queued"
 
     count, chains = ledger.cancel_steps("r", ["a", "c"], "enough")
@@ -134,5 +134,5 @@ def test_coordinators_send_what_could_not_be_sent(
         submit(graph({"a": "", "b": ""}).plan(), ledger, cut, chosen, "r")
         assert not messages_in(chosen.queue_of())
 
-    coordinator: Callable[..., float] = Coordinator(ledger, app, chosen).visit
-    wait_until(lambda: coordinator("r") and len(messages_in(chosen.queue_of())) == 2)
+    visit: Callable[..., float] = Visitor(ledger, app, chosen).visit
+    wait_until(lambda: visit("r") and len(messages_in(chosen.queue_of())) == 2)

@@ -12,13 +12,13 @@ import pytest
 from celery import Celery
 from runs import graph, states_of
 
-from orchestrator.coordinator.submission import RUN_ID_SHAPE, new_run_id, plan_links, run_fields, staged_steps, submit
 from orchestrator.definition.builder import PipelineBuilder
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, ShellCall, Step, Template
 from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import RunExists
 from orchestrator.plan.compile import compile_pipeline
+from orchestrator.runs.submission import RUN_ID_SHAPE, new_run_id, plan_links, run_fields, staged_steps, submit
 from orchestrator.settings.model import Settings
 
 

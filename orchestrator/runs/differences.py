@@ -10,14 +10,14 @@ from typing import Any
 
 from orchestrator.artifacts.outputs import artifact_of
 from orchestrator.artifacts.store import Artifact
-from orchestrator.coordinator.recorded import RecordedRun
 from orchestrator.definition.model import Step
 from orchestrator.ledger.states import StepState
 from orchestrator.ledger.values import StagedStep
 from orchestrator.record.received import Received
+from orchestrator.runs.stored import StoredRun
 
 
-def state_of(run: RecordedRun, step: str) -> StepState:
+def state_of(run: StoredRun, step: str) -> StepState:
     return run.states[step][0] if step in run.states else StepState.WAITING
 
 
@@ -38,7 +38,7 @@ def with_descendants(steps: Mapping[str, Step], begin: Iterable[str]) -> set[str
     return found
 
 
-def is_other_call(run: RecordedRun, now: StagedStep, params: str) -> bool:
+def is_other_call(run: StoredRun, now: StagedStep, params: str) -> bool:
     """Return whether a step that is kept was called otherwise, when it ran, than it would be now.
 
     Its upstreams are kept too, so that their outputs are those that it read.
@@ -74,7 +74,7 @@ def params_that_changed(before: str, now: str) -> dict[str, Any]:
     }
 
 
-def code_now(run: RecordedRun, loaded: Mapping[str, str], import_path: str) -> dict[str, str]:
+def code_now(run: StoredRun, loaded: Mapping[str, str], import_path: str) -> dict[str, str]:
     """Return the files with their SHA-256 as they are now: those that were loaded, and those known from before."""
     code = dict(loaded)
     for name in run.code:

@@ -1,4 +1,4 @@
-"""What a command works with: settings, a server (the configured one or the embedded one), the ledger, the app."""
+"""What every entrance opens: settings, a server (the configured one or the embedded one), the ledger, the app."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from orchestrator.errors import RefusedInStep, RunNotFound, ServerUnreachable
+from orchestrator.errors import RefusedInStep, ServerUnreachable
 from orchestrator.ledger.connection import check_writes, connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.redis_url import UNSERVED, masked_url
@@ -36,7 +36,7 @@ FIRST_ANSWER_S = 5.0
 
 
 @dataclass(frozen=True)
-class Session:
+class Installation:
     settings: Settings
     redis_url: str
     ledger: Ledger
@@ -50,8 +50,8 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(retries: int = FEW_RETRIES) -> Iterator[Session]:
-    """Give a session on the configured server, or on the embedded one of the data folder while the block lasts.
+def open_installation(retries: int = FEW_RETRIES) -> Iterator[Installation]:
+    """Open the configured server, or the embedded one of the data folder, while the block lasts.
 
     Once the server has answered, a call is repeated up to `retries` times while it is away.
     """
@@ -73,7 +73,7 @@ def open_session(retries: int = FEW_RETRIES) -> Iterator[Session]:
                 _knock(first, url)
                 if retries > FEW_RETRIES:  # who will bear with a server that takes no writes does not begin with one
                     check_writes(first, chosen.key_prefix)
-            yield Session(chosen, url, ledger, chosen.redis_url is None)
+            yield Installation(chosen, url, ledger, chosen.redis_url is None)
         except ServerRefuses as error:
             raise ServerUnreachable(f"the Redis server at {masked_url(url)} cannot be used: {error}") from None
         except (ConnectionError, TimeoutError) as error:
@@ -107,23 +107,3 @@ def _knock(client: Redis, url: str) -> None:
         raise ServerUnreachable(f"{server} asks for a password; write redis://:PASSWORD@host") from None
     except ResponseError as error:
         raise ServerUnreachable(f"the Redis server at {masked_url(url)} cannot be used: {error}") from None
-
-
-def find_run(ledger: Ledger, text: str) -> str:
-    """Give the run that is meant by an id, the beginning of one, or "last". Raises RunNotFound."""
-    if text == "last":
-        newest = ledger.recent_runs(1)
-        if not newest:
-            raise RunNotFound("there is no run yet")
-        return newest[0]
-    if ledger.exists(text):
-        return text
-    begun = ledger.runs_that_begin_with(text)
-    if len(begun) == 1:
-        return begun[0]
-    if begun:
-        more = ", …" if len(begun) > 5 else ""
-        raise RunNotFound(f"{text!r} is the beginning of {len(begun)} runs: {', '.join(begun[:5])}{more}")
-    newest = ledger.recent_runs(1)
-    hint = f"The newest is {newest[0]}." if newest else "There is no run yet."
-    raise RunNotFound(f"there is no run {text!r}. {hint}")

@@ -8,10 +8,6 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.cli.loading import plan_of
-from orchestrator.coordinator.recorded import RecordedDefinition, read_run
-from orchestrator.coordinator.resumption import plan_resume, resume
-from orchestrator.coordinator.submission import submit
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, ShellCall, Step, Template
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.secrets import SecretValue
@@ -22,6 +18,10 @@ from orchestrator.plan.compile import compile_pipeline
 from orchestrator.record.as_json import record_json
 from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
+from orchestrator.runs.loading import plan_of
+from orchestrator.runs.resumption import plan_resume, resume
+from orchestrator.runs.stored import StoredDefinition, read_run
+from orchestrator.runs.submission import submit
 
 RULES = ("all_success",) * 4 + ("all_done", "always", "one_failed", "none_failed")
 
@@ -291,8 +291,8 @@ def test_a_secret_is_asked_for_again_though_the_file_of_the_pipeline_is_gone(goi
     recorded = read_run(run.ledger, run.run_id)
 
     with pytest.raises(PipelineInvalid, match=r"param 'token' cannot be used again: it is a secret.*-p token=@FILE"):
-        plan_of(RecordedDefinition(recorded), [], chosen, recorded.params)
-    plan, _ = plan_of(RecordedDefinition(recorded), ["token=other"], chosen, recorded.params)
+        plan_of(StoredDefinition(recorded), [], chosen, recorded.params)
+    plan, _ = plan_of(StoredDefinition(recorded), ["token=other"], chosen, recorded.params)
     planned = plan_resume(recorded, plan, chosen)
     resume(run.ledger, run.app, planned)
 

@@ -7,13 +7,13 @@ import re
 import pytest
 from runs import begin, graph
 
-from orchestrator.coordinator.reasons import Explanation, brief, explain, look_around
-from orchestrator.coordinator.submission import submit
-from orchestrator.ledger.presence import WorkerCard, announce_coordinator, announce_follower, announce_worker
+from orchestrator.ledger.presence import WorkerCard, announce_coordinator, announce_worker, own_card
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import BackOff, Held
 from orchestrator.messages.queues import queue_keys
 from orchestrator.record.run import read_record
+from orchestrator.runs.reasons import Explanation, brief, explain, look_around
+from orchestrator.runs.submission import submit
 from orchestrator.settings.model import Settings
 
 NET = {"a": "", "b": "a", "c": "a", "d": "b c", "e": "d a", "gpu": ""}
@@ -134,7 +134,7 @@ def test_a_queued_step_whose_message_is_gone_says_so_and_when_it_is_sent_again(l
         "it is sent again, but no coordinator is there to do so: orchestrator serve starts one."
     )
 
-    announce_follower(ledger.client, ledger.prefix, "me", run_id)
+    announce_coordinator(ledger.client, ledger.prefix, own_card(), run_id)
     assert why("gpu").sentences[-1].endswith("once it has been missing for 5 s it is sent again.")
 
 
@@ -162,9 +162,9 @@ def test_a_retrying_step_tells_when_it_is_due_and_whether_anybody_is_there_to_se
     assert 80 < told.facts["due_in_s"] <= 90
     assert short("a").endswith("; no coordinator is there to send it: orchestrator serve starts one")
 
-    announce_follower(ledger.client, ledger.prefix, "somebody", "another-run")
+    announce_coordinator(ledger.client, ledger.prefix, own_card(), "another-run")
     assert "No coordinator" in text(why("a"))
-    announce_coordinator(ledger.client, ledger.prefix, "serving")
+    announce_coordinator(ledger.client, ledger.prefix, own_card())
     assert text(why("a")).endswith("is due at T, in T.")
     assert re.fullmatch(r"retry at \S+Z", short("a"))
 

@@ -11,17 +11,6 @@ from typing import Any
 from celery import Celery
 
 from orchestrator.artifacts.store import Artifact
-from orchestrator.coordinator.differences import (
-    code_now,
-    is_other_call,
-    missing_artifacts,
-    params_that_changed,
-    state_of,
-    with_descendants,
-)
-from orchestrator.coordinator.recorded import RecordedRun
-from orchestrator.coordinator.stopping import stopping_limit_s, wait_until_stopped
-from orchestrator.coordinator.submission import run_fields, staged_steps
 from orchestrator.definition.code import code_id, code_of, code_text
 from orchestrator.definition.model import Step
 from orchestrator.errors import ResumeRefused
@@ -31,6 +20,17 @@ from orchestrator.ledger.values import AttemptsStopping, ResumedMeanwhile, RunNo
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
+from orchestrator.runs.differences import (
+    code_now,
+    is_other_call,
+    missing_artifacts,
+    params_that_changed,
+    state_of,
+    with_descendants,
+)
+from orchestrator.runs.stopping import stopping_limit_s, wait_until_stopped
+from orchestrator.runs.stored import StoredRun
+from orchestrator.runs.submission import run_fields, staged_steps
 from orchestrator.settings.model import Settings
 from orchestrator.wording import listed
 
@@ -74,7 +74,7 @@ class Resumption:
         return {name: value for name, value in told.items() if value}
 
 
-def check_resumable(run: RecordedRun, from_steps: Sequence[str] = ()) -> None:
+def check_resumable(run: StoredRun, from_steps: Sequence[str] = ()) -> None:
     """Raise ResumeRefused unless the run has ended without success: a good run cannot be spoilt by going on with it."""
     if not run.state.is_ended:
         raise ResumeRefused(_not_ended(run.run_id, run.state.value))
@@ -83,7 +83,7 @@ def check_resumable(run: RecordedRun, from_steps: Sequence[str] = ()) -> None:
 
 
 def plan_resume(
-    run: RecordedRun,
+    run: StoredRun,
     plan: Plan,
     settings: Settings,
     from_steps: Sequence[str] = (),
@@ -190,7 +190,7 @@ def _not_ended(run_id: str, state: str) -> str:
     )
 
 
-def _kept(run: RecordedRun, steps: Mapping[str, Step], succeeded: set[str]) -> set[str]:
+def _kept(run: StoredRun, steps: Mapping[str, Step], succeeded: set[str]) -> set[str]:
     """Return which of the steps that succeeded keep that: those above which nothing waits anew.
 
     Whatever let a step run, be it the success of its upstreams, a failure or just their end, it was decided by them.
@@ -211,7 +211,7 @@ def _kept(run: RecordedRun, steps: Mapping[str, Step], succeeded: set[str]) -> s
     return kept
 
 
-def _decided_by(run: RecordedRun, step: Step) -> Collection[str]:
+def _decided_by(run: StoredRun, step: Step) -> Collection[str]:
     if not step.upstream:
         return ()
     before = run.steps[step.name].parsed_spec.upstream

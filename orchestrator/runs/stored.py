@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from orchestrator.coordinator.submission import values_of
 from orchestrator.definition.model import FunctionCall, ParamRef, Pipeline, ShellCall, Step
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.params import Param, ReadParams, inferred_param, params_of_record
@@ -21,10 +20,11 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.past import Past
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import StagedStep
+from orchestrator.runs.submission import values_of
 
 
 @dataclass(frozen=True)
-class RecordedRun:
+class StoredRun:
     """A run's fields, steps and their states (state, attempts so far), and the id of its latest event."""
 
     run_id: str
@@ -85,7 +85,7 @@ class RecordedRun:
         return code
 
 
-def read_run(ledger: Ledger, run_id: str) -> RecordedRun:
+def read_run(ledger: Ledger, run_id: str) -> StoredRun:
     """Give a run as the ledger has it. Raises RunUnknown."""
     fields = ledger.run_fields(run_id)  # first: that it says how often the run was resumed keeps the rest together
     begun_after: dict[str, int] = {}
@@ -96,7 +96,7 @@ def read_run(ledger: Ledger, run_id: str) -> RecordedRun:
                 resumes += 1
             elif event.kind is EventKind.STEP_STARTED:
                 begun_after[event.step] = resumes
-    return RecordedRun(
+    return StoredRun(
         run_id,
         fields,
         ledger.staged(run_id),
@@ -108,14 +108,14 @@ def read_run(ledger: Ledger, run_id: str) -> RecordedRun:
 
 
 @dataclass(frozen=True)
-class RecordedDefinition:
+class StoredDefinition:
     """The pipeline of a run, read back from the ledger.
 
     Of its params only those that a step reads by reference can be given another value: all others are no longer told
     apart from the values that the pipeline made of them.
     """
 
-    run: RecordedRun
+    run: StoredRun
 
     @property
     def name(self) -> str:

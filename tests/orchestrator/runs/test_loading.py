@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import PipelineInvalid
-from orchestrator.cli.loading import load_plan
+from orchestrator.runs.loading import load_plan
 from orchestrator.settings.model import PoolSettings, Settings
 
 

@@ -10,9 +10,6 @@ import pytest
 from runs import begin, graph, run_state, states_of
 
 from orchestrator.artifacts.store import Artifact
-from orchestrator.coordinator.recorded import read_run
-from orchestrator.coordinator.rerunning import Rerun, plan_rerun, read_finished, rerun
-from orchestrator.coordinator.submission import submit
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, ShellCall, Step
 from orchestrator.definition.options import StepOptions
 from orchestrator.errors import RerunRefused
@@ -22,6 +19,9 @@ from orchestrator.messages.queues import queue_keys
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
 from orchestrator.record.verification import verify_run
+from orchestrator.runs.rerunning import Rerun, plan_rerun, read_finished, rerun
+from orchestrator.runs.stored import read_run
+from orchestrator.runs.submission import submit
 
 DIAMOND = {"a": "", "b": "a", "c": "a", "d": "b c"}
 

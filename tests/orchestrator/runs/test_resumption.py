@@ -17,9 +17,6 @@ from hypothesis import strategies as st
 from oracle import set_back
 from runs import SETTINGS, begin, events_of, graph, random_graph, run_state, start, states_of
 
-from orchestrator.coordinator.recorded import RecordedDefinition, RecordedRun, read_run
-from orchestrator.coordinator.resumption import Resumption, plan_resume, resume, wait_for_stopping
-from orchestrator.coordinator.submission import staged_steps, submit
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, ShellCall, Step, Template
 from orchestrator.definition.options import StepOptions
 from orchestrator.errors import PipelineInvalid, ResumeRefused
@@ -31,6 +28,9 @@ from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
 from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
+from orchestrator.runs.resumption import Resumption, plan_resume, resume, wait_for_stopping
+from orchestrator.runs.stored import StoredDefinition, StoredRun, read_run
+from orchestrator.runs.submission import staged_steps, submit
 from orchestrator.settings.model import PoolSettings, Settings
 
 DIAMOND = {"a": "", "b": "a", "c": "a", "d": "b c"}
@@ -355,7 +355,7 @@ def test_a_pipeline_read_back_from_the_record_is_the_one_that_was_submitted(ledg
     for pipeline in pipelines:
         run_id = submitted(compile_pipeline(pipeline), "")
         ledger.cancel(run_id, "")
-        built = RecordedDefinition(read_run(ledger, run_id)).build(pools=chosen.pools)
+        built = StoredDefinition(read_run(ledger, run_id)).build(pools=chosen.pools)
         assert list(built.steps) == list(pipeline.steps)
         assert (built.params, built.deadline_s, built.alerts, built.import_path) == (
             pipeline.params, pipeline.deadline_s, pipeline.alerts, pipeline.import_path
@@ -367,7 +367,7 @@ def test_a_pipeline_read_back_from_the_record_is_the_one_that_was_submitted(ledg
 def test_of_a_recorded_pipeline_only_params_that_are_read_by_reference_can_change(ledger, submitted) -> None:
     run_id = submitted(with_params(x=1, y={"k": [2]}, baked=3), "")
 
-    recorded = RecordedDefinition(read_run(ledger, run_id))
+    recorded = StoredDefinition(read_run(ledger, run_id))
 
     assert {name: param.type for name, param in recorded.params.items()} == {"x": int, "y": dict}
     assert recorded.build({"x": 9}).params == {"x": 9, "y": {"k": [2]}, "baked": 3}
@@ -517,14 +517,14 @@ def say(ledger, pipe, run_id: str, *words: object) -> None:
 
 
 def test_reading_twice_as_many_steps_back_takes_twice_the_time(ledger, app, chosen, cpu_growth) -> None:
-    def recorded(count: int) -> RecordedRun:
+    def recorded(count: int) -> StoredRun:
         plan = graph({f"s{i}": [f"s{i - 1}"] if i % 50 else [] for i in range(count)}).plan()
         run_id = submit(plan, ledger, app, chosen)
         ledger.cancel(run_id, "")
         return read_run(ledger, run_id)
 
-    def read_back(run: RecordedRun) -> None:
-        built = RecordedDefinition(run).build(pools=chosen.pools)
+    def read_back(run: StoredRun) -> None:
+        built = StoredDefinition(run).build(pools=chosen.pools)
         assert built.steps.keys() == run.steps.keys()
 
     once, twice = recorded(5_000), recorded(10_000)
