@@ -91,7 +91,7 @@ class LedgerReads:
             return sum(size or 0 for size in pipe.execute())
 
     def run_fields(self, run_id: str) -> dict[str, str]:
-        """Return the fields of a run as they are kept. Raises RunUnknown, or FormatUnknown if a newer version wrote it."""
+        """Return the fields of a run as they are kept. Raises RunUnknown, and FormatUnknown where a newer one wrote."""
         fields = cast(dict[str, str], self.client.hgetall(self.key(run_id, "run")))
         if not fields:
             raise RunUnknown(run_id)

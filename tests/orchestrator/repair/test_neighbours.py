@@ -13,7 +13,7 @@ from runs import graph
 
 from orchestrator.alerts.message import Message
 from orchestrator.cli.health.neighbours import check_shared_queues
-from orchestrator.installation import Session
+from orchestrator.installation import Installation
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
@@ -75,7 +75,7 @@ def test_a_worker_that_swallows_our_messages_is_named_once(
     (event,) = events()
     assert event.detail["queue"] == quick.queue_of()
     assert shop_worker in event.detail["reader"]
-    (finding,) = check_shared_queues(Session(quick, "redis://nowhere", ledger, is_embedded=False))
+    (finding,) = check_shared_queues(Installation(quick, "redis://nowhere", ledger, is_embedded=False))
     assert (finding.level, finding.what) == ("warning", f"queue {quick.queue_of()}")
     assert shop_worker in finding.found
 
