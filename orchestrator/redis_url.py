@@ -75,11 +75,6 @@ def normalise_redis_url(url: str) -> str:
     return f"{scheme}://{netloc}{path}{'?' if query else ''}{urlencode(query)}"
 
 
-def redis_client_url(url: str) -> str:
-    """Give `url` as redis-py wants it (`redis.Redis.from_url`)."""
-    return normalise_redis_url(url)
-
-
 def celery_broker_url(url: str) -> str:
     """Give `url` as Celery's broker setting and Flower's `--broker-api` want it."""
     canonical = normalise_redis_url(url)

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.alerts.library import send
 from orchestrator.alerts.message import Message, failure_message
-from orchestrator.alerts.sending import send
 from orchestrator.alerts.targets import Target, read_targets
 from orchestrator.ledger.events import EventKind
 from orchestrator.ledger.ledger import Ledger

@@ -11,8 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from orchestrator.definition.folders import users_folders_aside
+
+if TYPE_CHECKING:
+    from orchestrator.alerts.message import Message
+    from orchestrator.alerts.targets import Target
 
 TALKATIVE_LOGGERS = ("urllib3", "requests_oauthlib", "oauthlib")  # at DEBUG they write down paths and tokens
 
@@ -31,6 +36,29 @@ def load_apprise() -> ModuleType:
     for name in TALKATIVE_LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
     return apprise
+
+
+def send(target: Target, message: Message) -> str:
+    """Tell the target, and give why that failed; an empty text when it did not. Takes as long as the service takes."""
+    if target.fault:
+        return target.fault
+    apprise = load_apprise()
+    with listening() as heard:
+        try:
+            teller = apprise.Apprise(asset=target.service.asset)
+            teller.add(target.service)
+            is_told = teller.notify(
+                body=message.body,
+                title=message.title,
+                notify_type=apprise.NotifyType.FAILURE,
+                body_format=apprise.NotifyFormat.TEXT,
+            )
+        except Exception as error:  # of the service's own code
+            heard.append(f"{type(error).__name__}: {error}")
+            is_told = False
+    if is_told:
+        return ""
+    return target.hide(heard[-1]) if heard else "the service refused it and said no reason"
 
 
 @contextmanager

@@ -33,6 +33,6 @@ def plan(target: str, params: tuple[str, ...], full: bool, as_json: bool) -> Non
 @click.command()
 def schema() -> None:
     """Print the JSON Schema of pipeline files, for editors."""
-    from orchestrator.definition.schema import pipeline_file_schema
+    from orchestrator.definition.document import pipeline_file_schema
 
     answer(json.dumps(pipeline_file_schema(), indent=2))

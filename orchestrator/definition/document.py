@@ -220,3 +220,9 @@ class PipelineFile:
         if len(self._faults) > faults_before:  # one that takes every value, so that no other fault follows from this
             return Param(name, Any, None)
         return param
+
+
+def pipeline_file_schema() -> dict[str, Any]:
+    """Give the JSON Schema (draft 2020-12) of a pipeline file."""
+    schema = PipelineDocument.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Pipeline file"}

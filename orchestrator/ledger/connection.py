@@ -7,7 +7,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError, TimeoutError
 from redis.retry import Retry
 
-from orchestrator.redis_url import redis_client_url
+from orchestrator.redis_url import normalise_redis_url
 from orchestrator.refusals import with_refusals
 
 ANSWER_LIMIT_S = 30.0  # no call of the ledger takes as long; a connection that is silent for so long is dead
@@ -24,7 +24,7 @@ def connect(url: str, *, retries: int = 3, timeout_s: float | None = None) -> Re
     over TCP is ANSWER_LIMIT_S else: the system would wait for hours at a connection whose other end is gone without a
     word. A Unix socket's other end cannot go so, and a limit costs every call a system call more.
     """
-    client_url = redis_client_url(url)
+    client_url = normalise_redis_url(url)
     is_unix = client_url.startswith("unix:")
     options = {} if is_unix else {"socket_keepalive": True}
     if timeout_s is None and not is_unix:

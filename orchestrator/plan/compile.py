@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from orchestrator.definition.loops import find_loops
 from orchestrator.definition.model import Pipeline, TriggerRule
 from orchestrator.errors import PipelineInvalid, names_hint
-from orchestrator.plan.graph import depths, downstream_of, find_loop, find_redundant_edges, topological_order
+from orchestrator.plan.graph import depths, downstream_of, find_redundant_edges, topological_order
 from orchestrator.plan.plan import Chord, Plan
 
 
@@ -21,7 +22,7 @@ def compile_pipeline(pipeline: Pipeline, *, unproven: Collection[str] = ()) -> P
     written = _upstream_numbers(pipeline)
     order = topological_order(written)
     if len(order) < len(names):
-        loop = " -> ".join(names[v] for v in find_loop(written, order))
+        loop = " -> ".join(find_loops({name: step.upstream for name, step in pipeline.steps.items()})[0])
         raise PipelineInvalid(pipeline.name, [f"steps form a loop: {loop}. Remove one of these inputs."])
     depth = depths(written, order)
     needs_success = [

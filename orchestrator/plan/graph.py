@@ -44,25 +44,6 @@ def topological_order(upstream: Upstream) -> list[int]:
     return order
 
 
-def find_loop(upstream: Upstream, order: Sequence[int]) -> list[int]:
-    """Give the steps of one loop, in the direction of flow, from its first listed step and back to it.
-
-    `order` is the topological order, which left out some steps.
-    """
-    ordered = set(order)
-    v = next(v for v in range(len(upstream)) if v not in ordered)
-    seen_at: dict[int, int] = {}
-    walk: list[int] = []
-    while v not in seen_at:
-        seen_at[v] = len(walk)
-        walk.append(v)
-        # A step is left out only because one of its upstreams is, so this walk ends in a loop.
-        v = next(u for u in upstream[v] if u not in ordered)
-    loop = walk[seen_at[v] :][::-1]
-    first = loop.index(min(loop))
-    return [*loop[first:], *loop[:first], loop[first]]
-
-
 def depths(upstream: Upstream, order: Sequence[int]) -> list[int]:
     """Give for each step the number of edges on the longest path that ends in it."""
     depth = [0] * len(upstream)

@@ -10,12 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator import Pipeline, PipelineBuilder, PipelineInvalid
-from orchestrator.definition.document import ParamDocument, PipelineDocument, PipelineFile, StepDocument
+from orchestrator.definition.document import (
+    ParamDocument,
+    PipelineDocument,
+    PipelineFile,
+    StepDocument,
+    pipeline_file_schema,
+)
 from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, ShellCall, Template
 from orchestrator.definition.names import step_name_fault
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.params import PLAIN_TYPES
-from orchestrator.definition.schema import pipeline_file_schema
 from orchestrator.definition.yaml_text import read_json, read_yaml
 
 CHURN = """

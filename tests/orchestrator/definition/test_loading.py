@@ -171,7 +171,7 @@ def test_a_script_names_its_functions_by_its_file(tmp_path: Path) -> None:
 def test_the_definition_side_loads_neither_redis_nor_celery() -> None:
     code = (
         "import sys, orchestrator, orchestrator.definition.loading, orchestrator.definition.retry, "
-        "orchestrator.definition.schema\n"
+        "orchestrator.definition.document\n"
         "print([name for name in ('redis', 'celery', 'kombu', 'click') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from orchestrator.definition.document import pipeline_file_schema
 from orchestrator.definition.options import StepOptions
-from orchestrator.definition.schema import pipeline_file_schema
 from orchestrator.definition.sizes import size_text
 
 
