@@ -143,6 +143,18 @@ def test_each_part_uses_all_that_it_may_import(part: str) -> None:
     assert [name for name in MAY_IMPORT[part] if not any(is_inside(u, f"orchestrator.{name}") for u in used)] == []
 
 
+@pytest.mark.parametrize(("process", "other"), [("child", "main"), ("main", "child")])
+def test_the_two_processes_of_a_worker_know_nothing_of_each_other(process: str, other: str) -> None:
+    # What both need stands beside the two folders.
+    crossing = {
+        (module, imported)
+        for module in inside(f"worker.{process}")
+        for imported in imports(module)
+        if is_inside(imported, f"orchestrator.worker.{other}")
+    }
+    assert crossing == set()
+
+
 def test_every_part_has_its_place() -> None:
     parts = {module.split(".")[1] for module in MODULES if top(module) == "orchestrator" and "." in module}
     assert parts == {*MAY_IMPORT, "cli"}

@@ -32,7 +32,7 @@ class PrivateApp(Celery):  # type: ignore[misc]
 
     Celery lets CELERY_BROKER_URL, CELERY_RESULT_BACKEND, CELERY_LOADER and CELERY_CONFIG_MODULE win over what an app
     was made with, and its Django fix-up puts the working folder first on `sys.path` (workers do the rest of what it
-    does: `worker/step_process.py`).
+    does: `worker/child/step_process.py`).
     """
 
     backend_cls = "disabled"

@@ -11,11 +11,6 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import suppress
-from typing import Any
 
 import psutil
 from celery.utils.log import get_logger
@@ -25,12 +20,9 @@ from orchestrator.errors import MemoryLimitExceeded
 from orchestrator.worker.announcements import ENTRIES
 from orchestrator.worker.interruption import is_prefork_child
 from orchestrator.worker.memory_groups import enter_group, exceeded_in_group, leave_group, remove_groups_of
-from orchestrator.worker.running import RunningAttempt, running
-from orchestrator.worker.stopping import OUT_OF_MEMORY, stop_soon
 
 logger = get_logger(__name__)
 
-LOOK_S = 0.1
 _ENTRY = struct.Struct("=QQQ")  # process id, bytes, and one of these:
 _WATCHED, _KEPT, _EXCEEDED = range(3)  # by the main process, by the kernel; the attempt is stopped for it
 _limits = mmap.mmap(-1, ENTRIES * _ENTRY.size)  # a child's own place is its process id, modulo the number of places
@@ -84,72 +76,16 @@ def exceeded_by(pid: int) -> MemoryLimitExceeded | None:
     remove_groups_of(pid)
     if held is None:
         return None
-    return MemoryLimitExceeded(f"{_told(held, limit)}; the kernel ended it when it needed more")
+    return MemoryLimitExceeded(f"{excess_text(held, limit)}; the kernel ended it when it needed more")
 
 
-def _told(held: int, limit: int) -> str:
+def excess_text(held: int, limit: int) -> str:
     return (
         f"the attempt held {size_text(held)} of memory with all that it had started; "
         f"its limit (option memory) is {size_text(limit)}"
     )
 
 
-def watch_memory(app: Any) -> None:
-    """Stop what holds more than its limit; for a thread of the main process."""
-    while True:
-        time.sleep(LOOK_S)
-        for attempt in running:
-            if attempt.pid != os.getpid() and (limit := limit_of(attempt.pid)) and not attempt.stop_reason:
-                try:
-                    _look(app, attempt, limit)
-                except Exception:
-                    logger.exception("the memory of step %s could not be looked at", attempt.held.step)
-
-
-def _look(app: Any, attempt: RunningAttempt, limit: int) -> None:
-    tree = [*_tree(attempt.pid)]
-    if sum(map(_resident, tree)) <= limit:
-        return
-    held = sum(map(_proportional, tree))
-    with running.lock:  # else it may be another attempt's by now
-        is_over = held > limit and running.is_running(attempt) and limit_of(attempt.pid) == limit
-        if is_over:
-            attempt.failure = MemoryLimitExceeded(_told(held, limit))
-            _note(attempt.pid, limit, _EXCEEDED)
-    if is_over:
-        stop_soon(app, attempt, OUT_OF_MEMORY)
-
-
-def _tree(pid: int) -> Iterator[int]:
-    """Return a process and all below it. What loses its parent becomes a child of the attempt's process."""
-    if not sys.platform.startswith("linux"):
-        with suppress(psutil.Error):
-            top = psutil.Process(pid)
-            yield from [process.pid for process in (top, *top.children(recursive=True))]
-        return
-    ahead = [pid]
-    while ahead:
-        yield (at := ahead.pop())
-        with suppress(OSError):  # it has ended
-            for thread in os.listdir(f"/proc/{at}/task"):
-                with suppress(OSError), open(f"/proc/{at}/task/{thread}/children", "rb") as file:
-                    ahead += map(int, file.read().split())
-
-
-def _resident(pid: int) -> int:
-    if sys.platform.startswith("linux"):
-        with suppress(OSError), open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE
-        return 0
-    with suppress(psutil.Error):
-        return int(psutil.Process(pid).memory_info().rss)
-    return 0
-
-
-def _proportional(pid: int) -> int:
-    """Return what a process holds, of shared pages its part only; what is resident where that is not told."""
-    with suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-        for line in file:
-            if line.startswith(b"Pss:"):
-                return int(line.split()[1]) * 1024
-    return _resident(pid)
+def note_excess(pid: int, limit: int) -> None:
+    """Note that the attempt in a child is stopped for its memory."""
+    _note(pid, limit, _EXCEEDED)

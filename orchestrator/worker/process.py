@@ -18,7 +18,7 @@ from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.settings.model import Settings
 from orchestrator.settings.sources import settings
-from orchestrator.worker.capture import Capture, capture_for_process
+from orchestrator.worker.child.capture import Capture, capture_for_process
 
 _INCARNATION_VARIABLE = "ORC_WORKER_INCARNATION"  # for children that do not come by fork
 INCARNATION = os.environ.setdefault(_INCARNATION_VARIABLE, secrets.token_hex(4))

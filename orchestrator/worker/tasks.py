@@ -13,23 +13,17 @@ from celery.utils.log import get_task_logger
 
 from orchestrator.ledger.values import Held, owner_of
 from orchestrator.messages.names import FAILURE_TASK, STEP_TASK
-from orchestrator.worker.attempt import (
-    AttemptFailed,
-    AttemptRetrying,
-    AttemptStopped,
-    MessageDropped,
-    OwnFailure,
-    run_attempt,
-)
 from orchestrator.worker.call_clock import CallClock
+from orchestrator.worker.child.attempt import run_attempt
+from orchestrator.worker.child.step_process import prepare_for_steps
+from orchestrator.worker.endings import AttemptFailed, AttemptRetrying, AttemptStopped, MessageDropped, OwnFailure
 from orchestrator.worker.failures import error_text, report_death, report_excess, report_own_failure
 from orchestrator.worker.interruption import busy, is_being_stopped, is_prefork_child
 from orchestrator.worker.log_file import ship_what_is_left
+from orchestrator.worker.main.requests import StepRequest
 from orchestrator.worker.masking import NO_MASKS
 from orchestrator.worker.memory import exceeded_by
 from orchestrator.worker.process import INCARNATION, current_process
-from orchestrator.worker.requests import StepRequest
-from orchestrator.worker.step_process import prepare_for_steps
 from orchestrator.worker.strays import kill_strays
 
 logger = get_task_logger(__name__)

@@ -19,7 +19,7 @@ from typing import Any
 
 from orchestrator.cores import available_cores
 from orchestrator.settings.model import Settings
-from orchestrator.worker.process_state import adopt_imports
+from orchestrator.worker.child.process_state import adopt_imports
 
 VARIABLES = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",

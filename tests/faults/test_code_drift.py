@@ -12,7 +12,7 @@ from orchestrator.definition.code import code_of
 from orchestrator.record.run import drift_text, read_record
 from orchestrator.record.verification import verify_run
 from orchestrator.runs.reasons import explain, look_around
-from orchestrator.worker.half_copied import LOOK_S
+from orchestrator.worker.child.half_copied import LOOK_S
 
 HOLDING = """
     def hold():

@@ -112,7 +112,7 @@ def test_a_step_that_a_child_has_just_begun_when_its_worker_is_told_to_end_may_e
     (site.folder / "sudden_app.py").write_text("""
 import os, signal, time
 from orchestrator.worker.app import app
-from orchestrator.worker.requests import StepRequest
+from orchestrator.worker.main.requests import StepRequest
 
 accept = StepRequest.on_accepted
 

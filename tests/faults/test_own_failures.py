@@ -104,7 +104,7 @@ def test_a_step_that_was_asked_to_end_tidies_up_undisturbed(new_site):
 def test_what_the_next_step_of_a_process_starts_is_not_stopped_with_a_step_that_has_just_ended(site, wait_until):
     (site.folder / "late_app.py").write_text("""
 import pathlib, time
-from orchestrator.worker import stopping
+from orchestrator.worker.main import stopping
 from orchestrator.worker.app import app
 
 FOLDER = pathlib.Path(__file__).parent
@@ -221,7 +221,7 @@ def test_a_solo_pool_hands_its_step_over_and_keeps_no_message(site):
 
 
 BROKEN = """
-from orchestrator.worker import attempt
+from orchestrator.worker.child import attempt
 from orchestrator.worker.app import app
 
 judge = attempt.Failure.of.__func__
@@ -365,7 +365,7 @@ Ledger.claim = fail
 def test_a_log_that_cannot_be_shipped_is_not_shipped_with_the_next_one(site):
     (site.folder / "mute_app.py").write_text("""
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.worker import capture
+from orchestrator.worker.child import capture
 from orchestrator.worker.app import app
 
 capture.SHIP_INTERVAL_S = 3600  # at the end of the attempt only

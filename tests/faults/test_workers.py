@@ -315,11 +315,11 @@ orchestrator.worker.tasks.run_attempt = wake_late
 
 DISPATCHING_APP = """
 import os, pathlib, signal, sys
-import orchestrator.worker.attempt
+import orchestrator.worker.child.attempt
 from orchestrator.worker.app import app
 
 FOLDER = pathlib.Path(__file__).parent
-dispatch = orchestrator.worker.attempt.dispatch
+dispatch = orchestrator.worker.child.attempt.dispatch
 
 def die_before_the_dispatch(*arguments):
     if not (FOLDER / "died").exists():
@@ -328,7 +328,7 @@ def die_before_the_dispatch(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     dispatch(*arguments)
 
-orchestrator.worker.attempt.dispatch = die_before_the_dispatch
+orchestrator.worker.child.attempt.dispatch = die_before_the_dispatch
 """
 
 

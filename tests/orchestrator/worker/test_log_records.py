@@ -202,7 +202,7 @@ def test_what_a_worker_logs_of_itself_is_in_no_log(runs, pipeline_from):
             @step
             def quiet():
                 logging.getLogger("celery.worker.strategy").warning("of Celery")
-                logging.getLogger("orchestrator.worker.capture").warning("of ours")
+                logging.getLogger("orchestrator.worker.child.capture").warning("of ours")
 
             @pipeline
             def quietly():

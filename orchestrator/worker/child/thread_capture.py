@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.outages import Outage
-from orchestrator.worker.log_records import capture_records, stream_handlers
+from orchestrator.worker.child.log_records import capture_records, stream_handlers
 from orchestrator.worker.log_shipment import SHIP_INTERVAL_S, Shipment
 from orchestrator.worker.masking import NO_MASKS, Masks
 

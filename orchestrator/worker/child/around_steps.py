@@ -9,8 +9,8 @@ from typing import Any
 
 from orchestrator.attempt_context import StopRequested
 from orchestrator.worker import interruption
+from orchestrator.worker.child.process_state import state_of_process
 from orchestrator.worker.memory import is_limit_exceeded, limit_memory
-from orchestrator.worker.process_state import state_of_process
 from orchestrator.worker.renewal import note_threads, renew_if_needed
 
 _logger = logging.getLogger(__name__)

@@ -28,8 +28,8 @@ from orchestrator.worker.announcements import announce, is_terminated, withdraw
 from orchestrator.worker.failures import commit_for
 from orchestrator.worker.interruption import asked_in_thread, is_draining
 from orchestrator.worker.log_file import ship_what_is_left
+from orchestrator.worker.main.running import HANDED_OVER, TIMED_OUT, RunningAttempt, running
 from orchestrator.worker.process import WorkerProcess, current_process
-from orchestrator.worker.running import HANDED_OVER, TIMED_OUT, RunningAttempt, running
 
 logger = get_logger(__name__)
 

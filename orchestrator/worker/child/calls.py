@@ -23,15 +23,15 @@ from orchestrator.processes.dispositions import default_signals
 from orchestrator.processes.exit_status import KnownChild, how_it_ended, signal_name
 from orchestrator.settings.sources import settings
 from orchestrator.worker.call_clock import counted
-from orchestrator.worker.celery_apps import user_celery_app
-from orchestrator.worker.code_check import CodeCheck
+from orchestrator.worker.child.celery_apps import user_celery_app
+from orchestrator.worker.child.code_check import CodeCheck
+from orchestrator.worker.child.server_in_steps import server_as_the_pool_says
+from orchestrator.worker.child.shell_streams import Shown, follow, let_go
+from orchestrator.worker.child.shell_values import HandedOver, ReferenceUnusable, handed_over
+from orchestrator.worker.child.user_code import UserCode
 from orchestrator.worker.memory import limit_memory
 from orchestrator.worker.process import WorkerProcess
-from orchestrator.worker.server_in_steps import server_as_the_pool_says
-from orchestrator.worker.shell_streams import Shown, follow, let_go
-from orchestrator.worker.shell_values import HandedOver, ReferenceUnusable, handed_over
 from orchestrator.worker.thread_shares import limit_threads, threads_of
-from orchestrator.worker.user_code import UserCode
 
 _user_code = UserCode()
 

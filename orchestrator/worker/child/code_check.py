@@ -18,10 +18,10 @@ from typing import Any
 from orchestrator.errors import FunctionNotFound
 from orchestrator.ledger.values import Claim
 from orchestrator.wording import listed
-from orchestrator.worker.half_copied import BUDGET_S
+from orchestrator.worker.child.half_copied import BUDGET_S
+from orchestrator.worker.child.user_code import LoadedCode, UserCode
 from orchestrator.worker.patience import until_answered
 from orchestrator.worker.process import WorkerProcess
-from orchestrator.worker.user_code import LoadedCode, UserCode
 
 SHOWN_DIGITS = 12
 NAMED_FILES = 20

@@ -18,7 +18,7 @@ from celery.backends.base import DisabledBackend
 
 from orchestrator.errors import CeleryAppNotFound, NoCeleryApp
 from orchestrator.settings.model import Settings
-from orchestrator.worker.process_state import adopt_imports
+from orchestrator.worker.child.process_state import adopt_imports
 
 
 class _NoResults(DisabledBackend):  # type: ignore[misc]

@@ -18,11 +18,11 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from orchestrator.ledger.values import Held, owner_of
-from orchestrator.worker.attempt import AttemptHindered, AttemptStopped, MessageDropped
-from orchestrator.worker.host_state import host_state
+from orchestrator.worker.endings import AttemptHindered, AttemptStopped, MessageDropped
 from orchestrator.worker.log_file import log_of_child
+from orchestrator.worker.main.host_state import host_state
+from orchestrator.worker.main.running import CANCELLED, FENCED, RunningAttempt, running
 from orchestrator.worker.process import INCARNATION
-from orchestrator.worker.running import CANCELLED, FENCED, RunningAttempt, running
 
 logger = get_logger(__name__)
 

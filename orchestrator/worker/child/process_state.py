@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from orchestrator.worker.logger_states import LoggerStates
+from orchestrator.worker.child.logger_states import LoggerStates
 
 _logger = logging.getLogger(__name__)
 

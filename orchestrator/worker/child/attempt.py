@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from celery.exceptions import Ignore
-
 from orchestrator.artifacts.faults import HostFault, InputUnreadable, StoreUnusable
 from orchestrator.artifacts.outputs import encode_output
 from orchestrator.artifacts.store import Artifact
@@ -25,12 +23,13 @@ from orchestrator.ledger.values import BackOff, Claim, Commit, Held, Refusal, Re
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.processes.tree import ProcessTree
 from orchestrator.wording import punctuated
-from orchestrator.worker.around_steps import process_held
 from orchestrator.worker.call_clock import current_clock
-from orchestrator.worker.calls import call_step, code_check
-from orchestrator.worker.code_check import CodeCheck, CodeRefused
+from orchestrator.worker.child.around_steps import process_held
+from orchestrator.worker.child.calls import call_step, code_check
+from orchestrator.worker.child.code_check import CodeCheck, CodeRefused
+from orchestrator.worker.child.host_faults import host_fault_behind
+from orchestrator.worker.endings import AttemptFailed, AttemptHindered, AttemptRetrying, AttemptStopped, OwnFailure
 from orchestrator.worker.failures import MESSAGE_CHARS, Failure, error_card, error_text, options_of
-from orchestrator.worker.host_faults import host_fault_behind
 from orchestrator.worker.interruption import interruptible, is_asked_in_thread, is_prefork_child, should_stop
 from orchestrator.worker.masking import NO_MASKS, Masks
 from orchestrator.worker.own_descriptors import end_if_closed
@@ -42,45 +41,6 @@ HOST_BACK_OFF = BackOff(1.0, 30.0)  # the worker that met the fault takes no ste
 CODE_BACK_OFF = BackOff(10.0, 300.0)  # somebody has to copy the files
 
 _claim_numbers = itertools.count(1)
-
-
-class AttemptFailed(Exception):
-    """An attempt failed; the text says with what. Carries text only, so that it passes between any processes."""
-
-
-class AttemptStopped(AttemptFailed):
-    """An attempt was stopped from outside."""
-
-
-class AttemptRetrying(AttemptFailed):
-    """An attempt failed and the step is tried again `in_s` seconds from now."""
-
-    def __init__(self, text: str, in_s: float = 0.0) -> None:
-        super().__init__(text)
-        self.in_s = in_s
-
-
-class AttemptHindered(AttemptFailed):
-    """An attempt met a fault of its host; its worker's main process hears of it by this."""
-
-    def __init__(self, text: str, needed_bytes: int = 0) -> None:
-        super().__init__(text, needed_bytes)
-        self.needed_bytes = needed_bytes
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-class OwnFailure(Exception):
-    """Our own code has failed at an attempt, by the error that is the cause; `masks` are for what is said of it."""
-
-    def __init__(self, masks: Masks) -> None:
-        super().__init__()
-        self.masks = masks
-
-
-class MessageDropped(Ignore):  # type: ignore[misc]
-    """A message that ran nothing: of a run that is not there, of a step that is not due, or the second of its kind."""
 
 
 @dataclass(frozen=True, slots=True)

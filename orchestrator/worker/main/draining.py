@@ -21,9 +21,9 @@ from celery.utils.log import get_logger
 
 from orchestrator.settings.sources import settings
 from orchestrator.worker.interruption import note_draining
+from orchestrator.worker.main.running import HANDED_OVER, running
+from orchestrator.worker.main.stopping import stop_soon
 from orchestrator.worker.process import pool_type_of
-from orchestrator.worker.running import HANDED_OVER, running
-from orchestrator.worker.stopping import stop_soon
 from orchestrator.worker.strays import kill_strays
 
 logger = get_logger(__name__)

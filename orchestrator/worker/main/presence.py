@@ -25,8 +25,8 @@ from orchestrator.ledger.presence import SIGN_OF_LIFE_S, WorkerCard, announce_wo
 from orchestrator.messages.former import take_over_former_queues
 from orchestrator.outages import Outage
 from orchestrator.settings.sources import settings
-from orchestrator.worker.host_state import host_state
-from orchestrator.worker.keeping import flush_kept
+from orchestrator.worker.main.host_state import host_state
+from orchestrator.worker.main.keeping import flush_kept
 from orchestrator.worker.process import INCARNATION, current_process, pool_type_of
 from orchestrator.worker.strays import has_guardian
 

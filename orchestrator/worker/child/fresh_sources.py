@@ -22,7 +22,7 @@ from importlib.machinery import (
 from importlib.util import cache_from_source
 from typing import Any
 
-from orchestrator.worker.half_copied import HalfCopied
+from orchestrator.worker.child.half_copied import HalfCopied
 
 SAFE_AGE_S = 2.0
 

@@ -15,9 +15,9 @@ from celery import bootsteps
 from celery.signals import worker_shutdown
 from celery.utils.log import get_logger
 
-from orchestrator.worker.host_state import host_state
+from orchestrator.worker.main.host_state import host_state
+from orchestrator.worker.main.requests import give_back
 from orchestrator.worker.process import current_process
-from orchestrator.worker.requests import give_back
 
 logger = get_logger(__name__)
 

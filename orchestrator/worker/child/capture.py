@@ -24,6 +24,8 @@ from orchestrator.artifacts.faults import HostFault
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.outages import Outage
 from orchestrator.settings.model import Settings
+from orchestrator.worker.child.log_records import capture_records, descriptor_of, stream_handlers
+from orchestrator.worker.child.thread_capture import ThreadCapture
 from orchestrator.worker.log_file import (
     HEAD_BYTES,
     READ_BYTES,
@@ -34,11 +36,9 @@ from orchestrator.worker.log_file import (
     new_file,
     opened_anew,
 )
-from orchestrator.worker.log_records import capture_records, descriptor_of, stream_handlers
 from orchestrator.worker.log_shipment import SHIP_INTERVAL_S, Shipment
 from orchestrator.worker.masking import NO_MASKS, Masks
 from orchestrator.worker.own_descriptors import forget, is_kept, keep
-from orchestrator.worker.thread_capture import ThreadCapture
 
 _ERRORS = "backslashreplace"  # as Python's own standard error: no record is lost for half a surrogate pair
 FILE_BYTES = 16 * 1024 * 1024  # of a noisy attempt's output kept before its head is given back
