@@ -121,7 +121,7 @@ class GateNotPassed(Exception):
 
 @step
 def collect() -> Images:
-    """Give the raw images."""
+    """Return the raw images."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -131,7 +131,7 @@ def collect() -> Images:
 
 @step
 def validate(images: Images) -> Images:
-    """Give the images back if they are fit for training; raises DataInvalid with every reason why not."""
+    """Return the images back if they are fit for training; raises DataInvalid with every reason why not."""
     pixels, labels = images
     reasons = []
     if pixels.ndim != 3 or pixels.shape[1:] != (SIDE, SIDE):
@@ -170,7 +170,7 @@ def clean(images: Images) -> Images:
 
 @step
 def featurize(images: Images) -> Samples:
-    """Give 80 features an image: 64 pixels and the mean ink of its 8 rows and 8 columns, all from 0 to 1.
+    """Return 80 features an image: 64 pixels and the mean ink of its 8 rows and 8 columns, all from 0 to 1.
 
     Each image is looked at alone. What is learned from many (scaling) belongs to the models, inside the folds.
     """
@@ -317,7 +317,7 @@ def digits(
 
 
 def make_model(configuration: str, seed: int) -> Any:
-    """Give an unfitted model of a configuration. Scaling is part of it, so that it learns from the fit's rows only."""
+    """Return an unfitted model of a configuration. Scaling is part of it, and learns from the fit's rows only."""
     from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.neural_network import MLPClassifier

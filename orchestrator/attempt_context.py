@@ -88,7 +88,7 @@ class Context:
 
     @property
     def checkpoint_dir(self) -> Path:
-        """Give a folder for this step's checkpoints, made if need be.
+        """Return a folder for this step's checkpoints, made if need be.
 
         It is the same for all attempts of the step in its run, on whatever worker (all see the same artifact folder),
         and is removed when the step has succeeded.

@@ -44,7 +44,7 @@ _SECRET_OPTION = re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token|credential|aut
 
 
 def normalise_redis_url(url: str) -> str:
-    """Give the canonical form of `url`; ValueError says what is wrong with it, without its password."""
+    """Return the canonical form of `url`; ValueError says what is wrong with it, without its password."""
     try:
         parts = urlsplit(url.strip())
         port = parts.port
@@ -76,7 +76,7 @@ def normalise_redis_url(url: str) -> str:
 
 
 def celery_broker_url(url: str) -> str:
-    """Give `url` as Celery's broker setting and Flower's `--broker-api` want it."""
+    """Return `url` as Celery's broker setting and Flower's `--broker-api` want it."""
     canonical = normalise_redis_url(url)
     parts = urlsplit(canonical)
     if parts.scheme != "unix":

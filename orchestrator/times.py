@@ -8,7 +8,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def span_text(us: float) -> str:
-    """Give a span as people say it: "0.250 s", "12.5 s", "3 min 20 s", "26 h 5 min"."""
+    """Return a span as people say it: "0.250 s", "12.5 s", "3 min 20 s", "26 h 5 min"."""
     seconds = us / 1e6
     if seconds < 60:
         return f"{seconds:.3f} s" if seconds < 1 else f"{seconds:.1f} s"
@@ -18,12 +18,12 @@ def span_text(us: float) -> str:
 
 
 def clock_text(at_us: int) -> str:
-    """Give the time of day in UTC, to the millisecond."""
+    """Return the time of day in UTC, to the millisecond."""
     return datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%H:%M:%S.%f")[:-3]
 
 
 def rfc3339(at_us: int | None) -> str | None:
-    """Give a time as RFC 3339 in UTC, to the microsecond."""
+    """Return a time as RFC 3339 in UTC, to the microsecond."""
     if at_us is None:
         return None
     return (_EPOCH + timedelta(microseconds=at_us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -44,7 +44,7 @@ def redis_client(shared_redis_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture(scope="session")
 def new_ledger(redis_client: redis.Redis) -> Callable[[], Ledger]:
-    """Give ledgers whose keys nobody else has, on the session's server."""
+    """Return ledgers whose keys nobody else has, on the session's server."""
     numbers = count()
     return lambda: Ledger(redis_client, f"test{next(numbers)}")
 

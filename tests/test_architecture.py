@@ -90,7 +90,7 @@ MODULES = {module_name(path): path for package in PACKAGES for path in sorted((R
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """Give the modules that a module names in its imports, wherever they stand."""
+    """Return the modules that a module names in its imports, wherever they stand."""
     return frozenset(_imports_in(ast.parse(MODULES[module].read_text("utf-8")), module))
 
 

@@ -63,7 +63,7 @@ def send(target: Target, message: Message) -> str:
 
 @contextmanager
 def listening() -> Iterator[list[str]]:
-    """Give the list that fills with what Apprise logs in this thread inside the block."""
+    """Return the list that fills with what Apprise logs in this thread inside the block."""
     heard: list[str] = []
     _ear.heard.texts = heard
     try:

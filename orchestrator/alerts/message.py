@@ -28,7 +28,7 @@ class Message:
 
 
 def failure_message(ledger: Ledger, run_id: str) -> Message:
-    """Give the message about a failed run, from its record. Raises RunUnknown.
+    """Return the message about a failed run, from its record. Raises RunUnknown.
 
     What matters stands first, for some services cut long texts.
     """
@@ -77,7 +77,7 @@ def _failure(name: str, step: StepRecord) -> str:
 
 
 def _logs(ledger: Ledger, record: RunRecord) -> list[str]:
-    """Give the last lines of the steps that failed, or that were running when the run was ended."""
+    """Return the last lines of the steps that failed, or that were running when the run was ended."""
     paragraphs = []
     for name, step in [*_in_state(record, StepState.FAILED), *_stopped(record)][:LOGS]:
         attempt = step.attempts[-1].attempt if step.attempts else 0
@@ -92,7 +92,7 @@ def _in_state(record: RunRecord, state: StepState) -> list[tuple[str, StepRecord
 
 
 def _stopped(record: RunRecord) -> list[tuple[str, StepRecord]]:
-    """Give the steps that were running when the run was ended before its time."""
+    """Return the steps that were running when the run was ended before its time."""
     return [
         (name, step)
         for name, step in _in_state(record, StepState.CANCELLED)

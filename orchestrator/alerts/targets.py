@@ -41,11 +41,11 @@ class Target:
 
     @property
     def mark(self) -> str:
-        """Give a name for the ledger: the same in every process, whatever was taken from the environment."""
+        """Return a name for the ledger: the same in every process, whatever was taken from the environment."""
         return sha256(self.written.encode()).hexdigest()[:16]
 
     def hide(self, text: str) -> str:
-        """Give a text of Apprise's, in one line, without what only this target's URL could have put into it."""
+        """Return a text of Apprise's, in one line, without what only this target's URL could have put into it."""
         for secret in sorted(self.secrets, key=len, reverse=True):
             if len(secret) >= PLAIN_SECRET_CHARS:
                 text = text.replace(secret, _HIDDEN)
@@ -56,7 +56,7 @@ class Target:
 
 
 def read_targets(written: Iterable[str], environment: Mapping[str, str]) -> list[Target]:
-    """Give the targets without repeats; those that would look alike are numbered."""
+    """Return the targets without repeats; those that would look alike are numbered."""
     targets = [read_target(url, environment) for url in dict.fromkeys(written)]
     labels = [target.label for target in targets]
     return [
@@ -68,7 +68,7 @@ def read_targets(written: Iterable[str], environment: Mapping[str, str]) -> list
 
 
 def read_target(written: str, environment: Mapping[str, str]) -> Target:
-    """Give the target of an Apprise URL as it was written, with a `fault` where it is of no use."""
+    """Return the target of an Apprise URL as it was written, with a `fault` where it is of no use."""
     used = tuple(dict.fromkeys(braced or plain for braced, plain in _VARIABLE.findall(written)))
     label = _unread_label(written, used)
     if own := [name for name in used if name.upper().startswith(PREFIX)]:
@@ -95,7 +95,7 @@ def read_target(written: str, environment: Mapping[str, str]) -> Target:
 
 
 def _filled_in(written: str, environment: Mapping[str, str]) -> str:
-    """Give the URL with the variables' values: in user and password each as text, elsewhere as a part of the URL."""
+    """Return the URL with the variables' values: in user and password each as text, elsewhere as a part of the URL."""
     login = _LOGIN.match(written)
     end = login.end() if login else 0
     filled = _VARIABLE.sub(lambda found: quote(environment[found[1] or found[2]], safe=""), written[:end])
@@ -114,7 +114,7 @@ def _asset(apprise: ModuleType) -> Any:
 
 
 def _label(service: Any, written: str, used: Sequence[str]) -> str:
-    """Give the service's schema, and the host where Apprise says that it is one and shows it itself.
+    """Return the service's schema, and the host where Apprise says that it is one and shows it itself.
 
     A host that was not written as such may be a part of a secret: of a password with an @ in it, say.
     """
@@ -127,7 +127,7 @@ def _label(service: Any, written: str, used: Sequence[str]) -> str:
 
 
 def _unread_label(written: str, used: Sequence[str], schema: str = "") -> str:
-    """Give schema and names of variables: all that can be shown of a URL that nobody has understood."""
+    """Return schema and names of variables: all that can be shown of a URL that nobody has understood."""
     if used and _VARIABLE.fullmatch(written.strip()):
         return f"${used[0]}"
     found = _SCHEMA.match(written)
@@ -150,5 +150,5 @@ def _unread_fault(url: str, apprise: ModuleType) -> str:
 
 
 def _words(url: str) -> set[str]:
-    """Give all that a URL consists of, as written and unquoted."""
+    """Return all that a URL consists of, as written and unquoted."""
     return {word for text in (url, unquote(url)) for word in _BETWEEN_WORDS.split(text) if word}

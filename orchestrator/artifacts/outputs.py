@@ -73,14 +73,14 @@ def decode_output(
 
 
 def artifact_of(wire: Any) -> Artifact | None:
-    """Give the artifact that an output's JSON refers to, None for an inline value."""
+    """Return the artifact that an output's JSON refers to, None for an inline value."""
     if isinstance(wire, dict) and wire.keys() == {"$artifact"}:
         return Artifact(**wire["$artifact"])
     return None
 
 
 def shown_output(text: str) -> Any:
-    """Give an output for people and JSON readers: plain JSON (a tuple is a list), or the artifact's card."""
+    """Return an output for people and JSON readers: plain JSON (a tuple is a list), or the artifact's card."""
     if not text:
         return None
     wire = json.loads(text)

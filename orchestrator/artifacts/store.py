@@ -62,7 +62,7 @@ class ArtifactStore(Protocol):
         """Store a value under a path private to the attempt; it is there for others once the commit names it."""
 
     def load(self, artifact: Artifact) -> Any:
-        """Give the value back. Raises ArtifactMissing when it is gone or its SHA-256 differs."""
+        """Return the value back. Raises ArtifactMissing when it is gone or its SHA-256 differs."""
 
     def has(self, artifact: Artifact) -> bool:
         """Return whether there is such an artifact, by its size; its bytes are not read."""

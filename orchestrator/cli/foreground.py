@@ -74,7 +74,7 @@ def stop_signals() -> Iterator[Interruption]:
 def workplace(
     chosen: Settings, slots: int | None, check: Callable[[Installation], object] = lambda installation: None
 ) -> Iterator[tuple[Installation, LocalWorkers | None]]:
-    """Give a installation, and with it workers of our own unless a server is configured, whose workers run the steps.
+    """Return a installation, and with it workers of our own unless a server is configured, whose workers run the steps.
 
     `check` may raise before any worker is started.
     """

@@ -46,7 +46,7 @@ class Progress(Protocol):
 
 @contextmanager
 def progress_for(record: RunRecord, *, is_quiet: bool) -> Iterator[Progress]:
-    """Give the progress that fits: on stderr only warnings when quiet, a live panel on a terminal, else lines."""
+    """Return the progress that fits: on stderr only warnings when quiet, a live panel on a terminal, else lines."""
     if not is_quiet and sys.stdout.isatty():
         panel = Panel(record)
         with Live(panel, console=panel.console, refresh_per_second=6, transient=False):
@@ -155,7 +155,7 @@ class Panel:
 
 
 def _news(event: Event) -> str | None:
-    """Give what there is to say of an event that is no change of a step; None when nobody needs to know at once."""
+    """Return what there is to say of an event that is no change of a step; None when nobody needs to know at once."""
     detail = event.detail
     named = f"{event.step} attempt {event.attempt}"
     match event.kind:

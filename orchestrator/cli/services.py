@@ -113,7 +113,7 @@ def _say(text: str) -> None:
 
 
 def _free_name(installation: Installation, pool: str) -> str:
-    """Give the pool's name, or the first numbered one that no worker of this host bears now."""
+    """Return the pool's name, or the first numbered one that no worker of this host bears now."""
     taken = {card.worker for card in present_workers(installation.ledger.client, installation.ledger.prefix)}
     names = (pool if number == 1 else f"{pool}-{number}" for number in range(1, len(taken) + 2))
     return next(name for name in names if f"{name}@{socket.gethostname()}" not in taken)

@@ -169,7 +169,7 @@ def _time(fields: dict[str, str], name: str) -> int | None:
 
 
 def _error_lines(error: dict[str, Any] | None) -> list[str]:
-    """Give the traceback of an error; what happened in one line if it has none, as when a worker was lost."""
+    """Return the traceback of an error; what happened in one line if it has none, as when a worker was lost."""
     if not error:
         return []
     return str(error.get("traceback") or "").rstrip().splitlines() or [error_line(error)]
@@ -200,7 +200,7 @@ def _event_line(event: Event) -> str:
 
 
 def _shortened(value: Any) -> Any:
-    """Give a list so that it fits a line; its length tells the rest."""
+    """Return a list so that it fits a line; its length tells the rest."""
     if not isinstance(value, list):
         return value
     more = f", … {len(value)} in all" if len(value) > LISTED else ""

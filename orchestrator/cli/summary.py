@@ -25,7 +25,7 @@ SKIP_REASON = "its trigger rule cannot come true"  # the step it is "because" of
 
 
 def summary_text(record: RunRecord, logs: Mapping[str, Sequence[str]]) -> str:
-    """Give the summary; `logs` holds the log lines of the failed steps' last attempts."""
+    """Return the summary; `logs` holds the log lines of the failed steps' last attempts."""
     counts = Counter(step.state for step in record.steps.values())
     shown = ", ".join(f"{count:,} {state.value}" for state, count in counts.most_common()) or "no steps"
     lines = [f"run {record.run_id} {record.state.value} {_took(record)}: {shown}{_taken_over(record)}"]
@@ -90,7 +90,7 @@ def repairs_text(record: RunRecord) -> str:
 
 
 def _results(record: RunRecord) -> list[str]:
-    """Give the outputs that no later step made another output of; an alert or a clean-up makes none."""
+    """Return the outputs that no later step made another output of; an alert or a clean-up makes none."""
     waited_for = {name for giver in record.outputs for name in record.steps[giver].upstream}
     shown = [
         f"  {name} gave {json.dumps(shown_output(record.outputs[name]), ensure_ascii=False)}"
@@ -146,7 +146,7 @@ def unserved_text(unserved: Unserved) -> str:
 
 
 def duration_text(began_us: int | None, ended_us: int | None) -> str:
-    """Give the time between two moments; empty while either is unknown."""
+    """Return the time between two moments; empty while either is unknown."""
     if began_us is None or ended_us is None:
         return ""
     return span_text(ended_us - began_us)

@@ -30,11 +30,11 @@ class ArgumentList:
     takes_more_keywords: bool
 
     def position_name(self, index: int) -> str:
-        """Give a name for a positional argument, for messages."""
+        """Return a name for a positional argument, for messages."""
         return repr(self.positional[index]) if index < len(self.positional) else f"at position {index + 1}"
 
     def faults(self, step: str, uses: str, position_count: int, kwargs: Mapping[str, Any]) -> list[str]:
-        """Give a sentence for each argument that is missing, unknown, given twice or one too many."""
+        """Return a sentence for each argument that is missing, unknown, given twice or one too many."""
         if position_count == len(self.positional) and not kwargs and not self.requires_keywords:
             return []
         by_position = self.positional[:position_count]
@@ -61,7 +61,7 @@ class ArgumentList:
 
 
 def argument_list(function: Callable[..., Any]) -> ArgumentList | None:
-    """Give what a function takes; None when it has no signature to be read, as some written in C."""
+    """Return what a function takes; None when it has no signature to be read, as some written in C."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (ValueError, TypeError):
@@ -81,7 +81,7 @@ def argument_list(function: Callable[..., Any]) -> ArgumentList | None:
 
 
 def return_type(function: Callable[..., Any]) -> Any:
-    """Give the type that a function is annotated to return; None when there is none or it cannot be read."""
+    """Return the type that a function is annotated to return; None when there is none or it cannot be read."""
     try:
         return typing.get_type_hints(function).get("return")
     except Exception:  # annotations are evaluated code: whatever they raise, the type stays unknown

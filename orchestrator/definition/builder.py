@@ -27,7 +27,7 @@ _PLAIN = frozenset((str, int, bool, type(None)))
 
 
 def checked_pipeline_options(deadline: object, alerts: object) -> tuple[PipelineOptions, list[str]]:
-    """Give the options of a whole pipeline, and a sentence for each that is wrong; with faults they are of no use."""
+    """Return the options of a whole pipeline, and a sentence for each that is wrong; with faults they are of no use."""
     try:
         return PipelineOptions.model_validate({"deadline": deadline, "alerts": alerts}), []
     except ValidationError as error:
@@ -119,7 +119,7 @@ class PipelineBuilder:
         self._draft.faults.append(fault)
 
     def build(self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None) -> Pipeline:
-        """Give the checked pipeline with the params bound to it; raises PipelineInvalid with every fault.
+        """Return the checked pipeline with the params bound to it; raises PipelineInvalid with every fault.
 
         `pools` are the pools that there are; None leaves them unchecked.
         """
@@ -193,7 +193,7 @@ class PipelineBuilder:
                 step.call, step.reads = ShellCall(run), tuple(references(run))
 
     def _settled(self, step: DraftStep, value: Any, argument: str) -> Any:
-        """Give a copy of the value as a worker will read it, with references for placeholders."""
+        """Return a copy of the value as a worker will read it, with references for placeholders."""
         try:
             return from_wire(to_wire(without_placeholders(self, value)))
         except NotWireable as error:
@@ -222,7 +222,7 @@ class PipelineBuilder:
         return target
 
     def _checked_options(self, name: str, own: Mapping[str, Any]) -> StepOptions:
-        """Give the options over the defaults; equal ones share an object. Wrong ones are faults and left out."""
+        """Return the options over the defaults; equal ones share an object. Wrong ones are faults and left out."""
         options = {**self._defaults, **self._named_exceptions(own)} if own else self._defaults
         # the type stands in the key because 1, 1.0 and True are equal
         key = tuple((option, type(value), value) for option, value in options.items())
@@ -242,7 +242,7 @@ class PipelineBuilder:
         return checked
 
     def _named_exceptions(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the options with names for exception classes, and tuples for lists."""
+        """Return the options with names for exception classes, and tuples for lists."""
         named = dict(options)
         for option, value in options.items():
             if option in ("retry_on", "never_retry_on"):

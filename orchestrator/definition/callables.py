@@ -31,7 +31,7 @@ class NoStep:
 
 
 def function_name(function: Callable[..., Any]) -> str:
-    """Give the "module:qualname" by which a worker reaches the function.
+    """Return the "module:qualname" by which a worker reaches the function.
 
     Raises FunctionNotFound for lambdas, nested functions, methods of an object and other callables without a name.
     """
@@ -57,14 +57,14 @@ def function_name(function: Callable[..., Any]) -> str:
 
 
 def class_name(cls: type) -> str:
-    """Give "ValueError" for a built-in class and "module:Class" for any other."""
+    """Return "ValueError" for a built-in class and "module:Class" for any other."""
     if cls.__module__ == "builtins":
         return cls.__qualname__
     return f"{_module_name(cls.__module__)}:{cls.__qualname__}"
 
 
 def resolve_function(uses: str) -> Callable[..., Any]:
-    """Give the function that "module:function" names ("module:Class.method" too), importing the module.
+    """Return the function that "module:function" names ("module:Class.method" too), importing the module.
 
     A step gives the function that it wraps. Raises FunctionNotFound.
     """
@@ -91,7 +91,7 @@ def resolve_class(name: str) -> type:
 
 
 def resolve_exception(name: str) -> type[BaseException]:
-    """Give the exception class that "ValueError", "module:Class" or "module.Class" names.
+    """Return the exception class that "ValueError", "module:Class" or "module.Class" names.
 
     Raises FunctionNotFound.
     """
@@ -115,7 +115,7 @@ def resolve_exception(name: str) -> type[BaseException]:
 
 
 def import_root(file: str | os.PathLike[str]) -> Path:
-    """Give the folder from which a file is imported: the nearest one without an `__init__.py`."""
+    """Return the folder from which a file is imported: the nearest one without an `__init__.py`."""
     folder = Path(file).resolve().parent
     while (folder / "__init__.py").exists() and folder != folder.parent:
         folder = folder.parent
@@ -123,7 +123,7 @@ def import_root(file: str | os.PathLike[str]) -> Path:
 
 
 def import_path(file: str | os.PathLike[str] | None, is_script: bool = False) -> str | None:
-    """Give the folder that a worker needs on its path for the module in `file`; None when it is installed."""
+    """Return the folder that a worker needs on its path for the module in `file`; None when it is installed."""
     if not file:
         return None
     path = Path(file).resolve()
@@ -133,7 +133,7 @@ def import_path(file: str | os.PathLike[str] | None, is_script: bool = False) ->
 
 
 def _module_name(module: str) -> str:
-    """Give the name under which a worker imports the module; for a script that is the name of its file."""
+    """Return the name under which a worker imports the module; for a script that is the name of its file."""
     if module != "__main__":
         return module
     main = sys.modules["__main__"]

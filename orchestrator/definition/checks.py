@@ -19,7 +19,7 @@ GUESSES_MAX = 50  # a guess looks at every step name; beyond this many faults, t
 def checked_steps(
     draft: Draft, params: Collection[str], values: Mapping[str, Any], pools: Collection[str] | None
 ) -> tuple[dict[str, Step], list[str]]:
-    """Give the steps of a draft, and a sentence for each fault of theirs; with faults the steps are of no use.
+    """Return the steps of a draft, and a sentence for each fault of theirs; with faults the steps are of no use.
 
     `params` are the declared params, `values` those of them that have a valid value.
     """
@@ -94,7 +94,7 @@ class _Check:
         return faults
 
     def options(self, options: StepOptions) -> tuple[StepOptions, list[str]]:
-        """Give the options with exceptions by their true names, and their faults; the same object is checked once."""
+        """Return the options with exceptions by their true names, and their faults; the same object is checked once."""
         known = self._options.get(id(options))
         if known is None:
             known = self._options[id(options)] = self._checked_options(options)
@@ -119,7 +119,7 @@ class _Check:
         return (options.model_copy(update=changed) if changed else options), faults
 
     def _exception(self, written: str) -> tuple[str, str]:
-        """Give the name that the class itself has, which a worker will compare, or why there is no such class."""
+        """Return the name that the class itself has, which a worker will compare, or why there is no such class."""
         if written in self._draft.exception_classes:
             return written, ""
         if written not in self._exceptions:

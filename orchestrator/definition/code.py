@@ -16,7 +16,7 @@ from orchestrator.definition.model import FunctionCall, Pipeline
 
 
 def code_of(pipeline: Pipeline) -> dict[str, str]:
-    """Give the source files of the pipeline's own functions, relative to its import path, with their SHA-256.
+    """Return the source files of the pipeline's own functions, relative to its import path, with their SHA-256.
 
     Only what lies in the import path counts: what is installed is told apart by its version. Modules that those import
     in turn count if they have been imported here, as they have when the pipeline was loaded, or if an import statement

@@ -136,7 +136,7 @@ class PipelineFile:
                 self._without_call.add(name)  # its fault is known; that it has neither is none
 
     def build(self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None) -> Pipeline:
-        """Give the checked pipeline with the params bound to it; raises PipelineInvalid with every fault."""
+        """Return the checked pipeline with the params bound to it; raises PipelineInvalid with every fault."""
         builder = PipelineBuilder(
             self.name,
             self.description,
@@ -186,7 +186,7 @@ class PipelineFile:
     def _sound(
         self, model: type[BaseModel], owner: str, noun: str, body: dict[str, Any], known: Collection[str]
     ) -> dict[str, Any]:
-        """Give what is right of a mapping; what is wrong becomes faults."""
+        """Return what is right of a mapping; what is wrong becomes faults."""
         try:
             model.model_validate(body)
         except ValidationError as error:
@@ -223,6 +223,6 @@ class PipelineFile:
 
 
 def pipeline_file_schema() -> dict[str, Any]:
-    """Give the JSON Schema (draft 2020-12) of a pipeline file."""
+    """Return the JSON Schema (draft 2020-12) of a pipeline file."""
     schema = PipelineDocument.model_json_schema(by_alias=True)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Pipeline file"}

@@ -46,7 +46,7 @@ class DraftStep:
 
     @property
     def upstream(self) -> tuple[str, ...]:
-        """Give what the step waits for: first what it reads, then the rest, without repeats."""
+        """Return what the step waits for: first what it reads, then the rest, without repeats."""
         data = [ref.step for ref in self.reads if isinstance(ref, OutputRef)]
         return tuple(dict.fromkeys(data + self.needs)) if data or self.needs else ()
 
@@ -65,7 +65,7 @@ class Draft:
 
 
 def look_at(function: Callable[..., Any] | str) -> Target:
-    """Give what the checks need to know of a function, or of a "module:function", which is imported."""
+    """Return what the checks need to know of a function, or of a "module:function", which is imported."""
     try:
         uses = function if isinstance(function, str) else function_name(function)
     except FunctionNotFound as error:
@@ -80,7 +80,7 @@ def look_at(function: Callable[..., Any] | str) -> Target:
 
 
 def _deferred_kind(function: Callable[..., Any]) -> str:
-    """Give what a function is whose call only gives something yet to be run, as "async"; else an empty text.
+    """Return what a function is whose call only gives something yet to be run, as "async"; else an empty text.
 
     Partials are looked into. A plain function around an async one is judged by itself: it may well run the other.
     """

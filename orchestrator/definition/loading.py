@@ -44,7 +44,7 @@ class Definition(Protocol):
         """The declared params, by name."""
 
     def build(self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None) -> Pipeline:
-        """Give the checked pipeline with the params bound to it; raises PipelineInvalid with every fault."""
+        """Return the checked pipeline with the params bound to it; raises PipelineInvalid with every fault."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class LoadedDefinition:
 
 
 def absolute_target(target: str) -> str:
-    """Give the target as it is found from any folder; that of a module stays as it is."""
+    """Return the target as it is found from any folder; that of a module stays as it is."""
     file, name = _split(target)
     if Path(file).suffix not in _FILES:
         return target
@@ -120,7 +120,7 @@ def is_there(target: str) -> bool:
 
 
 def load(target: str) -> Definition:
-    """Give the definition at `FILE[:NAME]`, or `MODULE[:NAME]`; raises PipelineInvalid.
+    """Return the definition at `FILE[:NAME]`, or `MODULE[:NAME]`; raises PipelineInvalid.
 
     Python code is imported from the nearest folder without `__init__.py` (`folders.put_on_path`).
     NAME is a variable or the name of a pipeline, and may be left out when there is only one.
@@ -302,7 +302,7 @@ def _is_machinery(file: str) -> bool:
 
 
 def _shown(file: str | None) -> str:
-    """Give a file name relative to the working folder when it lies in it."""
+    """Return a file name relative to the working folder when it lies in it."""
     if not file:
         return "?"
     path = Path(file)

@@ -75,7 +75,7 @@ class Param:
 
     @property
     def type_name(self) -> str:
-        """Give the type as a user would write it."""
+        """Return the type as a user would write it."""
         if self.is_secret:
             return "Secret[str]"
         plain = self._plain_type
@@ -84,7 +84,7 @@ class Param:
         return str(plain).replace("typing.", "")
 
     def read(self, value: Any) -> Any:
-        """Give the validated value; raises ValueError with a sentence that names the param.
+        """Return the validated value; raises ValueError with a sentence that names the param.
 
         The plain types are taken strictly (no text for a number, no bool for an int), but an int is a float. The value
         of a secret becomes a SecretValue, and no sentence shows it.
@@ -245,7 +245,7 @@ def is_kept(value: Any) -> bool:
 
 
 def params_of_function(function: Callable[..., Any]) -> tuple[dict[str, Param], list[str]]:
-    """Give the params that a function's parameters declare, and a sentence for each that cannot be one."""
+    """Return the params that a function's parameters declare, and a sentence for each that cannot be one."""
     try:
         hints = typing.get_type_hints(function, include_extras=True)
     except Exception as error:  # annotations are evaluated code

@@ -54,12 +54,12 @@ class PipelineFunction(NoStep):
 
     @property
     def params(self) -> Mapping[str, Param]:
-        """Give the declared params, by name, in the order of the signature."""
+        """Return the declared params, by name, in the order of the signature."""
         return self._declared[0]
 
     @property
     def import_path(self) -> str | None:
-        """Give the folder from which workers import the module; None when it is installed."""
+        """Return the folder from which workers import the module; None when it is installed."""
         module_globals = getattr(self.function, "__globals__", {})
         return import_path(module_globals.get("__file__"), module_globals.get("__name__") == "__main__")
 
@@ -155,7 +155,7 @@ def pipeline(
 
 
 def _told(error: BaseException, function: str) -> str:
-    """Give a sentence for what the user's function raised, with the last line of theirs that was running."""
+    """Return a sentence for what the user's function raised, with the last line of theirs that was running."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_PACKAGE)]
     place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
     if isinstance(error, OrchestratorError):

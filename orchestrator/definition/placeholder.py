@@ -144,7 +144,7 @@ for _name in ("iter", "len", "getitem"):
 
 
 def needed_step(site: Site, other: object) -> str:
-    """Give the name of the step that `other` (a placeholder or a name) means."""
+    """Return the name of the step that `other` (a placeholder or a name) means."""
     if isinstance(other, Placeholder):
         if not other.belongs_to(site):
             raise PlaceholderMisuse(f"{other!r} belongs to another pipeline.")
@@ -155,7 +155,7 @@ def needed_step(site: Site, other: object) -> str:
 
 
 def without_placeholders(site: Site, value: Any) -> Any:
-    """Give the value with an OutputRef for each placeholder, at any depth of lists, tuples and dicts."""
+    """Return the value with an OutputRef for each placeholder, at any depth of lists, tuples and dicts."""
     kind = type(value)
     if kind is Placeholder:
         needed_step(site, value)
@@ -177,7 +177,7 @@ def without_placeholders(site: Site, value: Any) -> Any:
 
 
 def tuple_items(returns: Any) -> tuple[Any, ...] | None:
-    """Give the item types of a tuple type of known length (a NamedTuple too), else None."""
+    """Return the item types of a tuple type of known length (a NamedTuple too), else None."""
     if typing.get_origin(returns) is tuple:
         items = typing.get_args(returns)
         return None if Ellipsis in items else items

@@ -12,7 +12,7 @@ _WORD_ENDS = " \t\n;&|()<>"
 
 
 def single_quoted_references(command: str) -> list[str]:
-    """Give the references, as written, that stand in single quotes of a shell command.
+    """Return the references, as written, that stand in single quotes of a shell command.
 
     In doubt none is given: the search ends where quotes nest, and a command with a heredoc, `eval`, `trap` or
     `sh -c` is not searched.

@@ -31,7 +31,7 @@ class ReferenceInvalid(ValueError):
 
 
 def parse_text(text: str, steps: Collection[str], params: Collection[str]) -> str | OutputRef | ParamRef | Template:
-    """Give the reference if the text is exactly one, the text if it holds none, else a Template.
+    """Return the reference if the text is exactly one, the text if it holds none, else a Template.
 
     Raises ReferenceInvalid for the first reference that cannot be read. A well-formed reference to an unknown step
     or param is given as it stands; that is a fault of the pipeline, found with the others.
@@ -51,7 +51,7 @@ def parse_value(
     *,
     in_command: bool = False,
 ) -> Any:
-    """Give the value with every text in it parsed, at any depth; appends a sentence for each bad reference.
+    """Return the value with every text in it parsed, at any depth; appends a sentence for each bad reference.
 
     Bad references are left out of their text, so that the others in it are still checked.
     """
@@ -79,7 +79,7 @@ def parse_value(
 def parse_command(
     text: str, steps: Collection[str], params: Collection[str], faults: list[str], owner: str
 ) -> str | Template:
-    """Give a shell command with its references parsed; appends a sentence for each bad or single-quoted one."""
+    """Return a shell command with its references parsed; appends a sentence for each bad or single-quoted one."""
     faults += [
         f"{owner}: `{reference}` stands in single quotes, where the shell fills nothing in. Use double quotes."
         for reference in single_quoted_references(text)
@@ -93,7 +93,7 @@ def parse_command(
 def _parsed(
     text: str, steps: Collection[str], params: Collection[str]
 ) -> tuple[str | OutputRef | ParamRef | Template, list[ReferenceInvalid]]:
-    """Give what `parse_text` gives, without the references that cannot be read, and what is wrong with each."""
+    """Return what `parse_text` gives, without the references that cannot be read, and what is wrong with each."""
     if "${{" not in text:
         return text, []
     parts: list[str | OutputRef | ParamRef] = []
@@ -151,7 +151,7 @@ def _plain_reference(inside: str, steps: Collection[str], params: Collection[str
 
 
 def _openings(rest: str) -> Iterator[str]:
-    """Give the beginnings of a text that may be a name, longest first."""
+    """Return the beginnings of a text that may be a name, longest first."""
     yield rest
     for boundary in reversed(list(re.finditer(r"[.\[]", rest))):
         yield rest[: boundary.start()]

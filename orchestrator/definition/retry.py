@@ -22,7 +22,7 @@ def may_retry(options: StepOptions, attempt: int, exception_names: Sequence[str]
 
 
 def retry_delay_s(options: StepOptions, attempt: int, random_unit: float) -> float:
-    """Give the seconds between the failure of an attempt (counted from 1) and the next one.
+    """Return the seconds between the failure of an attempt (counted from 1) and the next one.
 
     The delay grows by `retry_backoff`, is capped, then jittered, and never exceeds `retry_max_delay`.
     `random_unit` is a random number between 0 and 1; 0.5 gives the delay without jitter.
@@ -37,5 +37,5 @@ def retry_delay_s(options: StepOptions, attempt: int, random_unit: float) -> flo
 
 
 def exception_names(exc_type: type[BaseException]) -> tuple[str, ...]:
-    """Give the names of a class and its bases, nearest first: "ValueError" for built-ins, else "module:Class"."""
+    """Return the names of a class and its bases, nearest first: "ValueError" for built-ins, else "module:Class"."""
     return tuple(class_name(cls) for cls in exc_type.__mro__ if cls is not object)

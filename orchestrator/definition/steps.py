@@ -41,11 +41,11 @@ class StepFunction(WrappedFunction, Generic[P, R]):
         return cast(R, site.add_call(self, args, kwargs))
 
     def options(self, *, name: str | None = None, **options: Unpack[OptionValues]) -> StepFunction[P, R]:
-        """Give a copy with other options, and the name of the step that the next call adds."""
+        """Return a copy with other options, and the name of the step that the next call adds."""
         return StepFunction(self.function, {**self.step_options, **options}, name or self.step_name, self.step_needs)
 
     def after(self, *others: object) -> StepFunction[P, R]:
-        """Give a copy whose next call waits for others without reading their outputs.
+        """Return a copy whose next call waits for others without reading their outputs.
 
         `others` are outputs of steps, or names of steps.
         """

@@ -182,7 +182,7 @@ def _mapping(name: str, items: dict[Any, Any], factory: str | None = None) -> An
 
 
 def references(value: Any) -> Iterator[OutputRef | ParamRef]:
-    """Give every reference inside a value, at any depth of lists, tuples, dicts and templates."""
+    """Return every reference inside a value, at any depth of lists, tuples, dicts and templates."""
     if isinstance(value, OutputRef | ParamRef):
         yield value
     elif isinstance(value, Template):

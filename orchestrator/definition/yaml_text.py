@@ -45,7 +45,7 @@ for _kind, _pattern, _first in (
 
 
 def read_yaml(text: str, source: str) -> tuple[Any, list[str]]:
-    """Give the value, and a sentence for each part that is no JSON value or stands twice.
+    """Return the value, and a sentence for each part that is no JSON value or stands twice.
 
     Raises PipelineInvalid, about `source`, when the text is no YAML.
     """
@@ -73,7 +73,7 @@ def read_yaml(text: str, source: str) -> tuple[Any, list[str]]:
 
 
 def read_json(text: str, source: str) -> tuple[Any, list[str]]:
-    """Give the value, and a sentence for each name that stands twice in an object.
+    """Return the value, and a sentence for each name that stands twice in an object.
 
     Raises PipelineInvalid, about `source`, when the text is no JSON.
     """
@@ -97,7 +97,7 @@ def read_json(text: str, source: str) -> tuple[Any, list[str]]:
 
 
 def read_scalar(text: str) -> Any:
-    """Give the value of a short YAML text; raises ValueError when it is none."""
+    """Return the value of a short YAML text; raises ValueError when it is none."""
     try:
         value, faults = read_yaml(text, "")
     except PipelineInvalid as error:

@@ -220,7 +220,7 @@ class Ledger(LedgerReads):
     def renew(self, held: Sequence[Held], lease_s: float) -> dict[Held, str]:
         """Renew the leases of a worker's attempts, of any runs, in one round trip.
 
-        Gives those that are to be stopped, with the reason: "cancelled", or "fenced" when somebody took over.
+        Returns those that are to be stopped, with the reason: "cancelled", or "fenced" when somebody took over.
         """
         by_run: dict[str, list[Held]] = {}
         for attempt in held:
@@ -276,7 +276,7 @@ class Ledger(LedgerReads):
     def resend(
         self, run_id: str, step: str, attempt: int, sent_at_us: int, detail: Mapping[str, Any]
     ) -> tuple[Chain, ...]:
-        """Give the chain of a queued step whose message is gone, to one caller alone; nothing if there is no need."""
+        """Return the chain of a queued step whose message is gone, to one caller alone; nothing if there is no need."""
         text = json.dumps(detail, separators=(",", ":"))
         return chains_in(self._call(run_id, "resend", step, attempt, sent_at_us, text))
 
@@ -285,7 +285,7 @@ class Ledger(LedgerReads):
         self._call(run_id, "queue_shared", json.dumps({"queue": queue, "reader": reader}))
 
     def cancel(self, run_id: str, reason: str) -> int | None:
-        """End a run: every step that has not ended is cancelled. Gives their count, None if the run had ended.
+        """End a run: every step that has not ended is cancelled. Return their count, None if the run had ended.
 
         Workers that run some of them are nudged to stop them now, rather than when they renew their leases next.
         """
@@ -296,7 +296,7 @@ class Ledger(LedgerReads):
     def cancel_steps(self, run_id: str, steps: Sequence[str], reason: str) -> tuple[int, tuple[Chain, ...]]:
         """Cancel steps of a run, which goes on; for what is below them they have failed.
 
-        Gives how many had not ended, and the chains to dispatch. Raises StepUnknown.
+        Returns how many had not ended, and the chains to dispatch. Raises StepUnknown.
         """
         try:
             count, chains, *workers = self._call(run_id, "cancel_steps", reason, token_hex(6), *steps)
@@ -372,7 +372,7 @@ class Ledger(LedgerReads):
         return step_changes(graphs, specs, tried, staged)
 
     def claim_alert(self, run_id: str, lease_s: float) -> AlertTry | None:
-        """Give the right to tell people that a run failed, for `lease_s`; None when there is nothing to tell now."""
+        """Return the right to tell people that a run failed, for `lease_s`; None when there is nothing to tell now."""
         number, *rest = self._call(run_id, "alert", round(lease_s * 1_000_000))
         return AlertTry(number, tuple(json.loads(rest[0])), rest[1]) if number else None
 

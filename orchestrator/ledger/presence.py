@@ -84,7 +84,7 @@ def withdraw_worker(client: redis.Redis, prefix: str, worker: str) -> None:
 
 
 def present_workers(client: redis.Redis, prefix: str) -> list[WorkerCard]:
-    """Give the cards of the workers that are there, by name."""
+    """Return the cards of the workers that are there, by name."""
     _drop_absent(client, f"{prefix}:workers")
     names = cast(list[str], client.zrange(f"{prefix}:workers", 0, -1))
     texts = cast(list[str | None], client.mget([f"{prefix}:worker:{name}" for name in names])) if names else []
@@ -93,8 +93,8 @@ def present_workers(client: redis.Redis, prefix: str) -> list[WorkerCard]:
 
 
 def last_sign_of_life(client: redis.Redis, prefix: str, worker: str) -> tuple[float, WorkerCard] | None:
-    """Give when a worker last gave a sign of life (seconds since the epoch), with its card; None if that is long ago or
-    never was."""
+    """Return when a worker last gave a sign of life (seconds since the epoch), with its card; None if that is long ago
+    or never was."""
     until = client.zscore(f"{prefix}:workers", worker)
     text = cast(str | None, client.get(f"{prefix}:worker:{worker}"))
     card = _card(text) if text else None
@@ -161,7 +161,7 @@ def coordinator_cards(client: redis.Redis, prefix: str) -> list[CoordinatorCard]
 
 
 def present_coordinators(client: redis.Redis, prefix: str, run_id: str = "") -> list[str]:
-    """Give the names of the coordinators that are there; with `run_id` also of those who follow that run alone."""
+    """Return the names of the coordinators that are there; with `run_id` also of those who follow that run alone."""
     _drop_absent(client, f"{prefix}:coordinators")
     members = cast(list[str], client.zrange(f"{prefix}:coordinators", 0, -1))
     return [name for name, _, followed in (it.partition(" ") for it in members) if followed in ("", run_id)]

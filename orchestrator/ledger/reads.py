@@ -37,15 +37,15 @@ class LedgerReads:
         return f"{self.prefix}:{{{run_id}}}:{part}"
 
     def nudge_key(self, worker: str) -> str:
-        """Give the list that a worker's main process waits at between two renewals."""
+        """Return the list that a worker's main process waits at between two renewals."""
         return f"{self.prefix}:nudge:{worker}"
 
     def active_runs(self) -> list[str]:
-        """Give the runs that have not ended, as far as coordinators have noticed."""
+        """Return the runs that have not ended, as far as coordinators have noticed."""
         return sorted(cast(set[str], self.client.smembers(f"{self.prefix}:active")))
 
     def recent_runs(self, limit: int) -> list[str]:
-        """Give run ids, newest first; not those of runs that somebody deleted, or that are not started yet."""
+        """Return run ids, newest first; not those of runs that somebody deleted, or that are not started yet."""
         found: list[str] = []
         page = max(limit, RUNS_PAGE)
         for begin in count(0, page):
@@ -56,12 +56,12 @@ class LedgerReads:
         return found[:limit]
 
     def runs_that_begin_with(self, text: str) -> list[str]:
-        """Give the ids of runs that begin so, newest first, as far as RUNS_LOOKED_AT."""
+        """Return the ids of runs that begin so, newest first, as far as RUNS_LOOKED_AT."""
         listed = [run_id for run_id in self._listed_runs(0, RUNS_LOOKED_AT) if run_id.startswith(text)]
         return [run_id for run_id, state in self._states_of_runs(listed) if state]
 
     def unwatched_runs(self) -> list[str]:
-        """Give runs that have not ended, but that coordinators do not know of, as far as RUNS_TENDED."""
+        """Return runs that have not ended, but that coordinators do not know of, as far as RUNS_TENDED."""
         states = self._states_of_runs(self._listed_runs(0, RUNS_TENDED))
         is_open = [run_id for run_id, state in states if state and not RunState(state).is_ended]
         return sorted(set(is_open) - set(self.active_runs()))
@@ -115,23 +115,23 @@ class LedgerReads:
         return StepSpec.from_json(text) if text else None
 
     def states(self, run_id: str) -> dict[str, tuple[StepState, int]]:
-        """Give state and current attempt of every step that has left `waiting`."""
+        """Return state and current attempt of every step that has left `waiting`."""
         return states_in(cast(dict[str, str], self.client.hgetall(self.key(run_id, "state"))))
 
     def token(self, run_id: str, step: str) -> int:
-        """Give the token of a step's last attempt that began, 0 if none did."""
+        """Return the token of a step's last attempt that began, 0 if none did."""
         text = cast(str | None, self.client.hget(self.key(run_id, "state"), step))
         return token_in(text) if text else 0
 
     def uncounted(self, run_id: str, step: str) -> int:
-        """Give how many attempts of a step do not count against its retries."""
+        """Return how many attempts of a step do not count against its retries."""
         text = cast(str | None, self.client.hget(self.key(run_id, "uncounted"), step))
         return int(text.split(" ")[1]) if text else 0
 
     def queued_before(
         self, run_id: str, queue: str, level: int, before_us: int, limit: int = 100
     ) -> list[tuple[str, int, int]]:
-        """Give (step, attempt, when its message was last sent) for queued steps of one broker list, oldest first."""
+        """Return (step, attempt, when its message was last sent) for queued steps of one broker list, oldest first."""
         found = cast(
             list[tuple[str, float]],
             self.client.zrangebyscore(
@@ -142,13 +142,13 @@ class LedgerReads:
         return [(step, attempts[step][0], int(at)) for step, at in found if step in attempts]
 
     def sent_at_us(self, run_id: str, queue: str, level: int, step: str, attempt: int) -> int | None:
-        """Give when the message of a queued attempt was last sent, None if the attempt is not queued (any more)."""
+        """Return when the message of a queued attempt was last sent, None if the attempt is not queued (any more)."""
         attempts = self.attempts_in(run_id, [step], StepState.QUEUED)
         sent_at = self.client.zscore(self.key(run_id, f"queued:{queue}:{level}"), step)
         return int(sent_at) if sent_at is not None and step in attempts and attempts[step][0] == attempt else None
 
     def attempts_in(self, run_id: str, steps: Sequence[str], state: StepState) -> dict[str, tuple[int, int]]:
-        """Give (attempt, since when) of those of the steps that are in this state now."""
+        """Return (attempt, since when) of those of the steps that are in this state now."""
         if not steps:
             return {}
         texts = cast(list[str | None], self.client.hmget(self.key(run_id, "state"), list(steps)))
@@ -160,7 +160,7 @@ class LedgerReads:
         return found
 
     def leased(self, run_id: str) -> list[LeasedAttempt]:
-        """Give the attempts of a run that workers hold, by the end of their leases."""
+        """Return the attempts of a run that workers hold, by the end of their leases."""
         due = cast(list[tuple[str, float]], self.client.zrange(self.key(run_id, "due"), 0, -1, withscores=True))
         steps = [step for step, _ in due]
         texts = cast(list[str | None], self.client.hmget(self.key(run_id, "state"), steps)) if steps else []
@@ -174,7 +174,7 @@ class LedgerReads:
         return found
 
     def stopping(self, run_id: str) -> list[LeasedAttempt]:
-        """Give the attempts of cancelled steps that are not known to be gone yet."""
+        """Return the attempts of cancelled steps that are not known to be gone yet."""
         return [attempt for attempt in self.leased(run_id) if attempt.is_stopping]
 
     def submitted_code(self, run_id: str) -> str:
@@ -182,7 +182,7 @@ class LedgerReads:
         return cast(str | None, self.client.hget(self.key(run_id, "run"), "code")) or ""
 
     def staged(self, run_id: str) -> dict[str, StagedStep]:
-        """Give every step as it was staged."""
+        """Return every step as it was staged."""
         with self.client.pipeline(transaction=False) as pipe:
             for part in ("graph", "children", "inputs", "spec"):
                 pipe.hgetall(self.key(run_id, part))
@@ -193,22 +193,22 @@ class LedgerReads:
         }
 
     def due_at(self, run_id: str, step: str) -> int | None:
-        """Give when a step must be looked at: its retry is due, its lease or its wait for a worker runs out."""
+        """Return when a step must be looked at: its retry is due, its lease or its wait for a worker runs out."""
         at = self.client.zscore(self.key(run_id, "due"), step)
         return None if at is None else int(at)
 
     def now_us(self) -> int:
-        """Give the server's clock."""
+        """Return the server's clock."""
         seconds, microseconds = self.client.time()
         return seconds * 1_000_000 + microseconds
 
     def last_event_id(self, run_id: str) -> str:
-        """Give the id of the latest event of a run, "0" if there is none."""
+        """Return the id of the latest event of a run, "0" if there is none."""
         newest = cast(list[tuple[str, dict[str, str]]], self.client.xrevrange(self.key(run_id, "events"), count=1))
         return newest[0][0] if newest else "0"
 
     def outputs(self, run_id: str) -> dict[str, str]:
-        """Give the JSON text of every output that is not null."""
+        """Return the JSON text of every output that is not null."""
         return cast(dict[str, str], self.client.hgetall(self.key(run_id, "output")))
 
     def log(self, run_id: str, step: str, attempt: int) -> AttemptLog:
@@ -293,7 +293,7 @@ class LedgerReads:
         return list(self.log(run_id, step, attempt).lines)
 
     def events(self, run_id: str, after: str = "0") -> Iterator[Event]:
-        """Give the events of a run behind the event id `after`, oldest first, read in pages."""
+        """Return the events of a run behind the event id `after`, oldest first, read in pages."""
         while True:
             page = cast(
                 list[tuple[str, dict[str, str]]],
@@ -305,7 +305,7 @@ class LedgerReads:
             after = page[-1][0]
 
     def wait_for_events(self, run_id: str, after: str, timeout_s: float) -> list[Event]:
-        """Give the next events of a run, waiting for at most `timeout_s`; may be empty."""
+        """Return the next events of a run, waiting for at most `timeout_s`; may be empty."""
         reply = cast(
             list[tuple[str, list[tuple[str, dict[str, str]]]]] | dict[str, Any],
             self.client.xread(
@@ -319,7 +319,7 @@ class LedgerReads:
 
 
 def states_in(raw: Mapping[str, str]) -> dict[str, tuple[StepState, int]]:
-    """Give state and current attempt of every step of a state hash."""
+    """Return state and current attempt of every step of a state hash."""
     states = {}
     for step, text in raw.items():
         state, attempt, _ = text.split(" ", 2)
@@ -339,7 +339,7 @@ def since_in(text: str) -> int:
 
 
 def token_in(text: str) -> int:
-    """Give the token in one value of a state hash, 0 for none."""
+    """Return the token in one value of a state hash, 0 for none."""
     return int(text.split(" ", 3)[2])
 
 

@@ -153,7 +153,7 @@ class DueReport:
 
     @property
     def next_due_in_s(self) -> float | None:
-        """Give the seconds until something is due; None if nothing is."""
+        """Return the seconds until something is due; None if nothing is."""
         return None if self.next_due_us is None else max(0.0, (self.next_due_us - self.now_us) / 1e6)
 
     @property
@@ -234,7 +234,7 @@ class ResumedMeanwhile(Exception):
 
 
 def owner_of(worker: str, incarnation: str, pid: int) -> str:
-    """Give how the ledger names one process of a worker; the `claim_id` of its claims begins with what follows it.
+    """Return how the ledger names one process of a worker; the `claim_id` of its claims begins with what follows it.
 
     The incarnation tells a worker from one of the same name before a restart, whose processes may have had equal ids.
     """
@@ -242,6 +242,6 @@ def owner_of(worker: str, incarnation: str, pid: int) -> str:
 
 
 def incarnation_in(holder: str) -> tuple[str, str]:
-    """Give worker and incarnation of the holder of an attempt, which is "worker claim_id"."""
+    """Return worker and incarnation of the holder of an attempt, which is "worker claim_id"."""
     worker, _, claim_id = holder.partition(" ")
     return worker, claim_id.partition(".")[0]

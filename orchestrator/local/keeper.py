@@ -89,7 +89,7 @@ def _start_valkey(folder: Path, address: str, binary: str, server_lock: int) -> 
 
 
 def _death_signal() -> Callable[[], None] | None:
-    """Give the call that makes the child end with its parent, where the kernel has it."""
+    """Return the call that makes the child end with its parent, where the kernel has it."""
     if not sys.platform.startswith("linux"):
         return None
     import ctypes

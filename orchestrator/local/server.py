@@ -38,7 +38,7 @@ _LONGEST_PAUSE_S = 0.02
 
 @contextmanager
 def embedded_server(data_dir: Path) -> Iterator[str]:
-    """Give the URL of a running server whose data lives in `data_dir`/valkey; start it if nobody has.
+    """Return the URL of a running server whose data lives in `data_dir`/valkey; start it if nobody has.
 
     The server stops once its last user, in any process, has left or died; the last to leave waits for that.
     The data survives. One process may be inside several times. A child made by a bare fork (no exec) counts
@@ -66,7 +66,7 @@ def embedded_server(data_dir: Path) -> Iterator[str]:
 
 
 def _running_server(folder: Path) -> tuple[str, Thread | None]:
-    """Give the socket of the folder's server, and what reaps its keeper if this call started one."""
+    """Return the socket of the folder's server, and what reaps its keeper if this call started one."""
     starting = _open_lock(folder, "start.lock")
     try:
         _lock(starting, fcntl.LOCK_EX, folder, 2 * START_LIMIT_S)
@@ -172,7 +172,7 @@ def _wait_until_stopped(folder: Path) -> bool:
 
 
 def _ping(address: str) -> bytes:
-    """Give the answer to PING, empty if there is none."""
+    """Return the answer to PING, empty if there is none."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.settimeout(1.0)
@@ -184,7 +184,7 @@ def _ping(address: str) -> bytes:
 
 
 def _known_address(folder: Path) -> str | None:
-    """Give the socket of the running or the last server, None if others could enter its folder."""
+    """Return the socket of the running or the last server, None if others could enter its folder."""
     try:
         address = (folder / "address").read_text()
     except FileNotFoundError:
@@ -193,7 +193,7 @@ def _known_address(folder: Path) -> str | None:
 
 
 def _new_address(folder: Path) -> str:
-    """Give a socket path short enough for the kernel, in a folder that only this user can enter."""
+    """Return a socket path short enough for the kernel, in a folder that only this user can enter."""
     identity = os.stat(folder)
     name = hashlib.sha256(f"{folder}\0{identity.st_dev}:{identity.st_ino}".encode()).hexdigest()[:16]
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")

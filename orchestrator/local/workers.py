@@ -132,7 +132,7 @@ class LocalWorkers:
             time.sleep(_PAUSE_S)
 
     def log_tail(self, lines: int = _LOG_TAIL_LINES) -> str:
-        """Give the last lines of the worker's log, indented."""
+        """Return the last lines of the worker's log, indented."""
         try:
             text = self.log_path.read_text(errors="replace")
         except OSError as error:
@@ -220,7 +220,7 @@ def local_workers(
     app: str | None = None,
     ready_limit_s: float | None = None,
 ) -> Iterator[LocalWorkers]:
-    """Give a started worker with `slots` children for the pools named by `queues` (all if None).
+    """Return a started worker with `slots` children for the pools named by `queues` (all if None).
 
     The worker reads queues of its own (`<queue>.<name of the worker>`), so that two runs in one data folder never
     take each other's steps, and one that ends takes nothing of the other with it. `LocalWorkers.settings` name them.
@@ -286,7 +286,7 @@ def _clear(redis_url: str, lists: Iterable[str]) -> None:
 
 
 def _free_name(folder: Path) -> tuple[str, int]:
-    """Give the first name that no living worker of this folder has, and the lock that holds it.
+    """Return the first name that no living worker of this folder has, and the lock that holds it.
 
     The same few names come back at each start, so that Flower's list of workers does not grow.
     """

@@ -24,17 +24,17 @@ class Named(NamedTuple):
 
 
 def list_key(queue: str, level: int) -> str:
-    """Give the Redis list of a queue's messages of one level (kombu 5.7, `Channel._q_for_pri`)."""
+    """Return the Redis list of a queue's messages of one level (kombu 5.7, `Channel._q_for_pri`)."""
     return queue if level == 0 else f"{queue}{_SEPARATOR}{level}"
 
 
 def queue_keys(queue: str) -> list[str]:
-    """Give the Redis lists that make up a queue, first taken first."""
+    """Return the Redis lists that make up a queue, first taken first."""
     return [list_key(queue, level) for level in PRIORITY_LEVELS]
 
 
 def queue_length(client: redis.Redis, queue: str) -> int:
-    """Give how many messages wait in a queue."""
+    """Return how many messages wait in a queue."""
     with client.pipeline(transaction=False) as pipe:
         for key in queue_keys(queue):
             pipe.llen(key)
@@ -42,7 +42,7 @@ def queue_length(client: redis.Redis, queue: str) -> int:
 
 
 def named_in(message: str) -> Named | None:
-    """Give the attempt that a message in a queue is for; None for one that is not of ours."""
+    """Return the attempt that a message in a queue is for; None for one that is not of ours."""
     try:
         _, fields, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
         named = Named(fields["run_id"], fields["step"], fields["attempt"])
@@ -60,7 +60,7 @@ def entries(client: redis.Redis, key: str, begin: int, end: int) -> list[str]:
 
 
 def messages_ahead(client: redis.Redis, queue: str, level: int, named: Named) -> int | None:
-    """Give how many messages of a queue are taken before the one for an attempt; None if it is not there."""
+    """Return how many messages of a queue are taken before the one for an attempt; None if it is not there."""
     before = 0
     for other in PRIORITY_LEVELS:
         if other < level:
@@ -72,7 +72,7 @@ def messages_ahead(client: redis.Redis, queue: str, level: int, named: Named) ->
 
 
 def lying_in(client: redis.Redis, queue: str, level: int, wanted: Collection[Named]) -> set[Named]:
-    """Give those of the attempts that have a message in a list of a queue, wherever in it."""
+    """Return those of the attempts that have a message in a list of a queue, wherever in it."""
     key, runs, found, begin = list_key(queue, level), {named.run_id for named in wanted}, set[Named](), 0
     # From the end where messages come in: what is taken from the other end meanwhile lets us skip none.
     while page := entries(client, key, begin, begin + _PAGE - 1):
@@ -82,7 +82,7 @@ def lying_in(client: redis.Redis, queue: str, level: int, wanted: Collection[Nam
 
 
 def _from_the_head(client: redis.Redis, key: str) -> Iterator[str]:
-    """Give the messages of a list, the one that is taken next coming first."""
+    """Return the messages of a list, the one that is taken next coming first."""
     seen = 0
     while page := entries(client, key, -seen - _PAGE, -seen - 1):
         yield from reversed(page)

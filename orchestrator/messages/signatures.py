@@ -16,7 +16,7 @@ from orchestrator.plan.plan import Plan
 
 
 def step_signature(app: Celery, run_id: str, pipeline: str, link: Link) -> Signature:
-    """Give the signature of one attempt. In Flower it stands as "<pipeline>.<step>"."""
+    """Return the signature of one attempt. In Flower it stands as "<pipeline>.<step>"."""
     options: dict[str, Any] = {
         "queue": link.queue,
         "priority": link.priority,
@@ -35,7 +35,7 @@ def step_signature(app: Celery, run_id: str, pipeline: str, link: Link) -> Signa
 
 
 def chain_signature(app: Celery, run_id: str, pipeline: str, links: Chain) -> Signature:
-    """Give a native `celery.chain` of the links, or the bare signature when there is only one."""
+    """Return a native `celery.chain` of the links, or the bare signature when there is only one."""
     signatures = [step_signature(app, run_id, pipeline, link) for link in links]
     return signatures[0] if len(signatures) == 1 else chain(*signatures, app=app)
 
@@ -53,7 +53,7 @@ def publish(signature: Signature, producer: Producer) -> None:
 
 
 def plan_signatures(app: Celery, plan: Plan, links: dict[str, Link], run_id: str) -> list[Signature]:
-    """Give the plan as Celery canvas: the root chains, then a `celery.chord` for every fan-in, in plan order.
+    """Return the plan as Celery canvas: the root chains, then a `celery.chord` for every fan-in, in plan order.
 
     The fragments are exact for every DAG, which one nested canvas cannot be; dispatch sends the same chain
     signatures, and the ledger decides when a chord's body may start.

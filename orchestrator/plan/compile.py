@@ -12,7 +12,7 @@ from orchestrator.plan.plan import Chord, Plan
 
 
 def compile_pipeline(pipeline: Pipeline, *, unproven: Collection[str] = ()) -> Plan:
-    """Give the plan of a pipeline: the same waiting as its edges say, no barrier added and none lost.
+    """Return the plan of a pipeline: the same waiting as its edges say, no barrier added and none lost.
 
     The same pipeline always gives the same plan. `unproven` are steps whose success says nothing of what is before
     them: in a run that goes on, those that are kept though something before them runs anew. Raises PipelineInvalid for
@@ -50,7 +50,7 @@ def compile_pipeline(pipeline: Pipeline, *, unproven: Collection[str] = ()) -> P
 
 
 def _upstream_numbers(pipeline: Pipeline) -> list[list[int]]:
-    """Give the distinct upstreams of each step as numbers, in the order in which the step names them."""
+    """Return the distinct upstreams of each step as numbers, in the order in which the step names them."""
     number = {name: v for v, name in enumerate(pipeline.steps)}
     try:
         return [[number[u] for u in dict.fromkeys(step.upstream)] for step in pipeline.steps.values()]
@@ -69,7 +69,7 @@ def _upstream_numbers(pipeline: Pipeline) -> list[list[int]]:
 def _cut_chains(
     order: Sequence[int], upstream: Sequence[Sequence[int]], downstream: Sequence[Sequence[int]]
 ) -> list[list[int]]:
-    """Give the maximal linear runs, by the place of their heads in the order.
+    """Return the maximal linear runs, by the place of their heads in the order.
 
     u → v stays inside a run only when neither has another partner on that side.
     """
@@ -88,7 +88,7 @@ def _cut_chains(
 
 
 def _join_chains(chains: Sequence[Sequence[int]], upstream: Sequence[Sequence[int]]) -> tuple[Chord, ...]:
-    """Give one chord for each chain that waits for something, a fork being a chord with a header of one."""
+    """Return one chord for each chain that waits for something, a fork being a chord with a header of one."""
     # Only the last step of a chain has edges that leave the chain: any step before it has the next one as its
     # only child. So "the chain has ended" and "this upstream has ended" are the same, and no chord waits for
     # too much.
@@ -103,7 +103,7 @@ def _join_chains(chains: Sequence[Sequence[int]], upstream: Sequence[Sequence[in
 
 
 def _longest_path(upstream: Sequence[Sequence[int]], order: Sequence[int], depth: Sequence[int]) -> list[int]:
-    """Give a path with the most steps. No redundant edge is missed: each has a longer path around it."""
+    """Return a path with the most steps. No redundant edge is missed: each has a longer path around it."""
     if not order:
         return []
     v = max(order, key=depth.__getitem__)

@@ -16,7 +16,7 @@ _LIVE_BITS = 1 << 30  # what one pass may hold in all its bitsets together: 128 
 
 
 def downstream_of(upstream: Upstream) -> list[list[int]]:
-    """Give the steps that wait for each step, in listing order."""
+    """Return the steps that wait for each step, in listing order."""
     downstream: list[list[int]] = [[] for _ in upstream]
     for v, parents in enumerate(upstream):
         for u in parents:
@@ -25,7 +25,7 @@ def downstream_of(upstream: Upstream) -> list[list[int]]:
 
 
 def topological_order(upstream: Upstream) -> list[int]:
-    """Give the steps with every upstream first; of several possible ones, the first listed goes first.
+    """Return the steps with every upstream first; of several possible ones, the first listed goes first.
 
     So a listing that is already in order stays as it is. Steps in a loop, or behind one, are left out.
     """
@@ -45,7 +45,7 @@ def topological_order(upstream: Upstream) -> list[int]:
 
 
 def depths(upstream: Upstream, order: Sequence[int]) -> list[int]:
-    """Give for each step the number of edges on the longest path that ends in it."""
+    """Return for each step the number of edges on the longest path that ends in it."""
     depth = [0] * len(upstream)
     for v in order:
         if parents := upstream[v]:
@@ -61,7 +61,7 @@ def find_redundant_edges(
     *,
     block_bits: int | None = None,
 ) -> set[tuple[int, int]]:
-    """Give the edges (u, v) that say nothing which the other edges into v do not say already.
+    """Return the edges (u, v) that say nothing which the other edges into v do not say already.
 
     `needs_success[v]` tells that v starts only when every upstream succeeded (trigger rule all_success).
 
@@ -115,7 +115,7 @@ def find_redundant_edges(
 def _last_targets(
     upstream: Upstream, order: Sequence[int], depth: Sequence[int], needs_success: Sequence[bool]
 ) -> dict[int, int]:
-    """Give each u that may have a redundant edge, with the last v in the order of such edges.
+    """Return each u that may have a redundant edge, with the last v in the order of such edges.
 
     Cheap and on the safe side: the path around (u, v) ends in a deeper parent of v that needs success, and
     leaves u by another edge.

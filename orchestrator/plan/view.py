@@ -15,7 +15,7 @@ _WORDS = 8  # of a row
 
 
 def plan_view(plan: Plan, *, largest_message_bytes: int, compile_s: float) -> dict[str, Any]:
-    """Give the plan as a JSON object; a chord's header and body, and the roots, are indexes of chains."""
+    """Return the plan as a JSON object; a chord's header and body, and the roots, are indexes of chains."""
     return {
         "pipeline": plan.pipeline.name,
         "steps": len(plan.order),
@@ -32,7 +32,7 @@ def plan_view(plan: Plan, *, largest_message_bytes: int, compile_s: float) -> di
 
 
 def plan_text(plan: Plan, view: Mapping[str, Any], *, full: bool = False) -> str:
-    """Give the plan as a page of text, where `view` is its `plan_view`.
+    """Return the plan as a page of text, where `view` is its `plan_view`.
 
     Long lists are cut, with a count of the rest, unless `full`.
     """
@@ -110,7 +110,7 @@ class _Page:
         return self._section("Canvas: the same in Celery's notation", rows)
 
     def _bodies_by_header(self) -> Iterable[tuple[tuple[int, ...], list[int]]]:
-        """Give the chords with those of one header put together, as after a fork."""
+        """Return the chords with those of one header put together, as after a fork."""
         bodies: dict[tuple[int, ...], list[int]] = {}
         for chord in self.plan.chords:
             bodies.setdefault(chord.header, []).append(chord.body)

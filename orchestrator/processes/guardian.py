@@ -130,7 +130,7 @@ def is_alive(descriptor: int) -> bool:
 
 
 def descendants(roots: set[int]) -> set[int]:
-    """Give all processes below the roots, without them."""
+    """Return all processes below the roots, without them."""
     below = children_by_parent()
     found: set[int] = set()
     ahead = list(roots)
@@ -143,7 +143,7 @@ def descendants(roots: set[int]) -> set[int]:
 
 
 def children_by_parent() -> dict[int, list[int]]:
-    """Give the ids of the children of each process of the machine that has any."""
+    """Return the ids of the children of each process of the machine that has any."""
     below: dict[int, list[int]] = defaultdict(list)
     for entry in os.listdir("/proc"):
         if entry.isdecimal() and (fields := stat_of(int(entry))):
@@ -152,13 +152,13 @@ def children_by_parent() -> dict[int, list[int]]:
 
 
 def state_of(pid: int) -> str:
-    """Give the letter of a process's state, "" if there is no such process."""
+    """Return the letter of a process's state, "" if there is no such process."""
     fields = stat_of(pid)
     return fields[0] if fields else ""
 
 
 def stat_of(pid: int) -> list[str]:
-    """Give state, parent and what follows in /proc/PID/stat; empty if there is no such process."""
+    """Return state, parent and what follows in /proc/PID/stat; empty if there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             return file.read().rpartition(") ")[2].split()

@@ -74,12 +74,12 @@ class ProcessTree:
         return list(self._running)
 
     def members(self) -> list[psutil.Process]:
-        """Give every process that was ever seen below the root, whether it runs or not."""
+        """Return every process that was ever seen below the root, whether it runs or not."""
         return list(self._known)
 
     @property
     def size(self) -> int:
-        """Give how many processes were ever seen below the root."""
+        """Return how many processes were ever seen below the root."""
         return len(self._known)
 
     def wait(self) -> None:
@@ -145,7 +145,7 @@ def _process(pid: int | None) -> psutil.Process | None:
 
 
 def _children() -> dict[int, list[int]]:
-    """Give the ids of the children of each process of the machine that has any."""
+    """Return the ids of the children of each process of the machine that has any."""
     if IS_LINUX:
         return children_by_parent()
     below: dict[int, list[int]] = defaultdict(list)

@@ -49,7 +49,7 @@ GRAIN_US = 10_000  # by so much a call may see the clock before or after it gets
 
 
 def replay_events(events: Sequence[Event], upstream: Mapping[str, Collection[str]], rules: Mapping[str, str]) -> Replay:
-    """Give the replay of all events of a run. `upstream` (as the user wrote it) and `rules` (trigger rules) are those
+    """Return the replay of all events of a run. `upstream` (as the user wrote it) and `rules` (trigger rules) are those
     of now; what resumes have changed about them stands in the events."""
     resumes = [event for event in events if event.kind is EventKind.RUN_RESUMED]
     members, unsure = set(upstream), set[str]()
@@ -367,7 +367,7 @@ class Replay:
         return step in self.upstream and step in self.members and step not in self.unsure[0]
 
     def verdict(self, step: str) -> StepState:
-        """Give what a waiting step must be by its rule, as its upstreams are now."""
+        """Return what a waiting step must be by its rule, as its upstreams are now."""
         rule, states = self.rules[step], {self.state_of(up) for up in self.upstream[step]}
         has_bad, is_waiting = not states.isdisjoint(_BAD), not all(state.is_ended for state in states)
         if has_bad and rule in ("all_success", "none_failed"):

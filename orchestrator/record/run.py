@@ -273,7 +273,7 @@ def drift_text(code: Mapping[str, Any] | None) -> str:
 
 
 def read_skeleton(source: EventSource, run_id: str) -> RunRecord:
-    """Give the record of a run before its first event: what was submitted. Raises RunUnknown."""
+    """Return the record of a run before its first event: what was submitted. Raises RunUnknown."""
     fields = source.run_fields(run_id)
     entries, specs = source.entries(run_id), source.specs(run_id)
     return RunRecord(
@@ -300,7 +300,7 @@ def read_skeleton(source: EventSource, run_id: str) -> RunRecord:
 
 
 def read_record(source: EventSource, run_id: str) -> RunRecord:
-    """Give the record of a run as it stands. Raises RunUnknown."""
+    """Return the record of a run as it stands. Raises RunUnknown."""
     record = read_skeleton(source, run_id)
     record.apply(source.events(run_id))
     record.outputs = source.outputs(run_id)

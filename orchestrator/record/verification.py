@@ -72,7 +72,7 @@ def _drifts(events: Iterable[Event]) -> Iterable[str]:
 
 
 def compare(standing: Standing, replay: Replay) -> Iterable[str]:
-    """Give what differs between the ledger and the states to which the events lead."""
+    """Return what differs between the ledger and the states to which the events lead."""
     fields, held = standing.fields, standing.states
     for step in standing.upstream:
         told = replay.state_of(step), replay.attempts.get(step, 0)
@@ -111,7 +111,7 @@ def compare(standing: Standing, replay: Replay) -> Iterable[str]:
 
 
 def _compare_times(standing: Standing, replay: Replay) -> Iterable[str]:
-    """Give the times that differ between the events and what the same calls have written elsewhere."""
+    """Return the times that differ between the events and what the same calls have written elsewhere."""
     for name in ("created_at", "started_at", "ended_at"):
         told, text = replay.times.get(name), standing.fields.get(name)
         is_held = None if text is None else int(text)
@@ -131,7 +131,7 @@ def _compare_times(standing: Standing, replay: Replay) -> Iterable[str]:
 
 
 def _compare_tokens(standing: Standing, replay: Replay) -> Iterable[str]:
-    """Give the tokens that may fence nobody off: given twice, given to nobody, or to be given again."""
+    """Return the tokens that may fence nobody off: given twice, given to nobody, or to be given again."""
     last, holders = int(standing.fields["token"]), dict[int, str]()
     created_at = int(standing.fields["created_at"])
     if not last and replay.attempts_begun:
@@ -155,7 +155,7 @@ def _compare_tokens(standing: Standing, replay: Replay) -> Iterable[str]:
 
 
 def _compare_waiting(standing: Standing) -> Iterable[str]:
-    """Give the steps that nobody would ever look at again, and those that are looked at in vain."""
+    """Return the steps that nobody would ever look at again, and those that are looked at in vain."""
     for step in standing.upstream:
         state = standing.states.get(step, (StepState.WAITING, 0))[0]
         is_timed = state in (StepState.RUNNING, StepState.RETRYING)

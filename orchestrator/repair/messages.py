@@ -75,8 +75,8 @@ class MessageRepair:
             self._missing[run_id] = missing
 
     def _head_sent_at(self, waiting: WaitingList, now: float) -> float | None:
-        """Give when (µs) the message at the head of a broker's list was sent: inf when the list is empty, None when no
-        message near the head counts any more."""
+        """Return when (µs) the message at the head of a broker's list was sent: inf when the list is empty, None when
+        no message near the head counts any more."""
         key = list_key(self._settings.list_of(waiting.queue), waiting.level)
         looked_at, head_us = self._heads.get(key, (0.0, None))
         if now - looked_at > self._settings.poll_interval_s / 2:

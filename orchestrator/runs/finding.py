@@ -7,7 +7,7 @@ from orchestrator.ledger.ledger import Ledger
 
 
 def find_run(ledger: Ledger, text: str) -> str:
-    """Give the run that is meant by an id, the beginning of one, or "last". Raises RunNotFound."""
+    """Return the run that is meant by an id, the beginning of one, or "last". Raises RunNotFound."""
     if text == "last":
         newest = ledger.recent_runs(1)
         if not newest:

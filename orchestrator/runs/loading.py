@@ -36,7 +36,7 @@ def load_plan(target: str, pairs: Sequence[str], settings: Settings, ask: Ask = 
 
 
 def load_definition(target: str) -> Definition:
-    """Give the definition at FILE[:NAME]. Raises PipelineInvalid."""
+    """Return the definition at FILE[:NAME]. Raises PipelineInvalid."""
     import_own_modules()
     return load(target)
 
@@ -94,7 +94,7 @@ def _secrets_asked_for(definition: Definition, params: ReadParams, ask: Ask) -> 
 
 
 def _timeouts_in_vain(pipeline: Pipeline, settings: Settings) -> list[str]:
-    """Give a fault for each step whose timeout its pool could not keep: only a process can be ended from outside."""
+    """Return a fault for each step whose timeout its pool could not keep: only a process can be ended from outside."""
     kinds = {name: pool.pool_type for name, pool in settings.pools.items()}
     return [
         f"step {name!r} has a timeout, but pool {pool!r} is of type {kinds[pool]}, which cannot end a step. "
@@ -105,7 +105,7 @@ def _timeouts_in_vain(pipeline: Pipeline, settings: Settings) -> list[str]:
 
 
 def _alerts_in_vain(pipeline: Pipeline) -> list[str]:
-    """Give a fault for each alert that nobody could send. One that lacks variables may be sent by a coordinator."""
+    """Return a fault for each alert that nobody could send. One that lacks variables may be sent by a coordinator."""
     targets = [read_target(written, os.environ) for written in pipeline.alerts]
     return [
         f"alerts[{place}], {target.label}: {target.fault}"

@@ -36,7 +36,7 @@ class Surroundings:
         return [card for card in self.workers if queue in card.paused_queues]
 
     def serving(self, queue: str) -> list[WorkerCard]:
-        """Give the workers that read a queue."""
+        """Return the workers that read a queue."""
         return [card for card in self.workers if queue in card.queues]
 
 
@@ -50,7 +50,7 @@ class Explanation:
 
 
 def look_around(ledger: Ledger, run_id: str) -> Surroundings:
-    """Give who works for a run at this moment."""
+    """Return who works for a run at this moment."""
     client, prefix = ledger.client, ledger.prefix
     busy: Counter[str] = Counter()
     for active in ledger.active_runs()[:RUNS_LOOKED_AT]:
@@ -280,12 +280,12 @@ def _ended(ledger: Ledger, record: RunRecord, name: str) -> Explanation:
 
 
 def _awaited(record: RunRecord, step: StepRecord) -> list[str]:
-    """Give the upstreams of a step that have not ended."""
+    """Return the upstreams of a step that have not ended."""
     return [it for it in step.upstream if it in record.steps and not record.steps[it].state.is_ended]
 
 
 def _roots(record: RunRecord, awaited: list[str]) -> list[str]:
-    """Give the steps at which the waiting for these comes to an end: they are queued, running or retrying."""
+    """Return the steps at which the waiting for these comes to an end: they are queued, running or retrying."""
     roots, ahead, seen = [], list(awaited), set(awaited)
     while ahead:
         name = ahead.pop(0)

@@ -65,7 +65,7 @@ class Resumption:
 
     @property
     def detail(self) -> dict[str, Any]:
-        """Give what the event tells beside the steps that run again, that are added or gone, and how many wait anew."""
+        """Return what the event says beside the steps that run again, are added or gone, and how many wait anew."""
         told = {
             "from": list(self.asked_from),
             "code_changed": list(self.code_changed),

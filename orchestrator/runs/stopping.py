@@ -16,7 +16,7 @@ SLACK_S = 2.0
 
 
 def stopping_limit_s(settings: Settings) -> float:
-    """Give the seconds in which every cancelled attempt is gone: stopped by its worker, or its lease run out."""
+    """Return the seconds in which every cancelled attempt is gone: stopped by its worker, or its lease run out."""
     return settings.lease_s + calm_s(settings) + settings.timeout_grace_s + SLACK_S
 
 

@@ -86,7 +86,7 @@ class StoredRun:
 
 
 def read_run(ledger: Ledger, run_id: str) -> StoredRun:
-    """Give a run as the ledger has it. Raises RunUnknown."""
+    """Return a run as the ledger has it. Raises RunUnknown."""
     fields = ledger.run_fields(run_id)  # first: that it says how often the run was resumed keeps the rest together
     begun_after: dict[str, int] = {}
     if int(fields.get("resumes", 0)):
@@ -155,7 +155,7 @@ class StoredDefinition:
         )
 
     def build(self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None) -> Pipeline:
-        """Give the pipeline with these params in place of the recorded ones; raises PipelineInvalid."""
+        """Return the pipeline with these params in place of the recorded ones; raises PipelineInvalid."""
         faults = [
             f"step {name!r} is for pool {step.options.pool!r}, which is not among the settings any more."
             f"{names_hint(step.options.pool, pools)}"

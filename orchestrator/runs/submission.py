@@ -28,7 +28,7 @@ RUN_ID_SHAPE = "20261123-175235-0123456789"
 
 
 def new_run_id() -> str:
-    """Give an id that sorts by time and that nobody else has: date, time (UTC) and 40 random bits."""
+    """Return an id that sorts by time and that nobody else has: date, time (UTC) and 40 random bits."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(5)}"
 
 
@@ -54,7 +54,7 @@ def submit(
 def run_fields(
     plan: Plan, settings: Settings, run_id: str, target: str, attempts_before: int = 0
 ) -> dict[str, str | int]:
-    """Give what the ledger keeps of a run as a whole. `attempts_before` are the most that a step of it has had."""
+    """Return what the ledger keeps of a run as a whole. `attempts_before` are the most that a step of it has had."""
     pipeline = plan.pipeline
     fields: dict[str, str | int] = {
         "pipeline": pipeline.name,
@@ -81,13 +81,13 @@ def run_fields(
 
 
 def broker_lists(plan: Plan, settings: Settings) -> list[tuple[str, int]]:
-    """Give the lists of the broker in which messages of the plan's steps may lie."""
+    """Return the lists of the broker in which messages of the plan's steps may lie."""
     used = {(settings.queue_of(step.options.pool), step.options.priority) for step in plan.pipeline.steps.values()}
     return sorted({(queue, priority_level(priority)) for queue, priority in used})
 
 
 def staged_steps(plan: Plan, settings: Settings) -> Iterator[StagedStep]:
-    """Give every step as the ledger keeps it, in the order in which the user listed them."""
+    """Return every step as the ledger keeps it, in the order in which the user listed them."""
     following = {steps[i]: steps[i + 1] for steps in plan.chains for i in range(len(steps) - 1)}
     for place, (name, step) in enumerate(plan.pipeline.steps.items()):
         options = step.options
@@ -131,7 +131,7 @@ def _spec(step: Step, pool: str) -> StepSpec:
 
 
 def plan_links(plan: Plan, settings: Settings) -> dict[str, Link]:
-    """Give the link of every step as its first attempt is sent."""
+    """Return the link of every step as its first attempt is sent."""
     return {name: _link(plan.pipeline, name, settings) for name in plan.pipeline.steps}
 
 
@@ -162,5 +162,5 @@ def _link(pipeline: Pipeline, name: str, settings: Settings) -> Link:
 
 @cache
 def _kept_options(options: StepOptions) -> dict[str, Any]:
-    """Give the options that differ from the defaults, without those that stand elsewhere."""
+    """Return the options that differ from the defaults, without those that stand elsewhere."""
     return options.model_dump(exclude_defaults=True, exclude={"pool", "priority", "trigger"})

@@ -252,7 +252,7 @@ class Settings(BaseSettings):
         return self.artifact_root / run_id / f"{step}.checkpoints"
 
     def queue_of(self, pool: str | None = None) -> str:
-        """Give the queue of a pool (the default pool if None); KeyError if there is no such pool."""
+        """Return the queue of a pool (the default pool if None); KeyError if there is no such pool."""
         name = pool or self.default_pool
         return self.pools[name].queue or _default_queue(self.key_prefix, name)
 
@@ -274,7 +274,7 @@ class Settings(BaseSettings):
         return self.broker_key_prefix + self.queue_today(queue)
 
     def as_environment(self) -> dict[str, str]:
-        """Give the variables from which a child reads exactly these settings, secrets included."""
+        """Return the variables from which a child reads exactly these settings, secrets included."""
         # The empty CONFIG_VARIABLE keeps a config file of the child's folder out.
         environment = {CONFIG_VARIABLE: ""}
         for name in type(self).model_fields:
@@ -303,7 +303,7 @@ class Settings(BaseSettings):
         return {name: value for name, value in self.child_environment(env).items() if name not in secret}
 
     def child_environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Give `env` (`os.environ` if None) with `as_environment` in place of all its `ORCHESTRATOR_*`."""
+        """Return `env` (`os.environ` if None) with `as_environment` in place of all its `ORCHESTRATOR_*`."""
         inherited = os.environ if env is None else env
         return {k: v for k, v in inherited.items() if not k.upper().startswith(PREFIX)} | self.as_environment()
 

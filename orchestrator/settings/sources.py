@@ -42,7 +42,7 @@ def withdraw_secrets() -> None:
 
 @cache
 def settings() -> Settings:
-    """Give the settings of this process, read once. `settings.cache_clear()` forgets them."""
+    """Return the settings of this process, read once. `settings.cache_clear()` forgets them."""
     return load_settings(env={**os.environ, **secrecy.held()})
 
 
@@ -85,7 +85,7 @@ def load_settings(
 
 
 def config_file(cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Path | None:
-    """Give the config file that `load_settings` reads, None if there is none. Raises SettingsInvalid."""
+    """Return the config file that `load_settings` reads, None if there is none. Raises SettingsInvalid."""
     folder = Path.cwd() if cwd is None else Path(os.path.abspath(cwd))
     return _config_file(folder, _variables(os.environ if env is None else env).get(CONFIG_VARIABLE))
 
@@ -113,7 +113,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _read_variables(variables: Mapping[str, str], faults: list[str]) -> dict[str, Any]:
-    """Give the variables as nested values by field, all but `ORCHESTRATOR_POOLS`."""
+    """Return the variables as nested values by field, all but `ORCHESTRATOR_POOLS`."""
     source = EnvSettingsSource(Settings)
     source.env_vars = {name.lower(): text for name, text in variables.items() if name != POOLS_VARIABLE}
     if alerts := variables.get(ALERTS_VARIABLE):
@@ -126,7 +126,7 @@ def _read_variables(variables: Mapping[str, str], faults: list[str]) -> dict[str
 
 
 def _read_alerts(text: str, faults: list[str]) -> list[str]:
-    """Give the targets of `ORCHESTRATOR_ALERTS`: a JSON list, or one URL as it is."""
+    """Return the targets of `ORCHESTRATOR_ALERTS`: a JSON list, or one URL as it is."""
     if text[0] == "$" or re.match(r"[A-Za-z0-9+.-]+://", text):
         return [text]
     try:
@@ -140,7 +140,7 @@ def _read_alerts(text: str, faults: list[str]) -> list[str]:
 
 
 def _read_pools(variables: Mapping[str, str], faults: list[str], *, otherwise: Any) -> Any:
-    """Give the pools of `ORCHESTRATOR_POOLS`; `otherwise` if it is unset or (a fault) no JSON object."""
+    """Return the pools of `ORCHESTRATOR_POOLS`; `otherwise` if it is unset or (a fault) no JSON object."""
     text = variables.get(POOLS_VARIABLE)
     if text is None:
         return otherwise

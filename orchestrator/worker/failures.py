@@ -122,7 +122,7 @@ def _report_lost(process: WorkerProcess, held: Held, card: Mapping[str, Any], fo
 
 
 def cause_of_death(told: str, pid: int) -> tuple[str, str]:
-    """Give kind and sentence for the death of a child, from what billiard says of it ("... signal 9 (SIGKILL) ...")."""
+    """Return kind and sentence for the death of a child, from what billiard says ("... signal 9 (SIGKILL) ...")."""
     if found := re.search(r"signal (\d+)", told):
         number = int(found[1])
         text = f"its process {how_it_ended(-number)}"
@@ -151,7 +151,7 @@ def note_memory_events() -> None:
 
 
 def _out_of_memory(pid: int) -> str:
-    """Give who says that a process was killed for want of memory, as far as we may read it; "" if nobody does."""
+    """Return who says that a process was killed for want of memory, as far as we may read it; "" if nobody does."""
     before = _oom_kills_seen
     note_memory_events()
     if _oom_kills_seen > before:

@@ -41,7 +41,7 @@ class WorkerProcess:
 
 
 def broker_url() -> str:
-    """Give the server that this worker serves. Raises SettingsInvalid when none is set."""
+    """Return the server that this worker serves. Raises SettingsInvalid when none is set."""
     url = settings().redis_url
     if url is None:
         raise SettingsInvalid(
@@ -52,7 +52,7 @@ def broker_url() -> str:
 
 
 def pool_type_of(worker: Any) -> str:
-    """Give what kind of pool a Celery worker has, as `--pool` names it: prefork, threads, solo, …"""
+    """Return what kind of pool a Celery worker has, as `--pool` names it: prefork, threads, solo, …"""
     return str(worker.pool_cls.__module__).rpartition(".")[2].replace("thread", "threads")
 
 
@@ -60,7 +60,7 @@ _held: dict[int, WorkerProcess] = {}
 
 
 def current_process(app: Celery) -> WorkerProcess:
-    """Give the holdings of this process, made anew after a fork."""
+    """Return the holdings of this process, made anew after a fork."""
     pid = os.getpid()
     held = _held.get(pid)
     if held is None:

@@ -60,7 +60,7 @@ class Place:
         return subprocess.Popen(command, cwd=self.folder, env=self.environment(), **{**given, **options})
 
     def call(self, *arguments: object, limit_s: float = LIMIT_S) -> Done:
-        """Give a command and wait for its end."""
+        """Return a command and wait for its end."""
         with self.start(*arguments) as process:
             try:
                 out, err = process.communicate(timeout=limit_s)
@@ -72,7 +72,7 @@ class Place:
         return Done(process.returncode, out, err)
 
     def processes(self) -> list[psutil.Process]:
-        """Give what runs in this folder: servers, workers and steps inherit it from the command that started them."""
+        """Return what runs in this folder: servers, workers and steps inherit it from the command that started them."""
         found = []
         for pid in psutil.pids():
             with suppress(psutil.Error, OSError):
@@ -92,7 +92,7 @@ def place(tmp_path: Path, wait_until: Callable[..., None]) -> Iterator[Place]:
 
 @pytest.fixture(scope="session")
 def place_in() -> Callable[..., Place]:
-    """Give a place in a folder, with variables of its own."""
+    """Return a place in a folder, with variables of its own."""
     return Place
 
 

@@ -81,7 +81,7 @@ def instructions(word: str) -> list[str]:
 
 
 def copied() -> dict[str, list[str]]:
-    """Give what the image copies, by working folder."""
+    """Return what the image copies, by working folder."""
     by_folder: dict[str, list[str]] = {}
     folder = "/"
     for word, rest in DOCKERFILE:
@@ -93,13 +93,13 @@ def copied() -> dict[str, list[str]]:
 
 
 def command_of(service: dict[str, Any]) -> list[str]:
-    """Give what the container would start: the service's entrypoint or the image's, then the service's command."""
+    """Return what the container would start: the service's entrypoint or the image's, then the service's command."""
     entrypoint = service.get("entrypoint") or json.loads(instructions("ENTRYPOINT")[0])
     return [*entrypoint, *service.get("command", json.loads(instructions("CMD")[0]))]
 
 
 def environment_of(service: dict[str, Any]) -> dict[str, str]:
-    """Give the service's environment with ${NAME...} taken from the variables of the test; ${NAME:-x} may be unset."""
+    """Return the service's environment: ${NAME...} is taken from the variables of the test; ${NAME:-x} may be unset."""
     given = {"ORCHESTRATOR_FLOWER_PASSWORD": PASSWORD}
 
     def value_of(match: re.Match[str]) -> str:
@@ -137,7 +137,7 @@ class Installation:
         return {**inherited, **chosen, "ORCHESTRATOR_FLOWER_PORT": str(self.flower_port)}
 
     def local(self, command: list[str]) -> list[str]:
-        """Give a command of a container as this machine can run it."""
+        """Return a command of a container as this machine can run it."""
         if command[0] == "redis-server":
             return [str(get_binary_path()), *command[1:], "--port", str(self.redis_port), "--dir", str(self.app.parent)]
         if command[0] == "orchestrator":
@@ -169,7 +169,7 @@ class Installation:
         )
 
     def get(self, path: str, password: str | None = None) -> tuple[int, str]:
-        """Give status and body of a page of Flower; status 0 while nobody listens."""
+        """Return status and body of a page of Flower; status 0 while nobody listens."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.flower_port}{path}")
         if password is not None:
             token = base64.b64encode(f"admin:{password}".encode()).decode()

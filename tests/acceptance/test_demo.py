@@ -58,13 +58,13 @@ def orchestrator(folder: Path, *arguments: str) -> subprocess.CompletedProcess[s
 
 
 def processes_in(folder: Path) -> list[str]:
-    """Give the processes whose working folder lies in this one: a demo that has ended leaves none."""
+    """Return the processes whose working folder lies in this one: a demo that has ended leaves none."""
     found = psutil.process_iter(["cwd", "name"])
     return [process.info["name"] for process in found if str(process.info["cwd"]).startswith(str(folder))]
 
 
 def readme_outputs() -> list[str]:
-    """Give what the README says that the demo prints: of a run that succeeds, and of one whose gate fails."""
+    """Return what the README says that the demo prints: of a run that succeeds, and of one whose gate fails."""
     return re.findall(r"^```text\n(run .*?|….*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
 
 
@@ -84,7 +84,7 @@ def is_as_shown(shown: str, printed: str) -> bool:
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    """Give a folder whose name leaves the printed results room in their line."""
+    """Return a folder whose name leaves the printed results room in their line."""
     with tempfile.TemporaryDirectory(prefix="demo-") as folder:
         yield Path(folder)
 

@@ -45,12 +45,12 @@ LIMIT_S = 60.0
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
-    """Give kind and text of every fenced block of a page."""
+    """Return kind and text of every fenced block of a page."""
     return re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
 
 
 def environment() -> dict[str, str]:
-    """Give the environment of a user whose virtual environment is active, with no setting set."""
+    """Return the environment of a user whose virtual environment is active, with no setting set."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     return inherited | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
 
@@ -63,7 +63,7 @@ def write_files(page: str, folder: Path) -> None:
 
 
 def run(command: str, folder: Path, **variables: str) -> str:
-    """Give what a shell command prints; fail unless it ends with 0."""
+    """Return what a shell command prints; fail unless it ends with 0."""
     ended = subprocess.run(
         command, shell=True, cwd=folder, env=environment() | variables, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_S,
@@ -73,14 +73,14 @@ def run(command: str, folder: Path, **variables: str) -> str:
 
 
 def shown_commands(text: str) -> Iterator[tuple[str, str]]:
-    """Give each command of a console block and what it is said to print."""
+    """Return each command of a console block and what it is said to print."""
     for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
         command, _, expected = part.partition("\n")
         yield command, expected
 
 
 def looks_like(expected: str) -> re.Pattern[str]:
-    """Give the pattern of a shown output: `…` is any part of a line, on a line of its own any number of lines."""
+    """Return the pattern of a shown output: `…` is any part of a line, on a line of its own any number of lines."""
     lines = [
         r"(?:.*\n)*?" if line == "…" else ".*".join(map(re.escape, line.split("…"))) + r"\n"
         for line in expected.splitlines()
@@ -89,7 +89,7 @@ def looks_like(expected: str) -> re.Pattern[str]:
 
 
 def table_rows(page: str, head: str) -> dict[str, str]:
-    """Give the first and the second column of the table under a heading row, without backquotes."""
+    """Return the first and the second column of the table under a heading row, without backquotes."""
     _, found, rest = (ROOT / page).read_text().partition(f"| {head} |")
     assert found, f"{page} has no table {head!r}"
     rows = {}

@@ -85,7 +85,7 @@ def redis_alone(tmp_path):
 
 @pytest.fixture
 def refuse(guarded):
-    """Give a command that must be refused; give what it says."""
+    """Return a command that must be refused; give what it says."""
     place, written = guarded
 
     def call(*arguments):

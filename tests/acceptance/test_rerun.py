@@ -44,7 +44,7 @@ BROKEN = LEARN.replace('return {row: "x" * 2000 for row in rows}', "raise ValueE
 
 
 def ran(place):
-    """Give how often each step ran since the last look."""
+    """Return how often each step ran since the last look."""
     path = place.folder / "ran"
     words = path.read_text().split() if path.exists() else []
     path.write_text("")

@@ -46,7 +46,7 @@ MENDED = BROKEN.replace("len(rows) / 0", "len(rows)")
 
 
 def ran(place):
-    """Give how often each step ran since the last look."""
+    """Return how often each step ran since the last look."""
     path = place.folder / "ran"
     words = path.read_text().split() if path.exists() else []
     path.write_text("")

@@ -54,11 +54,11 @@ class Installation:
         self._started.close()
 
     def present(self):
-        """Give what `doctor` finds, by what it looked at."""
+        """Return what `doctor` finds, by what it looked at."""
         return {item["what"]: item["found"] for item in self.place.call("doctor", "--json").json["findings"]}
 
     def ended(self, run_id):
-        """Give the record of a run at its end."""
+        """Return the record of a run at its end."""
         shown = {}
 
         def has_ended():

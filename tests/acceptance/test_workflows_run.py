@@ -31,7 +31,7 @@ pytestmark = [
 
 
 def built(name, scale):
-    """Give the workflow as a pipeline of sleeps."""
+    """Return the workflow as a pipeline of sleeps."""
     path = FOLDER / INDEX[name]["file"]
     text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     builder = PipelineBuilder(name)

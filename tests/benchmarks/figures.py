@@ -45,7 +45,7 @@ class Figure:
 
 
 def machine_facts(redis_url: str) -> dict[str, str | int]:
-    """Give what the figures depend on."""
+    """Return what the figures depend on."""
     server = connect(redis_url).info("server")
     revision = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=10"],

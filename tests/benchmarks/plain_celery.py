@@ -35,7 +35,7 @@ def clock() -> float:
 
 
 def canvas_of(app: Celery, shape: Shape) -> Signature:
-    """Give the canvas of a shape: a chain, a chord, or a chain of groups (a barrier between the levels)."""
+    """Return the canvas of a shape: a chain, a chord, or a chain of groups (a barrier between the levels)."""
     levels = shape.levels()
     if max(levels) == 1:
         return chain(*_noops(app, len(levels)))
@@ -45,7 +45,7 @@ def canvas_of(app: Celery, shape: Shape) -> Signature:
 
 
 def level_groups(app: Celery, shape: Shape) -> list[Signature]:
-    """Give a group for each level of a shape, for a client that sends one when the one before has ended."""
+    """Return a group for each level of a shape, for a client that sends one when the one before has ended."""
     return [group(_noops(app, width)) for width in shape.levels()]
 
 

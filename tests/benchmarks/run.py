@@ -228,7 +228,7 @@ def _used_memory(ours: Ours) -> int:
 
 @contextmanager
 def _peak_memory(ours: Ours) -> Iterator[list[int]]:
-    """Give a list whose one item is the most memory that the server used inside the block, looked at every 20 ms."""
+    """Return a list whose one item is the most memory that the server used inside the block, looked at every 20 ms."""
     peak, stopped = [0], threading.Event()
 
     def watch() -> None:

@@ -34,7 +34,7 @@ class Shape:
         )
 
     def levels(self) -> list[int]:
-        """Give how many steps stand at each depth, which is what barriers can express."""
+        """Return how many steps stand at each depth, which is what barriers can express."""
         depth: dict[str, int] = {}
         for start in self.upstream:
             stack = [start]
@@ -57,13 +57,13 @@ def chain(length: int) -> Shape:
 
 
 def fan(width: int) -> Shape:
-    """Give `width` steps that wait for nothing and one that waits for all of them."""
+    """Return `width` steps that wait for nothing and one that waits for all of them."""
     header = tuple(f"s{number}" for number in range(width))
     return Shape(f"fan-{width}", {**dict.fromkeys(header, ()), "join": header})
 
 
 def layered(layers: int, width: int, parents: int = 3, seed: int = 7) -> Shape:
-    """Give layers in which each step waits for `parents` random steps of the layer before."""
+    """Return layers in which each step waits for `parents` random steps of the layer before."""
     choice = random.Random(seed)
     upstream: dict[str, tuple[str, ...]] = {}
     for layer in range(layers):
@@ -74,7 +74,7 @@ def layered(layers: int, width: int, parents: int = 3, seed: int = 7) -> Shape:
 
 
 def workflow(name: str) -> Shape | None:
-    """Give a real workflow of the folder WORKFLOWS with steps that take no time, None where it is absent."""
+    """Return a real workflow of the folder WORKFLOWS with steps that take no time, None where it is absent."""
     for path in (WORKFLOWS / f"{name}.json", WORKFLOWS / f"{name}.json.gz"):
         if path.is_file():
             data = path.read_bytes()

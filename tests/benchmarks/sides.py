@@ -96,14 +96,14 @@ class Plain:
     worker: LocalWorkers
 
     def run(self, shape: Shape, limit_s: float) -> float:
-        """Give the seconds that the shape takes as one canvas."""
+        """Return the seconds that the shape takes as one canvas."""
         canvas = plain_celery.canvas_of(self.app, shape)
         began = time.time()
         self._get(canvas.apply_async(), shape.name, limit_s)
         return self._ended(began)
 
     def run_by_levels(self, shape: Shape, limit_s: float) -> float:
-        """Give the seconds that the shape takes as one group for each level, each sent when the last has ended."""
+        """Return the seconds that the shape takes as one group for each level, each sent when the last has ended."""
         groups = plain_celery.level_groups(self.app, shape)
         began = time.time()
         for number, level in enumerate(groups):
@@ -116,7 +116,7 @@ class Plain:
         return took_s
 
     def first_start_s(self, limit_s: float) -> float:
-        """Give the seconds from apply_async of one task until it runs."""
+        """Return the seconds from apply_async of one task until it runs."""
         began = time.time()
         return float(self._get(self.app.tasks[plain_celery.CLOCK_TASK].apply_async(), "one task", limit_s)) - began
 
@@ -133,7 +133,7 @@ class Plain:
 
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
-    """Give the URL of an embedded server whose append-only file is on, but never rewritten: no fork in a sample."""
+    """Return the URL of an embedded server whose append-only file is on, but never rewritten: no fork in a sample."""
     with embedded_server(folder) as url:
         client = connect(url)
         client.config_set("auto-aof-rewrite-percentage", 0)
@@ -142,7 +142,7 @@ def server(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def both_sides(url: str, folder: Path, *, events: bool) -> Iterator[tuple[Ours, Plain]]:
-    """Give both sides with warm workers; with `events`, each has a consumer of its Celery events as well."""
+    """Return both sides with warm workers; with `events`, each has a consumer of its Celery events as well."""
     settings = Settings(data_dir=folder, celery_events=events)
     with ExitStack() as stack:
         ours_url, plain_url = url, url.replace("db=0", "db=1")
@@ -165,7 +165,7 @@ def both_sides(url: str, folder: Path, *, events: bool) -> Iterator[tuple[Ours, 
 
 @contextmanager
 def with_and_without_net(url: str, folder: Path) -> Iterator[tuple[Ours, Ours]]:
-    """Give our side twice with warm workers: with default leases and a coordinator that looks for what is lost, and
+    """Return our side twice with warm workers: with default leases and a coordinator that looks for what is lost, and
     with neither (a lease that lasts for hours is renewed once in an hour, and nobody looks)."""
     settings, stopped = Settings(data_dir=folder, celery_events=False), threading.Event()
     with ExitStack() as stack:

@@ -178,7 +178,7 @@ class Chaos:
         return wrong
 
     def report(self) -> str:
-        """Give what happened in a few lines."""
+        """Return what happened in a few lines."""
         repairs = {
             name: self.events[name]
             for name in (*sorted(REPAIRS), "commit.refused", "attempt.handed_over", "attempt.put_back")

@@ -34,7 +34,7 @@ def work(name: str, inputs: list[int | None], folder: str, nap_s: float, failing
 
 
 def value_of(name: str, inputs: list[int | None]) -> int:
-    """Give the number that a step makes of its inputs; an upstream that failed gives None."""
+    """Return the number that a step makes of its inputs; an upstream that failed gives None."""
     return int.from_bytes(hashlib.sha256(repr((name, inputs)).encode()).digest()[:6], "big")
 
 

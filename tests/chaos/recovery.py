@@ -111,7 +111,7 @@ def until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
 
 @contextlib.contextmanager
 def site(app: Celery, redis_url: str, folder: Path, name: str, workers: int, **changed: float) -> Iterator[Site]:
-    """Give a site with default settings but for those that are changed."""
+    """Return a site with default settings but for those that are changed."""
     folder = folder / name
     folder.mkdir()
     settings = Settings(

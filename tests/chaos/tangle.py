@@ -27,7 +27,7 @@ class Tangle:
     has_child: set[str] = field(default_factory=set)
 
     def pipeline(self, folder: Path) -> Pipeline:
-        """Give it as a pipeline whose steps leave their traces in `folder`."""
+        """Return it as a pipeline whose steps leave their traces in `folder`."""
         folder.mkdir(parents=True)
         builder = PipelineBuilder("tangle", defaults={"retry_delay": 0.05, "retry_max_delay": 0.1})
         outputs = {}
@@ -44,11 +44,11 @@ class Tangle:
         return builder.build()
 
     def states(self) -> dict[str, str]:
-        """Give how every step must end."""
+        """Return how every step must end."""
         return final_states(self.upstream, self.rules, {step for step, times in self.failing.items() if times < 0})
 
     def outputs(self) -> dict[str, int]:
-        """Give the output of every step that succeeds, computed here."""
+        """Return the output of every step that succeeds, computed here."""
         states, values = self.states(), dict[str, int]()
         for step, upstream in self.upstream.items():
             if states[step] == "succeeded":
@@ -57,7 +57,7 @@ class Tangle:
 
 
 def tangle(rng: Random, max_steps: int = 9) -> Tangle:
-    """Give a random one. Steps stand in topological order; about one pipeline in four has a step that always fails."""
+    """Return a random one. Steps stand in topological order; about one pipeline in four holds one that always fails."""
     names = [f"s{number}" for number in range(rng.randint(2, max_steps))]
     density = rng.choice([0.2, 0.4, 0.7])
     others = rng.choice([0.0, 0.0, 0.3])

@@ -94,7 +94,7 @@ def is_guardian(process: psutil.Process) -> bool:
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """Give the running processes whose mark begins with this one."""
+    """Return the running processes whose mark begins with this one."""
     found = []
     for pid in psutil.pids():  # not process_iter, which passes over a process that has got the id of one it knew
         with suppress(psutil.Error, OSError):
@@ -123,11 +123,11 @@ class Worker:
         return self.process.poll() is None
 
     def processes(self) -> list[psutil.Process]:
-        """Give all that runs of this worker and of its steps, whoever its parent is now."""
+        """Return all that runs of this worker and of its steps, whoever its parent is now."""
         return marked(self.mark)
 
     def children(self) -> list[psutil.Process]:
-        """Give the processes in which it runs steps."""
+        """Return the processes in which it runs steps."""
         return [child for child in psutil.Process(self.process.pid).children() if not is_guardian(child)]
 
     def tell(self, signum: int) -> None:
@@ -272,7 +272,7 @@ class Site:
         self._stack.enter_context(self.coordinator(count))
 
     def start_coordinator(self) -> subprocess.Popen[bytes]:
-        """Give `orchestrator serve` as a process of its own."""
+        """Return `orchestrator serve` as a process of its own."""
         with (self.folder / "serve.log").open("ab") as log:
             process = subprocess.Popen(
                 [str(BIN / "orchestrator"), "serve"],
@@ -297,7 +297,7 @@ class Site:
         return self.settings.queue_of()
 
     def messages(self) -> list[str]:
-        """Give the messages that wait in the queue, the one that is taken next at the end."""
+        """Return the messages that wait in the queue, the one that is taken next at the end."""
         return [message for key in queue_keys(self.queue) for message in self.client.lrange(key, 0, -1)]
 
     def drop_messages(self) -> int:
@@ -312,7 +312,7 @@ class Site:
     # -- runs ------------------------------------------------------------------------------------------------
 
     def pipeline(self, source: str, **params: Any) -> Pipeline:
-        """Give the pipeline that a Python source describes, in a folder of its own."""
+        """Return the pipeline that a Python source describes, in a folder of its own."""
         self._folders += 1
         folder = self.folder / f"run-{self._folders}"
         folder.mkdir()
@@ -331,7 +331,7 @@ class Site:
         return Run(self, run_id, pipeline, Path(pipeline.import_path or ""))
 
     def commands(self, name: str) -> int:
-        """Give how many processes of a program run here, whoever started them."""
+        """Return how many processes of a program run here, whoever started them."""
         count = 0
         for process in marked(self.mark):
             with suppress(psutil.NoSuchProcess):
@@ -363,7 +363,7 @@ class Site:
             time.sleep(0.02)
 
     def value(self, record: RunRecord, step: str) -> Any:
-        """Give a step's output as another step would get it."""
+        """Return a step's output as another step would get it."""
         return decode_output(record.outputs.get(step, ""), self._store)
 
 
@@ -387,7 +387,7 @@ class Run:
         (self.folder / name).touch()
 
     def noted(self, name: str) -> str | None:
-        """Give what a step noted under a name, None if it has not done so."""
+        """Return what a step noted under a name, None if it has not done so."""
         path = self.folder / name
         return path.read_text() if path.exists() else None
 
@@ -411,7 +411,7 @@ class Run:
         until: Callable[[RunRecord], object] = lambda record: record.state.is_ended,
         limit_s: float = LIMIT_S,
     ) -> RunRecord:
-        """Give the record once the condition holds. Somebody else has to coordinate."""
+        """Return the record once the condition holds. Somebody else has to coordinate."""
         record, after = read_skeleton(self.ledger, self.run_id), "0"
         limit = time.monotonic() + limit_s
         while not until(record):
@@ -426,7 +426,7 @@ class Run:
         return self.wait(lambda record: record.steps[step].state == state, limit_s)
 
     def story(self) -> str:
-        """Give the events as lines, for people."""
+        """Return the events as lines, for people."""
         begin, lines = 0, [""]
         for event in self.events():
             begin = begin or event.at_us
@@ -585,7 +585,7 @@ def shared(lasting_site: Site) -> Iterator[Site]:
 
 @pytest.fixture
 def new_site(session_url: str, tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    """Give sites on the session's server, still without workers and coordinators; with settings of their own."""
+    """Return sites on the session's server, still without workers and coordinators; with settings of their own."""
     with ExitStack() as stack:
         yield lambda **changes: Site(session_url, tmp_path, stack, **changes)
 

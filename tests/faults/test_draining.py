@@ -37,7 +37,7 @@ def outcomes(record, step):
 
 @pytest.fixture
 def leaving(site):
-    """Give a worker with one child, a run of which it runs `hold` while `behind` waits, and the run's site."""
+    """Return a worker with one child, a run of which it runs `hold` while `behind` waits, and the run's site."""
     site.coordinate()
     worker = site.add_worker(slots=1)
     run = site.submit(HOLDING)

@@ -111,7 +111,7 @@ def is_guardian(process):
 
 
 def watched_by(process):
-    """Give the ids of the processes whose ends a process waits for."""
+    """Return the ids of the processes whose ends a process waits for."""
     found = set()
     for path in Path(f"/proc/{process.pid}/fdinfo").iterdir():
         with suppress(FileNotFoundError):  # closed meanwhile

@@ -42,7 +42,7 @@ def app(chosen: Settings, shared_redis_url: str) -> Iterator[Celery]:
 
 @pytest.fixture
 def messages_in(redis_client: redis.Redis) -> Callable[[str], list[Message]]:
-    """Give the messages of a queue, the one that is taken first coming first."""
+    """Return the messages of a queue, the one that is taken first coming first."""
 
     def read(queue: str) -> list[Message]:
         found = []

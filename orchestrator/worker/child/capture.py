@@ -52,7 +52,7 @@ class Capture(Protocol):
 
 
 def capture_for_process(ledger: Ledger, settings: Settings) -> Capture:
-    """Give the capture that fits the pool this is called in, from the thread that runs steps."""
+    """Return the capture that fits the pool this is called in, from the thread that runs steps."""
     if threading.current_thread() is threading.main_thread():
         return DescriptorCapture(ledger, settings.log_lines_per_attempt)
     return ThreadCapture(ledger, settings.log_lines_per_attempt)
@@ -223,7 +223,7 @@ def _is_done_with(file: int) -> bool:
 
 
 def _whole(stream: TextIO, fd: int) -> TextIO:
-    """Give the stream, or a new one on the descriptor if a step has closed or detached it."""
+    """Return the stream, or a new one on the descriptor if a step has closed or detached it."""
     with contextlib.suppress(ValueError):  # it is detached
         if not stream.closed:
             return stream

@@ -99,7 +99,7 @@ class UserCode:
                 self._look(module)
 
     def function(self, uses: str) -> Callable[..., Any]:
-        """Give the function that "module:function" names. Raises FunctionNotFound."""
+        """Return the function that "module:function" names. Raises FunctionNotFound."""
         with self._lock:
             function = self._functions.get(uses)
             if function is None:
@@ -152,7 +152,7 @@ class UserCode:
         return any(_stamp(file) != stamp for file, stamp in self._stamps.items())
 
     def _modules(self) -> Iterator[tuple[str, str]]:
-        """Give name and source file of the folder's modules. Compiled ones cannot be imported twice: they stay."""
+        """Return name and source file of the folder's modules. Compiled ones cannot be imported twice: they stay."""
         if not self._folder:
             return
         inside = self._folder.rstrip(os.sep) + os.sep

@@ -152,7 +152,7 @@ def slots_of(worker: Any) -> int:
 
 
 def _session() -> Iterator[psutil.Process]:
-    """Give the processes of the session that a local worker leads: also what a step handed over to init."""
+    """Return the processes of the session that a local worker leads: also what a step handed over to init."""
     for process in psutil.process_iter():
         with contextlib.suppress(OSError):
             if os.getsid(process.pid) == os.getpid():

@@ -96,7 +96,7 @@ class Running:
             attempt.log = None
 
     def held(self) -> set[RunningAttempt]:
-        """Give all whose leases this worker keeps: those that run, and those that ended while they were being stopped
+        """Return all whose leases this worker keeps: those that run, and those that ended while they were being stopped
         and of which something may still be left."""
         with self.lock:
             return {*self._attempts.values(), *self._stopping}

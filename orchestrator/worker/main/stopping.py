@@ -167,7 +167,7 @@ def _ask(attempt: RunningAttempt, reason: str) -> None:
 
 
 def _left(tree: ProcessTree, attempt: RunningAttempt) -> list[psutil.Process]:
-    """Give what still runs of the tree. Once the attempt has ended, what its process starts is another attempt's."""
+    """Return what still runs of the tree. Once the attempt has ended, what its process starts is another attempt's."""
     with running.lock:
         if running.is_running(attempt):
             return tree.look()

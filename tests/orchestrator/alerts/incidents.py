@@ -57,13 +57,13 @@ class Incidents:
         self.ledger.commit(run_id, step, attempt, token, "gpu@host", Outcome.FAILED, detail={"error": error})
 
     def failed(self, *alerts: str) -> str:
-        """Give the id of a run that has failed."""
+        """Return the id of a run that has failed."""
         run_id = self.submit(*alerts)
         self.fail(run_id)
         return run_id
 
     def delivery(self, *alerts: str, pace: Pace = QUICK) -> AlertDelivery:
-        """Give what tells people, with targets in its settings."""
+        """Return what tells people, with targets in its settings."""
         delivery = AlertDelivery(self.ledger, Settings(alerts=alerts))
         delivery.pace = pace
         return delivery
@@ -89,5 +89,5 @@ class Incidents:
         return self.ledger.advance_due(run_id).alert_at_us is None
 
     def events(self, run_id: str) -> list[tuple[str, dict[str, Any]]]:
-        """Give what the record says of telling people."""
+        """Return what the record says of telling people."""
         return [(event.kind, event.detail) for event in self.ledger.events(run_id) if event.kind[:6] == "alert."]

@@ -22,16 +22,16 @@ class Webhook:
     released: threading.Event = field(default_factory=threading.Event)
 
     def url(self, path: str, login: str = "", query: str = "") -> str:
-        """Give the Apprise URL of a path."""
+        """Return the Apprise URL of a path."""
         return f"json://{login}127.0.0.1:{self.port}/{path}{query}"
 
     @property
     def label(self) -> str:
-        """Give how the server is shown to people."""
+        """Return how the server is shown to people."""
         return f"json://127.0.0.1:{self.port}"
 
     def messages(self, path: str) -> list[dict[str, Any]]:
-        """Give what came to a path."""
+        """Return what came to a path."""
         return [body for to, body in self.told if to == path]
 
 

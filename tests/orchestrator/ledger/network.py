@@ -383,7 +383,7 @@ class Network:
         return range(self.rng.choice([1, 1, 1, 2]))
 
     def _teller(self) -> Ledger:
-        """Give the ledger, or one that says everything twice."""
+        """Return the ledger, or one that says everything twice."""
         return self.rng.choice([self.ledger, SaidTwice(self.ledger.client, self.ledger.prefix)])
 
     def _owner(self) -> str:
@@ -394,7 +394,7 @@ class Network:
         return it is not None and it.state == "succeeded"
 
     def _mended_graph(self) -> Graph:
-        """Give the graph without some of its steps and with one more, which may be one that there was before."""
+        """Return the graph without some of its steps and with one more, which may be one that there was before."""
         names = {step for step in self.graph.upstream if self.rng.random() < 0.85}
         known = {*self.graph.upstream, *self.model.gone}
         new = self.rng.choice([f"s{len(known)}", *sorted(self.model.gone)])

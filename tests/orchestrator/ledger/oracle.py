@@ -21,7 +21,7 @@ Change = tuple[str, str, int]  # event, step, attempt
 
 
 def judge(rule: str, upstream_states: Iterable[str]) -> str:
-    """Give what a waiting step becomes: the trigger rules, word by word."""
+    """Return what a waiting step becomes: the trigger rules, word by word."""
     states = list(upstream_states)
     all_ended = all(state in ENDED for state in states)
     any_bad = any(state in BAD for state in states)
@@ -37,7 +37,7 @@ def judge(rule: str, upstream_states: Iterable[str]) -> str:
 def final_states(
     upstream: Mapping[str, Iterable[str]], rules: Mapping[str, str], fails: set[str], kept: Iterable[str] = ()
 ) -> dict[str, str]:
-    """Give how every step ends, whatever the order, when the steps in `fails` fail for good if they run.
+    """Return how every step ends, whatever the order, when the steps in `fails` fail for good if they run.
 
     `kept` succeeded before a resume and do not run again.
     """
@@ -55,8 +55,8 @@ def set_back(
     succeeded: Collection[str],
     asked: Collection[str] = (),
 ) -> set[str]:
-    """Give the steps that wait anew when a run of the graph `before` goes on as `now`: what has not succeeded, what is
-    asked for with all that is below it, and what was decided by a step of the run that waits anew."""
+    """Return the steps that wait anew when a run of the graph `before` goes on as `now`: what has not succeeded, what
+    is asked for with all that is below it, and what was decided by a step of the run that waits anew."""
 
     def is_set_back(step: str) -> bool:
         if step not in succeeded or step in below:
@@ -121,7 +121,7 @@ class LedgerModel:
     # -- operations ----------------------------------------------------------------------------------------------
 
     def start(self) -> set[str]:
-        """Give the steps that are queued."""
+        """Return the steps that are queued."""
         self.now += 1
         self.steps = {step: StepModel() for step in self.shape.upstream}
         self.changes.append(("run.created", "", 0))
@@ -130,8 +130,8 @@ class LedgerModel:
         return queued
 
     def claim(self, step: str, attempt: int, claim_id: str, worker: str, *, given: int, lasts: bool) -> int | None:
-        """Give the token, None if the claim is refused. A new one is the one that was `given`, if it is larger than all
-        before. The lease `lasts`, or has run out already."""
+        """Return the token, None if the claim is refused. A new one is the one that was `given`, if it is larger than
+        all before. The lease `lasts`, or has run out already."""
         self.now += 1
         it = self.steps.get(step, StepModel())
         holder = f"{worker} {claim_id}"
@@ -151,7 +151,7 @@ class LedgerModel:
     def commit(
         self, step: str, attempt: int, token: int, worker: str, *, is_success: bool, may_retry: bool, output: str = ""
     ) -> tuple[str, set[str]] | None:
-        """Give the step's state and the steps that this queued, None if the commit is refused."""
+        """Return the step's state and the steps that this queued, None if the commit is refused."""
         self.now += 1
         it = self._step(step)
         is_current = it.attempt == attempt
@@ -182,7 +182,7 @@ class LedgerModel:
     def lost(
         self, step: str, attempt: int, *, token: int = 0, owner: str = "", kind: str = "lost"
     ) -> tuple[str, set[str]] | None:
-        """Give the step's state and what is queued, None if who says so is not believed."""
+        """Return the step's state and what is queued, None if who says so is not believed."""
         self.now += 1
         it = self._step(step)
         if it.state == "queued" and it.attempt == attempt and owner:
@@ -221,7 +221,7 @@ class LedgerModel:
     def put_back(
         self, step: str, attempt: int, *, token: int = 0, owner: str = "", has_begun: bool
     ) -> tuple[str, set[str]] | None:
-        """Give the step's state and what is queued, None if who says so is not believed."""
+        """Return the step's state and what is queued, None if who says so is not believed."""
         self.now += 1
         it = self._step(step)
         if it.attempt != attempt:
@@ -249,7 +249,7 @@ class LedgerModel:
         return it.state, queued
 
     def renew(self, held: Iterable[tuple[str, int, str]], *, lasts: bool) -> list[str | None]:
-        """Give for each (step, attempt, owner) why it is to be stopped, None if it may go on."""
+        """Return for each (step, attempt, owner) why it is to be stopped, None if it may go on."""
         self.now += 1
         answers = []
         for step, attempt, owner in held:
@@ -277,7 +277,7 @@ class LedgerModel:
             self.changes.append(("attempt.stopped", step, attempt))
 
     def advance_due(self, limit: int) -> tuple[set[str], list[tuple[str, int, str]]]:
-        """Give the steps that are queued, and the attempts (step, attempt, worker) whose lease has run out."""
+        """Return the steps that are queued, and the attempts (step, attempt, worker) whose lease has run out."""
         self.now += 1
         queued: set[str] = set()
         expired = []
@@ -306,12 +306,12 @@ class LedgerModel:
         self.changes.append(("message.lost", step, attempt))
 
     def cancel(self, reason: str) -> tuple[int, set[str]] | None:
-        """Give how many steps are cancelled and the workers that run some; None if the run had ended."""
+        """Return how many steps are cancelled and the workers that run some; None if the run had ended."""
         self.now += 1
         return None if self.run_state in ENDED else self._cancel_all("cancelled", reason)
 
     def cancel_steps(self, steps: Iterable[str]) -> tuple[int, set[str], set[str]]:
-        """Give how many steps are cancelled, the steps that this queued, and the workers that run some."""
+        """Return how many steps are cancelled, the steps that this queued, and the workers that run some."""
         self.now += 1
         count, workers = self._cancel(steps)
         queued = self._judge_waiting()
@@ -322,8 +322,8 @@ class LedgerModel:
         return set_back(self.shape.upstream, shape.upstream, self.in_state("succeeded"), asked)
 
     def resume(self, asked: Collection[str], shape: Shape, is_late: bool = False) -> set[str] | None:
-        """Give the steps that are queued, None if the run cannot be resumed. `asked` wait anew with all below them; the
-        run has the steps of `shape` from now on."""
+        """Return the steps that are queued, None if the run cannot be resumed. `asked` wait anew with all below them;
+        the run has the steps of `shape` from now on."""
         self.now += 1
         if self.run_state not in ENDED or self.run_state == "succeeded" or self.due:
             return None

@@ -59,13 +59,13 @@ def graph(
     rules: Mapping[str, str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Graph:
-    """Give a graph from upstreams by step, as "a b" or a list, and the rules that are not all_success."""
+    """Return a graph from upstreams by step, as "a b" or a list, and the rules that are not all_success."""
     parents = {step: tuple(up.split() if isinstance(up, str) else up) for step, up in upstream.items()}
     return Graph(parents, {step: (rules or {}).get(step, "all_success") for step in parents}, options or {})
 
 
 def random_graph(rng: Random, max_steps: int, *, other_rules: float, options: bool = False) -> Graph:
-    """Give a graph of any shape in any listing order, redundant edges and several components among them.
+    """Return a graph of any shape in any listing order, redundant edges and several components among them.
 
     With `options` some steps wait for a worker no longer than an instant, may lose another number of attempts than the
     default, or have a priority.
@@ -144,7 +144,7 @@ def begin(ledger: Ledger, run_id: str, step: str, attempt: int = 1, worker: str 
 
 
 def states_of(ledger: Ledger, run_id: str) -> dict[str, str]:
-    """Give the state of every step, listed order."""
+    """Return the state of every step, listed order."""
     reached = ledger.states(run_id)
     return {step: str(reached[step][0]) if step in reached else "waiting" for step in ledger.entries(run_id)}
 
@@ -162,10 +162,10 @@ def heads(chains: Iterable[Chain]) -> list[str]:
 
 
 def counts_in(fields: Mapping[str, str]) -> dict[str, int]:
-    """Give the counts that a run's hash keeps, those at zero left out."""
+    """Return the counts that a run's hash keeps, those at zero left out."""
     return {name[2:]: int(value) for name, value in fields.items() if name.startswith("n:") and value != "0"}
 
 
 def links_of(text: str) -> list[tuple[str, int]]:
-    """Give step and attempt of the links of a chain as the script answers it."""
+    """Return step and attempt of the links of a chain as the script answers it."""
     return [(step, attempt) for step, attempt, *_ in json.loads(text)]

@@ -51,7 +51,7 @@ def end(ledger: Ledger, run_id: str, step: str, attempt: int = 1, outcome: Outco
 
 
 def failed_run(ledger: Ledger, **options: Any) -> str:
-    """Give a run in which a has succeeded and b has failed, so that c and d did not run."""
+    """Return a run in which a has succeeded and b has failed, so that c and d did not run."""
     run_id = start_graph(ledger, UPSTREAM, {}, options)
     end(ledger, run_id, "a")
     end(ledger, run_id, "b", outcome=FAILED)
@@ -67,7 +67,7 @@ def links(chains: tuple[Chain, ...]) -> list[list[tuple[str, int]]]:
 
 
 def everything(ledger: Ledger, run_id: str) -> list[Any]:
-    """Give all that the server holds of a run."""
+    """Return all that the server holds of a run."""
     keys = sorted(ledger.client.scan_iter(f"{ledger.prefix}:{{{run_id}}}:*", count=1000))
     return [ledger.client.dump(key) for key in keys]
 

@@ -36,7 +36,7 @@ def end(ledger: Ledger, run_id: str, step: str, attempt: int = 1, outcome: Outco
 
 
 def half_a_run(ledger: Ledger) -> str:
-    """Give a run in which a was retried and has succeeded, b was lost and runs again, x has failed."""
+    """Return a run in which a was retried and has succeeded, b was lost and runs again, x has failed."""
     run_id = start_graph(ledger, UPSTREAM, TIDY, {"a": {"queue_timeout": 3600.0}})
     end(ledger, run_id, "a", outcome=Outcome.FAILED, retry_in_s=0.0)
     ledger.advance_due(run_id)
@@ -59,7 +59,7 @@ def ended_run(ledger: Ledger) -> str:
 
 
 def put_back_run(ledger: Ledger) -> str:
-    """Give a run in which a was put back, and is not due yet."""
+    """Return a run in which a was put back, and is not due yet."""
     run_id = start_graph(ledger, UPSTREAM, TIDY)
     token = begin(ledger, run_id, "a")
     ledger.put_back(run_id, "a", 1, {"reason": "full", "host": "h"}, BackOff(60.0, 60.0), token=token)
@@ -67,7 +67,7 @@ def put_back_run(ledger: Ledger) -> str:
 
 
 def resumed_run(ledger: Ledger) -> str:
-    """Give a run that was resumed after its failure: x runs anew, and a, b, c were asked for again."""
+    """Return a run that was resumed after its failure: x runs anew, and a, b, c were asked for again."""
     run_id = ended_run(ledger)
     ledger.resume(
         run_id, [("a", 0), ("b", 0), ("c", 0), ("x", 0), ("y", 0), ("tidy", 0)], again=["a", "b", "c", "tidy"]

@@ -24,7 +24,7 @@ def data_dir(tmp_path: Path, wait_until: Callable[..., None]) -> Iterator[Path]:
 
 @pytest.fixture
 def processes_of() -> Callable[[Path], list[str]]:
-    """Give the names of the processes that work in a data folder, zombies included."""
+    """Return the names of the processes that work in a data folder, zombies included."""
     return _processes_of
 
 

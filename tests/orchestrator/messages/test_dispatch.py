@@ -12,7 +12,7 @@ from orchestrator.settings.model import Settings
 
 
 def replies_written(client: redis.Redis) -> int:
-    """Give how often the server has answered: once for all the commands that it read together."""
+    """Return how often the server has answered: once for all the commands that it read together."""
     return int(client.info("stats")["total_writes_processed"])
 
 

@@ -14,7 +14,7 @@ PipelineOf = Callable[..., Pipeline]
 
 @pytest.fixture(scope="session")
 def pipeline_of() -> PipelineOf:
-    """Give a builder: upstreams by step, as "a b" or a list, and the rules that are not all_success."""
+    """Return a builder: upstreams by step, as "a b" or a list, and the rules that are not all_success."""
     options = {rule: StepOptions(trigger=rule.value) for rule in TriggerRule}
     call = ShellCall("true")
 

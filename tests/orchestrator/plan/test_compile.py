@@ -11,7 +11,7 @@ from orchestrator.plan.plan import Plan
 
 
 def waits(plan: Plan) -> dict[str, set[str]]:
-    """Give each chord by names: first step of the body → last steps of the header."""
+    """Return each chord by names: first step of the body → last steps of the header."""
     return {plan.chains[c.body][0]: {plan.chains[i][-1] for i in c.header} for c in plan.chords}
 
 

@@ -19,7 +19,7 @@ SUCCESS = TriggerRule.ALL_SUCCESS
 
 @st.composite
 def upstreams(draw, max_steps=11):
-    """Give upstreams by step, listed and named in any order, now and then with a repeat."""
+    """Return upstreams by step, listed and named in any order, now and then with a repeat."""
     count = draw(st.integers(0, max_steps))
     density = draw(st.floats(0.05, 0.9))
     rng = random.Random(draw(st.integers(0, 2**32)))
@@ -46,7 +46,7 @@ def edges_of(upstream: Mapping[str, Iterable[str]]) -> set[Edge]:
 
 
 def redundant_by_definition(upstream, rules) -> set[Edge]:
-    """Give the edges (u, v) with a way around: u → … → p → v, where each step after u needs success."""
+    """Return the edges (u, v) with a way around: u → … → p → v, where each step after u needs success."""
     children = {u: [v for v in upstream if u in upstream[v]] for u in upstream}
 
     def has_way_around(u: str, v: str) -> bool:

@@ -16,7 +16,7 @@ FAILED = frozenset({"failed", "upstream_failed"})
 
 
 def judge(rule: TriggerRule, ends: Iterable[str]) -> str:
-    """Give what a waiting step becomes, from the states of its upstreams: the trigger rules, word by word."""
+    """Return what a waiting step becomes, from the states of its upstreams: the trigger rules, word by word."""
     states = list(ends)
     all_ended = all(state in ENDED for state in states)
     any_failed = any(state in FAILED for state in states)
@@ -48,7 +48,7 @@ def simulate(
     ends_as: Mapping[str, str],
     speed: Mapping[str, float],
 ) -> list[dict[str, str]]:
-    """Give the states of all steps after each event of a run; of the running steps the fastest ends next."""
+    """Return the states of all steps after each event of a run; of the running steps the fastest ends next."""
     state = dict.fromkeys(upstream, "waiting")
     history = []
     while True:
@@ -69,7 +69,7 @@ def simulate(
 
 @st.composite
 def runs(draw):
-    """Give a graph with rules, and how each step ends and how fast, should it run."""
+    """Return a graph with rules, and how each step ends and how fast, should it run."""
     rng = random.Random(draw(st.integers(0, 2**32)))
     names = [f"s{i}" for i in range(draw(st.integers(1, 12)))]
     density = draw(st.floats(0.1, 0.9))

@@ -17,7 +17,7 @@ NESTED = "sleep 600 & sh -c 'trap \"\" TERM; sleep 600 & sleep 600' & wait"
 
 @pytest.fixture
 def root(wait_until):
-    """Give a shell with four processes below it."""
+    """Return a shell with four processes below it."""
     with subprocess.Popen(["sh", "-c", NESTED]) as started:
         process = psutil.Process(started.pid)
         wait_until(lambda: len(process.children(recursive=True)) == 4)

@@ -41,7 +41,7 @@ def short(ledger, run_id):
 
 
 def text(told: Explanation) -> str:
-    """Give the sentences, with every time and span as T."""
+    """Return the sentences, with every time and span as T."""
     joined = " ".join(told.sentences)
     joined = re.sub(r"\d\d:\d\d:\d\d\.\d{3}", "T", joined)
     return re.sub(r"\d+\.\d+ s|\d+ min \d+ s", "T", joined)

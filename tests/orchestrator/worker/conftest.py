@@ -51,7 +51,7 @@ class Runs:
         return submit(compile_pipeline(pipeline), self.ledger, self.app, self.settings)
 
     def run(self, pipeline: Pipeline, limit_s: float = LIMIT_S) -> RunRecord:
-        """Give the record of a new run at its end."""
+        """Return the record of a new run at its end."""
         return self.wait(self.submit(pipeline), limit_s=limit_s)
 
     def wait(
@@ -60,7 +60,7 @@ class Runs:
         until: Callable[[RunRecord], object] = lambda record: record.state.is_ended,
         limit_s: float = LIMIT_S,
     ) -> RunRecord:
-        """Give the record of a run once the condition holds; due retries are sent off meanwhile."""
+        """Return the record of a run once the condition holds; due retries are sent off meanwhile."""
         record, after = read_skeleton(self.ledger, run_id), "0"
         limit = time.monotonic() + limit_s
         while not until(record):
@@ -73,7 +73,7 @@ class Runs:
         return record
 
     def value(self, record: RunRecord, step: str) -> Any:
-        """Give a step's output as another step would get it."""
+        """Return a step's output as another step would get it."""
         return decode_output(record.outputs.get(step, ""), self._store)
 
     def log(self, record: RunRecord, step: str, attempt: int = 1) -> list[str]:
@@ -86,7 +86,7 @@ def _states(record: RunRecord) -> dict[str, str]:
 
 @pytest.fixture
 def states() -> Callable[[RunRecord], dict[str, str]]:
-    """Give the state of every step of a record."""
+    """Return the state of every step of a record."""
     return _states
 
 
@@ -112,7 +112,7 @@ def worker(settings: Settings, shared_redis_url: str) -> Iterator[LocalWorkers]:
 
 @pytest.fixture(scope="session")
 def runs_by(settings: Settings, shared_redis_url: str) -> Iterator[Callable[[Settings], Runs]]:
-    """Give runs by settings, which name the queues. One app for all: pools of connections belong to the process."""
+    """Return runs by settings, which name the queues. One app for all: pools of connections belong to the process."""
     app = create_app(settings, shared_redis_url)
     with connect(shared_redis_url) as client, app:
         ledger = Ledger(client, settings.key_prefix)
@@ -122,7 +122,7 @@ def runs_by(settings: Settings, shared_redis_url: str) -> Iterator[Callable[[Set
 
 @pytest.fixture
 def runs_on(shared_redis_url: str) -> Iterator[Callable[[Settings, str], Runs]]:
-    """Give runs by settings and server, with an app of their own, which knows the queues of these settings."""
+    """Return runs by settings and server, with an app of their own, which knows the queues of these settings."""
     with ExitStack() as opened:
 
         def make(chosen: Settings, url: str) -> Runs:
@@ -158,7 +158,7 @@ def own_worker(
 
 @pytest.fixture
 def pipeline_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pipeline]:
-    """Give the pipeline that a Python source describes, from a module of its own."""
+    """Return the pipeline that a Python source describes, from a module of its own."""
     monkeypatch.setattr(sys, "path", [*sys.path])
 
     def build(source: str, params: Mapping[str, Any] | None = None) -> Pipeline:

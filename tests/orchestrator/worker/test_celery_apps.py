@@ -95,7 +95,7 @@ SILENT = [
 
 @pytest.fixture(scope="module")
 def sites(settings, shared_redis_url, runs_by):
-    """Give runs on a worker of one child, without and with an app of its pool."""
+    """Return runs on a worker of one child, without and with an app of its pool."""
     with_app = settings.model_copy(update={"pools": {"cpu": PoolSettings(celery_app="proj_named:app")}})
     with (
         local_workers(settings, shared_redis_url, 1, ["cpu"], ready_limit_s=30) as without,
@@ -108,7 +108,7 @@ def sites(settings, shared_redis_url, runs_by):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch, shared_redis_url):
-    """Give the pipelines of a project with a Celery app of its own, by name, and the queue of that app."""
+    """Return the pipelines of a project with a Celery app of its own, by name, and the queue of that app."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     queue = f"queue-of-{tmp_path.name}"
     (tmp_path / "proj_named.py").write_text(

@@ -25,7 +25,7 @@ AFTER = """
 
 @pytest.fixture
 def ending(pipeline_from, tmp_path):
-    """Give the pipeline of a step `end(folder)`, one below it and one aside."""
+    """Return the pipeline of a step `end(folder)`, one below it and one aside."""
     return lambda source: pipeline_from(source + AFTER, {"folder": str(tmp_path)})
 
 

@@ -20,7 +20,7 @@ def end(**_):
 
 @pytest.fixture
 def ending_worker(settings, shared_redis_url, tmp_path):
-    """Give a started worker that is told to end as soon as it has taken a message."""
+    """Return a started worker that is told to end as soon as it has taken a message."""
     (tmp_path / "ending_app.py").write_text(ENDING_APP)
     with local_workers(settings, shared_redis_url, 1, ["cpu"], tmp_path, app="ending_app", ready_limit_s=30) as started:
         yield started

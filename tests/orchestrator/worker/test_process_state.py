@@ -211,7 +211,7 @@ def one_child(settings, shared_redis_url, runs_by):
 
 @pytest.fixture
 def spoil(one_child, pipeline_from):
-    """Give what three steps see: before, in, and after one that spoils its process."""
+    """Return what three steps see: before, in, and after one that spoils its process."""
 
     def run(spoil, look):
         record = one_child.run(pipeline_from(textwrap.dedent(SPOILING).format(spoil=spoil, look=look)))

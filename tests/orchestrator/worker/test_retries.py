@@ -34,7 +34,7 @@ FLAKY = """
 
 @pytest.fixture
 def flaky(pipeline_from, tmp_path):
-    """Give a pipeline of one step that fails `times` times with `error`."""
+    """Return a pipeline of one step that fails `times` times with `error`."""
     numbers = itertools.count()
 
     def build(options, error="OSError", times=1):

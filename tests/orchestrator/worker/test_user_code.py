@@ -23,7 +23,7 @@ def one_slot(own_worker):
 
 @pytest.fixture
 def answer_of(one_slot):
-    """Give the output of `same_name:answer`, imported from a folder."""
+    """Return the output of `same_name:answer`, imported from a folder."""
 
     def answer(folder):
         steps = {"answer": Step("answer", FunctionCall(USES))}
