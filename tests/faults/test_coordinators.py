@@ -79,7 +79,7 @@ def test_many_coordinators_at_once_mend_and_log_each_loss_once(site, caplog):
         + [("message.lost", name, "is empty|holds younger messages only") for name in queued]
     )
     assert record.state == "succeeded"
-    assert len([it for it in caplog.records if it.name == "orchestrator.repair.repair"]) == 10
+    assert len([it for it in caplog.records if it.name.startswith("orchestrator.repair.")]) == 10
     assert {name: len(step.attempts) for name, step in record.steps.items()} == (
         dict.fromkeys(running, 2) | dict.fromkeys(queued, 1)
     )

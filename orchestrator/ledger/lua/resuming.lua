@@ -37,13 +37,13 @@ end
 -- again gets the chains of what is still queued.
 function ops.resume()
   local resume_id, staged, seen, detail = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5]
-  local other = unknown_format(call('HGET', RUN, 'v'), staged == 0 and 'waiting')  -- what is staged is of this format
-  if other then return redis.error_reply(other) end
   local again, gone, respecified = cjson.decode(ARGS[6]), cjson.decode(ARGS[7]), cjson.decode(ARGS[8])
   local fields = tonumber(ARGS[9])
-  local run_state, resumed_by, started_at, resumes, succeeded =
-    unpack(call('HMGET', RUN, 'state', 'resume_id', 'started_at', 'resumes', 'n:succeeded'))
+  local run_state, resumed_by, started_at, resumes, succeeded, v =
+    unpack(call('HMGET', RUN, 'state', 'resume_id', 'started_at', 'resumes', 'n:succeeded', 'v'))
   if not run_state then return redis.error_reply('UNKNOWN run') end
+  local other = unknown_format(v, staged == 0 and 'queued')  -- what is staged is of this format
+  if other then return redis.error_reply(other) end
   local first = 10 + 2 * fields
   if resumed_by == resume_id then
     local steps = {}

@@ -173,7 +173,7 @@ def test_a_run_that_somebody_deleted_is_no_trouble_for_the_others(ledger, app, q
     assert ledger.active_runs() == [kept]
     assert caplog.text == ""
     with pytest.raises(RunUnknown):
-        coordinator.visit(gone)
+        Visitor(ledger, app, quick).visit(gone)
     assert (ledger.recent_runs(10), ledger.runs_that_begin_with("run-")) == ([kept], [kept])
 
 
