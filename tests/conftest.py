@@ -85,6 +85,13 @@ def cpu_growth() -> CpuGrowth:
     return measure
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run tests that measure growth one by one: what others do beside them empties the caches of the larger action."""
+    for item in items:
+        if "cpu_growth" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.alone)
+
+
 @pytest.fixture(scope="session")
 def wait_until() -> Callable[..., None]:
     """Wait for a condition; fail after a limit."""

@@ -43,11 +43,11 @@ def is_other_call(run: StoredRun, now: StagedStep, params: str) -> bool:
 
     Its upstreams are kept too, so that their outputs are those that it read.
     """
-    spec, then = run.spec_of_success(now.step), run.params_of_success(now.step)
-    would_be = now.parsed_spec
-    if spec == would_be and then == params:
+    then = run.params_of_success(now.step)
+    if then == params and run.ran_as(now):
         return False
-    return bool(Received(spec, json.loads(then), {}).differences(Received(would_be, json.loads(params), {})))
+    ran, would_run = run.spec_of_success(now.step), now.parsed_spec
+    return bool(Received(ran, json.loads(then), {}).differences(Received(would_run, json.loads(params), {})))
 
 
 def missing_artifacts(

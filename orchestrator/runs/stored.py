@@ -58,6 +58,12 @@ class StoredRun:
     def resumes(self) -> int:
         return int(self.fields.get("resumes", 0))
 
+    def ran_as(self, now: StagedStep) -> bool:
+        """Return whether the last attempt of a step had, to the letter, the spec that it would have now."""
+        return self.past.spec_at(now.step, self.begun_after.get(now.step, 0)) is None and (
+            self.steps[now.step].spec == now.spec
+        )
+
     def spec_of_success(self, step: str) -> StepSpec:
         """Return the spec that the last attempt of a step was given."""
         return self.past.spec_at(step, self.begun_after.get(step, 0)) or self.steps[step].parsed_spec
