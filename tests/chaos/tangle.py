@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -47,13 +48,22 @@ class Tangle:
         """Return how every step must end."""
         return final_states(self.upstream, self.rules, {step for step, times in self.failing.items() if times < 0})
 
-    def outputs(self) -> dict[str, int]:
-        """Return the output of every step that succeeds, computed here."""
-        states, values = self.states(), dict[str, int]()
-        for step, upstream in self.upstream.items():
-            if states[step] == "succeeded":
-                values[step] = value_of(step, [values.get(name) for name in upstream])
-        return values
+    def wrong_outputs(self, given: dict[str, int]) -> list[str]:
+        """Return a sentence for each output that is not what its step makes of the outputs that it waited for.
+
+        A step with the rule `one_failed` starts at the first failure: of its other upstreams it may know any.
+        """
+        states = self.states()
+        succeeded = {step for step in self.upstream if states[step] == "succeeded"}
+        if given.keys() != succeeded:
+            return [f"there are outputs of {sorted(given)}, but {sorted(succeeded)} succeed"]
+        wrong = []
+        for step in succeeded:
+            inputs = [given.get(name) for name in self.upstream[step]]
+            known = [{value, None} if self.rules[step] == "one_failed" else {value} for value in inputs]
+            if given[step] not in {value_of(step, list(values)) for values in product(*known)}:
+                wrong.append(f"step {step} gave {given[step]} for {inputs}")
+        return wrong
 
 
 def tangle(rng: Random, max_steps: int = 9) -> Tangle:
