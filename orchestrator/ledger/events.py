@@ -112,6 +112,19 @@ class Event:
     detail: Mapping[str, Any]
     strange: tuple[str, ...] = ()
 
+    @property
+    def text(self) -> str:
+        """Event in words, as the beginning of a sentence: "step.failed of step 'a' at attempt 1 (event 5-0)"."""
+        if self.kind is EventKind.UNREADABLE:
+            name = self.detail.get("event")
+            return (
+                f"{name} (event {self.id}) is not an event that a run has"
+                if name
+                else f"event {self.id} cannot be read"
+            )
+        of_step = f" of step {self.step!r} at attempt {self.attempt}" if self.step or self.attempt else ""
+        return f"{self.kind}{of_step} (event {self.id})"
+
 
 _KINDS = {kind.value: kind for kind in EventKind if kind is not EventKind.UNREADABLE}
 

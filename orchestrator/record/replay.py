@@ -55,10 +55,10 @@ def replay_events(events: Sequence[Event], upstream: Mapping[str, Collection[str
     members, unsure = set(upstream), set[str]()
     changes: list[frozenset[str]] = []  # before each resume: the steps whose wiring then is not known, the last first
     for event in reversed(resumes):
-        new = set(_listed(event, "new"))
-        unsure |= new | set(_listed(event, "rewired"))
+        new = set(event.detail.get("new", ()))
+        unsure |= new | set(event.detail.get("rewired", ()))
         changes.append(frozenset(unsure))
-        members = (members - new) | set(_listed(event, "gone"))
+        members = (members - new) | set(event.detail.get("gone", ()))
     replay = Replay(upstream, rules, members, [*reversed(changes), frozenset()])
     for event in events:
         replay.take(event)
@@ -109,7 +109,7 @@ class Replay:
             return self._take_reused(event)
         self._is_beginning = event.kind is EventKind.RUN_CREATED
         if event.kind is EventKind.UNREADABLE:
-            return self._wrong(_unreadable(event))
+            return self._wrong(event.text)
         self._check_form(event)
         subject = event.kind.subject
         if subject == "run":
@@ -120,9 +120,9 @@ class Replay:
             self._take_replaced(event)
         elif subject == "message":
             if (self.state_of(event.step), self.attempts.get(event.step, 0)) != (StepState.QUEUED, event.attempt):
-                self._wrong(f"{_told(event)}, but the step is {self._where(event.step)}")
+                self._wrong(f"{event.text}, but the step is {self._where(event.step)}")
         elif event.kind is EventKind.ATTEMPT_STOPPED and not 1 <= event.attempt <= self.attempts.get(event.step, 0):
-            self._wrong(f"{_told(event)}, but the step is {self._where(event.step)}")
+            self._wrong(f"{event.text}, but the step is {self._where(event.step)}")
         return None
 
     def finish(self) -> None:
@@ -167,25 +167,25 @@ class Replay:
         )
         shown_us, last_shown_us = (event_place(it.id)[0] * 1000 for it in (event, last))
         if is_of_one_call and event.at_us != last.at_us:
-            self._wrong(f"{_told(event)} has another time than event {last.id}, which the same call wrote")
+            self._wrong(f"{event.text} has another time than event {last.id}, which the same call wrote")
         elif last.at_us > shown_us + GRAIN_US:
             by_s = (last.at_us - shown_us) / 1e6
-            self._wrong(f"{_told(last)} has a time {by_s:g} s after the id of event {event.id}, which follows it")
+            self._wrong(f"{last.text} has a time {by_s:g} s after the id of event {event.id}, which follows it")
         elif shown_us > last_shown_us and event.at_us < last.at_us - GRAIN_US:
             by_s = (last.at_us - event.at_us) / 1e6
-            self._wrong(f"{_told(event)} is {by_s:g} s earlier than event {last.id}, by a clock that was not put back")
+            self._wrong(f"{event.text} is {by_s:g} s earlier than event {last.id}, by a clock that was not put back")
 
     def _check_form(self, event: Event) -> None:
         """Check what needs no knowledge of the run: that there is such an event, once, with what an event has."""
         if event.strange:
-            self._wrong(f"{_told(event)} has what no event has: {', '.join(sorted(event.strange))}")
+            self._wrong(f"{event.text} has what no event has: {', '.join(sorted(event.strange))}")
         if event.kind.subject in _OF_THE_RUN and (event.step or event.attempt):
-            self._wrong(f"{_told(event)} is of the whole run, and may not name a step")
+            self._wrong(f"{event.text} is of the whole run, and may not name a step")
         key = event.kind, event.at_us, event.step, event.attempt
         if (
             first := self._seen.setdefault(key, event.id)
         ) != event.id and event.kind.subject != "alert":  # a target may stand twice
-            self._wrong(f"{_told(event)} is there twice: it is event {first}")
+            self._wrong(f"{event.text} is there twice: it is event {first}")
 
     def _take_run(self, event: Event) -> None:
         if event.kind not in _RUN_FOLLOWS:
@@ -228,15 +228,15 @@ class Replay:
             self.run_state = RunState.QUEUED
         self.resumes += 1
         self.unsure.pop(0)
-        again = set(_listed(event, "again"))
+        again = set(event.detail.get("again", ()))
         for step in sorted(again):
             if self.state_of(step) is not StepState.SUCCEEDED:
                 self._wrong(
                     f"step {step!r} runs again (event {event.id}), but it had not succeeded: it was "
                     f"{self.state_of(step)}"
                 )
-        gone = set(_listed(event, "gone"))
-        self.members = (self.members - gone) | set(_listed(event, "new"))
+        gone = set(event.detail.get("gone", ()))
+        self.members = (self.members - gone) | set(event.detail.get("new", ()))
         resets = [step for step in self.members if step in again or self.state_of(step) is not StepState.SUCCEEDED]
         told = event.detail.get("reset")
         if told != len(resets):
@@ -255,8 +255,8 @@ class Replay:
 
         One that has other upstreams since this resume was not decided by those.
         """
-        set_back = resets - set(_listed(event, "new"))
-        rewired = set(_listed(event, "rewired"))
+        set_back = resets - set(event.detail.get("new", ()))
+        rewired = set(event.detail.get("rewired", ()))
         for step in sorted(self.members - resets - rewired):
             if self._is_judged(step) and (opened := set_back.intersection(self.upstream[step])):
                 self._wrong(
@@ -275,38 +275,38 @@ class Replay:
             if before is state is StepState.SUCCEEDED:
                 self._wrong(f"step {step!r} has a second committed success (event {event.id})")
             else:
-                self._wrong(f"{_told(event)}, but the step was {self._where(step)}")
+                self._wrong(f"{event.text}, but the step was {self._where(step)}")
         elif event.attempt != expected:
             number = f"the next attempt of the step is {expected}"
             was = number if state is StepState.QUEUED else f"the step was {self._where(step)}"
-            self._wrong(f"{_told(event)}, but {was}")
+            self._wrong(f"{event.text}, but {was}")
         elif before is StepState.WAITING and state is not StepState.CANCELLED and self._is_judged(step):
             verdict = self.verdict(step)
             if verdict is not state:
-                self._wrong(f"{_told(event)}, but {self._reason(step, verdict)}")
+                self._wrong(f"{event.text}, but {self._reason(step, verdict)}")
             else:
                 self._check_cause(event, state)
         replaced = self._replaced.pop(step, None)
         follows, how = _REPLACED[replaced] if replaced else (None, "")
         outcome = event.detail.get("outcome")
         if follows and (state is not follows or (state is StepState.RETRYING and outcome != Outcome.PUT_BACK)):
-            self._wrong(f"{_told(event)}, but this attempt {how} before")
+            self._wrong(f"{event.text}, but this attempt {how} before")
         if before is StepState.RUNNING and state is StepState.QUEUED and not follows:
-            self._wrong(f"{_told(event)}, but attempt {attempt} has no end")
+            self._wrong(f"{event.text}, but attempt {attempt} has no end")
         if before is StepState.RUNNING:
             self._check_outcome(event)
             self._open.pop(step, None)
         if state is StepState.RETRYING:
             due_at = event.detail.get("due_at")
             if not isinstance(due_at, int) or due_at < event.at_us:
-                self._wrong(f"{_told(event)} does not say when the next attempt is due")
+                self._wrong(f"{event.text} does not say when the next attempt is due")
         if state is StepState.RUNNING:
             self._open[step] = event.attempt
             self.attempts_begun += 1
             self.begun[step] = event.attempt
             self.begun_at[step] = event.at_us
         self._causes.pop(step, None)
-        if state in _WITHOUT_ATTEMPT and isinstance(cause := _because(event), str):
+        if state in _WITHOUT_ATTEMPT and isinstance(cause := event.detail.get("because"), str):
             self._causes[step] = cause
         self.states[step], self.attempts[step], self.since[step] = state, event.attempt, event.at_us
 
@@ -318,9 +318,9 @@ class Replay:
         may_be = {self._causes.get(up, up) for up in ups}
         if state is StepState.SKIPPED and self.rules[event.step] == "one_failed":
             may_be.add(event.step)  # when the run begins or is resumed, and nothing above it has failed
-        if (told := _because(event)) not in may_be:
+        if (told := event.detail.get("because")) not in may_be:
             named = ", ".join(map(repr, sorted(may_be)[:_NAMED]))
-            self._wrong(f"{_told(event)} says that {told!r} has decided it, but that was {named or 'nobody'}")
+            self._wrong(f"{event.text} says that {told!r} has decided it, but that was {named or 'nobody'}")
 
     def _take_reused(self, event: Event) -> None:
         """A step is taken over when the run begins, with all that is above it, and has no attempt of its own."""
@@ -328,29 +328,29 @@ class Replay:
         source = Reused(str(detail.get("run", "")), detail.get("attempt", 0))
         self._check_run_goes_on(event, StepState.SUCCEEDED)
         if not self._is_beginning:
-            self._wrong(f"{_told(event)}, but a step is taken over only when the run begins")
+            self._wrong(f"{event.text}, but a step is taken over only when the run begins")
         if self.state_of(step) is not StepState.WAITING or event.attempt:
-            self._wrong(f"{_told(event)}, but the step was {self._where(step)}")
+            self._wrong(f"{event.text}, but the step was {self._where(step)}")
         if not source.run_id or not isinstance(source.attempt, int) or source.attempt < 1:
-            self._wrong(f"{_told(event)} does not name the attempt of another run")
+            self._wrong(f"{event.text} does not name the attempt of another run")
         if self._is_judged(step) and (own := sorted(set(self.upstream[step]) - self.reused.keys())):
-            self._wrong(f"{_told(event)}, but its upstream {own[0]!r} is not taken over")
+            self._wrong(f"{event.text}, but its upstream {own[0]!r} is not taken over")
         self.states[step], self.reused[step], self.since[step] = StepState.SUCCEEDED, source, event.at_us
         self.attempts.setdefault(step, 0)
 
     def _check_run_goes_on(self, event: Event, state: StepState) -> None:
         if event.step not in self.members:
-            self._wrong(f"{_told(event)}, but the run has no such step")
+            self._wrong(f"{event.text}, but the run has no such step")
         if self.run_state not in (RunState.QUEUED, RunState.RUNNING):
-            self._wrong(f"{_told(event)}, but the run was {self.run_state or 'not created yet'}")
+            self._wrong(f"{event.text}, but the run was {self.run_state or 'not created yet'}")
         elif state is StepState.RUNNING and self.run_state is not RunState.RUNNING:
-            self._wrong(f"{_told(event)}, but the run was {self.run_state}")
+            self._wrong(f"{event.text}, but the run was {self.run_state}")
 
     def _take_replaced(self, event: Event) -> None:
         step = event.step
         is_running = self.state_of(step) is StepState.RUNNING and self._open.get(step) == event.attempt
         if not is_running or step in self._replaced:
-            self._wrong(f"{_told(event)}, but the step was {self._where(step)}")
+            self._wrong(f"{event.text}, but the step was {self._where(step)}")
         else:
             self._check_outcome(event)
             self._open.pop(step)
@@ -361,7 +361,7 @@ class Replay:
         may_be = _OUTCOMES.get(event.kind)
         outcome = event.detail.get("outcome")
         if may_be and event.step in self._open and outcome not in may_be:
-            self._wrong(f"{_told(event)}, but the outcome of its attempt is {outcome}")
+            self._wrong(f"{event.text}, but the outcome of its attempt is {outcome}")
 
     def _is_judged(self, step: str) -> bool:
         return step in self.upstream and step in self.members and step not in self.unsure[0]
@@ -392,22 +392,3 @@ class Replay:
 
     def _wrong(self, sentence: str) -> None:
         self.violations.append(sentence)
-
-
-def _unreadable(event: Event) -> str:
-    name = event.detail.get("event")
-    return f"{name} (event {event.id}) is not an event that a run has" if name else f"event {event.id} cannot be read"
-
-
-def _told(event: Event) -> str:
-    of_step = f" of step {event.step!r} at attempt {event.attempt}" if event.step or event.attempt else ""
-    return f"{event.kind}{of_step} (event {event.id})"
-
-
-def _because(event: Event) -> object:
-    return event.detail.get("because")
-
-
-def _listed(event: Event, name: str) -> Collection[str]:
-    found: Collection[str] = event.detail.get(name, ())
-    return found
