@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 from runs import SETTINGS, Graph, begin, events_of, graph, heads, links_of, random_graph, run_state, start
 
-from orchestrator.ledger import ledger as ledger_module
+from orchestrator.ledger import starting as starting_module
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Chain, Commit, RunExists, StagedStep
@@ -66,7 +66,7 @@ def test_in_any_order_of_their_calls_the_first_to_start_makes_the_run(new_ledger
     rng, ledger = Random(seed), new_ledger()
     graphs = [random_graph(rng, 9, other_rules=0.3) for _ in range(rng.randint(2, 4))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ledger_module, "STAGE_STEPS", rng.randint(1, 4))
+        patch.setattr(starting_module, "STAGE_STEPS", rng.randint(1, 4))
         submits = [calls_of_a_submit(ledger, each, number) for number, each in enumerate(graphs)]
     winner: int | None = None
     answer: Any = None
