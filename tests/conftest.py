@@ -85,6 +85,7 @@ def cpu_growth() -> CpuGrowth:
     return measure
 
 
+@pytest.hookimpl(tryfirst=True)  # before markers are looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run tests that measure growth one by one: what others do beside them empties the caches of the larger action."""
     for item in items:

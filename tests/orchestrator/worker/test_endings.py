@@ -54,12 +54,13 @@ def test_a_step_that_takes_too_long_times_out_promptly(runs, ending, states):
     assert ", in end" in attempt.error["traceback"]
 
 
-def test_a_timeout_may_be_retried(runs, ending):
+@pytest.mark.parametrize("named", ["TimeoutError", "['orchestrator.errors:StepTimedOut']"])
+def test_a_timeout_may_be_retried(runs, ending, named):
     record = runs.run(
-        ending("""
+        ending(f"""
     import pathlib, time
 
-    @step(timeout=0.5, retries=1, retry_delay=0, retry_on=TimeoutError)
+    @step(timeout=0.5, retries=1, retry_delay=0, retry_on={named})
     def end(folder):
         path = pathlib.Path(folder, "tried")
         if not path.exists():
