@@ -13,6 +13,11 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def are(count: int, noun: str) -> str:
+    """Return a count with its noun and verb: "1 step is", "2 steps are"."""
+    return f"{counted(count, noun)} {'is' if count == 1 else 'are'}"
+
+
 def listed(words: Sequence[str], most: int, *, separator: str = ", ") -> str:
     """Return the first `most` words, and how many more there are: "a, b and 3 more"."""
     return separator.join(words[:most]) + and_more(len(words) - most)

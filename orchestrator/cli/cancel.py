@@ -15,7 +15,7 @@ from orchestrator.installation import open_installation
 from orchestrator.ledger.states import RunState
 from orchestrator.runs.cancelling import Cancellation, cancel_run
 from orchestrator.runs.finding import find_run
-from orchestrator.wording import counted
+from orchestrator.wording import are, counted
 
 
 @click.command()
@@ -44,7 +44,7 @@ def cancel(run_text: str, steps: tuple[str, ...], reason: str | None, no_wait: b
             reason,
             is_waiting=not no_wait,
             on_cancelled=lambda count, state: say(_told(run_id, steps, count, state)),
-            on_wait=lambda count: say(f"{_are(count, 'attempt')} being stopped", err=True),
+            on_wait=lambda count: say(f"{are(count, 'attempt')} being stopped", err=True),
         )
     if as_json:
         answer(json.dumps(_as_json(done, reason)))
@@ -76,10 +76,6 @@ def _as_json(done: Cancellation, reason: str) -> dict[str, Any]:
         "stopped": [{"step": event.step, "attempt": event.attempt, **event.detail} for event in done.stopped],
         "stopping": [{"step": it.step, "attempt": it.attempt, "worker": it.worker} for it in done.stopping],
     }
-
-
-def _are(count: int, noun: str) -> str:
-    return f"{counted(count, noun)} {'is' if count == 1 else 'are'}"
 
 
 def _user() -> str:

@@ -31,6 +31,7 @@ from orchestrator.record.run import RunRecord, read_record, read_skeleton
 from orchestrator.runs.cancelling import unwatch_if_over
 from orchestrator.runs.following import finish_alerts, follow
 from orchestrator.settings.model import Settings
+from orchestrator.wording import are
 
 NOT_SUCCEEDED = 1
 RETRIES = 30  # of a call while the server is away, up to 2 s apart
@@ -203,9 +204,8 @@ def _end_workers(
     ledger = installation.ledger
     limit_s = installation.settings.timeout_grace_s + STOPPING_SLACK_S if is_waiting else 0.0
     if is_waiting and not interruption.is_repeated() and (count := len(ledger.stopping(run_id))):
-        many = "1 step is" if count == 1 else f"{count:,} steps are"
         hint = "; Ctrl-C again ends them at once" if local else ""
-        click.echo(f"{many} being stopped{hint}", err=True)
+        click.echo(f"{are(count, 'step')} being stopped{hint}", err=True)
     left = wait_until_stopped(ledger, installation.settings, run_id, limit_s, is_enough=interruption.is_repeated)
     if local is None:
         return

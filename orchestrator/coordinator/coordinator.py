@@ -22,12 +22,11 @@ from orchestrator.ledger.values import RunUnknown
 from orchestrator.messages.former import take_over_former_queues
 from orchestrator.outages import EXPECTED, Outage
 from orchestrator.repair.contact import Contact
-from orchestrator.runs.visiting import Visitor
+from orchestrator.runs.visiting import LEAST_PAUSE_S, Visitor
 from orchestrator.settings.model import Settings
 
 logger = logging.getLogger(__name__)
 
-LEAST_PAUSE_S = 0.02
 SEARCH_S = 60.0  # between two looks for runs that no coordinator knows of
 
 

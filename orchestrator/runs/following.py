@@ -12,11 +12,10 @@ from orchestrator.ledger.presence import SIGN_OF_LIFE_S, announce_coordinator, o
 from orchestrator.local.workers import LocalWorkers
 from orchestrator.record.run import RunRecord
 from orchestrator.runs.reasons import Unserved, unserved_steps
-from orchestrator.runs.visiting import ALERTS_LIMIT_S, Visitor
+from orchestrator.runs.visiting import ALERTS_LIMIT_S, LEAST_PAUSE_S, Visitor
 
 POOLS_LOOK_S = 2.0
 EVENTS_PAUSE_S = 0.05
-LEAST_PAUSE_S = 0.02
 FIRST_LOOK_S = 0.5
 LOCAL_START_S = 10.0  # a worker of our own that is just starting needs no warning
 

@@ -15,6 +15,7 @@ from orchestrator.repair.repair import Repair
 from orchestrator.settings.model import Settings
 
 ALERTS_LIMIT_S = 10.0
+LEAST_PAUSE_S = 0.02  # between two visits
 
 
 class Visitor:
