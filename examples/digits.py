@@ -1,13 +1,15 @@
 """The demo: choose, test and register a classifier of handwritten digits.
 
-collect -> validate -> clean -> featurize -> split -> train (11 configurations x 5 folds) -> compare -> refit
+collect -> validate -> clean -> featurize -> split -> train (11 configurations x 5 folds) -> compare
+-> refit
 -> evaluate -> gate -> register
 
     orchestrator run examples/digits.py
     orchestrator run examples/digits.py -p gate=0.995     # the gate fails, nothing is registered
 
-The data are the 1,797 digits that scikit-learn carries (UCI "Optical Recognition of Handwritten Digits"), so the
-demo needs no network. Every step is a plain function of its inputs; outside a pipeline it can be called and tested.
+The data are the 1,797 digits that scikit-learn carries (UCI "Optical Recognition of Handwritten
+Digits"), so the demo needs no network. Every step is a plain function of its inputs; outside a
+pipeline it can be called and tested.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ import numpy as np
 
 from orchestrator import pipeline, step
 
-# scikit-learn takes a second to import: steps import it themselves, so that reading this file stays quick.
+# scikit-learn takes a second to import: steps import it themselves, so that reading this file stays
+# quick.
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sklearn.base import ClassifierMixin
@@ -38,7 +41,8 @@ INK_MAX = 16.0
 CLASS_SHARE_MIN = 0.05
 BAD_SHARE_MAX = 0.01
 
-# Every configuration that is tried: name -> family of models and its settings. The name is part of the step's name.
+# Every configuration that is tried: name -> family of models and its settings. The name is part of
+# the step's name.
 CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "logistic-c0.1": ("logistic", {"C": 0.1}),
     "logistic-c1": ("logistic", {"C": 1.0}),
@@ -62,7 +66,8 @@ class Images(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """What models learn from: `features` (n, 80), `labels` (n,), and for each sample the fold that it tests."""
+    """What models learn from: `features` (n, 80), `labels` (n,), and for each sample the fold that
+    it tests."""
 
     features: NDArray[np.float64]
     labels: NDArray[np.int64]
@@ -70,7 +75,8 @@ class Samples(NamedTuple):
 
 
 class Split(TypedDict):
-    """Samples to choose and fit a model with, and samples that only `evaluate` sees (their fold is -1)."""
+    """Samples to choose and fit a model with, and samples that only `evaluate` sees (their fold is
+    -1)."""
 
     development: Samples
     held_out: Samples
@@ -86,7 +92,8 @@ class Score(TypedDict):
 
 
 class Comparison(TypedDict):
-    """The configurations, best first, with the mean and the deviation of macro F1 over the folds."""
+    """The configurations, best first, with the mean and the deviation of macro F1 over the
+    folds."""
 
     best: str
     ranking: list[dict[str, Any]]
@@ -131,7 +138,8 @@ def collect() -> Images:
 
 @step
 def validate(images: Images) -> Images:
-    """Return the images back if they are fit for training; raises DataInvalid with every reason why not."""
+    """Return the images back if they are fit for training; raises DataInvalid with every reason why
+    not."""
     pixels, labels = images
     reasons = []
     if pixels.ndim != 3 or pixels.shape[1:] != (SIDE, SIDE):
@@ -142,7 +150,10 @@ def validate(images: Images) -> Images:
         raise DataInvalid("; ".join(reasons) or "there are no images")
     bad_share = float(np.mean(~_is_sound(pixels)))
     if bad_share > BAD_SHARE_MAX:
-        reasons.append(f"{bad_share:.1%} of the images have missing or impossible pixels (limit {BAD_SHARE_MAX:.0%})")
+        reasons.append(
+            f"{bad_share:.1%} of the images have missing or impossible pixels (limit"
+            f" {BAD_SHARE_MAX:.0%})"
+        )
     if strange := sorted(set(labels.tolist()) - set(range(CLASSES))):
         reasons.append(f"there are labels that are no digits: {strange}")
     shares = [float(np.mean(labels == digit)) for digit in range(CLASSES)]
@@ -153,7 +164,10 @@ def validate(images: Images) -> Images:
         reasons.append(f"{repeated} images are copies of others (limit {BAD_SHARE_MAX:.0%})")
     if reasons:
         raise DataInvalid("; ".join(reasons))
-    print(f"valid: class shares {min(shares):.1%} to {max(shares):.1%}, {bad_share:.1%} unsound, {repeated} copies")
+    print(
+        f"valid: class shares {min(shares):.1%} to {max(shares):.1%}, {bad_share:.1%} unsound,"
+        f" {repeated} copies"
+    )
     return images
 
 
@@ -170,9 +184,11 @@ def clean(images: Images) -> Images:
 
 @step
 def featurize(images: Images) -> Samples:
-    """Return 80 features an image: 64 pixels and the mean ink of its 8 rows and 8 columns, all from 0 to 1.
+    """Return 80 features an image: 64 pixels and the mean ink of its 8 rows and 8 columns, all from
+    0 to 1.
 
-    Each image is looked at alone. What is learned from many (scaling) belongs to the models, inside the folds.
+    Each image is looked at alone. What is learned from many (scaling) belongs to the models, inside
+    the folds.
     """
     ink = images.pixels / INK_MAX
     features = np.hstack([ink.reshape(len(ink), -1), ink.mean(axis=2), ink.mean(axis=1)])
@@ -181,12 +197,17 @@ def featurize(images: Images) -> Samples:
 
 
 @step
-def split(samples: Samples, held_out_share: float = 0.25, folds: int = FOLDS, seed: int = 0) -> Split:
-    """Hold out a stratified share, and deal the rest into stratified folds. The same seed gives the same split."""
+def split(
+    samples: Samples, held_out_share: float = 0.25, folds: int = FOLDS, seed: int = 0
+) -> Split:
+    """Hold out a stratified share, and deal the rest into stratified folds. The same seed gives the
+    same split."""
     from sklearn.model_selection import StratifiedKFold, train_test_split
 
     rows = np.arange(len(samples.labels))
-    development, held_out = train_test_split(rows, test_size=held_out_share, stratify=samples.labels, random_state=seed)
+    development, held_out = train_test_split(
+        rows, test_size=held_out_share, stratify=samples.labels, random_state=seed
+    )
     features, labels = samples.features[development], samples.labels[development]
     fold_of = np.full(len(development), -1)
     dealt = StratifiedKFold(folds, shuffle=True, random_state=seed).split(features, labels)
@@ -205,12 +226,19 @@ def train(development: Samples, configuration: str, fold: int, seed: int = 0) ->
     tested = development.folds == fold
     with _one_thread():
         started = time.perf_counter()
-        model = make_model(configuration, seed).fit(development.features[~tested], development.labels[~tested])
+        model = make_model(configuration, seed).fit(
+            development.features[~tested], development.labels[~tested]
+        )
         fit_s = time.perf_counter() - started
         predicted = model.predict(development.features[tested])
     macro_f1 = float(f1_score(development.labels[tested], predicted, average="macro"))
     print(f"{configuration}, fold {fold}: macro F1 {macro_f1:.4f}, fitted in {fit_s:.2f} s")
-    return {"configuration": configuration, "fold": fold, "macro_f1": macro_f1, "fit_s": round(fit_s, 3)}
+    return {
+        "configuration": configuration,
+        "fold": fold,
+        "macro_f1": macro_f1,
+        "fit_s": round(fit_s, 3),
+    }
 
 
 @step
@@ -230,7 +258,10 @@ def compare(scores: list[Score]) -> Comparison:
     ]
     ranking.sort(key=lambda row: (-row["macro_f1"], row["fit_s"]))
     for row in ranking:
-        print("{configuration:<16} macro F1 {macro_f1:.4f} ± {deviation:.4f}  fit {fit_s:.2f} s".format(**row))
+        print(
+            "{configuration:<16} macro F1 {macro_f1:.4f} ± {deviation:.4f}"
+            "  fit {fit_s:.2f} s".format(**row)
+        )
     return {"best": ranking[0]["configuration"], "ranking": ranking}
 
 
@@ -276,8 +307,11 @@ def pass_gate(metrics: Metrics, minimum: float) -> Metrics:
 
 
 @step
-def register(model: ClassifierMixin, configuration: str, metrics: Metrics, folder: str) -> Registered:
-    """Write the model and its card into `folder`/digits-<SHA-256>; the same model is registered once.
+def register(
+    model: ClassifierMixin, configuration: str, metrics: Metrics, folder: str
+) -> Registered:
+    """Write the model and its card into `folder`/digits-<SHA-256>; the same model is registered
+    once.
 
     The model is a pickle: load it only from a folder that you trust.
     """
@@ -285,7 +319,12 @@ def register(model: ClassifierMixin, configuration: str, metrics: Metrics, folde
     sha256 = hashlib.sha256(data).hexdigest()
     place = Path(folder).absolute() / f"digits-{sha256[:16]}"
     place.mkdir(parents=True, exist_ok=True)
-    card = {"configuration": configuration, "sha256": sha256, "size_bytes": len(data), "metrics": metrics}
+    card = {
+        "configuration": configuration,
+        "sha256": sha256,
+        "size_bytes": len(data),
+        "metrics": metrics,
+    }
     _write_whole(place / "model.pickle", data)
     _write_whole(place / "card.json", json.dumps(card, indent=2).encode())
     print(f"registered {configuration} in {place}")
@@ -299,14 +338,18 @@ def register(model: ClassifierMixin, configuration: str, metrics: Metrics, folde
 
 @pipeline
 def digits(
-    gate: Annotated[float, "Least macro F1 on the held-out samples with which a model is registered."] = 0.97,
+    gate: Annotated[
+        float, "Least macro F1 on the held-out samples with which a model is registered."
+    ] = 0.97,
     seed: Annotated[int, "Seed of the split and of the models."] = 0,
     models: Annotated[str, "Folder that keeps the registered models."] = ".orchestrator/models",
 ) -> None:
     """Choose, test and register a classifier of handwritten digits."""
     parts = split(featurize(clean(validate(collect()))), seed=seed)
     scores = [
-        train.options(name=f"train[{configuration}][fold-{fold}]")(parts["development"], configuration, fold, seed)
+        train.options(name=f"train[{configuration}][fold-{fold}]")(
+            parts["development"], configuration, fold, seed
+        )
         for configuration in CONFIGURATIONS
         for fold in range(1, FOLDS + 1)
     ]
@@ -317,7 +360,8 @@ def digits(
 
 
 def make_model(configuration: str, seed: int) -> Any:
-    """Return an unfitted model of a configuration. Scaling is part of it, and learns from the fit's rows only."""
+    """Return an unfitted model of a configuration. Scaling is part of it, and learns from the fit's
+    rows only."""
     from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.neural_network import MLPClassifier
@@ -327,7 +371,9 @@ def make_model(configuration: str, seed: int) -> Any:
 
     family, settings = CONFIGURATIONS[configuration]
     if family == "logistic":
-        return make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, random_state=seed, **settings))
+        return make_pipeline(
+            StandardScaler(), LogisticRegression(max_iter=500, random_state=seed, **settings)
+        )
     if family == "svc":
         return SVC(random_state=seed, **settings)
     if family == "forest":
@@ -341,7 +387,9 @@ def make_model(configuration: str, seed: int) -> Any:
 
 def _is_sound(pixels: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Tell for each image whether all its pixels are there and in range."""
-    sound: NDArray[np.bool_] = np.all((pixels >= 0) & (pixels <= INK_MAX), axis=(1, 2))  # NaN is neither
+    sound: NDArray[np.bool_] = np.all(
+        (pixels >= 0) & (pixels <= INK_MAX), axis=(1, 2)
+    )  # NaN is neither
     return sound
 
 

@@ -1,4 +1,5 @@
-"""Machine-learning pipelines on Celery and Redis: the names with which a pipeline and its steps are written."""
+"""Machine-learning pipelines on Celery and Redis: the names with which a pipeline and its steps are
+written."""
 
 from orchestrator.attempt_context import StopRequested, context
 from orchestrator.definition.builder import PipelineBuilder
@@ -8,4 +9,13 @@ from orchestrator.definition.secrets import Secret
 from orchestrator.definition.steps import step
 from orchestrator.errors import PipelineInvalid
 
-__all__ = ["Pipeline", "PipelineBuilder", "PipelineInvalid", "Secret", "StopRequested", "context", "pipeline", "step"]
+__all__ = [
+    "Pipeline",
+    "PipelineBuilder",
+    "PipelineInvalid",
+    "Secret",
+    "StopRequested",
+    "context",
+    "pipeline",
+    "step",
+]

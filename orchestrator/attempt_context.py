@@ -1,7 +1,7 @@
 """What a step may ask about the attempt that runs it: `from orchestrator import context`.
 
-Outside of an attempt (a step called as the plain function) there is none: `context.should_stop` is False then, and the
-rest raises NotInAttempt. Workers set the attempt; nothing here knows how.
+Outside of an attempt (a step called as the plain function) there is none: `context.should_stop` is
+False then, and the rest raises NotInAttempt. Workers set the attempt; nothing here knows how.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class NotInAttempt(RuntimeError):
 class StopRequested(BaseException):
     """Raised inside a step that has to end: it timed out, or was cancelled, or its worker ends.
 
-    No Exception, so that `except Exception` lets it pass; tidy up in `finally`, within the setting timeout_grace_s.
-    `is_timeout` tells why.
+    No Exception, so that `except Exception` lets it pass; tidy up in `finally`, within the setting
+    timeout_grace_s. `is_timeout` tells why.
     """
 
     def __init__(self, *, is_timeout: bool = False) -> None:
@@ -30,12 +30,14 @@ class StopRequested(BaseException):
 
 
 class HandedOver(BaseException):
-    """Raised by `context.hand_over()`: the attempt ends here, and another worker goes on with the step."""
+    """Raised by `context.hand_over()`: the attempt ends here, and another worker goes on with the
+    step."""
 
 
 @dataclass(slots=True)
 class Attempt:
-    """An attempt as its step sees it. The folder of `checkpoint_dir` is made when it is asked for."""
+    """An attempt as its step sees it. The folder of `checkpoint_dir` is made when it is asked
+    for."""
 
     run_id: str
     step: str
@@ -48,7 +50,8 @@ class Attempt:
 
 
 class Context:
-    """The attempt that runs in this thread. One object for all: it looks up whose thread it is at every question."""
+    """The attempt that runs in this thread. One object for all: it looks up whose thread it is at
+    every question."""
 
     @property
     def is_active(self) -> bool:
@@ -72,7 +75,8 @@ class Context:
     def token(self) -> int:
         """Fencing token of this attempt: it grows with every attempt that begins in the run.
 
-        Whoever keeps the largest token seen can refuse what an attempt that was taken for lost still writes.
+        Whoever keeps the largest token seen can refuse what an attempt that was taken for lost
+        still writes.
         """
         return self._attempt.token
 
@@ -82,7 +86,8 @@ class Context:
 
     @property
     def should_stop(self) -> bool:
-        """Whether the step had better save its work and end: its worker was told to end, or the step itself was."""
+        """Whether the step had better save its work and end: its worker was told to end, or the
+        step itself was."""
         attempt = _here()
         return attempt is not None and attempt.should_stop()
 
@@ -90,8 +95,8 @@ class Context:
     def checkpoint_dir(self) -> Path:
         """Return a folder for this step's checkpoints, made if need be.
 
-        It is the same for all attempts of the step in its run, on whatever worker (all see the same artifact folder),
-        and is removed when the step has succeeded.
+        It is the same for all attempts of the step in its run, on whatever worker (all see the same
+        artifact folder), and is removed when the step has succeeded.
         """
         attempt = self._attempt
         folder = attempt.checkpoint_dir()
@@ -100,7 +105,8 @@ class Context:
         return folder
 
     def hand_over(self) -> NoReturn:
-        """End this attempt here and let another one go on, as after saving a checkpoint because of `should_stop`.
+        """End this attempt here and let another one go on, as after saving a checkpoint because of
+        `should_stop`.
 
         It counts neither as a failure nor as lost.
         """
@@ -110,17 +116,25 @@ class Context:
     def _attempt(self) -> Attempt:
         attempt = _here()
         if attempt is None:
-            raise NotInAttempt("no attempt is running here: the step was called as a plain function, outside of a run")
+            raise NotInAttempt(
+                "no attempt is running here: the step was called as a plain function, outside of"
+                " a run"
+            )
         return attempt
 
     def __repr__(self) -> str:
         attempt = _here()
-        return f"<context of {attempt.step!r}, attempt {attempt.attempt}>" if attempt else "<context of no attempt>"
+        return (
+            f"<context of {attempt.step!r}, attempt {attempt.attempt}>"
+            if attempt
+            else "<context of no attempt>"
+        )
 
 
 context = Context()
 _current: ContextVar[Attempt | None] = ContextVar("attempt", default=None)
-_only: Attempt | None = None  # of a process that runs one attempt at a time: its step may ask from threads of its own
+# of a process that runs one attempt at a time: its step may ask from threads of its own
+_only: Attempt | None = None
 
 
 def _here() -> Attempt | None:
@@ -128,7 +142,8 @@ def _here() -> Attempt | None:
 
 
 class attempt_context:  # noqa: N801 (used as a function; a generator would cost every step three times as much)
-    """Let the context be that attempt inside the block; for workers. `is_only`: no other runs here meanwhile."""
+    """Let the context be that attempt inside the block; for workers. `is_only`: no other runs here
+    meanwhile."""
 
     __slots__ = ("_attempt", "_is_only", "_mark")
 

@@ -1,4 +1,5 @@
-"""How many CPU cores this process may use: those of its affinity, and no more than the quota of its control groups."""
+"""How many CPU cores this process may use: those of its affinity, and no more than the quota of its
+control groups."""
 
 from __future__ import annotations
 
@@ -12,8 +13,11 @@ _MOUNTED = Path("/sys/fs/cgroup")
 
 
 def available_cores() -> int:
-    """Return the cores that this process may use, at least 1; a part of a core in a quota does not count."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the cores that this process may use, at least 1; a part of a core in a quota does not
+    count."""
+    count = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     quota = quota_cores()
     return max(1, count if quota is None else min(count, int(quota)))
 
@@ -21,9 +25,10 @@ def available_cores() -> int:
 def quota_cores(groups: Path = _GROUPS, mounted: Path = _MOUNTED) -> float | None:
     """Return the cores that the control groups of this process allow it, None without a quota.
 
-    `groups` is its /proc/self/cgroup, `mounted` where the hierarchies are: version 2 (`cpu.max`) or 1 (`cpu.cfs_*`).
-    The smallest quota of a group and all above it counts. In a container the path of the group is often that of the
-    host, which is not there: then the top of what is mounted is the container's own group.
+    `groups` is its /proc/self/cgroup, `mounted` where the hierarchies are: version 2 (`cpu.max`) or
+    1 (`cpu.cfs_*`). The smallest quota of a group and all above it counts. In a container the path
+    of the group is often that of the host, which is not there: then the top of what is mounted is
+    the container's own group.
     """
     try:
         lines = groups.read_text().splitlines()

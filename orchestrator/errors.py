@@ -1,35 +1,36 @@
 """Every error that people meet, and the hints in their texts.
 
-OrchestratorError                 what the user can mend; commands print it without a traceback
-├── PipelineInvalid               a pipeline has faults; holds all of them
-├── SettingsInvalid               a setting is unknown or has a wrong value
-├── FunctionNotFound              a "module:function" leads nowhere, or a function has no such name
-├── PlaceholderMisuse             the output of a step was used as a value while the pipeline was built (a TypeError)
-├── PipelineMisuse                a pipeline was called like a function (a TypeError)
-├── FormatUnknown                 a run was written by another version, which this one cannot go on with
-├── RunNotFound                   no run, or more than one, is meant by what was written
-├── ResumeRefused                 a run cannot be resumed now, or not as it was asked for
-├── RerunRefused                  a run cannot be the beginning of another one
-├── RefusedInStep                 a step uses the orchestrator itself, and its pool does not allow that
-├── ServerUnreachable             the Redis server does not answer, or lets nobody in
-├── EmbeddedServerError           the embedded server cannot be started or reached
-├── LocalWorkerError              a local worker could not start, or died
-├── OlderVersionThere             workers or coordinators of version 0.1 have to be stopped first
-├── PoolUnknown                   no setting names that pool
-├── WorkerNameTaken               another worker has that name
-└── StoreRefused                  the artifact folder is not the installation's store, or cannot be used
+OrchestratorError             what the user can mend; commands print it without a traceback
+├── PipelineInvalid           a pipeline has faults; holds all of them
+├── SettingsInvalid           a setting is unknown or has a wrong value
+├── FunctionNotFound          a "module:function" leads nowhere, or a function has no such name
+├── PlaceholderMisuse         a step's output was used as a value during the build (a TypeError)
+├── PipelineMisuse            a pipeline was called like a function (a TypeError)
+├── FormatUnknown             a run was written by another version, which this one cannot go on with
+├── RunNotFound               no run, or more than one, is meant by what was written
+├── ResumeRefused             a run cannot be resumed now, or not as it was asked for
+├── RerunRefused              a run cannot be the beginning of another one
+├── RefusedInStep             a step uses the orchestrator itself, and its pool does not allow that
+├── ServerUnreachable         the Redis server does not answer, or lets nobody in
+├── EmbeddedServerError       the embedded server cannot be started or reached
+├── LocalWorkerError          a local worker could not start, or died
+├── OlderVersionThere         workers or coordinators of version 0.1 have to be stopped first
+├── PoolUnknown               no setting names that pool
+├── WorkerNameTaken           another worker has that name
+└── StoreRefused              the artifact folder is not the installation's store, or cannot be used
 
-What an attempt of a step fails with, beside the step's own errors (in `retry_on`: "orchestrator.errors:StepTimedOut"):
+What an attempt of a step fails with, beside the step's own errors
+(in `retry_on`: "orchestrator.errors:StepTimedOut"):
 
-StepTimedOut          TimeoutError   it took longer than its step's timeout
-MemoryLimitExceeded   MemoryError    it held more memory than its step's option allows
-OutputNotStored       TypeError      its value cannot be stored
-NoCeleryApp           RuntimeError   it sends a Celery task, and its pool names no app to send it with
-CeleryAppNotFound     RuntimeError   the app that its pool names cannot be loaded
-CommandFailed         Exception      its command ended with another code than 0
-SignalReceived        Exception      somebody else than its worker signalled its process
-DescriptorsClosed     Exception      it closed descriptors of its process
-SecretsLost           Exception      the run has secret params, and the server no longer has their values
+StepTimedOut                  TimeoutError   it took longer than its step's timeout
+MemoryLimitExceeded           MemoryError    it held more memory than its step's option allows
+OutputNotStored               TypeError      its value cannot be stored
+NoCeleryApp                   RuntimeError   it sends a Celery task, and its pool names no app
+CeleryAppNotFound             RuntimeError   the app that its pool names cannot be loaded
+CommandFailed                 Exception      its command ended with another code than 0
+SignalReceived                Exception      somebody else than its worker signalled its process
+DescriptorsClosed             Exception      it closed descriptors of its process
+SecretsLost                   Exception      the server has lost the values of the run's secrets
 
 Inside a step there are `StopRequested` and `NotInAttempt` too (`attempt_context.py`).
 """
@@ -42,7 +43,8 @@ from itertools import islice
 
 from orchestrator.wording import counted
 
-GUESSED_AMONG_MAX = 2000  # beyond this many known words only those of like length and first letter are looked at
+# beyond this many known words only those of like length and first letter are looked at
+GUESSED_AMONG_MAX = 2000
 NAMES_SHOWN, NAMES_CHARS = 100, 300  # most that a hint says of the names that there are
 
 
@@ -51,13 +53,16 @@ class OrchestratorError(Exception):
 
 
 class PipelineInvalid(OrchestratorError):
-    """A pipeline has faults. `faults` holds one sentence for each, with name, reason and a near-miss guess."""
+    """A pipeline has faults. `faults` holds one sentence for each, with name, reason and a
+    near-miss guess."""
 
     def __init__(self, pipeline: str, faults: Iterable[str]) -> None:
         self.pipeline = pipeline
         self.faults = tuple(faults)
         head = f"pipeline {pipeline!r} has {counted(len(self.faults), 'fault')}"
-        super().__init__("\n".join([head, *("  " + fault.replace("\n", "\n  ") for fault in self.faults)]))
+        super().__init__(
+            "\n".join([head, *("  " + fault.replace("\n", "\n  ") for fault in self.faults)])
+        )
 
     def __reduce__(self) -> tuple[type[PipelineInvalid], tuple[str, tuple[str, ...]]]:
         return type(self), (self.pipeline, self.faults)
@@ -68,7 +73,8 @@ class SettingsInvalid(OrchestratorError):
 
 
 class FunctionNotFound(OrchestratorError):
-    """A function cannot be reached by its name; the message says which part of the name fails and why."""
+    """A function cannot be reached by its name; the message says which part of the name fails and
+    why."""
 
 
 class PlaceholderMisuse(OrchestratorError, TypeError):
@@ -84,15 +90,20 @@ class RunNotFound(OrchestratorError):
 
 
 class FormatUnknown(OrchestratorError):
-    """A run was written by another version of the orchestrator, in a format that this one cannot go on with."""
+    """A run was written by another version of the orchestrator, in a format that this one cannot go
+    on with."""
 
     def __init__(self, run_id: str, found: int, known: int) -> None:
         if found > known:
-            text = f"is written in format {found}, by a newer version; this one knows {known}. Use the newer one"
+            text = (
+                f"is written in format {found}, by a newer version; this one knows {known}. Use the"
+                " newer one"
+            )
         else:
             text = (
-                f"was begun by an older version, in format {found}, and has not ended; this one goes on with runs of "
-                f"format {known} only. Let the older version end it, or cancel it and resume it here"
+                f"was begun by an older version, in format {found}, and has not ended; this one"
+                f" goes on with runs of format {known} only. Let the older version end it, or"
+                " cancel it and resume it here"
             )
         super().__init__(f"run {run_id} {text}")
 
@@ -170,8 +181,9 @@ class DescriptorsClosed(Exception):
 
     def __init__(self) -> None:
         super().__init__(
-            "the step has closed file descriptors of the process that runs it, as os.closerange(3, …) does, or closing "
-            "a number twice. Close only what the step has opened, or do it in a process that the step starts"
+            "the step has closed file descriptors of the process that runs it, as os.closerange(3,"
+            " …) does, or closing a number twice. Close only what the step has opened, or do it in"
+            " a process that the step starts"
         )
 
 
@@ -190,7 +202,8 @@ def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def names_hint(word: str, known: Iterable[str]) -> str:
-    """Return what helps who wrote a name that does not exist: the nearest known one, or else those that exist."""
+    """Return what helps who wrote a name that does not exist: the nearest known one, or else those
+    that exist."""
     names = sorted(known) if isinstance(known, set | frozenset) else list(known)
     if near := did_you_mean(word, names):
         return near

@@ -1,4 +1,5 @@
-"""What every entrance opens: settings, a server (the configured one or the embedded one), the ledger, the app."""
+"""What every entrance opens: settings, a server (the configured one or the embedded one), the
+ledger, the app."""
 
 from __future__ import annotations
 
@@ -44,7 +45,10 @@ class Installation:
 
     @cached_property
     def app(self) -> Celery:
-        from orchestrator.messages.app import create_app  # Celery takes half a second; many commands do without
+        # Celery takes half a second; many commands do without
+        from orchestrator.messages.app import (
+            create_app,
+        )
 
         return create_app(self.settings, self.redis_url)
 
@@ -71,21 +75,28 @@ def open_installation(retries: int = FEW_RETRIES) -> Iterator[Installation]:
         try:
             with connect(url, retries=1, timeout_s=FIRST_ANSWER_S) as first:
                 _knock(first, url)
-                if retries > FEW_RETRIES:  # who will bear with a server that takes no writes does not begin with one
+                if retries > FEW_RETRIES:
+                    # who will bear with a server that takes no writes does not begin with one
                     check_writes(first, chosen.key_prefix)
             yield Installation(chosen, url, ledger, chosen.redis_url is None)
         except ServerRefuses as error:
-            raise ServerUnreachable(f"the Redis server at {masked_url(url)} cannot be used: {error}") from None
+            raise ServerUnreachable(
+                f"the Redis server at {masked_url(url)} cannot be used: {error}"
+            ) from None
         except (ConnectionError, TimeoutError) as error:
-            raise ServerUnreachable(f"the Redis server at {masked_url(url)} does not answer: {error}") from None
+            raise ServerUnreachable(
+                f"the Redis server at {masked_url(url)} does not answer: {error}"
+            ) from None
         except (InvalidResponse, NoPermissionError) as error:
-            raise ServerUnreachable(f"the Redis server at {masked_url(url)} cannot be used: {error}") from None
+            raise ServerUnreachable(
+                f"the Redis server at {masked_url(url)} cannot be used: {error}"
+            ) from None
         except ResponseError as error:
             if "WRONGTYPE" not in str(error):
                 raise
             raise ServerUnreachable(
-                f"the Redis server at {masked_url(url)} holds a key of another kind where one of ours belongs, "
-                f"below '{chosen.key_prefix}:' (setting key_prefix): {error}"
+                f"the Redis server at {masked_url(url)} holds a key of another kind where one of"
+                f" ours belongs, below '{chosen.key_prefix}:' (setting key_prefix): {error}"
             ) from None
         finally:
             ledger.client.close()
@@ -99,11 +110,17 @@ def _knock(client: Redis, url: str) -> None:
             info = client.info("server")
             kind = info.get("redis_mode") or info.get("server_mode")  # the second is Valkey's
             if kind in ("cluster", "sentinel"):
-                raise ServerUnreachable(f"the Redis server at {masked_url(url)} is of a {kind}: {UNSERVED}")
+                raise ServerUnreachable(
+                    f"the Redis server at {masked_url(url)} is of a {kind}: {UNSERVED}"
+                )
     except (AuthenticationError, NoPermissionError) as error:
         server = f"the Redis server at {masked_url(url)}"
         if client.connection_pool.connection_kwargs.get("password"):
             raise ServerUnreachable(f"{server} refuses the password: {error}") from None
-        raise ServerUnreachable(f"{server} asks for a password; write redis://:PASSWORD@host") from None
+        raise ServerUnreachable(
+            f"{server} asks for a password; write redis://:PASSWORD@host"
+        ) from None
     except ResponseError as error:
-        raise ServerUnreachable(f"the Redis server at {masked_url(url)} cannot be used: {error}") from None
+        raise ServerUnreachable(
+            f"the Redis server at {masked_url(url)} cannot be used: {error}"
+        ) from None

@@ -1,4 +1,5 @@
-"""What is logged while something is away: one line when it goes, one when it is back, and none between.
+"""What is logged while something is away: one line when it goes, one when it is back, and none
+between.
 
 A round that is tried again twice a second would else fill a log with the same traceback.
 """
@@ -16,7 +17,8 @@ EXPECTED = (ConnectionError, TimeoutError, OSError)  # of a server that is away:
 
 
 class Outage:
-    """One thing that may be away. `failing` says what cannot be done meanwhile, as "leases cannot be renewed"."""
+    """One thing that may be away. `failing` says what cannot be done meanwhile, as "leases cannot
+    be renewed"."""
 
     def __init__(self, logger: logging.Logger, failing: str) -> None:
         self._logger, self._failing = logger, failing
@@ -28,7 +30,8 @@ class Outage:
         return bool(self._kind)
 
     def begins(self, error: BaseException) -> None:
-        """Note that it failed. Logged is a change alone: that it fails now, or in another way than before."""
+        """Note that it failed. Logged is a change alone: that it fails now, or in another way than
+        before."""
         kind = _kind_of(error)
         if kind == self._kind:
             return
@@ -44,7 +47,9 @@ class Outage:
         """Note that it worked."""
         if self._kind:
             self._kind = ""
-            self._logger.warning("over after %.1f s: %s", time.monotonic() - self._since, self._failing)
+            self._logger.warning(
+                "over after %.1f s: %s", time.monotonic() - self._since, self._failing
+            )
 
 
 def _kind_of(error: BaseException) -> str:

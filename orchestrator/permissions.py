@@ -1,4 +1,5 @@
-"""Who else may read what is kept on disk: nobody, unless the settings open the artifact folder to a group or to all."""
+"""Who else may read what is kept on disk: nobody, unless the settings open the artifact folder to a
+group or to all."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ class Permissions:
 
     @property
     def folder_mode(self) -> int:
-        """The mode of folders: whoever may read files may enter; new files get the folder's group, if one is set."""
+        """The mode of folders: whoever may read files may enter; new files get the folder's group,
+        if one is set."""
         entry = (self.file_mode & 0o444) >> 2
         return self.file_mode | entry | (stat.S_ISGID if self.group_id is not None else 0)
 
@@ -31,7 +33,9 @@ class Permissions:
         return self._open(path, os.O_APPEND)
 
     def _open(self, path: Path, how: int) -> BinaryIO:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how, self.file_mode & 0o700)
+        descriptor = os.open(
+            path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how, self.file_mode & 0o700
+        )
         try:
             self._give(descriptor, self.file_mode)
         except BaseException:
@@ -40,7 +44,8 @@ class Permissions:
         return os.fdopen(descriptor, "wb")
 
     def make_folder(self, folder: Path) -> Path:
-        """Return a folder, made if need be with those above it. One that is there already stays as it is."""
+        """Return a folder, made if need be with those above it. One that is there already stays as
+        it is."""
         missing = []
         for place in (folder, *folder.parents):
             if place.exists():

@@ -27,7 +27,8 @@ _CANONICAL_SCHEMES = {
 }
 
 UNSERVED = (
-    "Redis Cluster and Sentinel are not served, since all keys of a run must be on one server whose name is known"
+    "Redis Cluster and Sentinel are not served, since all keys of a run must be on one server whose"
+    " name is known"
 )
 _ENCODED = "; in a user name and a password, write what is no letter or digit as %XX"
 # What redis-py and kombu both take. Each with the form of its values.
@@ -40,16 +41,21 @@ TLS_OPTIONS = {
     "ssl_keyfile": r".+",
     "ssl_password": r".*",
 }
-_SECRET_OPTION = re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token|credential|auth)[^=&]*=)[^&#]*", re.IGNORECASE)
+_SECRET_OPTION = re.compile(
+    r"([?&][^=&]*(?:pass|pwd|secret|token|credential|auth)[^=&]*=)[^&#]*", re.IGNORECASE
+)
 
 
 def normalise_redis_url(url: str) -> str:
-    """Return the canonical form of `url`; ValueError says what is wrong with it, without its password."""
+    """Return the canonical form of `url`; ValueError says what is wrong with it, without its
+    password."""
     try:
         parts = urlsplit(url.strip())
         port = parts.port
     except ValueError:  # its text quotes a piece of the URL, which may be one of a password
-        raise ValueError(f"it is not a URL with a host and a port that is a number{_ENCODED}") from None
+        raise ValueError(
+            f"it is not a URL with a host and a port that is a number{_ENCODED}"
+        ) from None
     scheme = _CANONICAL_SCHEMES.get(parts.scheme.lower())
     if scheme is None:
         if any(word in parts.scheme.lower() for word in ("cluster", "sentinel")):
@@ -63,7 +69,9 @@ def normalise_redis_url(url: str) -> str:
     netloc = _with_login(parts.netloc, query.pop("username", None), query.pop("password", None))
     if scheme == "unix":
         if parts.hostname or port or len(parts.path) < 2:
-            raise ValueError("a socket needs an absolute path after three slashes, as in unix:///run/redis.sock")
+            raise ValueError(
+                "a socket needs an absolute path after three slashes, as in unix:///run/redis.sock"
+            )
         path = parts.path
         query["db"] = _database(db)
     else:
@@ -87,7 +95,8 @@ def celery_broker_url(url: str) -> str:
 
 
 def masked_url(url: str) -> str:
-    """Return `url` with everything secret in it hidden, for people and logs; it need not be a good URL."""
+    """Return `url` with everything secret in it hidden, for people and logs; it need not be a good
+    URL."""
     scheme, found, rest = url.partition("://")
     if not found:
         return "***"
@@ -99,7 +108,8 @@ def masked_url(url: str) -> str:
 
 
 def _with_login(netloc: str, username: str | None, password: str | None) -> str:
-    """Return the user, password and host of a URL, where the first two may have stood in its query."""
+    """Return the user, password and host of a URL, where the first two may have stood in its
+    query."""
     if username is None and password is None:
         return netloc
     login, _, host = netloc.rpartition("@")
@@ -110,12 +120,15 @@ def _with_login(netloc: str, username: str | None, password: str | None) -> str:
 
 
 def _check_options(scheme: str, query: Mapping[str, str]) -> None:
-    """Raise ValueError for an option that does not exist or has a value that its client would stumble over."""
+    """Raise ValueError for an option that does not exist or has a value that its client would
+    stumble over."""
     known = TLS_OPTIONS if scheme == "rediss" else {"db": r"\d+"}
     for name, value in query.items():
         if name not in known:
             hint = (
-                " It belongs to rediss://." if name in TLS_OPTIONS else f" Known are {', '.join(('db', *TLS_OPTIONS))}."
+                " It belongs to rediss://."
+                if name in TLS_OPTIONS
+                else f" Known are {', '.join(('db', *TLS_OPTIONS))}."
             )
             raise ValueError(f"there is no option {_shown(name)}.{hint}")
         if not re.fullmatch(known[name], value):

@@ -1,13 +1,14 @@
-"""A server that is alive and refuses: the one table of errors after which the same call is made again.
+"""A server that is alive and refuses: the one table of errors after which the same call is made
+again.
 
-Such a server is treated as one that is away: it may be well again soon, and the work that waits for it is done.
-`RefusalsAreOutages` raises `ServerRefuses`, a ConnectionError, in their place, so that redis-py's retries, the
-coordinators' care and Celery's reconnecting all apply to it as they stand. The ledger's client and the transport of
-Celery's messages both make their connections of it.
+Such a server is treated as one that is away: it may be well again soon, and the work that waits for
+it is done. `RefusalsAreOutages` raises `ServerRefuses`, a ConnectionError, in their place, so that
+redis-py's retries, the coordinators' care and Celery's reconnecting all apply to it as they stand.
+The ledger's client and the transport of Celery's messages both make their connections of it.
 
-Not in the table are refusals that no waiting mends: NOPERM, WRONGTYPE, MOVED, a server without a command. A wrong or
-missing password (WRONGPASS, NOAUTH) is a ConnectionError of redis-py already and so is waited for: half a rotation of
-passwords costs no work.
+Not in the table are refusals that no waiting mends: NOPERM, WRONGTYPE, MOVED, a server without a
+command. A wrong or missing password (WRONGPASS, NOAUTH) is a ConnectionError of redis-py already
+and so is waited for: half a rotation of passwords costs no work.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ _CODES = "|".join(REFUSALS)
 _LEADING = re.compile(rf"(?:ERR )?-?({_CODES})\b")
 # An error inside of a script (before Redis 7) or of a transaction has the code further behind.
 _WRAPPED = re.compile(
-    rf"(?:ERR )?(?:Error (?:running|compiling) |EXECABORT |Transaction discarded ).*?[\s:]-?({_CODES}) "
+    r"(?:ERR )?(?:Error (?:running|compiling) |EXECABORT |Transaction discarded"
+    rf" ).*?[\s:]-?({_CODES}) "
 )
 
 
@@ -69,7 +71,8 @@ def refusal_in(error: BaseException) -> str | None:
 
 
 class RefusalsAreOutages:
-    """Goes before a connection class of redis-py. Reads every answer: of commands, pipelines and the handshake."""
+    """Goes before a connection class of redis-py. Reads every answer: of commands, pipelines and
+    the handshake."""
 
     def read_response(self, *args: Any, **options: Any) -> Any:
         try:
@@ -88,8 +91,12 @@ class RefusalsAreOutages:
 def with_refusals(connection_class: type) -> type:
     """Return the connection class with `RefusalsAreOutages` before it.
 
-    redis-py 8.1 asks a connection that fails for host and port, which that of a Unix socket has not: what was an outage
-    became an AttributeError.
+    redis-py 8.1 asks a connection that fails for host and port, which that of a Unix socket has
+    not: what was an outage became an AttributeError.
     """
-    absent = {name: value for name, value in (("host", ""), ("port", 0)) if not hasattr(connection_class, name)}
+    absent = {
+        name: value
+        for name, value in (("host", ""), ("port", 0))
+        if not hasattr(connection_class, name)
+    }
     return type(connection_class.__name__, (RefusalsAreOutages, connection_class), absent)

@@ -1,12 +1,15 @@
-"""Secrets of the settings on their way to our processes, so that no step and no look into /proc shows them.
+"""Secrets of the settings on their way to our processes, so that no step and no look into /proc
+shows them.
 
 | way | who sees it |
 |---|---|
-| environment, as people give it | nobody, once `withdraw` has taken it out of `os.environ` and /proc/PID/environ |
-| `handed_down`, a file without a name | the process that is started; it reads and closes it before all else |
+| environment, as people give it | nobody, once `withdraw` has taken it out of `os.environ` and
+/proc/PID/environ |
+| `handed_down`, a file without a name | the process that is started; it reads and closes it before
+all else |
 
-Code of the same user can still read the memory of our processes, and the environment of who started them (a shell, a
-container's init); docs/operations.md says so.
+Code of the same user can still read the memory of our processes, and the environment of who started
+them (a shell, a container's init); docs/operations.md says so.
 """
 
 from __future__ import annotations
@@ -20,7 +23,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 OPTION = "--secrets"
-_ENV_START, _ENV_END = 47, 48  # in /proc/PID/stat, counted from the state (proc(5), fields 50 and 51)
+# in /proc/PID/stat, counted from the state (proc(5), fields 50 and 51)
+_ENV_START, _ENV_END = (
+    47,
+    48,
+)
 _held: dict[str, str] = {}
 
 
@@ -30,7 +37,8 @@ def held() -> Mapping[str, str]:
 
 
 def withdraw(names: Collection[str]) -> None:
-    """Take variables out of this process's environment and keep them for `held`; `names` are in upper case."""
+    """Take variables out of this process's environment and keep them for `held`; `names` are in
+    upper case."""
     taken = {name: os.environ.pop(name) for name in list(os.environ) if name.upper() in names}
     _held.update(taken)
     if taken and sys.platform == "linux":
@@ -39,9 +47,11 @@ def withdraw(names: Collection[str]) -> None:
 
 
 def _wipe(names: Collection[str]) -> None:
-    """Overwrite values in the block that the kernel shows as /proc/PID/environ: `os.environ` is a copy of it.
+    """Overwrite values in the block that the kernel shows as /proc/PID/environ: `os.environ` is a
+    copy of it.
 
-    With stars, not zeros: to psutil and others an empty entry is the end, and the variables after it would be hidden.
+    With stars, not zeros: to psutil and others an empty entry is the end, and the variables after
+    it would be hidden.
     """
     with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
         fields = file.read().rpartition(") ")[2].split()
@@ -58,7 +68,8 @@ def _wipe(names: Collection[str]) -> None:
 
 @contextmanager
 def handed_down(variables: Mapping[str, str]) -> Iterator[int]:
-    """Yield an open descriptor from which a process that is started in the block reads these variables."""
+    """Yield an open descriptor from which a process that is started in the block reads these
+    variables."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("orchestrator")
     else:
@@ -78,7 +89,8 @@ def with_secrets(command: Sequence[str], descriptor: int) -> list[str]:
 
 
 def receive(arguments: Sequence[str]) -> list[str]:
-    """Read and close what was handed down, if these arguments of a process say so; return the other arguments."""
+    """Read and close what was handed down, if these arguments of a process say so; return the other
+    arguments."""
     if list(arguments[:1]) != [OPTION]:
         return list(arguments)
     with os.fdopen(int(arguments[1]), "rb") as file:

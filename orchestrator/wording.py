@@ -1,4 +1,5 @@
-"""Phrases of which our texts are made: counts, lists of names, what others say, an error in one line."""
+"""Phrases of which our texts are made: counts, lists of names, what others say, an error in one
+line."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def and_more(count: int, noun: str = "") -> str:
 
 
 def punctuated(text: object, mark: str = ".") -> str:
-    """Return a text of somebody else's (an error, a reason) as a part of our sentence, with the mark that follows it.
+    """Return a text of somebody else's (an error, a reason) as a part of our sentence, with the
+    mark that follows it.
 
     It may be a sentence of its own: it gets no second full stop, nor one behind "?".
     """
@@ -40,7 +42,8 @@ def punctuated(text: object, mark: str = ".") -> str:
 
 
 def error_kind(error: Mapping[str, Any] | None) -> str:
-    """Return the class of an error card without its module: "ValueError"; empty if there is none."""
+    """Return the class of an error card without its module: "ValueError"; empty if there is
+    none."""
     return str((error or {}).get("type") or "").rpartition(":")[2]
 
 

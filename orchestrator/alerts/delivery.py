@@ -1,7 +1,8 @@
 """Telling people of failed runs: once for each failure, at least; in threads that nobody waits for.
 
-A coordinator claims the right to tell in the ledger, for a time. One that dies meanwhile leaves the claim to run out,
-and another one sends. Targets that were told are noted, and are not told again when the others are retried.
+A coordinator claims the right to tell in the ledger, for a time. One that dies meanwhile leaves the
+claim to run out, and another one sends. Targets that were told are noted, and are not told again
+when the others are retried.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ HANGING_AT_ONCE = 3  # messages to one target that may hang before it is sent no
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long a target may take, when the others are retried, and how long a claim holds without a sign of life."""
+    """How long a target may take, when the others are retried, and how long a claim holds without a
+    sign of life."""
 
     send_limit_s: float = 30.0
     lease_s: float = 60.0
@@ -52,25 +54,32 @@ class AlertDelivery:
         self._hanging: dict[str, list[threading.Thread]] = {}
 
     def offer(self, run_id: str, alert_at_us: int, now_us: int) -> None:
-        """Begin to tell of a run when that is due, and nobody here is at it already. Comes back at once."""
+        """Begin to tell of a run when that is due, and nobody here is at it already. Comes back at
+        once."""
         if alert_at_us > now_us:
             return
         with self._lock:
             if run_id in self._in_flight or len(self._in_flight) >= ALERTS_AT_ONCE:
                 return
             # A daemon, lest a service that never answers keep the process from ending.
-            thread = threading.Thread(target=self._deliver, args=(run_id,), name=f"alert {run_id}", daemon=True)
+            thread = threading.Thread(
+                target=self._deliver, args=(run_id,), name=f"alert {run_id}", daemon=True
+            )
             thread.start()
             self._in_flight[run_id] = thread
 
     def announce(self, message: Message) -> None:
-        """Send what is not the failure of a run to the targets of the settings, once. Takes as long as they take."""
-        for target in read_targets(self._settings.alerts, os.environ) if self._settings.alerts else []:
+        """Send what is not the failure of a run to the targets of the settings, once. Takes as long
+        as they take."""
+        for target in (
+            read_targets(self._settings.alerts, os.environ) if self._settings.alerts else []
+        ):
             if error := send(target, message):
                 logger.warning("%s could not be told: %s: %s", target.label, message.title, error)
 
     def finish(self, limit_s: float) -> bool:
-        """Wait for what is in flight, and give whether all of it is done. What is not will be sent by another one."""
+        """Wait for what is in flight, and give whether all of it is done. What is not will be sent
+        by another one."""
         limit = time.monotonic() + limit_s
         with self._lock:
             threads = list(self._in_flight.values())
@@ -126,14 +135,19 @@ class AlertDelivery:
     def _begin(
         self, target: Target, message: Message, answers: queue.SimpleQueue[tuple[Target, str]]
     ) -> threading.Thread | None:
-        """Send to one target in a thread of its own, which puts the error, or an empty text, into `answers`."""
+        """Send to one target in a thread of its own, which puts the error, or an empty text, into
+        `answers`."""
         hanging = [thread for thread in self._hanging.pop(target.mark, ()) if thread.is_alive()]
         if hanging:
             self._hanging[target.mark] = hanging
         if len(hanging) >= HANGING_AT_ONCE:
-            answers.put((target, f"{len(hanging)} earlier messages to it have not been answered yet"))
+            answers.put(
+                (target, f"{len(hanging)} earlier messages to it have not been answered yet")
+            )
             return None
-        thread = threading.Thread(target=lambda: answers.put((target, send(target, message))), daemon=True)
+        thread = threading.Thread(
+            target=lambda: answers.put((target, send(target, message))), daemon=True
+        )
         thread.start()
         return thread
 
@@ -141,11 +155,18 @@ class AlertDelivery:
         """Record who could not be told, and when they are tried again, if ever."""
         retries_s, number = self.pace.retries_s, alert_try.number
         retry_in_s = retries_s[number - 1] if failed and number <= len(retries_s) else None
-        outlook: dict[str, Any] = {"given_up": True} if retry_in_s is None else {"retry_in_s": retry_in_s}
+        outlook: dict[str, Any] = (
+            {"given_up": True} if retry_in_s is None else {"retry_in_s": retry_in_s}
+        )
         events = [
-            (EventKind.ALERT_FAILED, {"target": target.label, "error": error, "try": number, **outlook})
+            (
+                EventKind.ALERT_FAILED,
+                {"target": target.label, "error": error, "try": number, **outlook},
+            )
             for target, error in failed.items()
         ]
         for target, error in failed.items():
-            logger.warning("run %s: %s could not be told that it failed: %s", run_id, target.label, error)
+            logger.warning(
+                "run %s: %s could not be told that it failed: %s", run_id, target.label, error
+            )
         self._ledger.report_alert(run_id, alert_try, events, (), retry_in_s)

@@ -1,6 +1,7 @@
 """Apprise: imported when there is something to send or to check, and heard by nobody but us.
 
-What it logs may hold tokens and passwords, so none of it goes to the logs; whoever asks for it hides them.
+What it logs may hold tokens and passwords, so none of it goes to the logs; whoever asks for it
+hides them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
     from orchestrator.alerts.message import Message
     from orchestrator.alerts.targets import Target
 
-TALKATIVE_LOGGERS = ("urllib3", "requests_oauthlib", "oauthlib")  # at DEBUG they write down paths and tokens
+# at DEBUG they write down paths and tokens
+TALKATIVE_LOGGERS = (
+    "urllib3",
+    "requests_oauthlib",
+    "oauthlib",
+)
 
 
 @cache
@@ -39,7 +45,8 @@ def load_apprise() -> ModuleType:
 
 
 def send(target: Target, message: Message) -> str:
-    """Tell the target, and give why that failed; an empty text when it did not. Takes as long as the service takes."""
+    """Tell the target, and give why that failed; an empty text when it did not. Takes as long as
+    the service takes."""
     if target.fault:
         return target.fault
     apprise = load_apprise()

@@ -36,7 +36,9 @@ def failure_message(ledger: Ledger, run_id: str) -> Message:
     events = list(ledger.events(run_id))
     record.apply(events)
     begun = [("its start", record.created_at_us)]
-    begun += [("its resume", event.at_us) for event in events if event.kind is EventKind.RUN_RESUMED]
+    begun += [
+        ("its resume", event.at_us) for event in events if event.kind is EventKind.RUN_RESUMED
+    ]
     since, began_us = begun[-1]
     took = span_text((record.ended_at_us or began_us) - began_us)
 
@@ -60,7 +62,9 @@ def _causes(record: RunRecord) -> list[str]:
     if stopped := _stopped(record):
         causes.append(f"running then: {_cut(', '.join(name for name, _ in stopped), LINE_CHARS)}")
     if not_run := _in_state(record, StepState.UPSTREAM_FAILED):
-        causes.append(f"not run because of that: {_cut(', '.join(name for name, _ in not_run), LINE_CHARS)}")
+        causes.append(
+            f"not run because of that: {_cut(', '.join(name for name, _ in not_run), LINE_CHARS)}"
+        )
     return causes or ["its record does not tell why"]
 
 
@@ -77,7 +81,8 @@ def _failure(name: str, step: StepRecord) -> str:
 
 
 def _logs(ledger: Ledger, record: RunRecord) -> list[str]:
-    """Return the last lines of the steps that failed, or that were running when the run was ended."""
+    """Return the last lines of the steps that failed, or that were running when the run was
+    ended."""
     paragraphs = []
     for name, step in [*_in_state(record, StepState.FAILED), *_stopped(record)][:LOGS]:
         attempt = step.attempts[-1].attempt if step.attempts else 0

@@ -1,6 +1,8 @@
-"""Faults of the host, which are no fault of the step that meets them: the store is full, read-only, gone.
+"""Faults of the host, which are no fault of the step that meets them: the store is full, read-only,
+gone.
 
-Only where our own code works with files is an OSError taken for one: what the user's code raises is the user's.
+Only where our own code works with files is an OSError taken for one: what the user's code raises is
+the user's.
 """
 
 from __future__ import annotations
@@ -12,18 +14,21 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-# They come from the name or from the step, and would come again on any host. Of descriptors a step finds half free
-# (`orchestrator.worker.renewal`), so that it is the step itself that has used them up.
+# They come from the name or from the step, and would come again on any host. Of descriptors a step
+# finds half free (`orchestrator.worker.renewal`), so that it is the step itself that has used them
+# up.
 _OF_THE_CALLER = {errno.ENAMETOOLONG, errno.EINVAL, errno.EMFILE}
 # What a file system says that is full, read-only, broken or gone.
 OF_FILE_SYSTEMS = {
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOTCONN,
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV,
+    errno.ENOTCONN,
     errno.EREMOTEIO if hasattr(errno, "EREMOTEIO") else errno.EIO,
 }  # fmt: skip
 
 
 class HostFault(Exception):
-    """Something of this host keeps an attempt from going on. `needed_bytes` is what did not fit, 0 if not known."""
+    """Something of this host keeps an attempt from going on. `needed_bytes` is what did not fit, 0
+    if not known."""
 
     def __init__(self, text: str, needed_bytes: int = 0) -> None:
         super().__init__(text, needed_bytes)  # both, so that it passes between processes
@@ -53,7 +58,8 @@ def store_faults(
             raise
         why = error.strerror or str(error)
         raise kind(
-            f"host {socket.gethostname()} cannot {doing} the artifact store {path}: {why}", needed_bytes
+            f"host {socket.gethostname()} cannot {doing} the artifact store {path}: {why}",
+            needed_bytes,
         ) from error
 
 

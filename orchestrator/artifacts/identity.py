@@ -26,7 +26,8 @@ class StoreId:
 
 
 def marked_store(root: Path, permissions: Permissions = PRIVATE) -> StoreId:
-    """Return the store in a folder that can be used, marked now if it was not. Raises StoreRefused."""
+    """Return the store in a folder that can be used, marked now if it was not. Raises
+    StoreRefused."""
     try:
         marked = write_marker(root, permissions=permissions)
         FolderStore(root, is_marked=True, permissions=permissions).check()
@@ -36,7 +37,8 @@ def marked_store(root: Path, permissions: Permissions = PRIVATE) -> StoreId:
 
 
 def refuse_another(recorded: StoreId | None, root: Path) -> None:
-    """Raise StoreRefused unless the folder is the recorded store; with none recorded any folder may become it."""
+    """Raise StoreRefused unless the folder is the recorded store; with none recorded any folder may
+    become it."""
     if recorded is None:
         return
     try:
@@ -47,9 +49,10 @@ def refuse_another(recorded: StoreId | None, root: Path) -> None:
         return
     what = "is another store than" if marked else "does not bear the marker of"
     raise StoreRefused(
-        f"the artifact folder {root} of host {socket.gethostname()} {what} the one that this installation uses "
-        f"(first used by host {recorded.host} as {recorded.folder}). All workers must see the same folder: mount it, "
-        f"or set ORCHESTRATOR_ARTIFACT_DIR. If this folder has taken its place: {ACCEPT}"
+        f"the artifact folder {root} of host {socket.gethostname()} {what} the one that this"
+        f" installation uses (first used by host {recorded.host} as {recorded.folder}). All workers"
+        " must see the same folder: mount it, or set ORCHESTRATOR_ARTIFACT_DIR. If this folder has"
+        f" taken its place: {ACCEPT}"
     )
 
 
@@ -59,5 +62,6 @@ def _unusable(root: Path, error: Exception) -> StoreRefused:
         return StoreRefused(f"{punctuated(error)} {advice}")
     why = getattr(error, "strerror", None) or error
     return StoreRefused(
-        f"host {socket.gethostname()} cannot use the artifact folder {root}: {punctuated(why)} {advice}"
+        f"host {socket.gethostname()} cannot use the artifact folder {root}: {punctuated(why)}"
+        f" {advice}"
     )

@@ -1,4 +1,5 @@
-"""The marker of an artifact store: a file with an id, by which two hosts see whether they share the same folder."""
+"""The marker of an artifact store: a file with an id, by which two hosts see whether they share the
+same folder."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ MARKER = ".orchestrator-store.json"
 
 
 def read_marker(root: Path) -> str | None:
-    """Return the id of the store in a folder, None if it has no marker. Raises OSError where it cannot be read."""
+    """Return the id of the store in a folder, None if it has no marker. Raises OSError where it
+    cannot be read."""
     try:
         text = (root / MARKER).read_text()
     except FileNotFoundError:
@@ -26,7 +28,9 @@ def read_marker(root: Path) -> str | None:
     raise OSError(f"its marker {MARKER} is damaged")
 
 
-def write_marker(root: Path, store_id: str | None = None, permissions: Permissions = PRIVATE) -> str:
+def write_marker(
+    root: Path, store_id: str | None = None, permissions: Permissions = PRIVATE
+) -> str:
     """Return the id of the store in a folder, marked now if it was not. Raises OSError.
 
     The marker is there whole or not at all, and of many who write it at once one is the first.

@@ -1,4 +1,5 @@
-"""Outputs of steps as the ledger keeps them: small JSON in line, all else as a reference to an artifact.
+"""Outputs of steps as the ledger keeps them: small JSON in line, all else as a reference to an
+artifact.
 
 The text is JSON in the form of `definition.wire`, or `{"$artifact": {...}}`.
 """
@@ -17,9 +18,13 @@ from orchestrator.definition.wire_scalars import KEYS, shown_scalar
 
 
 def encode_output(
-    value: Any, inline_bytes: int, save: Callable[[Any], Artifact], secrets: Mapping[str, str] | None = None
+    value: Any,
+    inline_bytes: int,
+    save: Callable[[Any], Artifact],
+    secrets: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the text for the ledger; "" for None. Saves what is no JSON, or more than `inline_bytes` of it.
+    """Return the text for the ledger; "" for None. Saves what is no JSON, or more than
+    `inline_bytes` of it.
 
     The text holds references in place of `secrets` (by param), since people are shown it.
     """
@@ -37,7 +42,8 @@ def encode_output(
 
 
 def _json_text(wire: Any, secrets: Mapping[str, str]) -> str | None:
-    """Return the wire form as text without the secrets; None where a form holds one that cannot be taken out of it."""
+    """Return the wire form as text without the secrets; None where a form holds one that cannot be
+    taken out of it."""
     text = json.dumps(wire, separators=(",", ":"), allow_nan=False)
     hidden = {name: secret for name, secret in secrets.items() if len(secret) >= MASKED_CHARS}
     if not any(json.dumps(secret)[1:-1] in text for secret in hidden.values()):
@@ -47,7 +53,8 @@ def _json_text(wire: Any, secrets: Mapping[str, str]) -> str | None:
 
 
 def _may_fit(value: Any, limit: int) -> bool:
-    """Whether the JSON of a value may be that short; looks at no more items than that, and makes no copy of any."""
+    """Whether the JSON of a value may be that short; looks at no more items than that, and makes no
+    copy of any."""
     ahead, least = [value], 0
     while ahead and least <= limit:
         item = ahead.pop()
@@ -62,9 +69,12 @@ def _may_fit(value: Any, limit: int) -> bool:
 
 
 def decode_output(
-    text: str, store: ArtifactStore, param: Callable[[str, tuple[str | int, ...]], Any] | None = None
+    text: str,
+    store: ArtifactStore,
+    param: Callable[[str, tuple[str | int, ...]], Any] | None = None,
 ) -> Any:
-    """Return the value, from the store if it is kept there; `param` looks secrets up. Raises ArtifactMissing."""
+    """Return the value, from the store if it is kept there; `param` looks secrets up. Raises
+    ArtifactMissing."""
     if not text:
         return None
     wire = json.loads(text)
@@ -80,7 +90,8 @@ def artifact_of(wire: Any) -> Artifact | None:
 
 
 def shown_output(text: str) -> Any:
-    """Return an output for people and JSON readers: plain JSON (a tuple is a list), or the artifact's card."""
+    """Return an output for people and JSON readers: plain JSON (a tuple is a list), or the
+    artifact's card."""
     if not text:
         return None
     wire = json.loads(text)
@@ -89,7 +100,8 @@ def shown_output(text: str) -> Any:
 
 
 def plain_json(wire: Any) -> Any:
-    """Return the wire form for people and JSON readers: a tuple is a list, the keys of a mapping are text."""
+    """Return the wire form for people and JSON readers: a tuple is a list, the keys of a mapping
+    are text."""
     if isinstance(wire, list):
         return [plain_json(item) for item in wire]
     if isinstance(wire, dict):
@@ -119,7 +131,8 @@ def _shown_key(wire: Any) -> str:
 def plain_value(value: Any) -> Any:
     """Return a value as JSON can say it, at any depth, or as its text where it has no such form.
 
-    A value is the same for commands whether it is an output or a param: a Path or a date is text, a set is a list.
+    A value is the same for commands whether it is an output or a param: a Path or a date is text, a
+    set is a list.
     """
     if value is None or type(value) in (int, float, bool):
         return value
@@ -129,8 +142,11 @@ def plain_value(value: Any) -> Any:
         return [plain_value(item) for item in value]
     if isinstance(value, bytes | bytearray):
         return bytes(value).decode(errors="backslashreplace")
-    if type(value).__module__ == "numpy" and type(value).__name__ == "ndarray":  # its text would leave out the middle
-        return plain_value(value.astype(str).tolist() if value.dtype.kind in "mM" else value.tolist())
+    if type(value).__module__ == "numpy" and type(value).__name__ == "ndarray":
+        # its text would leave out the middle
+        return plain_value(
+            value.astype(str).tolist() if value.dtype.kind in "mM" else value.tolist()
+        )
     try:
         return plain_json(to_wire(value, typed=True))
     except NotWireable:

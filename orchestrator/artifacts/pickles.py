@@ -1,8 +1,10 @@
 """Pickles of values of any size, of which nothing is held in memory twice.
 
-A file is a pickle; where the value has large buffers, as arrays do, they stand behind it, then a table of their sizes:
+A file is a pickle; where the value has large buffers, as arrays do, they stand behind it, then a
+table of their sizes:
 
-    pickle | buffer ... | size of the pickle, sizes of the buffers (8 bytes each) | their number (8 bytes) | MAGIC
+    pickle | buffer ... | size of the pickle, sizes of the buffers (8 bytes each) | their number (8
+    bytes) | MAGIC
 
 A pickle ends with ".", so the last byte tells the two forms apart.
 """
@@ -24,7 +26,8 @@ _BUFFER_BYTES = 64 * 1024  # a smaller buffer stands inside the pickle
 _PIECE_BYTES = 1024 * 1024 * 1024  # of one system call
 
 _EXACTLY: dict[str, Callable[[Any], Any]] = {
-    "longlong": int, "ulonglong": int, "intc": int, "uintc": int, "str_": str.__str__, "bytes_": bytes,
+    "longlong": int, "ulonglong": int, "intc": int, "uintc": int, "str_": str.__str__,
+    "bytes_": bytes,
 }  # fmt: skip
 
 _BY_VALUE: Any = Enum.__reduce_ex__
@@ -33,8 +36,8 @@ _BY_VALUE: Any = Enum.__reduce_ex__
 class ExactPickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles NumPy's scalars and enum members exactly.
 
-    Left to itself, NumPy makes others of some, and drops NUL at the end of text. An enum looks its members up by
-    their values, and does not find those that equal nothing, as a function or nan.
+    Left to itself, NumPy makes others of some, and drops NUL at the end of text. An enum looks its
+    members up by their values, and does not find those that equal nothing, as a function or nan.
     """
 
     def reducer_override(self, value: Any) -> Any:
@@ -92,8 +95,8 @@ ReadAt = Callable[[memoryview, int], int]
 def read_pickle(file: BinaryIO, read_at: ReadAt | None = None) -> Any:
     """Return the value in a file, which is read from its beginning.
 
-    `read_at` fills a part of a large buffer from a place in the file and returns how many bytes it read; by default it
-    is `preadv`.
+    `read_at` fills a part of a large buffer from a place in the file and returns how many bytes it
+    read; by default it is `preadv`.
     """
     size = file.seek(0, os.SEEK_END)
     sizes = _sizes(file, size)
@@ -108,7 +111,8 @@ def _reader_of(file: int) -> ReadAt:
 
 
 def _sizes(file: BinaryIO, size: int) -> list[int]:
-    """Return the sizes of the pickle and of each buffer behind it; none if the file is a pickle alone."""
+    """Return the sizes of the pickle and of each buffer behind it; none if the file is a pickle
+    alone."""
     tail = 8 + len(MAGIC)
     if size < tail:
         return []

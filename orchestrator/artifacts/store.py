@@ -1,4 +1,5 @@
-"""Where values too large or too special for the ledger are kept. A folder today; the contract is the seam for more."""
+"""Where values too large or too special for the ledger are kept. A folder today; the contract is
+the seam for more."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A stored value. `path` is relative to the store; `kind` names the value's Python type, for people; `python` is
-    the version that pickled it, as "3.11"."""
+    """A stored value. `path` is relative to the store; `kind` names the value's Python type, for
+    people; `python` is the version that pickled it, as "3.11"."""
 
     path: str
     sha256: str
@@ -59,7 +60,8 @@ class ArtifactStore(Protocol):
     """
 
     def save(self, run_id: str, step: str, attempt: int, token: int, value: Any) -> Artifact:
-        """Store a value under a path private to the attempt; it is there for others once the commit names it."""
+        """Store a value under a path private to the attempt; it is there for others once the commit
+        names it."""
 
     def load(self, artifact: Artifact) -> Any:
         """Return the value back. Raises ArtifactMissing when it is gone or its SHA-256 differs."""
@@ -71,18 +73,19 @@ class ArtifactStore(Protocol):
         """Return a folder inside the store, made if need be."""
 
     def check(self, needed_bytes: int = 0) -> None:
-        """Raise StoreUnusable unless something can be written here and read again, with room for `needed_bytes`."""
+        """Raise StoreUnusable unless something can be written here and read again, with room for
+        `needed_bytes`."""
 
 
 class _HashingWriter:
-    """Writes to a file, and knows the SHA-256 and the size of what was written, also of what did not fit."""
+    """Writes to a file, and knows the SHA-256 and the size of what was written, also of what did
+    not fit."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._sha256 = hashlib.sha256()
-        self._fault: OSError | None = (
-            None  # else it would be taken for one of the value's own code, which runs meanwhile
-        )
+        # else it would be taken for one of the value's own code, which runs meanwhile
+        self._fault: OSError | None = None
         self.size = 0
 
     def write(self, data: Any) -> None:
@@ -107,7 +110,8 @@ class _HashingWriter:
 
 
 class _InputFile(io.FileIO):
-    """A file of the store whose errors are told from those of the code that is run while it is read."""
+    """A file of the store whose errors are told from those of the code that is run while it is
+    read."""
 
     def __init__(self, path: Path, root: Path) -> None:
         super().__init__(path, "rb")
@@ -118,16 +122,21 @@ class _InputFile(io.FileIO):
             return super().readinto(buffer)
 
     def read_at(self, piece: memoryview, at: int) -> int:
-        """Fill a part of a buffer from a place in the file, past Python's own buffers. Return the bytes read."""
+        """Fill a part of a buffer from a place in the file, past Python's own buffers. Return the
+        bytes read."""
         with store_faults("read from", self._root, kind=InputUnreadable):
             return os.preadv(self.fileno(), [piece], at)
 
 
 def _read(file: BinaryIO, read_at: ReadAt, artifact: Artifact) -> Any:
-    """Unpickle a file, and say so where another version of Python has pickled it: its error may come of that."""
+    """Unpickle a file, and say so where another version of Python has pickled it: its error may
+    come of that."""
     if artifact.python in ("", PYTHON):
         return read_pickle(file, read_at)
-    told = f"artifact {artifact.path} was pickled by Python {artifact.python}, and is read by Python {PYTHON}"
+    told = (
+        f"artifact {artifact.path} was pickled by Python {artifact.python}, and is read by Python"
+        f" {PYTHON}"
+    )
     logger.warning("%s", told)
     try:
         return read_pickle(file, read_at)
@@ -138,10 +147,14 @@ def _read(file: BinaryIO, read_at: ReadAt, artifact: Artifact) -> Any:
 
 
 class FolderStore:
-    """Artifacts as pickles in a folder that all workers share (one machine, or a network file system)."""
+    """Artifacts as pickles in a folder that all workers share (one machine, or a network file
+    system)."""
 
-    def __init__(self, root: Path, *, is_marked: bool = False, permissions: Permissions = PRIVATE) -> None:
-        """`is_marked`: the folder bears a marker; without it the folder is not the store, but what a mount hid."""
+    def __init__(
+        self, root: Path, *, is_marked: bool = False, permissions: Permissions = PRIVATE
+    ) -> None:
+        """`is_marked`: the folder bears a marker; without it the folder is not the store, but what
+        a mount hid."""
         self.root = root
         self._permissions = permissions
         self._is_marked = is_marked
@@ -151,7 +164,8 @@ class FolderStore:
         with store_faults("write to", self.root):
             self._see_marker()
             self._permissions.make_folder(path.parent)
-            file = self._permissions.open_new(path)  # in place: nobody knows the path before the commit names it
+            # in place: nobody knows the path before the commit names it
+            file = self._permissions.open_new(path)
         writer = _HashingWriter(file)
         try:
             write_pickle(value, writer.write)
@@ -175,11 +189,15 @@ class FolderStore:
             except (FileNotFoundError, NotADirectoryError):
                 self._see_marker()
                 raise ArtifactMissing(
-                    f"artifact {artifact.path} is not in {self.root}. Do all workers share this folder (artifact_dir)?"
+                    f"artifact {artifact.path} is not in {self.root}. Do all workers share this"
+                    " folder (artifact_dir)?"
                 ) from None
         with io.BufferedReader(raw) as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != artifact.sha256:  # before any of it is believed
-                raise ArtifactMissing(f"artifact {path} has other bytes than were recorded (SHA-256 differs)")
+            if hashlib.file_digest(file, "sha256").hexdigest() != artifact.sha256:
+                # before any of it is believed
+                raise ArtifactMissing(
+                    f"artifact {path} has other bytes than were recorded (SHA-256 differs)"
+                )
             return _read(file, raw.read_at, artifact)
 
     def has(self, artifact: Artifact) -> bool:
@@ -197,14 +215,17 @@ class FolderStore:
         return folder
 
     def check(self, needed_bytes: int = 0) -> None:
-        """Raise StoreUnusable unless something can be written here and read again, with room for `needed_bytes`."""
+        """Raise StoreUnusable unless something can be written here and read again, with room for
+        `needed_bytes`."""
         probe = self.root / f".probe-{secrets.token_hex(8)}"
         data = secrets.token_bytes(PROBE_BYTES)
         with store_faults("use", self.root, needed_bytes):
             self._see_marker()
             self._permissions.make_folder(self.root)
             if free_bytes(self.root) < needed_bytes:
-                raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed_bytes:,} bytes are needed")
+                raise OSError(
+                    errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed_bytes:,} bytes are needed"
+                )
             try:
                 with self._permissions.open_new(probe) as file:
                     if needed_bytes > PROBE_BYTES and hasattr(os, "posix_fallocate"):

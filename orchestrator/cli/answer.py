@@ -1,4 +1,5 @@
-"""Where a command's answer goes: standard output, kept free of what the user's code prints when it is for a program."""
+"""Where a command's answer goes: standard output, kept free of what the user's code prints when it
+is for a program."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ _reserved: TextIO | None = None
 
 
 def json_option(about: str = "Print JSON.") -> Callable[[Any], Any]:
-    """Return the option --json, with which standard output holds the command's answer and nothing else."""
+    """Return the option --json, with which standard output holds the command's answer and nothing
+    else."""
 
     def reserve(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
         if value:
@@ -25,8 +27,9 @@ def json_option(about: str = "Print JSON.") -> Callable[[Any], Any]:
 
 
 def reserve_stdout() -> None:
-    """Keep standard output for `answer`, for good. What the user's code, its libraries and its processes write to
-    descriptor 1 goes to standard error from now on, also what they write while Python ends."""
+    """Keep standard output for `answer`, for good. What the user's code, its libraries and its
+    processes write to descriptor 1 goes to standard error from now on, also what they write while
+    Python ends."""
     global _reserved
     if _reserved is not None:
         return

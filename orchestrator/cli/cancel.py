@@ -24,8 +24,11 @@ from orchestrator.wording import are, counted
 @click.option("--reason", metavar="TEXT", help="Why, for the record.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until what runs is stopped.")
 @json_option()
-def cancel(run_text: str, steps: tuple[str, ...], reason: str | None, no_wait: bool, as_json: bool) -> None:
-    """Cancel a run, or only these steps of it; then the run goes on, and for what is below them they failed.
+def cancel(
+    run_text: str, steps: tuple[str, ...], reason: str | None, no_wait: bool, as_json: bool
+) -> None:
+    """Cancel a run, or only these steps of it; then the run goes on, and for what is below them
+    they failed.
 
     What runs is asked to stop, and killed after a grace with all that it started.
     """
@@ -73,8 +76,12 @@ def _as_json(done: Cancellation, reason: str) -> dict[str, Any]:
         "state": done.state.value,
         "cancelled": done.count or 0,
         **({"reason": reason} if done.count else {}),
-        "stopped": [{"step": event.step, "attempt": event.attempt, **event.detail} for event in done.stopped],
-        "stopping": [{"step": it.step, "attempt": it.attempt, "worker": it.worker} for it in done.stopping],
+        "stopped": [
+            {"step": event.step, "attempt": event.attempt, **event.detail} for event in done.stopped
+        ],
+        "stopping": [
+            {"step": it.step, "attempt": it.attempt, "worker": it.worker} for it in done.stopping
+        ],
     }
 
 

@@ -1,4 +1,5 @@
-"""What `resume` and `rerun` share: their options, and the way from a run that has ended to one that goes on."""
+"""What `resume` and `rerun` share: their options, and the way from a run that has ended to one that
+goes on."""
 
 from __future__ import annotations
 
@@ -53,10 +54,18 @@ def continuing_command(function: Callable[..., None]) -> click.Command:
 
     @click.command(function.__name__, cls=TakesParams, help=function.__doc__)
     @click.argument("run_text", metavar="RUN")
-    @click.option("--from", "from_steps", multiple=True, metavar="STEP", help="Run this step and all below it again.")
+    @click.option(
+        "--from",
+        "from_steps",
+        multiple=True,
+        metavar="STEP",
+        help="Run this step and all below it again.",
+    )
     @param_option("Another value for a param.")
     @workers_option()
-    @click.option("--detach", is_flag=True, help="Leave the run to the workers of the server, as submit does.")
+    @click.option(
+        "--detach", is_flag=True, help="Leave the run to the workers of the server, as submit does."
+    )
     @json_option("Print the run's record as JSON at its end.")
     @click.pass_context
     def command(ctx: click.Context, /, run_text: str, **given: Any) -> None:
@@ -73,16 +82,19 @@ def go_on(
     *,
     too_early: str,
 ) -> None:
-    """Find the run, plan what is to be done, begin that, and follow it to its end or leave it to the server.
+    """Find the run, plan what is to be done, begin that, and follow it to its end or leave it to
+    the server.
 
-    Whatever `find` refuses is refused before any worker is started. `too_early` is said when it is interrupted before
-    anything began.
+    Whatever `find` refuses is refused before any worker is started. `too_early` is said when it is
+    interrupted before anything began.
     """
     chosen = settings()
     warn_of_slots(chosen, asked.workers)
     if asked.detach and chosen.redis_url is None:
-        raise click.UsageError("--detach leaves the run to a server's workers, and there is none: set "
-                               "ORCHESTRATOR_REDIS_URL.")  # fmt: skip
+        raise click.UsageError(
+            "--detach leaves the run to a server's workers, and there is none: "
+            "set ORCHESTRATOR_REDIS_URL."
+        )
     with stop_signals() as interruption:
         try:
             if asked.detach:
@@ -94,7 +106,9 @@ def go_on(
                     answer(json.dumps(card) if asked.as_json else planned.run_id)
                 return
             with workplace(chosen, asked.workers, find) as (installation, local):
-                planned = plan(installation, local.settings if local else chosen, find(installation))
+                planned = plan(
+                    installation, local.settings if local else chosen, find(installation)
+                )
                 record, code = follow_to_the_end(
                     installation,
                     local,

@@ -21,11 +21,21 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
 
 @click.command()
 @json_option()
-@click.option("--accept-store", is_flag=True, help="Let this host's artifact folder be the installation's from now on.")
-@click.option("--self", "role", type=click.Choice(list(ROLES)), help="Look only at what this host's own service needs.")
+@click.option(
+    "--accept-store",
+    is_flag=True,
+    help="Let this host's artifact folder be the installation's from now on.",
+)
+@click.option(
+    "--self",
+    "role",
+    type=click.Choice(list(ROLES)),
+    help="Look only at what this host's own service needs.",
+)
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool, accept_store: bool, role: str | None) -> None:
-    """Tell what is configured, reachable and served, and what is wrong. Exit 1 if there is a fault."""
+    """Tell what is configured, reachable and served, and what is wrong. Exit 1 if there is a
+    fault."""
     chosen = settings()
     if accept_store:
         with open_installation() as installation:
@@ -33,7 +43,14 @@ def doctor(ctx: click.Context, as_json: bool, accept_store: bool, role: str | No
     of_machine, of_server = ROLES[role] if role else (MACHINE_CHECKS, SERVER_CHECKS)
     findings = list(findings_of(chosen, of_machine, of_server))
     if as_json:
-        answer(json.dumps({"settings": _shown_settings(chosen), "findings": [asdict(item) for item in findings]}))
+        answer(
+            json.dumps(
+                {
+                    "settings": _shown_settings(chosen),
+                    "findings": [asdict(item) for item in findings],
+                }
+            )
+        )
     else:
         for item in findings:
             click.echo(f"{_MARKS[item.level]}  {item.what}: {item.found}")

@@ -1,4 +1,5 @@
-"""A run in the foreground: its workers, its progress, its end, and how Ctrl-C stops it. For `run` and `resume`."""
+"""A run in the foreground: its workers, its progress, its end, and how Ctrl-C stops it. For `run`
+and `resume`."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ STOPPING_SLACK_S = 3.0  # beyond the grace of steps that are asked to stop
 
 
 class Interruption:
-    """How often we were told to stop. The first time raises KeyboardInterrupt; the second one is for who cleans up."""
+    """How often we were told to stop. The first time raises KeyboardInterrupt; the second one is
+    for who cleans up."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -73,9 +75,12 @@ def stop_signals() -> Iterator[Interruption]:
 
 @contextlib.contextmanager
 def workplace(
-    chosen: Settings, slots: int | None, check: Callable[[Installation], object] = lambda installation: None
+    chosen: Settings,
+    slots: int | None,
+    check: Callable[[Installation], object] = lambda installation: None,
 ) -> Iterator[tuple[Installation, LocalWorkers | None]]:
-    """Return a installation, and with it workers of our own unless a server is configured, whose workers run the steps.
+    """Return a installation, and with it workers of our own unless a server is configured, whose
+    workers run the steps.
 
     `check` may raise before any worker is started.
     """
@@ -92,14 +97,21 @@ def workplace(
 
 def workers_option() -> Callable[[Any], Any]:
     return click.option(
-        "--workers", type=click.IntRange(min=1), metavar="N", help="Step slots; the number of cores, at least 2."
+        "--workers",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Step slots; the number of cores, at least 2.",
     )
 
 
 def warn_of_slots(chosen: Settings, slots: int | None) -> None:
     """Say so when --workers was given in vain."""
     if chosen.redis_url and slots:
-        click.echo("--workers has no effect: with ORCHESTRATOR_REDIS_URL that server's workers run the steps", err=True)
+        click.echo(
+            "--workers has no effect: with ORCHESTRATOR_REDIS_URL that server's workers run the"
+            " steps",
+            err=True,
+        )
 
 
 def follow_to_the_end(
@@ -112,9 +124,11 @@ def follow_to_the_end(
     after: str = "0",
     as_json: bool,
 ) -> tuple[RunRecord, int]:
-    """Let a run begin, follow it to its end, and give its record and the exit code. `after` is its last event so far.
+    """Let a run begin, follow it to its end, and give its record and the exit code. `after` is its
+    last event so far.
 
-    Ctrl-C cancels it in the ledger first; then what runs is stopped with grace, and at last our own workers.
+    Ctrl-C cancels it in the ledger first; then what runs is stopped with grace, and at last our own
+    workers.
     """
     ledger = installation.ledger
     try:
@@ -128,7 +142,8 @@ def follow_to_the_end(
     except KeyboardInterrupt:
         _cancel(installation, run_id, local, interruption)
         code = INTERRUPTED
-    except BrokenPipeError:  # who read our output has left, as `head` does: nobody waits for the run
+    except BrokenPipeError:
+        # who read our output has left, as `head` does: nobody waits for the run
         _cancel(installation, run_id, local, interruption, "nobody reads the output any more")
         raise
     except LocalWorkerError as error:
@@ -155,7 +170,10 @@ def _finish_alerts(installation: Installation, run_id: str) -> None:
         if finish_alerts(installation, run_id):
             return
     if run_id in installation.ledger.active_runs():
-        click.echo("not everybody could be told yet that it failed: orchestrator serve goes on trying", err=True)
+        click.echo(
+            "not everybody could be told yet that it failed: orchestrator serve goes on trying",
+            err=True,
+        )
 
 
 def _events_until(ledger: Ledger, run_id: str, last: str) -> Iterator[Event]:
@@ -182,7 +200,8 @@ def _cancel(
 ) -> None:
     """Cancel in the ledger first, then stop what we started."""
     interruption.count = max(1, interruption.count)  # from here on Ctrl-C only hurries us
-    installation.ledger.client.connection_pool.disconnect()  # the interrupted call may have left half an answer there
+    # the interrupted call may have left half an answer there
+    installation.ledger.client.connection_pool.disconnect()
     if not installation.ledger.exists(run_id):
         raise KeyboardInterrupt
     installation.ledger.cancel(run_id, reason or interruption.reason)
@@ -198,7 +217,8 @@ def _end_workers(
     *,
     is_waiting: bool = True,
 ) -> None:
-    """Let workers stop what was cancelled, with grace; then end ours, and what still runs on them."""
+    """Let workers stop what was cancelled, with grace; then end ours, and what still runs on
+    them."""
     from orchestrator.runs.stopping import wait_until_stopped
 
     ledger = installation.ledger
@@ -206,10 +226,13 @@ def _end_workers(
     if is_waiting and not interruption.is_repeated() and (count := len(ledger.stopping(run_id))):
         hint = "; Ctrl-C again ends them at once" if local else ""
         click.echo(f"{are(count, 'step')} being stopped{hint}", err=True)
-    left = wait_until_stopped(ledger, installation.settings, run_id, limit_s, is_enough=interruption.is_repeated)
+    left = wait_until_stopped(
+        ledger, installation.settings, run_id, limit_s, is_enough=interruption.is_repeated
+    )
     if local is None:
         return
-    local.kill()  # Celery's own shutdown would take three seconds, and nothing runs any more that should
+    # Celery's own shutdown would take three seconds, and nothing runs any more that should
+    local.kill()
     now_us = ledger.now_us()
     for it in left:
         detail = {

@@ -1,4 +1,5 @@
-"""The `orchestrator` command. Each subcommand is loaded when it is called, so that none pays for the others."""
+"""The `orchestrator` command. Each subcommand is loaded when it is called, so that none pays for
+the others."""
 
 from __future__ import annotations
 
@@ -65,7 +66,10 @@ class _Commands(click.Group):
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)
         except RunUnknown as error:
-            click.echo(f"RunNotFound: run {error} is not on the server any more: somebody has deleted it", err=True)
+            click.echo(
+                f"RunNotFound: run {error} is not on the server any more: somebody has deleted it",
+                err=True,
+            )
             ctx.exit(USAGE)
 
 
@@ -74,13 +78,14 @@ class _Commands(click.Group):
 def main() -> None:
     """Run machine-learning pipelines on Celery and Redis.
 
-    FILE is a Python file, a YAML or JSON file, or a module; FILE:NAME picks one of several pipelines in it.
-    RUN is a run id, the beginning of one, or "last".
+    FILE is a Python file, a YAML or JSON file, or a module; FILE:NAME picks one of several
+    pipelines in it. RUN is a run id, the beginning of one, or "last".
     """
     begin_with_own_signals()
     withdraw_secrets()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what steps wrote may hold what no terminal can show
+        if isinstance(stream, io.TextIOWrapper):
+            # what steps wrote may hold what no terminal can show
             stream.reconfigure(errors="backslashreplace")
 
 

@@ -1,4 +1,5 @@
-"""The option -p of the commands that take params, and what they say to params that are given otherwise."""
+"""The option -p of the commands that take params, and what they say to params that are given
+otherwise."""
 
 from __future__ import annotations
 
@@ -16,14 +17,16 @@ def param_option(about: str = "A param of the run.") -> Callable[[Any], Any]:
 
 
 def ask_secrets(names: Sequence[str]) -> Mapping[str, str]:
-    """Return the secrets as the person at the terminal types them; nothing where there is no terminal."""
+    """Return the secrets as the person at the terminal types them; nothing where there is no
+    terminal."""
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         return {}
     return {name: click.prompt(f"{name} (secret)", hide_input=True, err=True) for name in names}
 
 
 class TakesParams(click.Command):
-    """A command with params of a pipeline. `n=1` and `--n 1` are not its arguments: it says how params are given."""
+    """A command with params of a pipeline. `n=1` and `--n 1` are not its arguments: it says how
+    params are given."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         given, ctx.allow_extra_args = list(args), True
@@ -38,13 +41,18 @@ class TakesParams(click.Command):
         if rest:
             words = [value for value in ctx.params.values() if isinstance(value, str)] + rest
             pairs = [word for word in words if _is_pair(word)]
-            hint = f" A param is given by -p: {' '.join(f'-p {shlex.quote(pair)}' for pair in pairs)}" if pairs else ""
+            hint = (
+                f" A param is given by -p: {' '.join(f'-p {shlex.quote(pair)}' for pair in pairs)}"
+                if pairs
+                else ""
+            )
             plural = "s" if len(rest) > 1 else ""
             ctx.fail(f"Got unexpected extra argument{plural} ({' '.join(rest)}).{hint}")
         return rest
 
     def _meant(self, ctx: click.Context, error: NoSuchOption, given: list[str]) -> str:
-        """Return a hint for an option that the command does not have: one with a value, or that resembles none."""
+        """Return a hint for an option that the command does not have: one with a value, or that
+        resembles none."""
         name, _, value = error.option_name.lstrip("-").partition("=")
         if not error.option_name.startswith("--"):
             return ""

@@ -25,7 +25,9 @@ def plan(target: str, params: tuple[str, ...], full: bool, as_json: bool) -> Non
     chosen = settings()
     compiled, compile_s = load_plan(target, params, chosen, ask_secrets)
     view = plan_view(
-        compiled, largest_message_bytes=plan_message_bytes(compiled, chosen), compile_s=round(compile_s, 6)
+        compiled,
+        largest_message_bytes=plan_message_bytes(compiled, chosen),
+        compile_s=round(compile_s, 6),
     )
     answer(json.dumps(view) if as_json else plan_text(compiled, view, full=full), nl=as_json)
 

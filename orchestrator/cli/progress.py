@@ -27,10 +27,17 @@ if TYPE_CHECKING:
 
 RUNNING_ROWS = 8
 RECENT_ROWS = 6
-EVERY_STEP = 300  # runs with more steps than this print a count now and then instead of a line for each change
+# runs with more steps than this print a count now and then instead of a line for each change
+EVERY_STEP = 300
 COUNT_EVERY = 500
 WORDS = {"reused": "taken over"}
-STYLES = {"succeeded": "green", "failed": "bold red", "running": "cyan", "retrying": "yellow", "upstream_failed": "red"}
+STYLES = {
+    "succeeded": "green",
+    "failed": "bold red",
+    "running": "cyan",
+    "retrying": "yellow",
+    "upstream_failed": "red",
+}
 
 
 class Progress(Protocol):
@@ -46,7 +53,8 @@ class Progress(Protocol):
 
 @contextmanager
 def progress_for(record: RunRecord, *, is_quiet: bool) -> Iterator[Progress]:
-    """Return the progress that fits: on stderr only warnings when quiet, a live panel on a terminal, else lines."""
+    """Return the progress that fits: on stderr only warnings when quiet, a live panel on a
+    terminal, else lines."""
     if not is_quiet and sys.stdout.isatty():
         panel = Panel(record)
         with Live(panel, console=panel.console, refresh_per_second=6, transient=False):
@@ -65,7 +73,10 @@ class Lines:
         self._succeeded = sum(step.state is StepState.SUCCEEDED for step in record.steps.values())
         self._warned: set[tuple[str, str]] = set()
         if not is_quiet:
-            click.echo(f"run {record.run_id} of pipeline {record.pipeline}: {counted(len(record.steps), 'step')}")
+            click.echo(
+                f"run {record.run_id} of pipeline {record.pipeline}:"
+                f" {counted(len(record.steps), 'step')}"
+            )
 
     def show(self, events: Sequence[Event]) -> None:
         if self._is_quiet:
@@ -84,7 +95,9 @@ class Lines:
                     counted = f"{self._succeeded:,} of {len(self._record.steps):,} succeeded"
                     click.echo(f"{clock_text(event.at_us)} {counted}")
                 continue
-            click.echo(f"{clock_text(event.at_us)} {event.step} {WORDS.get(word, word)}{_remark(event)}")
+            click.echo(
+                f"{clock_text(event.at_us)} {event.step} {WORDS.get(word, word)}{_remark(event)}"
+            )
 
     def show_unserved(self, unserved: Sequence[Unserved]) -> None:
         for it in unserved:
@@ -144,24 +157,33 @@ class Panel:
             ProgressBar(total=max(1, total), completed=ended, width=30),
             f"{ended}/{total}",
             duration_text(began_us, self._now_us),
-            Text("  ".join(f"{states[state]} {state.value}" for state in StepState if states[state]), style="dim"),
+            Text(
+                "  ".join(f"{states[state]} {state.value}" for state in StepState if states[state]),
+                style="dim",
+            ),
         )
         running = [name for name, step in record.steps.items() if step.state is StepState.RUNNING]
         rows = [Text(f"  ▸ {name}", style="cyan") for name in running[:RUNNING_ROWS]]
         if len(running) > RUNNING_ROWS:
             rows.append(Text(f"    …{and_more(len(running) - RUNNING_ROWS)}", style="cyan"))
         warnings = [Text(unserved_text(it), style="yellow") for it in self._unserved]
-        return Group(Text(f"run {record.run_id}", style="dim"), head, *self._recent, *rows, *warnings)
+        return Group(
+            Text(f"run {record.run_id}", style="dim"), head, *self._recent, *rows, *warnings
+        )
 
 
 def _news(event: Event) -> str | None:
-    """Return what there is to say of an event that is no change of a step; None when nobody needs to know at once."""
+    """Return what there is to say of an event that is no change of a step; None when nobody needs
+    to know at once."""
     detail = event.detail
     named = f"{event.step} attempt {event.attempt}"
     match event.kind:
         case EventKind.ATTEMPT_LOST:
             counted = f"lost {detail['lost']} of {detail['budget']}"
-            return f"{named} lost: {punctuated(error_line(detail.get('error')), ';')} queued again ({counted})"
+            return (
+                f"{named} lost: {punctuated(error_line(detail.get('error')), ';')} queued again"
+                f" ({counted})"
+            )
         case EventKind.ATTEMPT_HANDED_OVER:
             return f"{named} handed over: {punctuated(detail.get('reason', ''), ';')} queued again"
         case EventKind.ATTEMPT_PUT_BACK:
@@ -169,14 +191,23 @@ def _news(event: Event) -> str | None:
         case EventKind.MESSAGE_LOST:
             return f"{event.step} sent again: its message was lost ({detail.get('found', '')})"
         case EventKind.QUEUE_SHARED:
-            return f"queue {detail.get('queue')} is read by {detail.get('reader')}, too: its messages get lost"
+            return (
+                f"queue {detail.get('queue')} is read by {detail.get('reader')}, too: its messages"
+                " get lost"
+            )
         case EventKind.ATTEMPT_STOPPED:
             return f"{named} {stopped_text(detail)}"
         case EventKind.CLOCK_SHIFTED:
             by_s = detail["by_s"]
-            return f"the server's clock was put {'forward' if by_s > 0 else 'back'} by {abs(by_s):.1f} s"
+            return (
+                f"the server's clock was put {'forward' if by_s > 0 else 'back'} by"
+                f" {abs(by_s):.1f} s"
+            )
         case EventKind.CLOCK_PAUSED:
-            return f"the server was away for {detail['for_s']:.1f} s: not counted for deadline and queue timeouts"
+            return (
+                f"the server was away for {detail['for_s']:.1f} s: not counted for deadline and"
+                " queue timeouts"
+            )
         case EventKind.RUN_RESUMED:
             return _resumed(detail)
     return None

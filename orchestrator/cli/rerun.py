@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 def rerun(ctx: click.Context, run_text: str, asked: Asked) -> None:
     """Start a new run that takes over the outputs of another one, and runs the rest.
 
-    Run again are the steps of --from, those that read a param of -p that is another one now, those that are called or
-    wired otherwise now, those that did not succeed, and all below them. The other run stays as it is. Works as `run`
-    does, and has the same exit codes.
+    Run again are the steps of --from, those that read a param of -p that is another one now, those
+    that are called or wired otherwise now, those that did not succeed, and all below them. The
+    other run stays as it is. Works as `run` does, and has the same exit codes.
     """
     go_on(
         ctx,
@@ -40,18 +40,25 @@ def _finished(installation: Installation, run_text: str) -> Finished:
     from orchestrator.runs.rerunning import read_finished
     from orchestrator.runs.stored import read_run
 
-    return read_finished(installation.ledger, read_run(installation.ledger, find_run(installation.ledger, run_text)))
+    return read_finished(
+        installation.ledger, read_run(installation.ledger, find_run(installation.ledger, run_text))
+    )
 
 
 def _plan(installation: Installation, used: Settings, finished: Finished, asked: Asked) -> Planned:
-    """Return what is to be done, by the pipeline as it is now; say what a person should know of it."""
+    """Return what is to be done, by the pipeline as it is now; say what a person should know of
+    it."""
     from orchestrator.runs.rerunning import plan_rerun
     from orchestrator.runs.rerunning import rerun as start_rerun
     from orchestrator.runs.submission import new_run_id
 
     run, run_id = finished.run, new_run_id()
-    plan, _ = plan_of(definition_of(run, asked.params, say), asked.params, used, run.params, ask_secrets)
-    planned = plan_rerun(finished, plan, used, asked.from_steps, has_artifact=look_for_artifacts(installation, used))
+    plan, _ = plan_of(
+        definition_of(run, asked.params, say), asked.params, used, run.params, ask_secrets
+    )
+    planned = plan_rerun(
+        finished, plan, used, asked.from_steps, has_artifact=look_for_artifacts(installation, used)
+    )
     for line in rerun_lines(planned):
         click.echo(line, err=True)
     ledger, app = installation.ledger, installation.app
@@ -66,5 +73,7 @@ def rerun_lines(planned: Rerun) -> list[str]:
     lines += named(planned.gone, "no longer in the pipeline")
     lines += named(planned.code_changed, f"changed since run {planned.of} was last started")
     if len(planned.reused) == len(planned.plan.pipeline.steps):
-        lines.append("nothing is run again: every step is taken over. --from STEP runs one and all below it")
+        lines.append(
+            "nothing is run again: every step is taken over. --from STEP runs one and all below it"
+        )
     return lines

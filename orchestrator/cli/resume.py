@@ -13,7 +13,13 @@ from orchestrator.cli.params import ask_secrets
 from orchestrator.installation import Installation
 from orchestrator.runs.finding import find_run
 from orchestrator.runs.loading import plan_of
-from orchestrator.runs.reloading import NAMED_STEPS, definition_of, look_for_artifacts, missing_lines, named
+from orchestrator.runs.reloading import (
+    NAMED_STEPS,
+    definition_of,
+    look_for_artifacts,
+    missing_lines,
+    named,
+)
 from orchestrator.settings.model import Settings
 
 if TYPE_CHECKING:
@@ -25,8 +31,9 @@ if TYPE_CHECKING:
 def resume(ctx: click.Context, run_text: str, asked: Asked) -> None:
     """Continue a run that failed or was cancelled.
 
-    Steps that succeeded are kept, unless a step above them runs; all others run, with the pipeline as it is now. Works
-    as `run` does, and has the same exit codes. For a run that succeeded there is `rerun`.
+    Steps that succeeded are kept, unless a step above them runs; all others run, with the pipeline
+    as it is now. Works as `run` does, and has the same exit codes. For a run that succeeded there
+    is `rerun`.
     """
     go_on(
         ctx,
@@ -47,14 +54,17 @@ def _resumable(installation: Installation, run_text: str, from_steps: Sequence[s
 
 
 def _plan(installation: Installation, used: Settings, run: StoredRun, asked: Asked) -> Planned:
-    """Return what is to be done, by the pipeline as it is now; say what a person should know of it."""
+    """Return what is to be done, by the pipeline as it is now; say what a person should know of
+    it."""
     from orchestrator.runs.resumption import plan_resume, wait_for_stopping
     from orchestrator.runs.resumption import resume as resume_run
 
     if installation.ledger.stopping(run.run_id):
         click.echo(f"run {run.run_id}: waiting until its cancelled steps are stopped", err=True)
         wait_for_stopping(installation.ledger, used, run.run_id)
-    plan, _ = plan_of(definition_of(run, asked.params, say), asked.params, used, run.params, ask_secrets)
+    plan, _ = plan_of(
+        definition_of(run, asked.params, say), asked.params, used, run.params, ask_secrets
+    )
     resumption = plan_resume(
         run,
         plan,
@@ -80,7 +90,9 @@ def resumption_lines(resumption: Resumption) -> list[str]:
         lines.append(f"step {name} succeeded with other arguments; --from {name} runs it again")
     if more := len(resumption.differing) - NAMED_STEPS:
         lines += [f"… and {more:,} more such steps"] if more > 0 else []
-    lines += named(resumption.judged_anew, "succeeded, but are decided anew with what is above them")
+    lines += named(
+        resumption.judged_anew, "succeeded, but are decided anew with what is above them"
+    )
     lines += named(resumption.new, "new in the pipeline")
     lines += named(resumption.gone, "no longer in the pipeline")
     return lines + named(resumption.code_changed, "changed since the run was last started")

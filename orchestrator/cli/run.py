@@ -26,17 +26,21 @@ from orchestrator.settings.sources import settings
 @workers_option()
 @json_option("Print the run's record as JSON at its end.")
 @click.pass_context
-def run(ctx: click.Context, target: str, params: tuple[str, ...], workers: int | None, as_json: bool) -> None:
+def run(
+    ctx: click.Context, target: str, params: tuple[str, ...], workers: int | None, as_json: bool
+) -> None:
     """Run a pipeline to its end.
 
-    Without ORCHESTRATOR_REDIS_URL a server and workers are started for the run and stopped after it; with it,
-    that server and its workers are used. Exit: 0 succeeded, 1 failed, 2 invalid, 130 cancelled by Ctrl-C.
+    Without ORCHESTRATOR_REDIS_URL a server and workers are started for the run and stopped after
+    it; with it, that server and its workers are used. Exit: 0 succeeded, 1 failed, 2 invalid, 130
+    cancelled by Ctrl-C.
     """
     chosen = settings()
     warn_of_slots(chosen, workers)
     with stop_signals() as interruption:
         try:
-            # An invalid pipeline needs no server. Without one, our worker starts up while the pipeline is loaded.
+            # An invalid pipeline needs no server. Without one, our worker starts up while the
+            # pipeline is loaded.
             plan = load_plan(target, params, chosen, ask_secrets)[0] if chosen.redis_url else None
             with workplace(chosen, workers) as (installation, local):
                 from orchestrator.runs.submission import new_run_id, submit
@@ -48,10 +52,20 @@ def run(ctx: click.Context, target: str, params: tuple[str, ...], workers: int |
                     local,
                     interruption,
                     run_id,
-                    lambda: submit(plan, installation.ledger, installation.app, used, run_id, absolute_target(target)),
+                    lambda: submit(
+                        plan,
+                        installation.ledger,
+                        installation.app,
+                        used,
+                        run_id,
+                        absolute_target(target),
+                    ),
                     as_json=as_json,
                 )
         except KeyboardInterrupt:
-            click.echo("interrupted" if interruption.is_repeated() else "cancelled before the run began", err=True)
+            click.echo(
+                "interrupted" if interruption.is_repeated() else "cancelled before the run began",
+                err=True,
+            )
             ctx.exit(INTERRUPTED)
     finish(ctx, record, code, as_json)

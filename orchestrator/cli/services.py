@@ -29,16 +29,38 @@ from orchestrator.redis_url import masked_url
 from orchestrator.settings.model import Settings
 from orchestrator.settings.sources import settings
 
-FLOWER_RUNTIME_BUCKETS_S = (1, 10, 60, 600, 3600)  # few: each adds a series to /metrics for every step and worker
+# few: each adds a series to /metrics for every step and worker
+FLOWER_RUNTIME_BUCKETS_S = (
+    1,
+    10,
+    60,
+    600,
+    3600,
+)
 
 
 logger = logging.getLogger(__name__)
 
 
 @click.command()
-@click.option("--pool", "pools", multiple=True, metavar="NAME", help="Pool to serve (repeatable); the default pool.")
-@click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="Steps at a time; as the pool says.")
-@click.option("--name", metavar="NAME", help="Name of the worker on this host; the pool's name, numbered if taken.")
+@click.option(
+    "--pool",
+    "pools",
+    multiple=True,
+    metavar="NAME",
+    help="Pool to serve (repeatable); the default pool.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Steps at a time; as the pool says.",
+)
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Name of the worker on this host; the pool's name, numbered if taken.",
+)
 def worker(pools: tuple[str, ...], concurrency: int | None, name: str | None) -> None:
     """Serve a pool: run a Celery worker set up for it, in the foreground."""
     chosen = settings()
@@ -46,30 +68,38 @@ def worker(pools: tuple[str, ...], concurrency: int | None, name: str | None) ->
     for pool in served:
         if pool not in chosen.pools:
             known = ", ".join(chosen.pools)
-            raise PoolUnknown(f"there is no pool {pool!r}, only {known}.{did_you_mean(pool, chosen.pools)}")
+            raise PoolUnknown(
+                f"there is no pool {pool!r}, only {known}.{did_you_mean(pool, chosen.pools)}"
+            )
     kinds = {chosen.pools[pool].pool_type for pool in served}
     if len(kinds) > 1:
-        raise PoolUnknown(f"pools {', '.join(served)} have different pool types; start a worker for each")
+        raise PoolUnknown(
+            f"pools {', '.join(served)} have different pool types; start a worker for each"
+        )
     if kinds == {"threads"} and len({chosen.pools[pool].server_in_steps for pool in served}) > 1:
         raise PoolUnknown(
-            f"pools {', '.join(served)} have different server_in_steps, and threads share their environment; "
-            "start a worker for each"
+            f"pools {', '.join(served)} have different server_in_steps, and threads share their"
+            " environment; start a worker for each"
         )
     slots = concurrency or max(chosen.pools[pool].slots for pool in served)
     with open_installation() as installation:
         queues = [chosen.queue_of(pool) for pool in served]
         free = name or _free_name(installation, served[0])
-        command = worker_command(free, queues, slots, pool_type=kinds.pop(), log_level=chosen.log_level)
+        command = worker_command(
+            free, queues, slots, pool_type=kinds.pop(), log_level=chosen.log_level
+        )
         _run(installation, chosen, command, ("redis_url",))
 
 
 @click.command()
 def serve() -> None:
-    """Coordinate: send off due retries, mend what was lost, keep deadlines, tell people. Any number may run."""
+    """Coordinate: send off due retries, mend what was lost, keep deadlines, tell people. Any number
+    may run."""
     from orchestrator.coordinator.coordinator import Coordinator
 
     set_up_logging(settings().log_format, settings().log_level)
-    # A signal that sets an event for which this thread is just beginning to wait would wait for itself, for ever.
+    # A signal that sets an event for which this thread is just beginning to wait would wait for
+    # itself, for ever.
     told: queue.SimpleQueue[int] = queue.SimpleQueue()
     for name in heeded(signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda signum, frame: told.put(signum))
@@ -91,7 +121,11 @@ def serve() -> None:
 def flower(port: int | None, address: str | None) -> None:
     """Watch queues and steps in Flower: on localhost, with a password, with bounded memory."""
     chosen = settings()
-    password = chosen.flower_password.get_secret_value() if chosen.flower_password else secrets.token_urlsafe(12)
+    password = (
+        chosen.flower_password.get_secret_value()
+        if chosen.flower_password
+        else secrets.token_urlsafe(12)
+    )
     host, number = address or chosen.flower_address, port or chosen.flower_port
     with open_installation() as installation:
         options = [f"--address={host}", f"--port={number}"]
@@ -100,7 +134,12 @@ def flower(port: int | None, address: str | None) -> None:
         shown = password if not chosen.flower_password else "as set"
         _say(f"Flower on http://{host}:{number} (user {chosen.flower_user}, password {shown})")
         chosen = chosen.model_copy(update={"flower_password": SecretStr(password)})
-        _run(installation, chosen, service_command(FLOWER, *options), ("redis_url", "flower_password"))
+        _run(
+            installation,
+            chosen,
+            service_command(FLOWER, *options),
+            ("redis_url", "flower_password"),
+        )
 
 
 def _say(text: str) -> None:
@@ -114,12 +153,17 @@ def _say(text: str) -> None:
 
 def _free_name(installation: Installation, pool: str) -> str:
     """Return the pool's name, or the first numbered one that no worker of this host bears now."""
-    taken = {card.worker for card in present_workers(installation.ledger.client, installation.ledger.prefix)}
+    taken = {
+        card.worker
+        for card in present_workers(installation.ledger.client, installation.ledger.prefix)
+    }
     names = (pool if number == 1 else f"{pool}-{number}" for number in range(1, len(taken) + 2))
     return next(name for name in names if f"{name}@{socket.gethostname()}" not in taken)
 
 
-def _run(installation: Installation, chosen: Settings, command: Sequence[str], needed: Iterable[str]) -> None:
+def _run(
+    installation: Installation, chosen: Settings, command: Sequence[str], needed: Iterable[str]
+) -> None:
     """Become the command, or run it and hand signals on while we hold the embedded server for it.
 
     It gets the secrets that it needs, and the other settings in its environment.
@@ -131,7 +175,9 @@ def _run(installation: Installation, chosen: Settings, command: Sequence[str], n
         if not installation.is_embedded:
             os.set_inheritable(descriptor, True)
             os.execvpe(command[0], command, environment)
-        process = KnownChild(command, env=environment, start_new_session=True, pass_fds=[descriptor])
+        process = KnownChild(
+            command, env=environment, start_new_session=True, pass_fds=[descriptor]
+        )
     with _handing_on(process):
         code = process.wait()
     sys.exit(code)

@@ -29,12 +29,21 @@ _run_argument = click.argument("run_text", metavar="RUN")
 
 
 @click.command()
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="Show at most so many.")
+@click.option(
+    "--limit",
+    default=20,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Show at most so many.",
+)
 @json_option()
 def runs(limit: int, as_json: bool) -> None:
     """List runs, newest first."""
     with open_installation() as installation:
-        listed = [(run_id, installation.ledger.run_fields(run_id)) for run_id in installation.ledger.recent_runs(limit)]
+        listed = [
+            (run_id, installation.ledger.run_fields(run_id))
+            for run_id in installation.ledger.recent_runs(limit)
+        ]
     rows: list[dict[str, Any]] = [
         {
             "run_id": run_id,
@@ -43,16 +52,27 @@ def runs(limit: int, as_json: bool) -> None:
             "created_at": rfc3339(int(fields["created_at"])),
             "ended_at": rfc3339(_time(fields, "ended_at")),
             "duration": duration_text(int(fields["created_at"]), _time(fields, "ended_at")),
-            "steps": {name[2:]: int(count) for name, count in fields.items() if name[:2] == "n:" and int(count)},
+            "steps": {
+                name[2:]: int(count)
+                for name, count in fields.items()
+                if name[:2] == "n:" and int(count)
+            },
         }
         for run_id, fields in listed
     ]
     if as_json:
-        answer(json.dumps([{key: value for key, value in row.items() if key != "duration"} for row in rows]))
+        answer(
+            json.dumps(
+                [{key: value for key, value in row.items() if key != "duration"} for row in rows]
+            )
+        )
         return
     for row in rows:
         counts = ", ".join(f"{count} {state}" for state, count in row["steps"].items())
-        click.echo(f"{row['run_id']}  {row['state']:<9}  {row['duration']:>10}  {row['pipeline']}  ({counts})")
+        click.echo(
+            f"{row['run_id']}  {row['state']:<9}  {row['duration']:>10}  {row['pipeline']} "
+            f" ({counts})"
+        )
     if not rows:
         click.echo("there is no run yet", err=True)
 
@@ -67,7 +87,9 @@ def show(run_text: str, as_json: bool) -> None:
         if as_json:
             answer(json.dumps(record_json(record)))
             return
-        around = look_around(installation.ledger, record.run_id) if not record.state.is_ended else None
+        around = (
+            look_around(installation.ledger, record.run_id) if not record.state.is_ended else None
+        )
         logs = {
             name: installation.ledger.log_lines(record.run_id, name, step.attempts[-1].attempt)
             for name, step in record.steps.items()
@@ -79,7 +101,9 @@ def show(run_text: str, as_json: bool) -> None:
         click.echo(summary_text(record, logs))
     else:
         times = "once" if record.resumes == 1 else f"{record.resumes} times"
-        resumed = f", resumed {times}, last at {rfc3339(record.resumed_at_us)}" if record.resumes else ""
+        resumed = (
+            f", resumed {times}, last at {rfc3339(record.resumed_at_us)}" if record.resumes else ""
+        )
         rerun = f", a rerun of {record.rerun_of}" if record.rerun_of else ""
         click.echo(f"run {record.run_id} is {record.state.value}{rerun}{resumed}")
         if record.repairs:
@@ -88,7 +112,12 @@ def show(run_text: str, as_json: bool) -> None:
 
 @click.command()
 @_run_argument
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended; with --json one object a line.")
+@click.option(
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Go on until the run has ended; with --json one object a line.",
+)
 @json_option()
 def events(run_text: str, follow: bool, as_json: bool) -> None:
     """Print what happened in a run, oldest first."""
@@ -117,19 +146,29 @@ def events(run_text: str, follow: bool, as_json: bool) -> None:
 @click.option("--attempt", type=click.IntRange(min=1), help="Only this attempt.")
 @click.option("-n", "--numbers", is_flag=True, help="Put its number in front of each line.")
 @json_option()
-def logs(run_text: str, step: str | None, attempt: int | None, numbers: bool, as_json: bool) -> None:
+def logs(
+    run_text: str, step: str | None, attempt: int | None, numbers: bool, as_json: bool
+) -> None:
     """Print what the steps of a run wrote, and the traceback of each attempt that failed."""
     with open_installation() as installation:
         record = read_record(installation.ledger, find_run(installation.ledger, run_text))
         if step is not None and step not in record.steps:
-            raise RunNotFound(f"run {record.run_id} has no step {step!r}.{names_hint(step, record.steps)}")
+            raise RunNotFound(
+                f"run {record.run_id} has no step {step!r}.{names_hint(step, record.steps)}"
+            )
         found: list[dict[str, Any]] = [
-            {"step": name, "attempt": made.attempt, "lines": list(log.lines), "dropped": log.dropped}
+            {
+                "step": name,
+                "attempt": made.attempt,
+                "lines": list(log.lines),
+                "dropped": log.dropped,
+            }
             | ({"error": made.error} if made.error else {})
             for name in ([step] if step else record.steps)
             for made in record.steps[name].attempts
             if made.started_at_us is not None and attempt in (None, made.attempt)
-            if (log := installation.ledger.log(record.run_id, name, made.attempt)).lines or made.error
+            if (log := installation.ledger.log(record.run_id, name, made.attempt)).lines
+            or made.error
         ]
         if not found and step is not None and record.steps[step].is_reused:
             found = _logs_of_reused(installation.ledger, step, record.steps[step])
@@ -147,20 +186,33 @@ def logs(run_text: str, step: str | None, attempt: int | None, numbers: bool, as
 
 
 def _logs_of_reused(ledger: Ledger, name: str, step: StepRecord) -> list[dict[str, Any]]:
-    """Return what the attempt wrote whose output a step has taken over, where its run is still there."""
+    """Return what the attempt wrote whose output a step has taken over, where its run is still
+    there."""
     assert step.reused is not None
     run_id, attempt = step.reused
     click.echo(f"step {name} was {_reused_text(step)}: what that one wrote", err=True)
     log = ledger.log(run_id, name, attempt)
-    entry = {"step": name, "run": run_id, "attempt": attempt, "lines": list(log.lines), "dropped": log.dropped}
+    entry = {
+        "step": name,
+        "run": run_id,
+        "attempt": attempt,
+        "lines": list(log.lines),
+        "dropped": log.dropped,
+    }
     return [entry] if log.lines else []
 
 
 def _log_text(entry: Mapping[str, Any], *, with_numbers: bool) -> list[str]:
     """Return the lines of one attempt for people, with how many are missing before them."""
     dropped, lines = entry["dropped"], entry["lines"]
-    numbered = [f"{number}: {line}" for number, line in enumerate(lines, dropped + 1)] if with_numbers else lines
-    missing = [f"… {dropped:,} earlier {'line' if dropped == 1 else 'lines'} dropped"] if dropped else []
+    numbered = (
+        [f"{number}: {line}" for number, line in enumerate(lines, dropped + 1)]
+        if with_numbers
+        else lines
+    )
+    missing = (
+        [f"… {dropped:,} earlier {'line' if dropped == 1 else 'lines'} dropped"] if dropped else []
+    )
     return [*missing, *numbered, *_error_lines(entry.get("error"))]
 
 
@@ -169,7 +221,8 @@ def _time(fields: dict[str, str], name: str) -> int | None:
 
 
 def _error_lines(error: dict[str, Any] | None) -> list[str]:
-    """Return the traceback of an error; what happened in one line if it has none, as when a worker was lost."""
+    """Return the traceback of an error; what happened in one line if it has none, as when a worker
+    was lost."""
     if not error:
         return []
     return str(error.get("traceback") or "").rstrip().splitlines() or [error_line(error)]
@@ -181,7 +234,11 @@ def _event_json(event: Event) -> dict[str, Any]:
         "event": event.kind,
         "at": rfc3339(event.at_us),
         **({"step": event.step, "attempt": event.attempt} if event.step else {}),
-        **(event.detail if event.kind is EventKind.STEP_STARTED else {"detail": event.detail or None}),
+        **(
+            event.detail
+            if event.kind is EventKind.STEP_STARTED
+            else {"detail": event.detail or None}
+        ),
     }
 
 
@@ -212,7 +269,11 @@ def _table(record: RunRecord, around: Surroundings | None, stopping: Mapping[str
     for name, step in record.steps.items():
         last = step.attempts[-1] if step.attempts else None
         took = duration_text(last.started_at_us, last.ended_at_us) if last else ""
-        note = brief(record, name, around) if around and step.state in _OPEN else _note(record, name, step)
+        note = (
+            brief(record, name, around)
+            if around and step.state in _OPEN
+            else _note(record, name, step)
+        )
         if step.drift:
             note = "; ".join(filter(None, [note, step.drift]))
         if name in stopping:
@@ -220,7 +281,9 @@ def _table(record: RunRecord, around: Surroundings | None, stopping: Mapping[str
         rows.append((name, step.state.value, str(len(step.attempts)), took, note))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)), row[4]]).rstrip()
+        "  ".join(
+            [*(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)), row[4]]
+        ).rstrip()
         for row in rows
     )
 
@@ -239,7 +302,11 @@ def _note(record: RunRecord, name: str, step: StepRecord) -> str:
     if step.because:
         return f"because of {step.because}"
     if step.state is StepState.CANCELLED:
-        return step.cancel_reason if step.cancel_reason and step.cancel_reason != record.cancel_reason else ""
+        return (
+            step.cancel_reason
+            if step.cancel_reason and step.cancel_reason != record.cancel_reason
+            else ""
+        )
     if step.attempts and step.attempts[-1].error:
         return error_line(step.attempts[-1].error)
     return ""

@@ -31,7 +31,9 @@ def submit(target: str, params: tuple[str, ...], as_json: bool) -> None:
     with open_installation() as installation:
         ledger, app = installation.ledger, installation.app
         refuse_older(ledger.client, ledger.prefix)
-        run_id = submit_plan(plan, ledger, app, installation.settings, target=absolute_target(target))
+        run_id = submit_plan(
+            plan, ledger, app, installation.settings, target=absolute_target(target)
+        )
         for unserved in unserved_steps(ledger, read_record(ledger, run_id).steps):
             click.echo(unserved_text(unserved), err=True)
     answer(json.dumps({"run_id": run_id, "pipeline": plan.pipeline.name}) if as_json else run_id)

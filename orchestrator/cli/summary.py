@@ -1,4 +1,5 @@
-"""A run told to a person: how it ended, what failed and why, what did not run because of it, where to look."""
+"""A run told to a person: how it ended, what failed and why, what did not run because of it, where
+to look."""
 
 from __future__ import annotations
 
@@ -21,14 +22,20 @@ LOG_LINES = 5
 FAILURES = 10
 RESULTS = 5
 STOPPED = 10
-SKIP_REASON = "its trigger rule cannot come true"  # the step it is "because" of may well have succeeded
+SKIP_REASON = (  # the step it is "because" of may well have succeeded
+    "its trigger rule cannot come true"
+)
 
 
 def summary_text(record: RunRecord, logs: Mapping[str, Sequence[str]]) -> str:
     """Return the summary; `logs` holds the log lines of the failed steps' last attempts."""
     counts = Counter(step.state for step in record.steps.values())
-    shown = ", ".join(f"{count:,} {state.value}" for state, count in counts.most_common()) or "no steps"
-    lines = [f"run {record.run_id} {record.state.value} {_took(record)}: {shown}{_taken_over(record)}"]
+    shown = (
+        ", ".join(f"{count:,} {state.value}" for state, count in counts.most_common()) or "no steps"
+    )
+    lines = [
+        f"run {record.run_id} {record.state.value} {_took(record)}: {shown}{_taken_over(record)}"
+    ]
     if record.cancel_reason:
         lines.append(f"  reason: {record.cancel_reason}")
     lines += _stopped_attempts(record)
@@ -44,7 +51,10 @@ def summary_text(record: RunRecord, logs: Mapping[str, Sequence[str]]) -> str:
     lines += _not_run(record)
     if record.state is RunState.FAILED:
         example = f" {shlex.quote(failed[0])}" if failed else ""  # [ ] are a pattern to a shell
-        lines.append(f"look closer: orchestrator show {record.run_id}; orchestrator logs {record.run_id}{example}")
+        lines.append(
+            f"look closer: orchestrator show {record.run_id}; orchestrator logs"
+            f" {record.run_id}{example}"
+        )
     if record.state in (RunState.FAILED, RunState.CANCELLED):
         lines.append(f"go on with: orchestrator resume {record.run_id}")
     return "\n".join(lines)
@@ -63,16 +73,21 @@ def _took(record: RunRecord) -> str:
 
 
 def _ordinal(number: int) -> str:
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    ending = (
+        "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    )
     return f"{number}{ending}"
 
 
 def _stopped_attempts(record: RunRecord) -> list[str]:
-    """Tell how the attempts went that had to be stopped when their steps were cancelled for the last time."""
+    """Tell how the attempts went that had to be stopped when their steps were cancelled for the
+    last time."""
     lines = [
         f"  {name} {stopped_text(stopped)}"
         for name, step in record.steps.items()
-        if step.state is StepState.CANCELLED and step.attempts and (stopped := step.attempts[-1].stopped)
+        if step.state is StepState.CANCELLED
+        and step.attempts
+        and (stopped := step.attempts[-1].stopped)
     ]
     more = [f"  …{and_more(len(lines) - STOPPED, 'were stopped')}"] if len(lines) > STOPPED else []
     return lines[:STOPPED] + more
@@ -86,11 +101,15 @@ def stopped_text(stopped: Mapping[str, Any]) -> str:
 
 def repairs_text(record: RunRecord) -> str:
     """Say that the safety net caught something."""
-    return f"  the safety net caught {counted(record.repairs, 'thing')}: orchestrator events {record.run_id}"
+    return (
+        f"  the safety net caught {counted(record.repairs, 'thing')}: orchestrator events"
+        f" {record.run_id}"
+    )
 
 
 def _results(record: RunRecord) -> list[str]:
-    """Return the outputs that no later step made another output of; an alert or a clean-up makes none."""
+    """Return the outputs that no later step made another output of; an alert or a clean-up makes
+    none."""
     waited_for = {name for giver in record.outputs for name in record.steps[giver].upstream}
     shown = [
         f"  {name} gave {json.dumps(shown_output(record.outputs[name]), ensure_ascii=False)}"
@@ -98,19 +117,25 @@ def _results(record: RunRecord) -> list[str]:
         if name in record.outputs and name not in waited_for
     ]
     more = [f"  …{and_more(len(shown) - RESULTS, 'results')}"] if len(shown) > RESULTS else []
-    return [line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]}…" for line in shown[:RESULTS]] + more
+    return [
+        line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]}…" for line in shown[:RESULTS]
+    ] + more
 
 
 def _failure(record: RunRecord, name: str, log: Sequence[str]) -> list[str]:
     step = record.steps[name]
     last = step.attempts[-1] if step.attempts else None
     outcome = last.outcome.value if last and last.outcome else "failed"
-    lines = [f"  {name} {outcome}{_tried(record, name, last)}: {error_line(last.error if last else None)}"]
+    lines = [
+        f"  {name} {outcome}{_tried(record, name, last)}:"
+        f" {error_line(last.error if last else None)}"
+    ]
     return lines + [f"    | {line[:LINE_CHARS]}" for line in log[-LOG_LINES:]]
 
 
 def _tried(record: RunRecord, name: str, last: AttemptRecord | None) -> str:
-    """Say after how many attempts a step failed: of the budget that it has since the last resume."""
+    """Say after how many attempts a step failed: of the budget that it has since the last
+    resume."""
     if last is None:
         return ""
     tries = record.tries(name)

@@ -22,10 +22,11 @@ SHOWN = 100
 @json_option()
 @click.pass_context
 def verify(ctx: click.Context, run_text: str, as_json: bool) -> None:
-    """Check the record of a run: no step ran before its time or was committed twice, no attempt is without an end.
+    """Check the record of a run: no step ran before its time or was committed twice, no attempt is
+    without an end.
 
-    Ends with 0 when nothing is wrong, else with 1 and a sentence for each thing that is. A run that goes on is checked
-    for what must hold already.
+    Ends with 0 when nothing is wrong, else with 1 and a sentence for each thing that is. A run that
+    goes on is checked for what must hold already.
     """
     with open_installation() as installation:
         verification = verify_run(installation.ledger, find_run(installation.ledger, run_text))
@@ -37,7 +38,10 @@ def verify(ctx: click.Context, run_text: str, as_json: bool) -> None:
 
 
 def _told(it: Verification) -> str:
-    checked = f"{counted(it.events, 'event')}, {counted(it.steps, 'step')}, {counted(it.attempts, 'attempt')}"
+    checked = (
+        f"{counted(it.events, 'event')}, {counted(it.steps, 'step')},"
+        f" {counted(it.attempts, 'attempt')}"
+    )
     repairs = f" with {counted(it.repairs, 'repair')}" if it.repairs else ""
     found = counted(len(it.violations), "violation") if it.violations else "no violation"
     lines = [f"run {it.run_id} {it.state}: {checked}{repairs} checked, {found}"]

@@ -24,7 +24,9 @@ def why(run_text: str, step: str, as_json: bool) -> None:
     with open_installation() as installation:
         record = read_record(installation.ledger, find_run(installation.ledger, run_text))
         if step not in record.steps:
-            raise RunNotFound(f"run {record.run_id} has no step {step!r}.{names_hint(step, record.steps)}")
+            raise RunNotFound(
+                f"run {record.run_id} has no step {step!r}.{names_hint(step, record.steps)}"
+            )
         around = look_around(installation.ledger, record.run_id)
         told = explain(installation.ledger, installation.settings, record, step, around)
     if as_json:

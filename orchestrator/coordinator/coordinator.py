@@ -1,4 +1,5 @@
-"""The coordinator: what no worker does, done every half second, by any number of coordinators at once."""
+"""The coordinator: what no worker does, done every half second, by any number of coordinators at
+once."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ SEARCH_S = 60.0  # between two looks for runs that no coordinator knows of
 
 
 class Coordinator:
-    """Does what is due in runs and repairs what was lost. Every action is atomic in the ledger: there is no leader."""
+    """Does what is due in runs and repairs what was lost. Every action is atomic in the ledger:
+    there is no leader."""
 
     def __init__(
         self,
@@ -64,7 +66,8 @@ class Coordinator:
         return self._rounds.go(self._poll_interval_s)
 
     def serve(self, stopped: threading.Event) -> None:
-        """Go round until `stopped` is set. A round that fails (Redis restarts) is logged and tried again."""
+        """Go round until `stopped` is set. A round that fails (Redis restarts) is logged and tried
+        again."""
         try:
             while not stopped.is_set():
                 pause_s = self._poll_interval_s
@@ -118,7 +121,10 @@ class FormerQueues:
 
     def do(self, now: float) -> None:
         if moved := take_over_former_queues(self.ledger, self.settings):
-            logger.warning("%d messages lay in queues of a former version; they are in those of today now", moved)
+            logger.warning(
+                "%d messages lay in queues of a former version; they are in those of today now",
+                moved,
+            )
 
 
 @dataclass
@@ -132,7 +138,8 @@ class UnwatchedRuns:
     def do(self, now: float) -> None:
         for run_id in self.ledger.unwatched_runs():
             logger.warning(
-                "run %s was watched by no coordinator (its submitter may have died while starting it); watching it now",
+                "run %s was watched by no coordinator (its submitter may have died while starting"
+                " it); watching it now",
                 run_id,
             )
             self.ledger.watch_run(run_id)
@@ -140,7 +147,8 @@ class UnwatchedRuns:
 
 @dataclass
 class ActiveRuns:
-    """Visits every run that has not ended. A run whose visit fails keeps no other one from its own."""
+    """Visits every run that has not ended. A run whose visit fails keeps no other one from its
+    own."""
 
     ledger: Ledger
     visit: Callable[[str], float]
@@ -166,7 +174,9 @@ class ActiveRuns:
         except EXPECTED:
             raise  # the server is away, for all runs
         except Exception as error:
-            self._troubles.setdefault(run_id, Outage(logger, f"run {run_id} cannot be checked")).begins(error)
+            self._troubles.setdefault(
+                run_id, Outage(logger, f"run {run_id} cannot be checked")
+            ).begins(error)
             return None
         if run_id in self._troubles:
             self._troubles.pop(run_id).is_over()

@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 class Duty(Protocol):
     """Something that has to be done again and again, by any number of coordinators at once.
 
-    An error of `outages.EXPECTED` says that the server is away, and ends the round; any other one is logged once until
-    the duty succeeds again, and the other duties go on.
+    An error of `outages.EXPECTED` says that the server is away, and ends the round; any other one
+    is logged once until the duty succeeds again, and the other duties go on.
     """
 
     @property
@@ -29,7 +29,8 @@ class Duty(Protocol):
         """Seconds between two times; 0 for in every round."""
 
     def do(self, now: float) -> float | None:
-        """Do it; `now` is monotonic. Return the seconds until the next round is worth it, None for no matter when."""
+        """Do it; `now` is monotonic. Return the seconds until the next round is worth it, None for
+        no matter when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,8 @@ class Done:
 
 @dataclass
 class Rounds:
-    """Goes through duties, each at its pace. `observe` is told of each time that one was done, for metrics."""
+    """Goes through duties, each at its pace. `observe` is told of each time that one was done, for
+    metrics."""
 
     duties: list[Duty]
     observe: Callable[[Done], object] = lambda done: None
@@ -51,7 +53,8 @@ class Rounds:
     _troubles: dict[str, Outage] = field(default_factory=dict)
 
     def go(self, longest_pause_s: float) -> float:
-        """Do what is due, and return the seconds until the next round. Raises what `outages.EXPECTED` names."""
+        """Do what is due, and return the seconds until the next round. Raises what
+        `outages.EXPECTED` names."""
         pause_s = longest_pause_s
         for duty in self.duties:
             now = time.monotonic()
@@ -71,7 +74,9 @@ class Rounds:
             self.observe(Done(duty.name, time.monotonic() - now, error))
             raise
         except Exception as error:
-            self._troubles.setdefault(duty.name, Outage(logger, f"a duty fails ({duty.name})")).begins(error)
+            self._troubles.setdefault(
+                duty.name, Outage(logger, f"a duty fails ({duty.name})")
+            ).begins(error)
             self.observe(Done(duty.name, time.monotonic() - now, error))
             return None
         if duty.name in self._troubles:

@@ -14,7 +14,13 @@ from orchestrator.definition.draft import Draft, DraftCall, DraftStep, Target, l
 from orchestrator.definition.model import OutputRef, ParamRef, Pipeline, ShellCall, Template
 from orchestrator.definition.names import param_name_fault, pipeline_name_fault
 from orchestrator.definition.options import PipelineOptions, StepOptions
-from orchestrator.definition.params import Param, bind_params, inferred_param, is_kept, recorded_params
+from orchestrator.definition.params import (
+    Param,
+    bind_params,
+    inferred_param,
+    is_kept,
+    recorded_params,
+)
 from orchestrator.definition.placeholder import Placeholder, needed_step, without_placeholders
 from orchestrator.definition.references import parse_command
 from orchestrator.definition.steps import StepFunction
@@ -27,19 +33,23 @@ _PLAIN = frozenset((str, int, bool, type(None)))
 
 
 def checked_pipeline_options(deadline: object, alerts: object) -> tuple[PipelineOptions, list[str]]:
-    """Return the options of a whole pipeline, and a sentence for each that is wrong; with faults they are of no use."""
+    """Return the options of a whole pipeline, and a sentence for each that is wrong; with faults
+    they are of no use."""
     try:
         return PipelineOptions.model_validate({"deadline": deadline, "alerts": alerts}), []
     except ValidationError as error:
-        return PipelineOptions(), validation_faults("the pipeline", "option", error, PipelineOptions.model_fields)
+        return PipelineOptions(), validation_faults(
+            "the pipeline", "option", error, PipelineOptions.model_fields
+        )
 
 
 class PipelineBuilder:
     """A pipeline under construction.
 
-    `params` are plain values, or `Param`s where a type, choices or no default are wanted; steps read them by
-    `ParamRef`, and `build` may be given others. `defaults` are options for every step; `deadline` and `alerts` are
-    those of PipelineOptions. Wrong names, options and arguments raise nothing here: `build` tells all of them at once.
+    `params` are plain values, or `Param`s where a type, choices or no default are wanted; steps
+    read them by `ParamRef`, and `build` may be given others. `defaults` are options for every step;
+    `deadline` and `alerts` are those of PipelineOptions. Wrong names, options and arguments raise
+    nothing here: `build` tells all of them at once.
     """
 
     def __init__(
@@ -80,12 +90,15 @@ class PipelineBuilder:
     ) -> Placeholder:
         """Add a step and give the placeholder of its output.
 
-        It calls `function` (a function, a step or "module:function") or runs the shell command `run`, in which
-        `${{ params.x }}` and `${{ steps.a.output }}` are read as in YAML. `needs` are steps to wait for.
+        It calls `function` (a function, a step or "module:function") or runs the shell command
+        `run`, in which `${{ params.x }}` and `${{ steps.a.output }}` are read as in YAML. `needs`
+        are steps to wait for.
         """
         if not isinstance(name, str):
             raise TypeError(f"step name {name!r} is no text")
-        own_needs: list[str | Placeholder] = [needs] if isinstance(needs, str | Placeholder) else list(needs)
+        own_needs: list[str | Placeholder] = (
+            [needs] if isinstance(needs, str | Placeholder) else list(needs)
+        )
         if isinstance(function, StepFunction):
             options = {**function.step_options, **options}
             own_needs = [*function.step_needs, *own_needs]
@@ -105,10 +118,14 @@ class PipelineBuilder:
             self._set_command(step, run, bool(args or kwargs))
         return Placeholder(self, OutputRef(name), target.returns if target else None)
 
-    def add_call(self, step: WrappedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Placeholder:
+    def add_call(
+        self, step: WrappedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Placeholder:
         """Add a step for the call of a step function, under its name or the next free one."""
         name = step.step_name if isinstance(step, StepFunction) else None
-        return self.add(name or self._free_name(step.function.__name__), step, args=args, kwargs=kwargs)
+        return self.add(
+            name or self._free_name(step.function.__name__), step, args=args, kwargs=kwargs
+        )
 
     def add_need(self, step: str, other: str) -> None:
         """Let a step wait for another one."""
@@ -118,17 +135,26 @@ class PipelineBuilder:
         """Note a fault that the writer of the pipeline met; `build` tells it with the others."""
         self._draft.faults.append(fault)
 
-    def build(self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None) -> Pipeline:
-        """Return the checked pipeline with the params bound to it; raises PipelineInvalid with every fault.
+    def build(
+        self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None
+    ) -> Pipeline:
+        """Return the checked pipeline with the params bound to it; raises PipelineInvalid with
+        every fault.
 
         `pools` are the pools that there are; None leaves them unchecked.
         """
-        faults = [fault for fault in (pipeline_name_fault(self.name), *map(param_name_fault, self.params)) if fault]
+        faults = [
+            fault
+            for fault in (pipeline_name_fault(self.name), *map(param_name_fault, self.params))
+            if fault
+        ]
         values, param_faults = bind_params(self.params, params or {})
         recorded, record_faults = recorded_params(values)
         faults += self._pipeline_faults + param_faults + record_faults
         faults += self._unreadable_params(recorded)
-        faults += [f"step name {name!r} is used twice. Names of steps are unique." for name in self._twice]
+        faults += [
+            f"step name {name!r} is used twice. Names of steps are unique." for name in self._twice
+        ]
         faults += self._draft.faults
         for name, text in self._commands.items():
             run = parse_command(text, self._draft.steps, self.params, faults, f"step {name!r}")
@@ -149,7 +175,8 @@ class PipelineBuilder:
         )
 
     def _unreadable_params(self, values: Mapping[str, Any]) -> Iterator[str]:
-        """Return a sentence for each step that would get something else than the value of a param that it reads."""
+        """Return a sentence for each step that would get something else than the value of a param
+        that it reads."""
         for step in self._draft.steps.values():
             for name in dict.fromkeys(
                 ref.param for ref in step.reads if isinstance(ref, ParamRef) and ref.param in values
@@ -160,15 +187,24 @@ class PipelineBuilder:
                 except (NotWireable, RecursionError):
                     continue  # a fault of the param itself
                 kind = f"{type(values[name]).__module__}.{type(values[name]).__qualname__}"
-                yield f"step {step.name!r} reads param {name!r}, a {kind}, which has no JSON form. Use plain values."
+                yield (
+                    f"step {step.name!r} reads param {name!r}, a {kind}, which has no JSON form."
+                    " Use plain values."
+                )
 
-    def _set_call(self, step: DraftStep, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _set_call(
+        self, step: DraftStep, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         takes = target.takes
         settled_args = tuple(
             [
-                value
-                if type(value) in _PLAIN
-                else self._settled(step, value, takes.position_name(at) if takes else f"at position {at + 1}")
+                (
+                    value
+                    if type(value) in _PLAIN
+                    else self._settled(
+                        step, value, takes.position_name(at) if takes else f"at position {at + 1}"
+                    )
+                )
                 for at, value in enumerate(args)
             ]
         )
@@ -179,14 +215,22 @@ class PipelineBuilder:
         step.call = DraftCall(target, settled_args, settled)
         step.reads = (*references(settled_args), *references(settled))
 
-    def _set_command(self, step: DraftStep, run: str | Template | None, has_arguments: bool) -> None:
+    def _set_command(
+        self, step: DraftStep, run: str | Template | None, has_arguments: bool
+    ) -> None:
         if run is not None and step.call is not None:
-            self.add_fault(f"step {step.name!r} has both a function (uses) and a command (run). Keep one.")
+            self.add_fault(
+                f"step {step.name!r} has both a function (uses) and a command (run). Keep one."
+            )
         elif run is None and step.call is None:
-            self.add_fault(f"step {step.name!r} has neither a function (uses) nor a command (run). Give one.")
+            self.add_fault(
+                f"step {step.name!r} has neither a function (uses) nor a command (run). Give one."
+            )
         elif run is not None:
             if has_arguments:
-                self.add_fault(f"step {step.name!r} gives arguments to a command. Write them into 'run'.")
+                self.add_fault(
+                    f"step {step.name!r} gives arguments to a command. Write them into 'run'."
+                )
             if isinstance(run, str):
                 self._commands[step.name] = run
             else:
@@ -197,13 +241,22 @@ class PipelineBuilder:
         try:
             return from_wire(to_wire(without_placeholders(self, value)))
         except NotWireable as error:
-            place = f"{argument} of step {step.name!r}" + (f" holds at {error.where}" if error.where else " is")
-            hint = "Pass str(path)." if error.kind.startswith("pathlib.") else "Return it from a step instead."
+            place = f"{argument} of step {step.name!r}" + (
+                f" holds at {error.where}" if error.where else " is"
+            )
+            hint = (
+                "Pass str(path)."
+                if error.kind.startswith("pathlib.")
+                else "Return it from a step instead."
+            )
             self.add_fault(f"argument {place} a {error.kind}, which has no JSON form. {hint}")
         except PlaceholderMisuse as error:
             self.add_fault(f"argument {argument} of step {step.name!r}: {error}")
         except RecursionError:
-            self.add_fault(f"argument {argument} of step {step.name!r} is nested too deeply, or contains itself.")
+            self.add_fault(
+                f"argument {argument} of step {step.name!r} is nested too deeply, or contains"
+                " itself."
+            )
         return None
 
     def _target(self, function: Callable[..., Any] | WrappedFunction | str) -> Target:
@@ -222,7 +275,8 @@ class PipelineBuilder:
         return target
 
     def _checked_options(self, name: str, own: Mapping[str, Any]) -> StepOptions:
-        """Return the options over the defaults; equal ones share an object. Wrong ones are faults and left out."""
+        """Return the options over the defaults; equal ones share an object. Wrong ones are faults
+        and left out."""
         options = {**self._defaults, **self._named_exceptions(own)} if own else self._defaults
         # the type stands in the key because 1, 1.0 and True are equal
         key = tuple((option, type(value), value) for option, value in options.items())

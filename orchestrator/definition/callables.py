@@ -25,7 +25,8 @@ class WrappedFunction:
 
 
 class NoStep:
-    """What may stand in a module where a function is expected, but cannot be a step; `hint` says what to do."""
+    """What may stand in a module where a function is expected, but cannot be a step; `hint` says
+    what to do."""
 
     hint = ""
 
@@ -33,7 +34,8 @@ class NoStep:
 def function_name(function: Callable[..., Any]) -> str:
     """Return the "module:qualname" by which a worker reaches the function.
 
-    Raises FunctionNotFound for lambdas, nested functions, methods of an object and other callables without a name.
+    Raises FunctionNotFound for lambdas, nested functions, methods of an object and other callables
+    without a name.
     """
     if isinstance(function, WrappedFunction):
         function = function.function
@@ -44,12 +46,18 @@ def function_name(function: Callable[..., Any]) -> str:
     qualname = getattr(function, "__qualname__", None)
     module = getattr(function, "__module__", None)
     if not qualname or not module:
-        raise FunctionNotFound(f"{function!r} has no name in a module; define a function at module level.")
+        raise FunctionNotFound(
+            f"{function!r} has no name in a module; define a function at module level."
+        )
     if "<" in qualname:
         what = "a lambda" if "<lambda>" in qualname else f"function {qualname!r}, which is nested,"
-        raise FunctionNotFound(f"{what} cannot be reached from a worker; define it at module level.")
+        raise FunctionNotFound(
+            f"{what} cannot be reached from a worker; define it at module level."
+        )
     if inspect.ismethod(function) and not inspect.isclass(function.__self__):
-        raise FunctionNotFound(f"{qualname!r} is a method of an object; define a function at module level.")
+        raise FunctionNotFound(
+            f"{qualname!r} is a method of an object; define a function at module level."
+        )
     loaded = sys.modules.get(module)
     if module != "__main__" and loaded is not None and not _is_being_imported(loaded):
         _walk(loaded, module, qualname)
@@ -64,7 +72,8 @@ def class_name(cls: type) -> str:
 
 
 def resolve_function(uses: str) -> Callable[..., Any]:
-    """Return the function that "module:function" names ("module:Class.method" too), importing the module.
+    """Return the function that "module:function" names ("module:Class.method" too), importing the
+    module.
 
     A step gives the function that it wraps. Raises FunctionNotFound.
     """
@@ -82,7 +91,8 @@ def resolve_function(uses: str) -> Callable[..., Any]:
 
 
 def resolve_class(name: str) -> type:
-    """Return the class that `class_name` names so, importing its module. Raises FunctionNotFound."""
+    """Return the class that `class_name` names so, importing its module. Raises
+    FunctionNotFound."""
     module, _, qualname = name.rpartition(":")
     found = _walk(_imported(module or "builtins"), module or "builtins", qualname)
     if not isinstance(found, type):
@@ -123,7 +133,8 @@ def import_root(file: str | os.PathLike[str]) -> Path:
 
 
 def import_path(file: str | os.PathLike[str] | None, is_script: bool = False) -> str | None:
-    """Return the folder that a worker needs on its path for the module in `file`; None when it is installed."""
+    """Return the folder that a worker needs on its path for the module in `file`; None when it is
+    installed."""
     if not file:
         return None
     path = Path(file).resolve()
@@ -133,7 +144,8 @@ def import_path(file: str | os.PathLike[str] | None, is_script: bool = False) ->
 
 
 def _module_name(module: str) -> str:
-    """Return the name under which a worker imports the module; for a script that is the name of its file."""
+    """Return the name under which a worker imports the module; for a script that is the name of its
+    file."""
     if module != "__main__":
         return module
     main = sys.modules["__main__"]
@@ -153,11 +165,16 @@ def _imported(module: str) -> ModuleType:
         missing = error.name or module
         if not (module == missing or module.startswith(missing + ".")):
             raise FunctionNotFound(
-                f"module {module!r} cannot be imported: {punctuated(error)}{missing_module_hint(missing)}"
+                f"module {module!r} cannot be imported:"
+                f" {punctuated(error)}{missing_module_hint(missing)}"
             ) from error
-        raise FunctionNotFound(f"there is no module {missing!r}.{missing_module_hint(missing)}") from error
+        raise FunctionNotFound(
+            f"there is no module {missing!r}.{missing_module_hint(missing)}"
+        ) from error
     except (Exception, SystemExit) as error:
-        raise FunctionNotFound(f"module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
+        raise FunctionNotFound(
+            f"module {module!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _walk(module: ModuleType, module_name: str, qualname: str) -> Any:
@@ -168,7 +185,9 @@ def _walk(module: ModuleType, module_name: str, qualname: str) -> Any:
             found = getattr(found, part)
         except AttributeError:
             known = [name for name in dir(found) if not name.startswith("__")]
-            hint = did_you_mean(part, known) or names_hint(part, (name for name in known if name[0] != "_"))
+            hint = did_you_mean(part, known) or names_hint(
+                part, (name for name in known if name[0] != "_")
+            )
             raise FunctionNotFound(f"{so_far} has no {part!r}.{hint}") from None
         so_far = repr(part)
     return found
@@ -177,15 +196,19 @@ def _walk(module: ModuleType, module_name: str, qualname: str) -> Any:
 def missing_module_hint(name: str) -> str:
     """Return what to say of a module that is not there: a guess, and which environment lacks it.
 
-    A library that nobody has installed resembles some module by chance, so that only a name that is nearly the same is
-    worth a guess.
+    A library that nobody has installed resembles some module by chance, so that only a name that is
+    nearly the same is worth a guess.
     """
     guess = did_you_mean(name, _neighbours(name), 0.75) or did_you_mean(name, _importable(), 0.85)
-    return f"{guess} This environment ({sys.executable}) lacks it: install it there, or correct the name."
+    return (
+        f"{guess} This environment ({sys.executable}) lacks it: install it there, or correct the"
+        " name."
+    )
 
 
 def _neighbours(module: str) -> Iterable[str]:
-    """Return the names of modules that stand beside a missing one: in its package, or in the user's folders."""
+    """Return the names of modules that stand beside a missing one: in its package, or in the user's
+    folders."""
     parent, _, _ = module.rpartition(".")
     if parent:
         folders = list(getattr(sys.modules.get(parent), "__path__", ()))
@@ -199,7 +222,9 @@ def _importable() -> Iterable[str]:
 
 
 def _is_installed(path: str | os.PathLike[str]) -> bool:
-    installed = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
+    installed = [
+        Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")
+    ]
     return any(Path(path).resolve().is_relative_to(folder) for folder in installed)
 
 

@@ -19,7 +19,8 @@ GUESSES_MAX = 50  # a guess looks at every step name; beyond this many faults, t
 def checked_steps(
     draft: Draft, params: Collection[str], values: Mapping[str, Any], pools: Collection[str] | None
 ) -> tuple[dict[str, Step], list[str]]:
-    """Return the steps of a draft, and a sentence for each fault of theirs; with faults the steps are of no use.
+    """Return the steps of a draft, and a sentence for each fault of theirs; with faults the steps
+    are of no use.
 
     `params` are the declared params, `values` those of them that have a valid value.
     """
@@ -45,7 +46,11 @@ class _Check:
     """One going-over of a draft, with what is worked out once for many steps."""
 
     def __init__(
-        self, draft: Draft, params: Collection[str], values: Mapping[str, Any], pools: Collection[str] | None
+        self,
+        draft: Draft,
+        params: Collection[str],
+        values: Mapping[str, Any],
+        pools: Collection[str] | None,
     ) -> None:
         self._draft, self._params, self._values, self._pools = draft, params, values, pools
         self._options: dict[int, tuple[StepOptions, list[str]]] = {}
@@ -62,7 +67,8 @@ class _Check:
         faults += [f"step {step.name!r}: {fault}" for fault in self.options(step.options)[1]]
         if step.options.trigger == "one_failed" and not upstream:
             faults.append(
-                f"step {step.name!r} has trigger 'one_failed' but waits for no step, so it could never start."
+                f"step {step.name!r} has trigger 'one_failed' but waits for no step, so it could"
+                " never start."
             )
         return faults
 
@@ -87,14 +93,22 @@ class _Check:
         for ref in dict.fromkeys(ref for ref in step.reads if isinstance(ref, ParamRef)):
             if ref.param not in self._params:
                 guess = self._guess(ref.param, self._params)
-                faults.append(f"step {step.name!r} reads param {ref.param!r}, which is not declared.{guess}")
-            elif ref.param in self._values and (hint := _missing_part(self._values[ref.param], ref.path)):
+                faults.append(
+                    f"step {step.name!r} reads param {ref.param!r}, which is not declared.{guess}"
+                )
+            elif ref.param in self._values and (
+                hint := _missing_part(self._values[ref.param], ref.path)
+            ):
                 way = "".join(f"[{part!r}]" for part in ref.path)
-                faults.append(f"step {step.name!r} reads {way} of param {ref.param!r}, which has no such part.{hint}")
+                faults.append(
+                    f"step {step.name!r} reads {way} of param {ref.param!r}, which has no such"
+                    f" part.{hint}"
+                )
         return faults
 
     def options(self, options: StepOptions) -> tuple[StepOptions, list[str]]:
-        """Return the options with exceptions by their true names, and their faults; the same object is checked once."""
+        """Return the options with exceptions by their true names, and their faults; the same object
+        is checked once."""
         known = self._options.get(id(options))
         if known is None:
             known = self._options[id(options)] = self._checked_options(options)
@@ -119,7 +133,8 @@ class _Check:
         return (options.model_copy(update=changed) if changed else options), faults
 
     def _exception(self, written: str) -> tuple[str, str]:
-        """Return the name that the class itself has, which a worker will compare, or why there is no such class."""
+        """Return the name that the class itself has, which a worker will compare, or why there is
+        no such class."""
         if written in self._draft.exception_classes:
             return written, ""
         if written not in self._exceptions:

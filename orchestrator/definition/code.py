@@ -16,15 +16,20 @@ from orchestrator.definition.model import FunctionCall, Pipeline
 
 
 def code_of(pipeline: Pipeline) -> dict[str, str]:
-    """Return the source files of the pipeline's own functions, relative to its import path, with their SHA-256.
+    """Return the source files of the pipeline's own functions, relative to its import path, with
+    their SHA-256.
 
-    Only what lies in the import path counts: what is installed is told apart by its version. Modules that those import
-    in turn count if they have been imported here, as they have when the pipeline was loaded, or if an import statement
-    names them, as one inside a function does, which runs only when its step does.
+    Only what lies in the import path counts: what is installed is told apart by its version.
+    Modules that those import in turn count if they have been imported here, as they have when the
+    pipeline was loaded, or if an import statement names them, as one inside a function does, which
+    runs only when its step does.
     """
     if not pipeline.import_path:
         return {}
-    folders = {form(pipeline.import_path).rstrip(os.sep) + os.sep for form in (os.path.abspath, os.path.realpath)}
+    folders = {
+        form(pipeline.import_path).rstrip(os.sep) + os.sep
+        for form in (os.path.abspath, os.path.realpath)
+    }
     found: dict[str, str] = {}
     files = dict.fromkeys(_source_files(pipeline))
     ahead = list(files)
@@ -42,7 +47,8 @@ def code_of(pipeline: Pipeline) -> dict[str, str]:
 
 
 def file_digest(file: str) -> str:
-    """Return the SHA-256 of a file, "" if it cannot be read. It is read again only if it has changed."""
+    """Return the SHA-256 of a file, "" if it cannot be read. It is read again only if it has
+    changed."""
     try:
         status = os.stat(file)
         return _sha256(file, status.st_mtime_ns, status.st_size, status.st_ino)
@@ -77,7 +83,8 @@ def _source_files(pipeline: Pipeline) -> Iterator[str]:
 
 
 def _imported_files(file: str, folder: str, digest: str) -> Iterator[str]:
-    """Yield the files of the folder that the import statements of a file name, wherever they stand in it."""
+    """Yield the files of the folder that the import statements of a file name, wherever they stand
+    in it."""
     for level, module, names in _imports(file, digest):
         base = os.path.dirname(file)
         for _ in range(level - 1):
@@ -91,7 +98,8 @@ def _imported_files(file: str, folder: str, digest: str) -> Iterator[str]:
 
 @cache
 def _imports(file: str, digest: str) -> tuple[tuple[int, str, tuple[str, ...]], ...]:
-    """Return (level, module, names) of each import statement; none of a file that cannot be read as Python."""
+    """Return (level, module, names) of each import statement; none of a file that cannot be read as
+    Python."""
     try:
         tree = ast.parse(Path(file).read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):

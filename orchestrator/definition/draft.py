@@ -36,7 +36,8 @@ class DraftCall:
 
 @dataclass(slots=True)
 class DraftStep:
-    """A step half written. `call` is None when it has none that can be told; `reads` are its references."""
+    """A step half written. `call` is None when it has none that can be told; `reads` are its
+    references."""
 
     name: str
     call: DraftCall | ShellCall | None
@@ -65,7 +66,8 @@ class Draft:
 
 
 def look_at(function: Callable[..., Any] | str) -> Target:
-    """Return what the checks need to know of a function, or of a "module:function", which is imported."""
+    """Return what the checks need to know of a function, or of a "module:function", which is
+    imported."""
     try:
         uses = function if isinstance(function, str) else function_name(function)
     except FunctionNotFound as error:
@@ -75,14 +77,18 @@ def look_at(function: Callable[..., Any] | str) -> Target:
     except FunctionNotFound as error:
         return Target(uses, fault=f"{uses!r} cannot be used: {error}")
     if kind := _deferred_kind(found):
-        return Target(uses, fault=f"{uses!r} is {kind}; a step is a plain function that returns its value.")
+        return Target(
+            uses, fault=f"{uses!r} is {kind}; a step is a plain function that returns its value."
+        )
     return Target(uses, argument_list(found), return_type(found))
 
 
 def _deferred_kind(function: Callable[..., Any]) -> str:
-    """Return what a function is whose call only gives something yet to be run, as "async"; else an empty text.
+    """Return what a function is whose call only gives something yet to be run, as "async"; else an
+    empty text.
 
-    Partials are looked into. A plain function around an async one is judged by itself: it may well run the other.
+    Partials are looked into. A plain function around an async one is judged by itself: it may well
+    run the other.
     """
     called: Any = function
     while isinstance(called, functools.partial):

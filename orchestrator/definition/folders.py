@@ -1,8 +1,10 @@
-"""Where the user's folders stand among all that can be imported: behind the standard library, before what is installed.
+"""Where the user's folders stand among all that can be imported: behind the standard library,
+before what is installed.
 
-A file of the user's is never taken for a module of Python's, whoever imports it and when; their own modules win over
-installed ones of the same name, as in a script. What the orchestrator and its dependencies import is loaded before
-such a folder is put there. The order on `sys.path` is for processes that steps spawn, which are given the path alone.
+A file of the user's is never taken for a module of Python's, whoever imports it and when; their own
+modules win over installed ones of the same name, as in a script. What the orchestrator and its
+dependencies import is loaded before such a folder is put there. The order on `sys.path` is for
+processes that steps spawn, which are given the path alone.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ def _is_standard(path: str) -> bool:
 class _StandardLibrary:
     """Finds modules of the standard library there alone, whatever has come first on `sys.path`.
 
-    Celery's Django fix-up puts the working folder first, for one, as soon as a step makes a Celery app.
+    Celery's Django fix-up puts the working folder first, for one, as soon as a step makes a Celery
+    app.
     """
 
     def __init__(self, folders: Sequence[str]) -> None:
@@ -57,7 +60,8 @@ def put_on_path(folder: str) -> None:
 
 @contextmanager
 def users_folders_aside() -> Iterator[None]:
-    """Take the user's folders off `sys.path` for an import of ours that comes late. Not for threads at work."""
+    """Take the user's folders off `sys.path` for an import of ours that comes late. Not for threads
+    at work."""
     before = sys.path[:]
     sys.path[:] = [path for path in before if path not in _folders]
     try:

@@ -1,4 +1,5 @@
-"""Pipelines from where users keep them: `FILE[:NAME]`, where FILE is Python, YAML, JSON or a dotted module."""
+"""Pipelines from where users keep them: `FILE[:NAME]`, where FILE is Python, YAML, JSON or a dotted
+module."""
 
 from __future__ import annotations
 
@@ -43,8 +44,11 @@ class Definition(Protocol):
     def params(self) -> Mapping[str, Param]:
         """The declared params, by name."""
 
-    def build(self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None) -> Pipeline:
-        """Return the checked pipeline with the params bound to it; raises PipelineInvalid with every fault."""
+    def build(
+        self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None
+    ) -> Pipeline:
+        """Return the checked pipeline with the params bound to it; raises PipelineInvalid with
+        every fault."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,19 @@ class BuiltDefinition:
     def params(self) -> Mapping[str, Param]:
         return {}
 
-    def build(self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None) -> Pipeline:
-        faults = [f"param {name!r} cannot be given: the pipeline was built with its params." for name in params or {}]
+    def build(
+        self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None
+    ) -> Pipeline:
+        faults = [
+            f"param {name!r} cannot be given: the pipeline was built with its params."
+            for name in params or {}
+        ]
         for step in self.pipeline.steps.values():
             pool = step.options.pool
             if pools is not None and pool is not None and pool not in pools:
-                faults.append(f"step {step.name!r}: there is no pool {pool!r}.{names_hint(pool, pools)}")
+                faults.append(
+                    f"step {step.name!r}: there is no pool {pool!r}.{names_hint(pool, pools)}"
+                )
         if faults:
             raise PipelineInvalid(self.name, faults)
         return self.pipeline
@@ -95,7 +106,9 @@ class LoadedDefinition:
     def params(self) -> Mapping[str, Param]:
         return self.definition.params
 
-    def build(self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None) -> Pipeline:
+    def build(
+        self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None
+    ) -> Pipeline:
         return replace(self.definition.build(params, pools=pools), import_path=self.import_path)
 
 
@@ -108,7 +121,8 @@ def absolute_target(target: str) -> str:
 
 
 def is_there(target: str) -> bool:
-    """Whether there is a file or a module to load the target from; what is in it is another question."""
+    """Whether there is a file or a module to load the target from; what is in it is another
+    question."""
     file, _ = _split(target)
     if Path(file).suffix in _FILES:
         return Path(file).is_file()
@@ -132,17 +146,20 @@ def load(target: str) -> Definition:
     if path.suffix == ".py":
         return _load_python(_existing(path, target), name, target)
     if os.sep in file or path.is_file() or path.is_dir():
-        raise PipelineInvalid(target, [f"{file!r} is no pipeline file: those end with .py, .yaml, .yml or .json."])
+        raise PipelineInvalid(
+            target, [f"{file!r} is no pipeline file: those end with .py, .yaml, .yml or .json."]
+        )
     _put_working_folder_on_path()
     module = _import(file, target, None)
     return _definition_in(module, name, target, import_path(getattr(module, "__file__", None)))
 
 
 def parse_params(pairs: Iterable[str], definition: Definition) -> ReadParams:
-    """Return the values of `key=value` texts by the types of the params; raises PipelineInvalid with every fault.
+    """Return the values of `key=value` texts by the types of the params; raises PipelineInvalid
+    with every fault.
 
-    They are validated by that, and `build` takes them as they are. A param of type str takes the text as it stands; all
-    others read it as YAML or JSON.
+    They are validated by that, and `build` takes them as they are. A param of type str takes the
+    text as it stands; all others read it as YAML or JSON.
     """
     values: dict[str, Any] = {}
     faults = []
@@ -180,7 +197,8 @@ def _read_text(param: Param, text: str) -> Any:
 
 
 def _secret_text(name: str, text: str) -> str:
-    """Return a secret that was given as text, as `@FILE`, or as `@-` on standard input; `@@x` stands for the text @x.
+    """Return a secret that was given as text, as `@FILE`, or as `@-` on standard input; `@@x`
+    stands for the text @x.
 
     One line break at the end of a file or of standard input is not part of it.
     """
@@ -220,13 +238,17 @@ def _load_document(path: Path, name: str | None, target: str) -> Definition:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise PipelineInvalid(target, [f"{str(path)!r} cannot be read: {punctuated(error)}"]) from None
+        raise PipelineInvalid(
+            target, [f"{str(path)!r} cannot be read: {punctuated(error)}"]
+        ) from None
     value, faults = (read_json if path.suffix == ".json" else read_yaml)(text, target)
     _put_on_path(path.parent)
     document = PipelineFile(value, path.stem, faults)
     if name is not None and name != document.name:
         near = did_you_mean(name, [document.name])
-        raise PipelineInvalid(target, [f"the file holds the pipeline {document.name!r}, not {name!r}.{near}"])
+        raise PipelineInvalid(
+            target, [f"the file holds the pipeline {document.name!r}, not {name!r}.{near}"]
+        )
     return LoadedDefinition(document, str(path.parent))
 
 
@@ -234,7 +256,9 @@ def _load_python(path: Path, name: str | None, target: str) -> Definition:
     root = import_root(path)
     parts = path.relative_to(root).with_suffix("").parts
     if any("." in part for part in parts):
-        raise PipelineInvalid(target, [f"{path.name!r} cannot be imported: the name of a module holds no dot."])
+        raise PipelineInvalid(
+            target, [f"{path.name!r} cannot be imported: the name of a module holds no dot."]
+        )
     module_name = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
     _put_on_path(root)
     module = _import(module_name, target, root)
@@ -242,7 +266,11 @@ def _load_python(path: Path, name: str | None, target: str) -> Definition:
     if loaded_from is None or Path(loaded_from).resolve() != path:
         origin = f"from {loaded_from!r}" if loaded_from else "into Python"
         raise PipelineInvalid(
-            target, [f"module {module_name!r} is loaded {origin} already; give the file {path.name!r} another name."]
+            target,
+            [
+                f"module {module_name!r} is loaded {origin} already; give the file {path.name!r}"
+                " another name."
+            ],
         )
     return _definition_in(module, name, target, str(root))
 
@@ -266,11 +294,18 @@ def _import(name: str, target: str, root: Path | None) -> ModuleType:
         raise
     except SyntaxError as error:
         place = f"{_shown(error.filename)}:{error.lineno}"
-        if not error.filename:  # of a file with a NUL byte only the line that imports it is known, if there is one
+        if not error.filename:
+            # of a file with a NUL byte only the line that imports it is known, if there is one
             place = _place_of(error, root) or Path(_split(target)[0]).name
-        raise PipelineInvalid(target, [f"{place}: {type(error).__name__}: {punctuated(error.msg)}"]) from error
+        raise PipelineInvalid(
+            target, [f"{place}: {type(error).__name__}: {punctuated(error.msg)}"]
+        ) from error
     except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and (name + ".").startswith(error.name + "."):
+        if (
+            isinstance(error, ModuleNotFoundError)
+            and error.name
+            and (name + ".").startswith(error.name + ".")
+        ):
             raise PipelineInvalid(target, [_no_module(error.name)]) from None
         told = f"{type(error).__name__}: {error}"
         if isinstance(error, ModuleNotFoundError) and error.name:
@@ -280,9 +315,16 @@ def _import(name: str, target: str, root: Path | None) -> ModuleType:
 
 
 def _place_of(error: BaseException, root: Path | None) -> str:
-    """Return file and line of the user's where an error came from, "" where none had a part in it."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
-    theirs = [frame for frame in frames if root is not None and Path(frame.filename).is_relative_to(root)]
+    """Return file and line of the user's where an error came from, "" where none had a part in
+    it."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not _is_machinery(frame.filename)
+    ]
+    theirs = [
+        frame for frame in frames if root is not None and Path(frame.filename).is_relative_to(root)
+    ]
     return "".join(f"{_shown(frame.filename)}:{frame.lineno}" for frame in (theirs or frames)[-1:])
 
 
@@ -294,7 +336,9 @@ def _no_module(name: str) -> str:
 
 
 def _pipeline_files(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.iterdir() if file.suffix in _FILES and file.is_file())
+    return sorted(
+        file.name for file in folder.iterdir() if file.suffix in _FILES and file.is_file()
+    )
 
 
 def _is_machinery(file: str) -> bool:
@@ -309,7 +353,9 @@ def _shown(file: str | None) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
 
 
-def _definition_in(module: ModuleType, name: str | None, target: str, path: str | None) -> Definition:
+def _definition_in(
+    module: ModuleType, name: str | None, target: str, path: str | None
+) -> Definition:
     found: dict[str, Definition] = {}
     for variable, value in vars(module).items():
         definition = BuiltDefinition(value) if isinstance(value, Pipeline) else value
@@ -320,12 +366,15 @@ def _definition_in(module: ModuleType, name: str | None, target: str, path: str 
         chosen = found.get(name) or by_name.get(name)
         if chosen is None:
             hint = did_you_mean(name, {**found, **by_name}) or names_hint(name, found)
-            raise PipelineInvalid(target, [f"module {module.__name__!r} holds no pipeline {name!r}.{hint}"])
+            raise PipelineInvalid(
+                target, [f"module {module.__name__!r} holds no pipeline {name!r}.{hint}"]
+            )
         return LoadedDefinition(chosen, path)
     own = {
         variable: definition
         for variable, definition in found.items()
-        if not isinstance(definition, PipelineFunction) or definition.function.__module__ == module.__name__
+        if not isinstance(definition, PipelineFunction)
+        or definition.function.__module__ == module.__name__
     }
     candidates = own or found
     if not candidates:
@@ -334,5 +383,7 @@ def _definition_in(module: ModuleType, name: str | None, target: str, path: str 
     different = {id(getattr(value, "pipeline", value)) for value in candidates.values()}
     if len(different) > 1:
         held = f"{len(different)} pipelines: {', '.join(candidates)}"
-        raise PipelineInvalid(target, [f"module {module.__name__!r} holds {held}. Name one, as in FILE:NAME."])
+        raise PipelineInvalid(
+            target, [f"module {module.__name__!r} holds {held}. Name one, as in FILE:NAME."]
+        )
     return LoadedDefinition(next(iter(candidates.values())), path)

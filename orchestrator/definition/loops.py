@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterable, Mapping
 def find_loops(upstream: Mapping[str, Iterable[str]]) -> list[tuple[str, ...]]:
     """Return one loop for each strongly connected component that has one.
 
-    A loop is written in the direction of the data, and ends with the name that it begins with. It is a shortest
-    loop through the first listed member of the component. Upstreams that are no key of the mapping are passed over.
+    A loop is written in the direction of the data, and ends with the name that it begins with. It
+    is a shortest loop through the first listed member of the component. Upstreams that are no key
+    of the mapping are passed over.
     """
     listed = {name: index for index, name in enumerate(upstream)}
     loops = []
@@ -22,7 +23,8 @@ def find_loops(upstream: Mapping[str, Iterable[str]]) -> list[tuple[str, ...]]:
 
 
 def _entangled(upstream: Mapping[str, Iterable[str]]) -> set[str]:
-    """Return the nodes that are left when, again and again, every node without an upstream is taken away."""
+    """Return the nodes that are left when, again and again, every node without an upstream is taken
+    away."""
     waits = {name: {up for up in ups if up in upstream} for name, ups in upstream.items()}
     downstream: dict[str, list[str]] = {}
     for name, ups in waits.items():
@@ -41,7 +43,8 @@ def _entangled(upstream: Mapping[str, Iterable[str]]) -> set[str]:
 
 
 def _components(upstream: Mapping[str, Iterable[str]], nodes: Collection[str]) -> list[list[str]]:
-    """Return the strongly connected components among `nodes` (Tarjan's algorithm, with a stack of its own)."""
+    """Return the strongly connected components among `nodes` (Tarjan's algorithm, with a stack of
+    its own)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     open_nodes: list[str] = []
@@ -82,7 +85,9 @@ def _components(upstream: Mapping[str, Iterable[str]], nodes: Collection[str]) -
     return components
 
 
-def _shortest_loop(upstream: Mapping[str, Iterable[str]], first: str, members: set[str]) -> tuple[str, ...]:
+def _shortest_loop(
+    upstream: Mapping[str, Iterable[str]], first: str, members: set[str]
+) -> tuple[str, ...]:
     """Walk breadth first against the data from `first` until it is met again."""
     came_from: dict[str, str] = {}
     queue = deque([first])

@@ -19,7 +19,9 @@ class TriggerRule(StrEnum):
 
     ALL_SUCCESS = "all_success"  # every upstream succeeded
     ALL_DONE = "all_done"  # every upstream has ended, however
-    ONE_FAILED = "one_failed"  # at least one upstream failed; starts at once, without waiting for the rest
+    ONE_FAILED = (  # at least one upstream failed; starts at once, without waiting for the rest
+        "one_failed"
+    )
     NONE_FAILED = "none_failed"  # every upstream has ended and none failed (skipped is fine)
     ALWAYS = "always"  # every upstream has ended, whatever happened; never earlier than that
 
@@ -28,8 +30,8 @@ class TriggerRule(StrEnum):
 class OutputRef:
     """Stands for the output of a step, or for a part of it.
 
-    `path` is the way into the value: keys of mappings and indexes of sequences, outermost first. With `as_file`, which
-    only commands may have, it stands for the path of a file with the value.
+    `path` is the way into the value: keys of mappings and indexes of sequences, outermost first.
+    With `as_file`, which only commands may have, it stands for the path of a file with the value.
     """
 
     step: str
@@ -75,7 +77,8 @@ class ShellCall:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One node of the pipeline. `upstream` names what it waits for, by data or by order, without repeats."""
+    """One node of the pipeline. `upstream` names what it waits for, by data or by order, without
+    repeats."""
 
     name: str
     call: FunctionCall | ShellCall
@@ -87,9 +90,10 @@ class Step:
 class Pipeline:
     """A checked pipeline with the params of one run bound to it.
 
-    `steps` keeps the order in which the user listed them. `import_path` is the folder that holds the
-    user's module, for workers that share the file system; None when the module is installed. `deadline_s`
-    is how long a run may take; `alerts` are told when it fails, beside those of the settings.
+    `steps` keeps the order in which the user listed them. `import_path` is the folder that holds
+    the user's module, for workers that share the file system; None when the module is installed.
+    `deadline_s` is how long a run may take; `alerts` are told when it fails, beside those of the
+    settings.
     """
 
     name: str

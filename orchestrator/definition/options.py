@@ -17,21 +17,32 @@ class StepOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    pool: str | None = Field(None, description="Pool of workers that runs the step; the default pool if unset.")
-    priority: int = Field(5, ge=0, le=9, description="0 is taken first, 9 last (as Celery on Redis).")
+    pool: str | None = Field(
+        None, description="Pool of workers that runs the step; the default pool if unset."
+    )
+    priority: int = Field(
+        5, ge=0, le=9, description="0 is taken first, 9 last (as Celery on Redis)."
+    )
     timeout: float | None = Field(None, gt=0, description="Seconds that one attempt may take.")
     queue_timeout: float | None = Field(
-        None, gt=0, description="Seconds that an attempt may wait for a worker; then the step fails."
+        None,
+        gt=0,
+        description="Seconds that an attempt may wait for a worker; then the step fails.",
     )
     lost_attempts: int = Field(
         3,
         ge=1,
         le=1000,
-        description="Attempts that may be lost (process killed, host gone) until the step fails; 1 replaces none.",
+        description=(
+            "Attempts that may be lost (process killed, host gone) until the step fails; 1 replaces"
+            " none."
+        ),
     )
     retries: int = Field(0, ge=0, le=1000, description="Attempts after the first one.")
     retry_delay: float = Field(1.0, ge=0, description="Seconds before the first retry.")
-    retry_backoff: float = Field(2.0, ge=1, description="Factor by which the delay grows at each retry; 1 keeps it.")
+    retry_backoff: float = Field(
+        2.0, ge=1, description="Factor by which the delay grows at each retry; 1 keeps it."
+    )
     retry_max_delay: float = Field(600.0, ge=0, description="Seconds that no retry delay exceeds.")
     retry_jitter: float = Field(
         0.1, ge=0, le=1, description="Share of the delay that is random: 0.1 gives 90 % to 110 %."
@@ -39,7 +50,9 @@ class StepOptions(BaseModel):
     retry_on: tuple[ExceptionName, ...] = Field(
         (),
         strict=False,
-        description="Exception classes that are retried (subclasses too); empty means every exception.",
+        description=(
+            "Exception classes that are retried (subclasses too); empty means every exception."
+        ),
     )
     never_retry_on: tuple[ExceptionName, ...] = Field(
         (),
@@ -53,11 +66,17 @@ class StepOptions(BaseModel):
         None,
         ge=1,
         le=100_000,
-        description="Most threads that numeric libraries use in the step; the slot's share of the cores if unset.",
+        description=(
+            "Most threads that numeric libraries use in the step; the slot's share of the cores if"
+            " unset."
+        ),
     )
     memory: Size | None = Field(
         None,
-        description="Memory that an attempt may hold with all that it starts, in bytes or as '2GB'; more fails it.",
+        description=(
+            "Memory that an attempt may hold with all that it starts, in bytes or as '2GB'; more"
+            " fails it."
+        ),
     )
     description: str = Field("", description="What the step does, for people.")
 
@@ -77,8 +96,10 @@ class PipelineOptions(BaseModel):
         (),
         strict=False,
         repr=False,
-        description="Apprise URLs that are told when a run fails, beside those of the settings; "
-        "$NAME in one is taken from the environment of the process that sends.",
+        description=(
+            "Apprise URLs that are told when a run fails, beside those of the settings; "
+            "$NAME in one is taken from the environment of the process that sends."
+        ),
     )
 
 
@@ -95,8 +116,16 @@ class OptionValues(TypedDict, total=False):
     retry_backoff: float
     retry_max_delay: float
     retry_jitter: float
-    retry_on: type[BaseException] | tuple[type[BaseException] | str, ...] | list[type[BaseException] | str]
-    never_retry_on: type[BaseException] | tuple[type[BaseException] | str, ...] | list[type[BaseException] | str]
+    retry_on: (
+        type[BaseException]
+        | tuple[type[BaseException] | str, ...]
+        | list[type[BaseException] | str]
+    )
+    never_retry_on: (
+        type[BaseException]
+        | tuple[type[BaseException] | str, ...]
+        | list[type[BaseException] | str]
+    )
     trigger: Literal["all_success", "all_done", "one_failed", "none_failed", "always"]
     threads: int | None
     memory: int | str | None

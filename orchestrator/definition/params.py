@@ -1,8 +1,8 @@
 """The params of a pipeline: declared once, validated for each run.
 
-A value is validated, and converted by that, at one place: where a text or a caller's value becomes that of a param.
-From there on it goes as `ReadParams`, which nothing reads again: to the pipeline, into the record, and out of it when a
-run goes on.
+A value is validated, and converted by that, at one place: where a text or a caller's value becomes
+that of a param. From there on it goes as `ReadParams`, which nothing reads again: to the pipeline,
+into the record, and out of it when a run goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from typing import Any
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from orchestrator.definition.secrets import HIDDEN, SecretValue, is_secret, may_be_none, secret_type_fault
+from orchestrator.definition.secrets import (
+    HIDDEN,
+    SecretValue,
+    is_secret,
+    may_be_none,
+    secret_type_fault,
+)
 from orchestrator.definition.typed import NotRestorable, Unkept, take_apart
 from orchestrator.definition.wire import NotWireable, from_wire, is_whole, to_wire
 from orchestrator.errors import did_you_mean, names_hint
@@ -46,7 +52,8 @@ PLAIN_TYPES: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Param:
-    """A param as declared. `type` is any type that pydantic can check; `choices` is empty when all values are fine."""
+    """A param as declared. `type` is any type that pydantic can check; `choices` is empty when all
+    values are fine."""
 
     name: str
     type: Any = Any
@@ -61,7 +68,8 @@ class Param:
 
     @property
     def is_text(self) -> bool:
-        """Whether the values are text, so that one which looks like a number is text all the same."""
+        """Whether the values are text, so that one which looks like a number is text all the
+        same."""
         return self._plain_type is str or self.is_secret
 
     @property
@@ -71,7 +79,11 @@ class Param:
 
     @property
     def _plain_type(self) -> Any:
-        return typing.get_args(self.type)[0] if typing.get_origin(self.type) is typing.Annotated else self.type
+        return (
+            typing.get_args(self.type)[0]
+            if typing.get_origin(self.type) is typing.Annotated
+            else self.type
+        )
 
     @property
     def type_name(self) -> str:
@@ -86,19 +98,23 @@ class Param:
     def read(self, value: Any) -> Any:
         """Return the validated value; raises ValueError with a sentence that names the param.
 
-        The plain types are taken strictly (no text for a number, no bool for an int), but an int is a float. The value
-        of a secret becomes a SecretValue, and no sentence shows it.
+        The plain types are taken strictly (no text for a number, no bool for an int), but an int is
+        a float. The value of a secret becomes a SecretValue, and no sentence shows it.
         """
         if self.is_secret:
             return self._read_secret(value)
         try:
-            checked = _adapter(self).validate_python(value, strict=True if _is_plain(self.type) else None)
+            checked = _adapter(self).validate_python(
+                value, strict=True if _is_plain(self.type) else None
+            )
         except ValidationError as error:
             raise ValueError(self._refusal(value, error)) from None
         if self.choices and checked not in self.choices:
             guess = did_you_mean(value, map(str, self.choices)) if isinstance(value, str) else ""
             choices = ", ".join(map(repr, self.choices))
-            raise ValueError(f"param {self.name!r} is {value!r}, which is none of {choices}.{guess}")
+            raise ValueError(
+                f"param {self.name!r} is {value!r}, which is none of {choices}.{guess}"
+            )
         return checked
 
     def _read_secret(self, value: Any) -> SecretValue | None:
@@ -107,7 +123,9 @@ class Param:
         if isinstance(value, SecretValue):
             return value
         if type(value) is not str:
-            raise ValueError(f"param {self.name!r} is a secret, and must be text, not {type(value).__name__}.")
+            raise ValueError(
+                f"param {self.name!r} is a secret, and must be text, not {type(value).__name__}."
+            )
         return SecretValue(value)
 
     @property
@@ -115,8 +133,9 @@ class Param:
         """Say how a value is given that the run lacks."""
         if self.is_secret:
             return (
-                f"Give it as -p {self.name}=@FILE, or as -p {self.name}=@- on standard input; at a terminal you are "
-                f"asked for it. Other users of the machine can see -p {self.name}=VALUE."
+                f"Give it as -p {self.name}=@FILE, or as -p {self.name}=@- on standard input; at a"
+                " terminal you are asked for it. Other users of the machine can see -p"
+                f" {self.name}=VALUE."
             )
         article = "an" if self.type_name[:1].lower() in "aeiou" else "a"
         return f"Give {article} {self.type_name}."
@@ -129,7 +148,10 @@ class Param:
         if fault := secret_type_fault(self.type):
             return f"param {self.name!r} {fault}"
         if not self.is_required and not (self.default is None and may_be_none(self.type)):
-            return f"param {self.name!r} is a secret, so that None is its only possible default: code keeps no secrets."
+            return (
+                f"param {self.name!r} is a secret, so that None is its only possible default: code"
+                " keeps no secrets."
+            )
         if self.choices:
             return f"param {self.name!r} is a secret, and so has no choices."
         return ""
@@ -138,10 +160,14 @@ class Param:
         if _is_plain(self.type):
             return f"param {self.name!r} is {value!r}, which is no {self.type_name}."
         reasons = "; ".join(
-            "".join(f"[{part!r}]" for part in found["loc"]) + " " * bool(found["loc"]) + found["msg"]
+            "".join(f"[{part!r}]" for part in found["loc"])
+            + " " * bool(found["loc"])
+            + found["msg"]
             for found in error.errors(include_url=False)
         )
-        return f"param {self.name!r} is {value!r}, which is no {self.type_name}: {punctuated(reasons)}"
+        return (
+            f"param {self.name!r} is {value!r}, which is no {self.type_name}: {punctuated(reasons)}"
+        )
 
 
 class ReadParams(Mapping[str, Any]):
@@ -167,12 +193,18 @@ class ReadParams(Mapping[str, Any]):
         return f"ReadParams({self._values!r})"
 
 
-def bind_params(declared: Mapping[str, Param], given: Mapping[str, Any]) -> tuple[ReadParams, list[str]]:
+def bind_params(
+    declared: Mapping[str, Param], given: Mapping[str, Any]
+) -> tuple[ReadParams, list[str]]:
     """Return the value of each param, and a sentence for each unknown, missing or wrong one.
 
     What was given is validated, unless it is `ReadParams`; so is each default that is used.
     """
-    faults = [f"there is no param {name!r}.{names_hint(name, declared)}" for name in given if name not in declared]
+    faults = [
+        f"there is no param {name!r}.{names_hint(name, declared)}"
+        for name in given
+        if name not in declared
+    ]
     faults += [fault for param in declared.values() if (fault := param.declaration_fault)]
     values = {}
     for name, param in declared.items():
@@ -181,7 +213,9 @@ def bind_params(declared: Mapping[str, Param], given: Mapping[str, Any]) -> tupl
             continue
         if name not in given and param.is_required:
             secret = "a secret and " if param.is_secret else ""
-            faults.append(f"param {name!r} is {secret}missing; it has no default. {param.how_to_give}")
+            faults.append(
+                f"param {name!r} is {secret}missing; it has no default. {param.how_to_give}"
+            )
             continue
         try:
             values[name] = param.read(given[name] if name in given else _own_copy(param.default))
@@ -191,7 +225,8 @@ def bind_params(declared: Mapping[str, Param], given: Mapping[str, Any]) -> tupl
 
 
 def recorded_params(values: Mapping[str, Any]) -> tuple[ReadParams, list[str]]:
-    """Return copies of the values as the record gives them back, and a sentence for each that it cannot even show.
+    """Return copies of the values as the record gives them back, and a sentence for each that it
+    cannot even show.
 
     A value of which the record keeps no more than what is shown stays itself.
     """
@@ -215,7 +250,8 @@ def recorded_params(values: Mapping[str, Any]) -> tuple[ReadParams, list[str]]:
 def params_text(values: Mapping[str, Any]) -> str:
     """Return the values as the record keeps them: JSON, in the typed form of `definition.wire`."""
     wires = {
-        name: HIDDEN if isinstance(value, SecretValue) else to_wire(value, typed=True) for name, value in values.items()
+        name: HIDDEN if isinstance(value, SecretValue) else to_wire(value, typed=True)
+        for name, value in values.items()
     }
     return json.dumps(wires)
 
@@ -226,7 +262,8 @@ def secrets_in(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def params_of_record(text: str, secrets: Collection[str] = ()) -> ReadParams:
-    """Return the values of `params_text`, `Unkept` for one that cannot be made again: the `secrets`, and others."""
+    """Return the values of `params_text`, `Unkept` for one that cannot be made again: the
+    `secrets`, and others."""
     values: dict[str, Any] = {}
     for name, wire in json.loads(text).items():
         if name in secrets:
@@ -245,11 +282,14 @@ def is_kept(value: Any) -> bool:
 
 
 def params_of_function(function: Callable[..., Any]) -> tuple[dict[str, Param], list[str]]:
-    """Return the params that a function's parameters declare, and a sentence for each that cannot be one."""
+    """Return the params that a function's parameters declare, and a sentence for each that cannot
+    be one."""
     try:
         hints = typing.get_type_hints(function, include_extras=True)
     except Exception as error:  # annotations are evaluated code
-        return {}, [f"the annotations of {function.__qualname__} cannot be read: {punctuated(error)}"]
+        return {}, [
+            f"the annotations of {function.__qualname__} cannot be read: {punctuated(error)}"
+        ]
     params, faults = {}, []
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -261,7 +301,8 @@ def params_of_function(function: Callable[..., Any]) -> tuple[dict[str, Param], 
 
 
 def inferred_param(name: str, value: Any) -> Param:
-    """Return the param that a default value declares: of its type, or of any type when nothing checks that one."""
+    """Return the param that a default value declares: of its type, or of any type when nothing
+    checks that one."""
     kind = type(value)
     if kind in PLAIN_TYPES.values():
         return Param(name, kind, value)

@@ -24,7 +24,9 @@ _PACKAGE = str(Path(__file__).resolve().parent)
 class PipelineFunction(NoStep):
     """A function whose calls of steps make a pipeline, and whose parameters are its params."""
 
-    hint = "Pipelines do not nest: let both call the same steps, or a plain function that calls them."
+    hint = (
+        "Pipelines do not nest: let both call the same steps, or a plain function that calls them."
+    )
 
     def __init__(
         self,
@@ -39,7 +41,9 @@ class PipelineFunction(NoStep):
         self.function = function
         self.name = name if name is not None else function.__name__
         first_paragraph = (inspect.getdoc(function) or "").split("\n\n")[0]
-        self.description = description if description is not None else " ".join(first_paragraph.split())
+        self.description = (
+            description if description is not None else " ".join(first_paragraph.split())
+        )
         self._defaults = dict(defaults or {})
         self._deadline, self._alerts = deadline, alerts
 
@@ -50,7 +54,9 @@ class PipelineFunction(NoStep):
                 f"pipeline {self.name!r} is not called but run: orchestrator run FILE:{self.name}; "
                 "build() gives it checked, without running it."
             )
-        raise PipelineMisuse(f"pipeline {self.name!r} is called inside of another pipeline. {self.hint}")
+        raise PipelineMisuse(
+            f"pipeline {self.name!r} is called inside of another pipeline. {self.hint}"
+        )
 
     @property
     def params(self) -> Mapping[str, Param]:
@@ -61,10 +67,15 @@ class PipelineFunction(NoStep):
     def import_path(self) -> str | None:
         """Return the folder from which workers import the module; None when it is installed."""
         module_globals = getattr(self.function, "__globals__", {})
-        return import_path(module_globals.get("__file__"), module_globals.get("__name__") == "__main__")
+        return import_path(
+            module_globals.get("__file__"), module_globals.get("__name__") == "__main__"
+        )
 
-    def build(self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None) -> Pipeline:
-        """Call the function with the validated params and give the pipeline; raises PipelineInvalid.
+    def build(
+        self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None
+    ) -> Pipeline:
+        """Call the function with the validated params and give the pipeline; raises
+        PipelineInvalid.
 
         The function is called only when all params are right, since it may decide by their values.
         """
@@ -73,7 +84,8 @@ class PipelineFunction(NoStep):
         if faults or value_faults:
             _, option_faults = checked_pipeline_options(self._deadline, self._alerts)
             raise PipelineInvalid(self.name, [*option_faults, *faults, *value_faults])
-        recorded, _ = recorded_params(values)  # as they are now: the function may change what it is given
+        # as they are now: the function may change what it is given
+        recorded, _ = recorded_params(values)
         builder = PipelineBuilder(
             self.name,
             self.description,
@@ -107,13 +119,16 @@ class PipelineFunction(NoStep):
             if parameter.kind is parameter.POSITIONAL_ONLY
         ]
         given = {
-            name: SecretPlaceholder(name) if isinstance(value, SecretValue) else value for name, value in values.items()
+            name: SecretPlaceholder(name) if isinstance(value, SecretValue) else value
+            for name, value in values.items()
         }
         named = {name: value for name, value in given.items() if name not in positional_only}
         self.function(*[given[name] for name in positional_only], **named)
 
     def __repr__(self) -> str:
-        return f"<pipeline {self.name!r} of {self.function.__module__}:{self.function.__qualname__}>"
+        return (
+            f"<pipeline {self.name!r} of {self.function.__module__}:{self.function.__qualname__}>"
+        )
 
 
 @overload
@@ -141,11 +156,12 @@ def pipeline(
     deadline: float | None = None,
     alerts: Sequence[str] = (),
 ) -> PipelineFunction | Callable[[Callable[..., object]], PipelineFunction]:
-    """Let a function describe a pipeline: `@pipeline`, or `@pipeline(name="churn", defaults={"retries": 2})`.
+    """Let a function describe a pipeline: `@pipeline`, or `@pipeline(name="churn",
+    defaults={"retries": 2})`.
 
-    Its parameters are the params, typed by their annotations; the description is its docstring unless given.
-    `defaults` are options for every step. `deadline` is the seconds that a run may take, `alerts` are Apprise URLs that
-    are told when it fails.
+    Its parameters are the params, typed by their annotations; the description is its docstring
+    unless given. `defaults` are options for every step. `deadline` is the seconds that a run may
+    take, `alerts` are Apprise URLs that are told when it fails.
     """
 
     def wrapped(function: Callable[..., object]) -> PipelineFunction:
@@ -155,8 +171,11 @@ def pipeline(
 
 
 def _told(error: BaseException, function: str) -> str:
-    """Return a sentence for what the user's function raised, with the last line of theirs that was running."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_PACKAGE)]
+    """Return a sentence for what the user's function raised, with the last line of theirs that was
+    running."""
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_PACKAGE)
+    ]
     place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
     if isinstance(error, OrchestratorError):
         return f"{error}{place}"

@@ -1,4 +1,5 @@
-"""What a step gives while the pipeline is being built: a stand-in for an output that is known only at run time."""
+"""What a step gives while the pipeline is being built: a stand-in for an output that is known only
+at run time."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ class Site(Protocol):
     def add_need(self, step: str, other: str) -> None:
         """Let a step wait for another one."""
 
-    def add_call(self, step: WrappedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Placeholder:
+    def add_call(
+        self, step: WrappedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Placeholder:
         """Add a step for a call; gives the placeholder of its output."""
 
 
@@ -28,8 +31,8 @@ site_being_built: ContextVar[Site | None] = ContextVar("site_being_built", defau
 class Placeholder:
     """Stands for the output of a step, or for a part of it.
 
-    Index it to reach a part, unpack it if the step's function is annotated with a tuple, pass it on to other steps.
-    Everything that needs the value itself raises PlaceholderMisuse.
+    Index it to reach a part, unpack it if the step's function is annotated with a tuple, pass it on
+    to other steps. Everything that needs the value itself raises PlaceholderMisuse.
     """
 
     __slots__ = ("_returns", "_site", "ref")
@@ -38,7 +41,8 @@ class Placeholder:
         self._site, self.ref, self._returns = site, ref, returns
 
     def after(self, *others: Placeholder | str) -> Placeholder:
-        """Let the step wait for others without reading their outputs; give the placeholder itself."""
+        """Let the step wait for others without reading their outputs; give the placeholder
+        itself."""
         for other in others:
             self._site.add_need(self.ref.step, needed_step(self._site, other))
         return self
@@ -50,8 +54,8 @@ class Placeholder:
     def __getitem__(self, key: str | int) -> Placeholder:
         if isinstance(key, bool) or not isinstance(key, str | int):
             self._refuse(
-                f"indexed by {type(key).__name__}: only str and int reach a part of it. Pass it to a step, and take "
-                "the part there"
+                f"indexed by {type(key).__name__}: only str and int reach a part of it. Pass it to"
+                " a step, and take the part there"
             )
         items = tuple_items(self._returns)
         returns = None
@@ -65,8 +69,9 @@ class Placeholder:
         items = tuple_items(self._returns)
         if items is None:
             self._refuse(
-                "iterated over: how many items it has is not known yet. Pass it whole to a step, and loop there; "
-                "to unpack a fixed number of items, annotate the function with '-> tuple[A, B]'"
+                "iterated over: how many items it has is not known yet. Pass it whole to a step,"
+                " and loop there; to unpack a fixed number of items, annotate the function with '->"
+                " tuple[A, B]'"
             )
         return iter([self[index] for index in range(len(items))])
 
@@ -78,11 +83,16 @@ class Placeholder:
 
     def keys(self) -> NoReturn:
         """Refuse to be unpacked as keyword arguments."""
-        self._refuse("unpacked as a mapping. Pass it whole to a step, or the parts by name, as in f(x=output['x'])")
+        self._refuse(
+            "unpacked as a mapping. Pass it whole to a step, or the parts by name, as in"
+            " f(x=output['x'])"
+        )
 
     def __getattr__(self, name: str) -> NoReturn:
         # AttributeError, so that hasattr() and copy keep working
-        raise AttributeError(f"{self._who()} has no attribute {name!r}. Index it, or read {name!r} in a step.")
+        raise AttributeError(
+            f"{self._who()} has no attribute {name!r}. Index it, or read {name!r} in a step."
+        )
 
     def __repr__(self) -> str:
         path = "".join(f"[{key!r}]" for key in self.ref.path)
@@ -91,14 +101,18 @@ class Placeholder:
     def _who(self) -> str:
         part = "".join(f"[{key!r}]" for key in self.ref.path)
         where = f" at {part}" if part else ""
-        return f"a placeholder for the output of step {self.ref.step!r}{where}, which is known only at run time,"
+        return (
+            f"a placeholder for the output of step {self.ref.step!r}{where}, which is known only at"
+            " run time,"
+        )
 
     def _refuse(self, use: str) -> NoReturn:
         raise PlaceholderMisuse(f"{self._who()} cannot be {use}.")
 
 
 class SecretPlaceholder:
-    """Stands for a secret param. Pass it on to steps, at any depth of lists, tuples and dicts; they get the text."""
+    """Stands for a secret param. Pass it on to steps, at any depth of lists, tuples and dicts; they
+    get the text."""
 
     __slots__ = ("ref",)
 
@@ -109,7 +123,9 @@ class SecretPlaceholder:
         return f"<secret param {self.ref.param!r}>"
 
     def _refuse(self, use: str) -> NoReturn:
-        raise PlaceholderMisuse(f"param {self.ref.param!r} is a secret, known to steps only: it cannot be {use}.")
+        raise PlaceholderMisuse(
+            f"param {self.ref.param!r} is a secret, known to steps only: it cannot be {use}."
+        )
 
 
 def _refusing(use: str) -> Callable[..., NoReturn]:
@@ -122,11 +138,14 @@ def _refusing(use: str) -> Callable[..., NoReturn]:
 _REFUSED = {
     "used as a bool. Pass it to a step, and decide there": "bool",
     "turned into text. Pass it to a step, and make the text there": "str format bytes fspath",
-    "turned into a number. Pass it to a step, and do that there": "int float complex index round trunc floor ceil",
+    "turned into a number. Pass it to a step, and do that there": (
+        "int float complex index round trunc floor ceil"
+    ),
     "iterated over. Pass it whole to a step, and loop there": "reversed aiter anext",
     "computed with. Pass it to a step, and compute there": (
-        "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv floordiv rfloordiv mod rmod pow rpow "
-        "matmul rmatmul divmod rdivmod and rand or ror xor rxor lshift rlshift rshift rrshift neg pos abs invert"
+        "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv floordiv rfloordiv mod"
+        " rmod pow rpow matmul rmatmul divmod rdivmod and rand or ror xor rxor lshift rlshift"
+        " rshift rrshift neg pos abs invert"
     ),
     "compared. Pass it to a step, and compare there": "eq ne lt le gt ge",
     "searched with 'in'. Pass it to a step, and look there": "contains",
@@ -140,7 +159,11 @@ for _use, _names in _REFUSED.items():
         for _kind in (Placeholder, SecretPlaceholder):
             setattr(_kind, f"__{_name}__", _refusing(_use))
 for _name in ("iter", "len", "getitem"):
-    setattr(SecretPlaceholder, f"__{_name}__", _refusing("taken apart. Pass it to a step, and do that there"))
+    setattr(
+        SecretPlaceholder,
+        f"__{_name}__",
+        _refusing("taken apart. Pass it to a step, and do that there"),
+    )
 
 
 def needed_step(site: Site, other: object) -> str:
@@ -151,11 +174,14 @@ def needed_step(site: Site, other: object) -> str:
         return other.ref.step
     if isinstance(other, str):
         return other
-    raise PlaceholderMisuse(f"{other!r} is no step to wait for. Give the output of a step, or its name.")
+    raise PlaceholderMisuse(
+        f"{other!r} is no step to wait for. Give the output of a step, or its name."
+    )
 
 
 def without_placeholders(site: Site, value: Any) -> Any:
-    """Return the value with an OutputRef for each placeholder, at any depth of lists, tuples and dicts."""
+    """Return the value with an OutputRef for each placeholder, at any depth of lists, tuples and
+    dicts."""
     kind = type(value)
     if kind is Placeholder:
         needed_step(site, value)
@@ -167,7 +193,10 @@ def without_placeholders(site: Site, value: Any) -> Any:
     if kind is tuple:
         return tuple([without_placeholders(site, item) for item in value])
     if kind is dict:
-        return {without_placeholders(site, key): without_placeholders(site, item) for key, item in value.items()}
+        return {
+            without_placeholders(site, key): without_placeholders(site, item)
+            for key, item in value.items()
+        }
     if isinstance(value, WrappedFunction):
         name = getattr(value.function, "__name__", repr(value.function))  # a partial has none
         raise PlaceholderMisuse(f"step {name!r} is given as a value; call it: {name}()")

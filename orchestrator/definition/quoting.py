@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 
 _MARK = re.compile(r"\$\$\{\{|\$\{\{.*?\}\}", re.DOTALL)
-# What stands below `<<` has rules of its own, and these read their text as a command, where variables are filled in.
+# What stands below `<<` has rules of its own, and these read their text as a command, where
+# variables are filled in.
 _UNCHECKED = re.compile(r"<<|\b(?:eval|trap)\b|\b(?:ba|da|k|z)?sh\b[^;|&\n]*\s-\w*c\b")
-_NESTING = re.compile(r"`|\$\(|\$\{(?!\w+\})")  # inside double quotes: from here on, quotes may begin anew
+# inside double quotes: from here on, quotes may begin anew
+_NESTING = re.compile(r"`|\$\(|\$\{(?!\w+\})")
 _WORD_ENDS = " \t\n;&|()<>"
 
 
 def single_quoted_references(command: str) -> list[str]:
     """Return the references, as written, that stand in single quotes of a shell command.
 
-    In doubt none is given: the search ends where quotes nest, and a command with a heredoc, `eval`, `trap` or
-    `sh -c` is not searched.
+    In doubt none is given: the search ends where quotes nest, and a command with a heredoc, `eval`,
+    `trap` or `sh -c` is not searched.
     """
     if "'" not in command or "${{" not in command or _UNCHECKED.search(command):
         return []

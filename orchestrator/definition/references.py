@@ -1,8 +1,8 @@
 """References in text: `${{ params.x }}` and `${{ steps.a.output.key[0] }}`.
 
-A reference is `params.NAME` or `steps.NAME.output`, then any number of `.key`, `.0`, `[0]` or `["key"]`.
-Names may hold dots and brackets: the longest known name wins. `$${{` stands for the text `${{`.
-In a command `file(REFERENCE)` stands for the path of a file with the value.
+A reference is `params.NAME` or `steps.NAME.output`, then any number of `.key`, `.0`, `[0]` or
+`["key"]`. Names may hold dots and brackets: the longest known name wins. `$${{` stands for the text
+`${{`. In a command `file(REFERENCE)` stands for the path of a file with the value.
 """
 
 from __future__ import annotations
@@ -21,20 +21,25 @@ from orchestrator.errors import did_you_mean
 _MARK = re.compile(r"\$\$\{\{|\$\{\{(?P<inside>.*?)\}\}|\$\{\{", re.DOTALL)
 _FILE = re.compile(r"file\s*\(")
 _PATH_PART = re.compile(
-    r"""\.(?P<key>[^.\[\]\s"']+) | \[(?P<index>-?\d+)\] | \["(?P<double>[^"]*)"\] | \['(?P<single>[^']*)'\]""",
+    r"""\.(?P<key>[^.\[\]\s"']+) | \[(?P<index>-?\d+)\]
+        | \["(?P<double>[^"]*)"\] | \['(?P<single>[^']*)'\]""",
     re.VERBOSE,
 )
 
 
 class ReferenceInvalid(ValueError):
-    """A reference leads nowhere or cannot be read; the message is a sentence that begins with the reference."""
+    """A reference leads nowhere or cannot be read; the message is a sentence that begins with the
+    reference."""
 
 
-def parse_text(text: str, steps: Collection[str], params: Collection[str]) -> str | OutputRef | ParamRef | Template:
+def parse_text(
+    text: str, steps: Collection[str], params: Collection[str]
+) -> str | OutputRef | ParamRef | Template:
     """Return the reference if the text is exactly one, the text if it holds none, else a Template.
 
-    Raises ReferenceInvalid for the first reference that cannot be read. A well-formed reference to an unknown step
-    or param is given as it stands; that is a fault of the pipeline, found with the others.
+    Raises ReferenceInvalid for the first reference that cannot be read. A well-formed reference to
+    an unknown step or param is given as it stands; that is a fault of the pipeline, found with the
+    others.
     """
     parsed, invalid = _parsed(text, steps, params)
     if invalid:
@@ -51,7 +56,8 @@ def parse_value(
     *,
     in_command: bool = False,
 ) -> Any:
-    """Return the value with every text in it parsed, at any depth; appends a sentence for each bad reference.
+    """Return the value with every text in it parsed, at any depth; appends a sentence for each bad
+    reference.
 
     Bad references are left out of their text, so that the others in it are still checked.
     """
@@ -60,8 +66,8 @@ def parse_value(
         faults += [f"{owner}: {error}" for error in invalid]
         if not in_command:
             faults += [
-                f"{owner}: '${{{{ file({written(it)}) }}}}' stands in an argument, but only a command ('run') is given "
-                f"files. Write '${{{{ {written(it)} }}}}'."
+                f"{owner}: '${{{{ file({written(it)}) }}}}' stands in an argument, but only a"
+                f" command ('run') is given files. Write '${{{{ {written(it)} }}}}'."
                 for it in references(parsed)
                 if it.as_file
             ]
@@ -79,9 +85,11 @@ def parse_value(
 def parse_command(
     text: str, steps: Collection[str], params: Collection[str], faults: list[str], owner: str
 ) -> str | Template:
-    """Return a shell command with its references parsed; appends a sentence for each bad or single-quoted one."""
+    """Return a shell command with its references parsed; appends a sentence for each bad or
+    single-quoted one."""
     faults += [
-        f"{owner}: `{reference}` stands in single quotes, where the shell fills nothing in. Use double quotes."
+        f"{owner}: `{reference}` stands in single quotes, where the shell fills nothing in. Use"
+        " double quotes."
         for reference in single_quoted_references(text)
     ]
     if "\0" in text:
@@ -93,7 +101,8 @@ def parse_command(
 def _parsed(
     text: str, steps: Collection[str], params: Collection[str]
 ) -> tuple[str | OutputRef | ParamRef | Template, list[ReferenceInvalid]]:
-    """Return what `parse_text` gives, without the references that cannot be read, and what is wrong with each."""
+    """Return what `parse_text` gives, without the references that cannot be read, and what is wrong
+    with each."""
     if "${{" not in text:
         return text, []
     parts: list[str | OutputRef | ParamRef] = []
@@ -119,7 +128,9 @@ def _parsed(
     return Template(tuple(parts)) if parts else "", invalid
 
 
-def _reference(inside: str, steps: Collection[str], params: Collection[str]) -> OutputRef | ParamRef:
+def _reference(
+    inside: str, steps: Collection[str], params: Collection[str]
+) -> OutputRef | ParamRef:
     shown = f"'${{{{ {inside} }}}}'"
     if not (call := _FILE.match(inside)):
         return _plain_reference(inside, steps, params, shown)
@@ -131,7 +142,9 @@ def _reference(inside: str, steps: Collection[str], params: Collection[str]) -> 
     return replace(_plain_reference(inner, steps, params, shown), as_file=True)
 
 
-def _plain_reference(inside: str, steps: Collection[str], params: Collection[str], shown: str) -> OutputRef | ParamRef:
+def _plain_reference(
+    inside: str, steps: Collection[str], params: Collection[str], shown: str
+) -> OutputRef | ParamRef:
     root, dot, rest = inside.partition(".")
     if root == "params" and dot and rest:
         name = next((n for n in _openings(rest) if n in params), None)
@@ -146,7 +159,8 @@ def _plain_reference(inside: str, steps: Collection[str], params: Collection[str
             return OutputRef(name, _path(rest[len(name) + len(".output") :], shown))
         raise ReferenceInvalid(f"{shown} names no output. Write '${{{{ steps.NAME.output }}}}'.")
     raise ReferenceInvalid(
-        f"{shown} begins with neither 'params.' nor 'steps.'.{did_you_mean(root, ('params', 'steps'))}"
+        f"{shown} begins with neither 'params.' nor"
+        f" 'steps.'.{did_you_mean(root, ('params', 'steps'))}"
     )
 
 
@@ -163,11 +177,17 @@ def _path(text: str, written: str) -> tuple[str | int, ...]:
     while at < len(text):
         part = _PATH_PART.match(text, at)
         if part is None:
-            raise ReferenceInvalid(f"{written} cannot be read at {text[at:]!r}. Write '.key', '[0]' or '[\"key\"]'.")
+            raise ReferenceInvalid(
+                f"{written} cannot be read at {text[at:]!r}. Write '.key', '[0]' or '[\"key\"]'."
+            )
         if part["index"] is not None:
             path.append(int(part["index"]))
         elif part["key"] is not None:
-            path.append(int(part["key"]) if part["key"].isdecimal() and part["key"].isascii() else part["key"])
+            path.append(
+                int(part["key"])
+                if part["key"].isdecimal() and part["key"].isascii()
+                else part["key"]
+            )
         else:
             path.append(part["double"] if part["double"] is not None else part["single"])
         at = part.end()
@@ -175,7 +195,8 @@ def _path(text: str, written: str) -> tuple[str | int, ...]:
 
 
 def written(reference: OutputRef | ParamRef) -> str:
-    """Return a reference as it is written in a pipeline file, without the braces, and without `file()`."""
+    """Return a reference as it is written in a pipeline file, without the braces, and without
+    `file()`."""
     path = "".join(f"[{json.dumps(part)}]" for part in reference.path)
     if isinstance(reference, ParamRef):
         return f"params.{reference.param}{path}"

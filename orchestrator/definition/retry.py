@@ -11,7 +11,8 @@ from orchestrator.definition.options import StepOptions
 def may_retry(options: StepOptions, attempt: int, exception_names: Sequence[str]) -> bool:
     """Tell whether the attempt that failed (counted from 1) may be followed by another one.
 
-    `exception_names` are those of the raised class and of all its bases, as `exception_names()` gives them.
+    `exception_names` are those of the raised class and of all its bases, as `exception_names()`
+    gives them.
     """
     if attempt > options.retries:
         return False
@@ -24,8 +25,9 @@ def may_retry(options: StepOptions, attempt: int, exception_names: Sequence[str]
 def retry_delay_s(options: StepOptions, attempt: int, random_unit: float) -> float:
     """Return the seconds between the failure of an attempt (counted from 1) and the next one.
 
-    The delay grows by `retry_backoff`, is capped, then jittered, and never exceeds `retry_max_delay`.
-    `random_unit` is a random number between 0 and 1; 0.5 gives the delay without jitter.
+    The delay grows by `retry_backoff`, is capped, then jittered, and never exceeds
+    `retry_max_delay`. `random_unit` is a random number between 0 and 1; 0.5 gives the delay without
+    jitter.
     """
     try:
         delay_s = options.retry_delay * options.retry_backoff ** (attempt - 1)
@@ -37,5 +39,6 @@ def retry_delay_s(options: StepOptions, attempt: int, random_unit: float) -> flo
 
 
 def exception_names(exc_type: type[BaseException]) -> tuple[str, ...]:
-    """Return the names of a class and its bases, nearest first: "ValueError" for built-ins, else "module:Class"."""
+    """Return the names of a class and its bases, nearest first: "ValueError" for built-ins, else
+    "module:Class"."""
     return tuple(class_name(cls) for cls in exc_type.__mro__ if cls is not object)

@@ -1,7 +1,7 @@
 """Params that nobody may read afterwards: `Secret[str]`.
 
-Until it is with the ledger, the value of such a param is a `SecretValue`, which shows itself to nobody. A step gets
-plain text, for the libraries that it hands it to.
+Until it is with the ledger, the value of such a param is a `SecretValue`, which shows itself to
+nobody. A step gets plain text, for the libraries that it hands it to.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ _T = TypeVar("_T")
 
 
 class SecretMark:
-    """Marks a type: values of it are kept only as long as a run goes on, and are masked wherever they show up."""
+    """Marks a type: values of it are kept only as long as a run goes on, and are masked wherever
+    they show up."""
 
     def __repr__(self) -> str:
         return "secret"
 
 
 Secret = Annotated[_T, SecretMark()]
-"""The type of a secret param: `Secret[str]`, or `Secret[str] | None = None` for one that may be left out."""
+"""The type of a secret param: `Secret[str]`, or `Secret[str] | None = None` for one that may be
+left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,10 @@ def is_secret(kind: Any) -> bool:
 def secret_type_fault(kind: Any) -> str:
     """Say what is wrong with the type of a secret; an empty string if nothing is."""
     others = [item for item in _members(kind) if item is not type(None)] or [kind]
-    plain = [typing.get_args(item)[0] if typing.get_origin(item) is Annotated else item for item in others]
+    plain = [
+        typing.get_args(item)[0] if typing.get_origin(item) is Annotated else item
+        for item in others
+    ]
     if len(plain) == 1 and (plain[0] is str or isinstance(plain[0], TypeVar)):
         return ""
     return "is a secret, which is text: write Secret[str], or Secret[str] | None."
@@ -61,7 +66,10 @@ def may_be_none(kind: Any) -> bool:
 
 
 def _members(kind: Any) -> tuple[Any, ...]:
-    if typing.get_origin(kind) is Annotated and typing.get_origin(typing.get_args(kind)[0]) is not None:
+    if (
+        typing.get_origin(kind) is Annotated
+        and typing.get_origin(typing.get_args(kind)[0]) is not None
+    ):
         kind = typing.get_args(kind)[0]
     return typing.get_args(kind) if typing.get_origin(kind) in (Union, types.UnionType) else ()
 
@@ -69,7 +77,8 @@ def _members(kind: Any) -> tuple[Any, ...]:
 def refer_to_secrets(wire: Any, secrets: Mapping[str, str]) -> Any:
     """Return the wire form of a value with references in place of the secrets in its texts.
 
-    So a value that holds a secret is kept without it, and made whole again with what the run's secrets are then.
+    So a value that holds a secret is kept without it, and made whole again with what the run's
+    secrets are then.
     """
     if isinstance(wire, str):
         return _referring(wire, secrets)
@@ -78,7 +87,12 @@ def refer_to_secrets(wire: Any, secrets: Mapping[str, str]) -> Any:
     if not isinstance(wire, dict):
         return wire
     if any(text in key for key in wire for text in secrets.values()):
-        return {"$dict": [[_referring(key, secrets), refer_to_secrets(item, secrets)] for key, item in wire.items()]}
+        return {
+            "$dict": [
+                [_referring(key, secrets), refer_to_secrets(item, secrets)]
+                for key, item in wire.items()
+            ]
+        }
     return {key: refer_to_secrets(item, secrets) for key, item in wire.items()}
 
 

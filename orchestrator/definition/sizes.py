@@ -22,7 +22,8 @@ def parse_size(value: Any) -> Any:
     found = _SIZE.fullmatch(value.strip())
     if found is None:
         raise ValueError(
-            f"{value!r} is not an amount of memory. Write bytes, or a number with a unit, as in '2GB' or '512MiB'"
+            f"{value!r} is not an amount of memory. Write bytes, or a number with a unit, as in"
+            " '2GB' or '512MiB'"
         )
     number, unit = found[1], (found[2] or "")
     return int(float(number) * _UNITS[unit[:1].upper() + unit[1:].lower()])

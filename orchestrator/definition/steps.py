@@ -17,8 +17,8 @@ R = TypeVar("R")
 class StepFunction(WrappedFunction, Generic[P, R]):
     """A function with step options.
 
-    Called outside a pipeline it is the function. Called while a pipeline is being built it adds a step and gives a
-    placeholder for the output. `function` is the function itself.
+    Called outside a pipeline it is the function. Called while a pipeline is being built it adds a
+    step and gives a placeholder for the output. `function` is the function itself.
     """
 
     function: Callable[P, R]
@@ -40,9 +40,13 @@ class StepFunction(WrappedFunction, Generic[P, R]):
             return self.function(*args, **kwargs)
         return cast(R, site.add_call(self, args, kwargs))
 
-    def options(self, *, name: str | None = None, **options: Unpack[OptionValues]) -> StepFunction[P, R]:
+    def options(
+        self, *, name: str | None = None, **options: Unpack[OptionValues]
+    ) -> StepFunction[P, R]:
         """Return a copy with other options, and the name of the step that the next call adds."""
-        return StepFunction(self.function, {**self.step_options, **options}, name or self.step_name, self.step_needs)
+        return StepFunction(
+            self.function, {**self.step_options, **options}, name or self.step_name, self.step_needs
+        )
 
     def after(self, *others: object) -> StepFunction[P, R]:
         """Return a copy whose next call waits for others without reading their outputs.
@@ -50,7 +54,9 @@ class StepFunction(WrappedFunction, Generic[P, R]):
         `others` are outputs of steps, or names of steps.
         """
         needs = cast(tuple[Placeholder | str, ...], others)
-        return StepFunction(self.function, self.step_options, self.step_name, (*self.step_needs, *needs))
+        return StepFunction(
+            self.function, self.step_options, self.step_name, (*self.step_needs, *needs)
+        )
 
     def __repr__(self) -> str:
         return f"<step {self.function.__module__}:{self.function.__qualname__}>"
@@ -67,7 +73,8 @@ def step(**options: Unpack[OptionValues]) -> Callable[[Callable[P, R]], StepFunc
 def step(
     function: Callable[P, R] | None = None, /, **options: Unpack[OptionValues]
 ) -> StepFunction[P, R] | Callable[[Callable[P, R]], StepFunction[P, R]]:
-    """Let a function be a step: `@step`, or `@step(pool="gpu", retries=3)`. Its options are those of StepOptions.
+    """Let a function be a step: `@step`, or `@step(pool="gpu", retries=3)`. Its options are those
+    of StepOptions.
 
     Wrong options are faults of the pipeline that uses the step, found when that is built.
     """

@@ -1,7 +1,9 @@
-"""Values that are no plain JSON, by the name of their type and plain parts: what a param may be beside JSON.
+"""Values that are no plain JSON, by the name of their type and plain parts: what a param may be
+beside JSON.
 
-Made from parts without the validators of the type, so that a value which was validated once is not converted again.
-A type is named as an importable class is, "pathlib:PosixPath" or "shop.orders:Order".
+Made from parts without the validators of the type, so that a value which was validated once is not
+converted again. A type is named as an importable class is, "pathlib:PosixPath" or
+"shop.orders:Order".
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from orchestrator.errors import FunctionNotFound
 
 
 class Parts(NamedTuple):
-    """A value taken apart. `type` is empty where nothing can make the value again: then `of` is only for people.
+    """A value taken apart. `type` is empty where nothing can make the value again: then `of` is
+    only for people.
 
     With `shows_first` the first part alone says to people what the value is.
     """
@@ -34,7 +37,8 @@ class Parts(NamedTuple):
 
 
 class NotRestorable(ValueError):
-    """A value of that type cannot be made again from its parts: its class is gone, or is another one by now."""
+    """A value of that type cannot be made again from its parts: its class is gone, or is another
+    one by now."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,9 +59,11 @@ class _Form(NamedTuple):
 
 
 def take_apart(value: Any) -> Parts | None:
-    """Return the parts of a value that is not plain JSON; None where there are none, not even to be shown.
+    """Return the parts of a value that is not plain JSON; None where there are none, not even to be
+    shown.
 
-    Whether the parts make the same value again is tried now, so that nobody depends on it later without reason.
+    Whether the parts make the same value again is tried now, so that nobody depends on it later
+    without reason.
     """
     if isinstance(value, SecretStr | SecretBytes):
         return Parts("", str(value))
@@ -70,7 +76,8 @@ def take_apart(value: Any) -> Parts | None:
         is_same = type(again) is kind and repr(form.take(again)) == repr(parts)
         if resolve_class(name) is kind and is_same and (form is not _TEXT or again == value):
             return Parts(name, parts, form.shows_first)
-    except Exception:  # code of the user's class: what it raises says that its values cannot be kept in this way
+    except Exception:
+        # code of the user's class: what it raises says that its values cannot be kept in this way
         pass
     shown = shown_parts(value)
     return None if shown is None else Parts("", shown)
@@ -101,7 +108,11 @@ def as_text(value: Any) -> str:
 
 def _take_moment(value: Any) -> list[Any]:
     zone = value.tzinfo
-    return [value.isoformat(), *([zone.key] if isinstance(zone, ZoneInfo) else []), *([1] if value.fold else [])]
+    return [
+        value.isoformat(),
+        *([zone.key] if isinstance(zone, ZoneInfo) else []),
+        *([1] if value.fold else []),
+    ]
 
 
 def _make_moment(kind: Any, parts: Any) -> Any:
@@ -160,10 +171,14 @@ _MODEL = _Form(_take_model, _make_model, True)
 _MOMENT = _Form(_take_moment, _make_moment, True)
 _DAY = _Form(lambda value: value.isoformat(), lambda kind, parts: kind.fromisoformat(parts))
 _SPAN = _Form(_take_span, lambda kind, parts: kind(*parts[1:]), True)
-_BYTES = _Form(lambda value: value.decode("latin-1"), lambda kind, parts: kind(parts.encode("latin-1")))
+_BYTES = _Form(
+    lambda value: value.decode("latin-1"), lambda kind, parts: kind(parts.encode("latin-1"))
+)
 _SET = _Form(lambda value: sorted(value, key=repr), _of)
 _SLICE = _Form(lambda value: [value.start, value.stop, value.step], _of_each)
-_TUPLE = _Form(list, lambda kind, parts: kind._make(parts) if hasattr(kind, "_make") else kind(parts))
+_TUPLE = _Form(
+    list, lambda kind, parts: kind._make(parts) if hasattr(kind, "_make") else kind(parts)
+)
 _FORMS = {  # by the nearest base; times by name, since what knows no clock does not import them
     "datetime.datetime": _MOMENT,
     "datetime.time": _MOMENT,
@@ -183,7 +198,9 @@ _FORMS = {  # by the nearest base; times by name, since what knows no clock does
     "builtins.int": _Form(int, _of),
     "builtins.float": _Form(float, _of),
     "collections.deque": _Form(lambda value: [list(value), value.maxlen], _of_each, True),
-    "re.Pattern": _Form(lambda value: [value.pattern, value.flags], lambda _, parts: re.compile(*parts), True),
+    "re.Pattern": _Form(
+        lambda value: [value.pattern, value.flags], lambda _, parts: re.compile(*parts), True
+    ),
 }
 
 

@@ -1,4 +1,5 @@
-"""What pydantic finds wrong with values, in our words: by the type of its error, not by its English."""
+"""What pydantic finds wrong with values, in our words: by the type of its error, not by its
+English."""
 
 from __future__ import annotations
 
@@ -11,13 +12,17 @@ from orchestrator.errors import did_you_mean, names_hint
 from orchestrator.wording import punctuated
 
 RULES = {
-    **dict.fromkeys(("int_type", "int_from_float", "int_parsing", "int_parsing_size"), "a valid integer"),
+    **dict.fromkeys(
+        ("int_type", "int_from_float", "int_parsing", "int_parsing_size"), "a valid integer"
+    ),
     **dict.fromkeys(("float_type", "float_parsing"), "a valid number"),
     "finite_number": "a finite number",
     **dict.fromkeys(("bool_type", "bool_parsing"), "a valid boolean"),
     **dict.fromkeys(("string_type", "string_sub_type"), "text"),
     **dict.fromkeys(("list_type", "tuple_type", "set_type", "iterable_type"), "a list"),
-    **dict.fromkeys(("dict_type", "mapping_type", "model_type", "model_attributes_type"), "a mapping"),
+    **dict.fromkeys(
+        ("dict_type", "mapping_type", "model_type", "model_attributes_type"), "a mapping"
+    ),
     "greater_than": "greater than {gt}",
     "greater_than_equal": "greater than or equal to {ge}",
     "less_than": "less than {lt}",
@@ -26,13 +31,18 @@ RULES = {
     "string_too_long": "text of {max_length} characters at most",
     **dict.fromkeys(("literal_error", "enum"), "{expected}"),
 }
-"""What a value must be, by the type of pydantic's error (https://docs.pydantic.dev/latest/errors/validation_errors/)."""
+"""What a value must be, by the type of pydantic's error
+(https://docs.pydantic.dev/latest/errors/validation_errors/)."""
 
 
-def validation_faults(owner: str, noun: str, error: ValidationError, known: Collection[str]) -> list[str]:
-    """Return a sentence for each error that pydantic found in the values of `owner`, such as "step 'train'".
+def validation_faults(
+    owner: str, noun: str, error: ValidationError, known: Collection[str]
+) -> list[str]:
+    """Return a sentence for each error that pydantic found in the values of `owner`, such as "step
+    'train'".
 
-    `noun` is what a key of the owner is called ("option", "key"); `known` are the keys that it may have.
+    `noun` is what a key of the owner is called ("option", "key"); `known` are the keys that it may
+    have.
     """
     return [_fault(owner, noun, found, known) for found in error.errors(include_url=False)]
 

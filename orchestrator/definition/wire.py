@@ -1,18 +1,19 @@
-"""Values as JSON and back, exactly: arguments of calls on their way to a worker, small outputs on their way back.
+"""Values as JSON and back, exactly: arguments of calls on their way to a worker, small outputs on
+their way back.
 
-Plain JSON values stand for themselves. What JSON has no word for is an object with one key that begins with "$":
+Plain JSON values stand for themselves. What JSON has no word for is an object with one key that
+begins with "$":
 
-    {"$tuple": [...]}          a tuple
-    {"$dict": [[k, v], ...]}   a mapping whose keys are not all strings, or begin with "$"
-    {"$float": "nan"}          nan, inf, -inf
-    {"$output": [step, ...]}   OutputRef: step, then the path into its output
-    {"$param": [param, ...]}   ParamRef: param, then the path into it
-    {"$file": {...}}           an OutputRef or a ParamRef of which a command gets a file
-    {"$text": [...]}           Template: its parts
-    {"$value": [type, parts]}  a value of another type, see `definition.typed`; with a third item, 0, the first of its
+    {"$tuple": [...]}          a tuple {"$dict": [[k, v], ...]}   a mapping whose keys are not all
+    strings, or begin with "$" {"$float": "nan"}          nan, inf, -inf {"$output": [step, ...]}
+    OutputRef: step, then the path into its output {"$param": [param, ...]}   ParamRef: param, then
+    the path into it {"$file": {...}}           an OutputRef or a ParamRef of which a command gets a
+    file {"$text": [...]}           Template: its parts {"$value": [type, parts]}  a value of
+    another type, see `definition.typed`; with a third item, 0, the first of its
                                parts is what people are shown. In params only
-    {"$mapping": [type, [[k, v], ...], factory]}  a Counter, an OrderedDict or a defaultdict (`factory` for that only)
-    {"$numpy": [type, shown]}  a NumPy scalar, `shown` being a number or text; with two more items, its dtype and its
+    {"$mapping": [type, [[k, v], ...], factory]}  a Counter, an OrderedDict or a defaultdict
+    (`factory` for that only) {"$numpy": [type, shown]}  a NumPy scalar, `shown` being a number or
+    text; with two more items, its dtype and its
                                bytes, where these alone are exact
     {"$enum": [type, name, shown]}  an enum member; no name for flags together
     {"$str": base64}           text with halves of surrogate pairs
@@ -28,16 +29,28 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.definition.model import OutputRef, ParamRef, Template
-from orchestrator.definition.typed import NotRestorable, Parts, Unkept, as_text, put_together, shown_parts, take_apart
+from orchestrator.definition.typed import (
+    NotRestorable,
+    Parts,
+    Unkept,
+    as_text,
+    put_together,
+    shown_parts,
+    take_apart,
+)
 from orchestrator.definition.wire_scalars import KEYS, is_unicode, scalar_form, scalar_of
 
-_INT_BITS = 14_000  # a little less than 4,300 digits, beyond which Python refuses to write or read an int as text
+# a little less than 4,300 digits, beyond which Python refuses to write or read an int as text
+_INT_BITS = 14_000
 _MAPPINGS = frozenset({Counter, OrderedDict, defaultdict})
-_FACTORIES: dict[str, Any] = {kind.__name__: kind for kind in (int, float, str, bool, list, dict, set, tuple)}
+_FACTORIES: dict[str, Any] = {
+    kind.__name__: kind for kind in (int, float, str, bool, list, dict, set, tuple)
+}
 
 
 class NotWireable(TypeError):
-    """A value has no exact JSON form. `where` is the way to it, such as "['model']"; `kind` names its type."""
+    """A value has no exact JSON form. `where` is the way to it, such as "['model']"; `kind` names
+    its type."""
 
     def __init__(self, where: str, kind: str) -> None:
         self.where, self.kind = where, kind
@@ -47,8 +60,8 @@ class NotWireable(TypeError):
 def to_wire(value: Any, where: str = "", *, typed: bool = False) -> Any:
     """Return the JSON form of a value, from which `from_wire` makes one of the same type and value.
 
-    With `typed` more types have a form: a date, a Path, a model, a plain type's subclass and others.
-    Raises NotWireable, with the way to the first part that has no such form.
+    With `typed` more types have a form: a date, a Path, a model, a plain type's subclass and
+    others. Raises NotWireable, with the way to the first part that has no such form.
     """
     kind = type(value)
     if value is None or kind is bool or (kind is int and value.bit_length() <= _INT_BITS):
@@ -60,15 +73,25 @@ def to_wire(value: Any, where: str = "", *, typed: bool = False) -> Any:
     if kind is list:
         return [to_wire(item, f"{where}[{index}]", typed=typed) for index, item in enumerate(value)]
     if kind is tuple:
-        return {"$tuple": [to_wire(item, f"{where}[{index}]", typed=typed) for index, item in enumerate(value)]}
+        return {
+            "$tuple": [
+                to_wire(item, f"{where}[{index}]", typed=typed) for index, item in enumerate(value)
+            ]
+        }
     if kind is dict:
         if all(type(key) is str and not key.startswith("$") and is_unicode(key) for key in value):
-            return {key: to_wire(item, f"{where}[{key!r}]", typed=typed) for key, item in value.items()}
+            return {
+                key: to_wire(item, f"{where}[{key!r}]", typed=typed) for key, item in value.items()
+            }
         return {"$dict": _pairs(value, where, typed)}
     if kind in _MAPPINGS and (form := _mapping_form(value, where, typed)) is not None:
         return form
     if kind is OutputRef or kind is ParamRef:
-        form = {"$output": [value.step, *value.path]} if kind is OutputRef else {"$param": [value.param, *value.path]}
+        form = (
+            {"$output": [value.step, *value.path]}
+            if kind is OutputRef
+            else {"$param": [value.param, *value.path]}
+        )
         return {"$file": form} if value.as_file else form
     if kind is Template:
         return {"$text": [to_wire(part, where) for part in value.parts]}
@@ -94,7 +117,13 @@ def _mapping_form(value: dict[Any, Any], where: str, typed: bool) -> dict[str, A
     factory = getattr(value, "default_factory", None)
     if factory is not None and _FACTORIES.get(getattr(factory, "__name__", "")) is not factory:
         return None
-    return {"$mapping": [type(value).__name__, _pairs(value, where, typed), *([factory.__name__] if factory else [])]}
+    return {
+        "$mapping": [
+            type(value).__name__,
+            _pairs(value, where, typed),
+            *([factory.__name__] if factory else []),
+        ]
+    }
 
 
 def _typed_wire(value: Any, parts: Parts, where: str) -> Any:
@@ -108,7 +137,8 @@ def _typed_wire(value: Any, parts: Parts, where: str) -> Any:
 
 
 def is_whole(wire: Any) -> bool:
-    """Return whether `from_wire` makes the same value again; False where the record only shows a part of it."""
+    """Return whether `from_wire` makes the same value again; False where the record only shows a
+    part of it."""
     if isinstance(wire, dict):
         if wire.keys() == {"$value"} and not wire["$value"][0]:
             return False
@@ -123,9 +153,11 @@ def from_wire(
     *,
     is_lenient: bool = False,
 ) -> Any:
-    """Return the value. `output` and `param` look references up; without them references stay as they are.
+    """Return the value. `output` and `param` look references up; without them references stay as
+    they are.
 
-    Raises NotRestorable where a type is not there; `is_lenient` leaves an `Unkept` in place of such a value.
+    Raises NotRestorable where a type is not there; `is_lenient` leaves an `Unkept` in place of such
+    a value.
     """
 
     def read(wire: Any) -> Any:
@@ -163,7 +195,9 @@ def from_wire(
             return param(name, tuple(path)) if param else ParamRef(name, tuple(path))
         if key == "$file":
             found = read(body)
-            return replace(found, as_file=True) if isinstance(found, OutputRef | ParamRef) else found
+            return (
+                replace(found, as_file=True) if isinstance(found, OutputRef | ParamRef) else found
+            )
         if key == "$text":
             parts = tuple(read(part) for part in body)
             return "".join(map(as_text, parts)) if output and param else Template(parts)

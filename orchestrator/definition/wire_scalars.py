@@ -1,6 +1,8 @@
-"""Scalars that JSON has no word for, by the name of their type: NumPy's, enum members, text that is not Unicode.
+"""Scalars that JSON has no word for, by the name of their type: NumPy's, enum members, text that is
+not Unicode.
 
-NumPy is not imported here: who has one of its scalars has it already, and it is loaded when one is read back.
+NumPy is not imported here: who has one of its scalars has it already, and it is loaded when one is
+read back.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ def shown_scalar(key: str, body: Any) -> Any:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text can be encoded: JSON would make one character of two halves of a surrogate pair."""
+    """Whether a text can be encoded: JSON would make one character of two halves of a surrogate
+    pair."""
     if text.isascii():
         return True
     try:
@@ -61,21 +64,33 @@ def _enum_form(member: Enum) -> dict[str, Any] | None:
     kind = type(member)
     module = sys.modules.get(kind.__module__)
     try:
-        is_importable = kind.__module__ != "__main__" and attrgetter(kind.__qualname__)(module) is kind
+        is_importable = (
+            kind.__module__ != "__main__" and attrgetter(kind.__qualname__)(module) is kind
+        )
     except AttributeError:  # made in a function, or its module was imported anew
         is_importable = False
     if not is_importable:
         return None
     value = member.value
     if kind.__members__.get(member.name or "") is member:
-        return {"$enum": [f"{kind.__module__}:{kind.__qualname__}", member.name, _shown(value, member.name)]}
+        return {
+            "$enum": [
+                f"{kind.__module__}:{kind.__qualname__}",
+                member.name,
+                _shown(value, member.name),
+            ]
+        }
     if type(value) is int:  # flags together
         return {"$enum": [f"{kind.__module__}:{kind.__qualname__}", None, value]}
     return None
 
 
 def _shown(value: Any, name: str) -> Any:
-    if value is None or type(value) in (bool, int) or (type(value) is float and math.isfinite(value)):
+    if (
+        value is None
+        or type(value) in (bool, int)
+        or (type(value) is float and math.isfinite(value))
+    ):
         return value
     return str.__str__(value) if isinstance(value, str) and is_unicode(value) else name
 
@@ -87,7 +102,9 @@ def _enum_member(type_name: str, name: str | None, value: Any) -> Any:
     except FunctionNotFound as error:
         raise NotRestorable(f"it is a {type_name}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
-        raise NotRestorable(f"it is {name or value!r} of {type_name}, which has no such member") from error
+        raise NotRestorable(
+            f"it is {name or value!r} of {type_name}, which has no such member"
+        ) from error
 
 
 def _numpy_form(value: Any) -> dict[str, Any] | None:
@@ -105,7 +122,14 @@ def _numpy_form(value: Any) -> dict[str, Any] | None:
     if kind == "U":
         return {"$numpy": [name, str.__str__(value)]} if is_unicode(value) else None
     if kind == "S":
-        return {"$numpy": [name, bytes(value).decode(errors="backslashreplace"), None, _base64(bytes(value))]}
+        return {
+            "$numpy": [
+                name,
+                bytes(value).decode(errors="backslashreplace"),
+                None,
+                _base64(bytes(value)),
+            ]
+        }
     return _numpy_bytes_form(value, name)
 
 
@@ -117,7 +141,8 @@ def _numpy_bytes_form(value: Any, name: str) -> dict[str, Any] | None:
     descr = importlib.import_module("numpy.lib.format").dtype_to_descr(dtype)
     try:
         again = _dtype(_listed(descr))
-        if again != dtype or again.type is not type(value):  # numpy.record and other types of the same fields
+        if again != dtype or again.type is not type(value):
+            # numpy.record and other types of the same fields
             return None
     except (TypeError, ValueError):
         return None

@@ -1,7 +1,7 @@
 """YAML and JSON text to plain values, with the line of everything that plain values cannot show.
 
-YAML is read by the core schema of YAML 1.2, where only `true` and `false` are booleans, `1e-3` is a number, and
-`on`, `yes` and `2024-01-01` are text. What JSON could not hold is a fault.
+YAML is read by the core schema of YAML 1.2, where only `true` and `false` are booleans, `1e-3` is a
+number, and `on`, `yes` and `2024-01-01` are text. What JSON could not hold is a fault.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import yaml
 from orchestrator.errors import PipelineInvalid
 from orchestrator.wording import punctuated
 
-VALUES_MAX = 20_000_000  # a few lines of aliases of aliases can stand for more than any memory holds
+# a few lines of aliases of aliases can stand for more than any memory holds
+VALUES_MAX = 20_000_000
 _TAG = "tag:yaml.org,2002:"
 _CLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -61,7 +62,11 @@ def read_yaml(text: str, source: str) -> tuple[Any, list[str]]:
             source, [f"this is no YAML: {place}{punctuated(f'{error.problem}{context}')}{hint}"]
         ) from None
     except (yaml.YAMLError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        reason = (
+            "it is nested too deeply"
+            if isinstance(error, RecursionError)
+            else " ".join(str(error).split())
+        )
         raise PipelineInvalid(source, [f"this is no YAML: {punctuated(reason)}"]) from None
     reading = _Reading()
     try:
@@ -69,7 +74,9 @@ def read_yaml(text: str, source: str) -> tuple[Any, list[str]]:
     except RecursionError:
         raise PipelineInvalid(source, ["the file is nested too deeply."]) from None
     except _TooLarge:
-        raise PipelineInvalid(source, [f"its aliases unfold to more than {VALUES_MAX:,} values."]) from None
+        raise PipelineInvalid(
+            source, [f"its aliases unfold to more than {VALUES_MAX:,} values."]
+        ) from None
 
 
 def read_json(text: str, source: str) -> tuple[Any, list[str]]:
@@ -91,7 +98,9 @@ def read_json(text: str, source: str) -> tuple[Any, list[str]]:
         return json.loads(text, object_pairs_hook=unique), faults
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise PipelineInvalid(source, [f"this is no JSON: {place}: {punctuated(error.msg)}"]) from None
+        raise PipelineInvalid(
+            source, [f"this is no JSON: {place}: {punctuated(error.msg)}"]
+        ) from None
     except RecursionError:
         raise PipelineInvalid(source, ["the file is nested too deeply."]) from None
 
@@ -133,7 +142,9 @@ class _Reading:
         count_before = self._count
         kind = "seq" if isinstance(node, yaml.SequenceNode) else "map"
         if node.tag != _TAG + kind:
-            self.faults.append(f"line {_line(node)}: {_short(node.tag)} has no JSON form. Use plain values.")
+            self.faults.append(
+                f"line {_line(node)}: {_short(node.tag)} has no JSON form. Use plain values."
+            )
         value: Any
         if isinstance(node, yaml.SequenceNode):
             value = [self.value(item, f"{place}[{at}]") for at, item in enumerate(node.value)]
@@ -153,7 +164,11 @@ class _Reading:
                 merged = {**self._merged(value_node, place), **merged}
                 continue
             if not (isinstance(key_node, yaml.ScalarNode) and key_node.tag == _TAG + "str"):
-                written = repr(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
+                written = (
+                    repr(key_node.value)
+                    if isinstance(key_node, yaml.ScalarNode)
+                    else "a list or mapping"
+                )
                 hint = f' Write it in quotes: "{key_node.value}".' if written[0] in "'\"" else ""
                 self.faults.append(f"line {_line(key_node)}: key {written} is no text.{hint}")
                 continue
@@ -161,7 +176,8 @@ class _Reading:
             if key in lines:
                 where = f" under {place!r}" if place else ""
                 self.faults.append(
-                    f"line {_line(key_node)}: duplicate name {key!r}{where}; it stands on line {lines[key]} already."
+                    f"line {_line(key_node)}: duplicate name {key!r}{where}; it stands on line"
+                    f" {lines[key]} already."
                 )
                 continue
             lines[key] = _line(key_node)
@@ -175,7 +191,9 @@ class _Reading:
             if isinstance(part, dict):
                 merged.update(part)
             else:
-                self.faults.append(f"line {_line(node)}: '<<' takes a mapping or a list of mappings.")
+                self.faults.append(
+                    f"line {_line(node)}: '<<' takes a mapping or a list of mappings."
+                )
         return merged
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
@@ -194,7 +212,9 @@ class _Reading:
         except ValueError:
             self.faults.append(f"line {_line(node)}: {text!r} is no {kind}.")
             return None
-        self.faults.append(f"line {_line(node)}: {text!r} ({kind}) has no JSON form. Write it as text in quotes.")
+        self.faults.append(
+            f"line {_line(node)}: {text!r} ({kind}) has no JSON form. Write it as text in quotes."
+        )
         return None
 
 

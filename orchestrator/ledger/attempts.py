@@ -30,8 +30,11 @@ class Attempts(LedgerCalls):
         worker: str,
         lease_s: float = DEFAULT_LEASE_S,
     ) -> Claim | Refusal:
-        """Ask to begin an attempt, and hold it for `lease_s`. The same `claim_id` gets the same answer again."""
-        reply = self._call(run_id, "claim", step, attempt, claim_id, worker, round(lease_s * 1_000_000))
+        """Ask to begin an attempt, and hold it for `lease_s`. The same `claim_id` gets the same
+        answer again."""
+        reply = self._call(
+            run_id, "claim", step, attempt, claim_id, worker, round(lease_s * 1_000_000)
+        )
         return claim_in(reply)
 
     def commit(
@@ -49,11 +52,13 @@ class Attempts(LedgerCalls):
         retry_in_s: float | None = None,
         code: tuple[str, str] | None = None,
     ) -> Commit | Refusal:
-        """Record how an attempt ended; joins, cancellations below it and events happen in the same call.
+        """Record how an attempt ended; joins, cancellations below it and events happen in the same
+        call.
 
-        `follower` is the step and attempt that Celery publishes next of its own accord. `token` 0 is for who ended an
-        attempt without having claimed it; then `worker` is its owner. `code` is an id of the files that it ran and
-        their digests as JSON, to be kept with the run. May be said twice: the second answer is as good as the first.
+        `follower` is the step and attempt that Celery publishes next of its own accord. `token` 0
+        is for who ended an attempt without having claimed it; then `worker` is its owner. `code` is
+        an id of the files that it ran and their digests as JSON, to be kept with the run. May be
+        said twice: the second answer is as good as the first.
         """
         reply = self._call(
             run_id,
@@ -84,9 +89,11 @@ class Attempts(LedgerCalls):
         limit: int,
         before: int | None = None,
     ) -> bool:
-        """Add lines to an attempt's log, of which the last `limit` are kept. False: the token is no longer current.
+        """Add lines to an attempt's log, of which the last `limit` are kept. False: the token is no
+        longer current.
 
-        `before` is how many lines the attempt had written before these; with it the call may be repeated.
+        `before` is how many lines the attempt had written before these; with it the call may be
+        repeated.
         """
         place = "" if before is None else before
         return bool(self._call(run_id, "log", step, attempt, token, limit, place, *lines))

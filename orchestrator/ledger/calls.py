@@ -21,7 +21,8 @@ NUDGE_KEPT_S = 10
 
 
 class LedgerCalls(LedgerReads):
-    """What every operation of the ledger goes through: one call of the script, atomic, on one run."""
+    """What every operation of the ledger goes through: one call of the script, atomic, on one
+    run."""
 
     def __init__(self, client: redis.Redis, prefix: str = "orc") -> None:
         super().__init__(client, prefix)
@@ -32,11 +33,14 @@ class LedgerCalls(LedgerReads):
             return self._script.call(self.key(run_id, "run"), *args)
         except ResponseError as error:
             if str(error).startswith("FORMAT "):
-                raise FormatUnknown(run_id, int(str(error).removeprefix("FORMAT ")), FORMAT) from None
+                raise FormatUnknown(
+                    run_id, int(str(error).removeprefix("FORMAT ")), FORMAT
+                ) from None
             raise
 
     def _nudge(self, workers: Iterable[str]) -> None:
-        """Wake workers that have attempts to stop. No more than a hint: they find them at the next renewal anyway."""
+        """Wake workers that have attempts to stop. No more than a hint: they find them at the next
+        renewal anyway."""
         names = list(workers)
         if not names:
             return
@@ -47,7 +51,9 @@ class LedgerCalls(LedgerReads):
                     pipe.expire(self.nudge_key(name), NUDGE_KEPT_S)
                 pipe.execute()
         except RedisError as error:  # what they are to stop is in the ledger
-            logger.warning("workers could not be woken, they stop what was cancelled a little later: %s", error)
+            logger.warning(
+                "workers could not be woken, they stop what was cancelled a little later: %s", error
+            )
 
     def unwatch_run(self, run_id: str) -> None:
         """Strike a run from the coordinators' list that has ended, or was never started."""
@@ -57,12 +63,17 @@ class LedgerCalls(LedgerReads):
             self.watch_run(run_id)
 
     def _keep_watched(self, run_id: str) -> None:
-        """Put a run that is in the ledger by now into the coordinators' list again, for one of them may have struck it
-        just before. If that fails they find it by themselves (`unwatched_runs`)."""
+        """Put a run that is in the ledger by now into the coordinators' list again, for one of them
+        may have struck it just before. If that fails they find it by themselves
+        (`unwatched_runs`)."""
         try:
             self.watch_run(run_id)
         except RedisError as error:
-            logger.warning("run %s could not be given to the coordinators, which look for it: %s", run_id, error)
+            logger.warning(
+                "run %s could not be given to the coordinators, which look for it: %s",
+                run_id,
+                error,
+            )
 
     def watch_run(self, run_id: str) -> None:
         """Put a run into the coordinators' list."""

@@ -27,11 +27,13 @@ class Clocks(LedgerCalls):
         clock_step: int = 0,
         away_s: float = 0.0,
     ) -> DueReport:
-        """Do what is due in a run, at most `limit` things, and find what the caller has to look into.
+        """Do what is due in a run, at most `limit` things, and find what the caller has to look
+        into.
 
-        With `expected_us`, what the server's clock should show (`ServerClock`), nothing is judged while it shows
-        something else, nor before the run is shifted by the last step of the clock (`clock_step`). The server was away
-        from the caller for `away_s` just before: that does not count for deadline and queue timeouts.
+        With `expected_us`, what the server's clock should show (`ServerClock`), nothing is judged
+        while it shows something else, nor before the run is shifted by the last step of the clock
+        (`clock_step`). The server was away from the caller for `away_s` just before: that does not
+        count for deadline and queue timeouts.
         """
         words = ("" if expected_us is None else expected_us, clock_step, round(away_s * 1e6))
         return due_report_in(self._call(run_id, "advance_due", limit, *words))
@@ -43,10 +45,12 @@ class Clocks(LedgerCalls):
     def resend(
         self, run_id: str, step: str, attempt: int, sent_at_us: int, detail: Mapping[str, Any]
     ) -> tuple[Chain, ...]:
-        """Return the chain of a queued step whose message is gone, to one caller alone; nothing if there is no need."""
+        """Return the chain of a queued step whose message is gone, to one caller alone; nothing if
+        there is no need."""
         text = json.dumps(detail, separators=(",", ":"))
         return chains_in(self._call(run_id, "resend", step, attempt, sent_at_us, text))
 
     def report_shared_queue(self, run_id: str, queue: str, reader: str) -> None:
-        """Record that somebody else reads a queue of the run's steps. May stand twice when an answer was lost."""
+        """Record that somebody else reads a queue of the run's steps. May stand twice when an
+        answer was lost."""
         self._call(run_id, "queue_shared", json.dumps({"queue": queue, "reader": reader}))

@@ -1,6 +1,8 @@
-"""How a step is written in a run: its entry in the graph, which the Lua reads, and its spec, which workers read.
+"""How a step is written in a run: its entry in the graph, which the Lua reads, and its spec, which
+workers read.
 
-Only here, in `lua/` and in the table of keys (`lua/keys.lua`) stand the letters of an entry and the keys of a spec.
+Only here, in `lua/` and in the table of keys (`lua/keys.lua`) stand the letters of an entry and the
+keys of a spec.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from enum import StrEnum
 from typing import Any
 
 FORMAT = 1
-"""Version of what is written of a run (its field `v`). A reader refuses a higher one than it knows."""
+"""Version of what is written of a run (its field `v`). A reader refuses a higher one than it
+knows."""
 
 PRIORITY_LEVELS = (0, 3, 6, 9)
 """Lists of the broker for each queue, least urgent first (kombu 5.7, `Channel.priority_steps`)."""
@@ -24,13 +27,15 @@ _NO_ARGUMENTS: Mapping[str, Any] = {}
 
 
 def priority_level(priority: int) -> int:
-    """Return the level whose list takes messages of a priority (kombu 5.7, `Channel.priority_steps`)."""
+    """Return the level whose list takes messages of a priority (kombu 5.7,
+    `Channel.priority_steps`)."""
     return max(level for level in PRIORITY_LEVELS if level <= priority)
 
 
 @dataclass(frozen=True, slots=True)
 class StepEntry:
-    """A step in the graph of its run. `place` is that in the user's order; times of 0 stand for no limit."""
+    """A step in the graph of its run. `place` is that in the user's order; times of 0 stand for no
+    limit."""
 
     place: int
     queue: str
@@ -95,7 +100,8 @@ class CallKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepSpec:
-    """What a step runs, with what, and by which options. Arguments and command are in the wire form.
+    """What a step runs, with what, and by which options. Arguments and command are in the wire
+    form.
 
     `options` are those that differ from the defaults, without pool, priority and trigger.
     """

@@ -1,7 +1,8 @@
 """The events of a run: what an entry of its stream holds, and how it is read.
 
-An entry has the event's name, its time, step, attempt and a detail in JSON, which the ledger's Lua writes as it got it.
-What the Lua itself adds stands beside the detail, in fields of the entry (`ADDED`), and belongs to the detail here.
+An entry has the event's name, its time, step, attempt and a detail in JSON, which the ledger's Lua
+writes as it got it. What the Lua itself adds stands beside the detail, in fields of the entry
+(`ADDED`), and belongs to the detail here.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class EventKind(StrEnum):
     QUEUE_SHARED = "queue.shared"
     ALERT_SENT = "alert.sent"
     ALERT_FAILED = "alert.failed"
-    UNREADABLE = "unreadable"  # of it nothing but its id can be read: no part of ours wrote it as it is now
+    UNREADABLE = (  # of it nothing but its id can be read: no part of ours wrote it as it is now
+        "unreadable"
+    )
 
     @property
     def subject(self) -> str:
@@ -86,7 +89,9 @@ RUN_STATES = {
 }
 """The state that a run is in after an event."""
 
-REPLACEMENTS = frozenset({EventKind.ATTEMPT_LOST, EventKind.ATTEMPT_HANDED_OVER, EventKind.ATTEMPT_PUT_BACK})
+REPLACEMENTS = frozenset(
+    {EventKind.ATTEMPT_LOST, EventKind.ATTEMPT_HANDED_OVER, EventKind.ATTEMPT_PUT_BACK}
+)
 """The events by which an attempt ends and its step does not."""
 
 REPAIRS = frozenset({EventKind.ATTEMPT_LOST, EventKind.MESSAGE_LOST})
@@ -99,7 +104,8 @@ _FIELDS = {"event", "at", "step", "attempt", "detail"}
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change. `id` orders events and continues a reading; `detail` is empty where there is nothing to add.
+    """One change. `id` orders events and continues a reading; `detail` is empty where there is
+    nothing to add.
 
     `strange` are fields of the entry that no event of ours has.
     """
@@ -114,7 +120,8 @@ class Event:
 
     @property
     def text(self) -> str:
-        """Event in words, as the beginning of a sentence: "step.failed of step 'a' at attempt 1 (event 5-0)"."""
+        """Event in words, as the beginning of a sentence: "step.failed of step 'a' at attempt 1
+        (event 5-0)"."""
         if self.kind is EventKind.UNREADABLE:
             name = self.detail.get("event")
             return (
@@ -122,7 +129,9 @@ class Event:
                 if name
                 else f"event {self.id} cannot be read"
             )
-        of_step = f" of step {self.step!r} at attempt {self.attempt}" if self.step or self.attempt else ""
+        of_step = (
+            f" of step {self.step!r} at attempt {self.attempt}" if self.step or self.attempt else ""
+        )
         return f"{self.kind}{of_step} (event {self.id})"
 
 
@@ -130,7 +139,8 @@ _KINDS = {kind.value: kind for kind in EventKind if kind is not EventKind.UNREAD
 
 
 def event_in(entry: tuple[str, Mapping[str, str]]) -> Event:
-    """Return the event that one entry of the stream holds; `UNREADABLE` where somebody else wrote or changed it."""
+    """Return the event that one entry of the stream holds; `UNREADABLE` where somebody else wrote
+    or changed it."""
     event_id, fields = entry
     try:
         kind, text = _KINDS.get(fields["event"]), fields["detail"]
@@ -147,7 +157,15 @@ def event_in(entry: tuple[str, Mapping[str, str]]) -> Event:
             strange = tuple(fields.keys() - _FIELDS - set(ADDED))
             if kind is EventKind.STEP_FAILED and "lost" in fields:
                 _say_why_it_is_not_tried_again(detail)
-        return Event(event_id, kind, int(fields["at"]), fields["step"], int(fields["attempt"]), detail, strange)
+        return Event(
+            event_id,
+            kind,
+            int(fields["at"]),
+            fields["step"],
+            int(fields["attempt"]),
+            detail,
+            strange,
+        )
     except (KeyError, ValueError, TypeError, RecursionError):
         return Event(event_id, EventKind.UNREADABLE, 0, "", 0, {})
 

@@ -1,4 +1,5 @@
-"""Attempts that workers hold: renewing their leases, and how they are over without an end of their own."""
+"""Attempts that workers hold: renewing their leases, and how they are over without an end of their
+own."""
 
 from __future__ import annotations
 
@@ -18,12 +19,14 @@ from orchestrator.ledger.values import (
 
 
 class Leases(LedgerCalls):
-    """Attempts that workers hold: renewing their leases, and how they are over without an end of their own."""
+    """Attempts that workers hold: renewing their leases, and how they are over without an end of
+    their own."""
 
     def renew(self, held: Sequence[Held], lease_s: float) -> dict[Held, str]:
         """Renew the leases of a worker's attempts, of any runs, in one round trip.
 
-        Returns those that are to be stopped, with the reason: "cancelled", or "fenced" when somebody took over.
+        Returns those that are to be stopped, with the reason: "cancelled", or "fenced" when
+        somebody took over.
         """
         by_run: dict[str, list[Held]] = {}
         for attempt in held:
@@ -35,7 +38,11 @@ class Leases(LedgerCalls):
             [
                 (
                     self.key(run_id, "run"),
-                    ["renew", lease_us, *(word for it in attempts for word in (it.step, it.attempt, it.owner))],
+                    [
+                        "renew",
+                        lease_us,
+                        *(word for it in attempts for word in (it.step, it.attempt, it.owner)),
+                    ],
                 )
                 for run_id, attempts in by_run.items()
             ]
@@ -57,12 +64,13 @@ class Leases(LedgerCalls):
         owner: str = "",
         expected_us: int | None = None,
     ) -> Replaced | Refusal:
-        """Record that an attempt is over without an end of its own: it is replaced, or its step fails when it has lost
-        as many as it may. Who neither has the token nor is its owner is believed only when the lease has run out. An
-        attempt whose step was cancelled is over with that; then the state is `cancelled` and nothing is ready.
+        """Record that an attempt is over without an end of its own: it is replaced, or its step
+        fails when it has lost as many as it may. Who neither has the token nor is its owner is
+        believed only when the lease has run out. An attempt whose step was cancelled is over with
+        that; then the state is `cancelled` and nothing is ready.
 
-        `detail` has error (type, message) and found. May be said twice by the token or the owner; of many who only saw
-        the lease run out, one is believed.
+        `detail` has error (type, message) and found. May be said twice by the token or the owner;
+        of many who only saw the lease run out, one is believed.
         """
         told = {"outcome": Outcome.LOST.value, **detail}
         return self._replace(run_id, step, attempt, token, owner, "lost", told, expected_us)
@@ -70,7 +78,8 @@ class Leases(LedgerCalls):
     def hand_over(
         self, run_id: str, step: str, attempt: int, reason: str, *, token: int = 0, owner: str = ""
     ) -> Replaced | Refusal:
-        """Give a running attempt up, so that another worker goes on with the step; no failure, and no lost attempt."""
+        """Give a running attempt up, so that another worker goes on with the step; no failure, and
+        no lost attempt."""
         detail = {"outcome": Outcome.HANDED_OVER.value, "reason": reason}
         return self._replace(run_id, step, attempt, token, owner, Outcome.HANDED_OVER.value, detail)
 
@@ -86,14 +95,17 @@ class Leases(LedgerCalls):
         owner: str = "",
         error: Mapping[str, Any] | None = None,
     ) -> Replaced | Refusal:
-        """Give a running attempt back because of something that is no fault of its step: it is tried again when it is
-        due, and the attempt costs neither retries nor lost attempts.
+        """Give a running attempt back because of something that is no fault of its step: it is
+        tried again when it is due, and the attempt costs neither retries nor lost attempts.
 
-        `detail` has reason and host. With `error` (type, message) the step may have begun, and one that may lose no
-        attempt (`lost_attempts` 1) fails with it instead. May be said twice by the token.
+        `detail` has reason and host. With `error` (type, message) the step may have begun, and one
+        that may lose no attempt (`lost_attempts` 1) fails with it instead. May be said twice by the
+        token.
         """
         told = {"outcome": Outcome.PUT_BACK.value, **detail}
-        instead = json.dumps({"outcome": Outcome.FAILED.value, "error": error, **detail}) if error else ""
+        instead = (
+            json.dumps({"outcome": Outcome.FAILED.value, "error": error, **detail}) if error else ""
+        )
         times = (round(back_off.first_s * 1e6), round(back_off.longest_s * 1e6))
         text = json.dumps(told, separators=(",", ":"))
         reply = self._call(run_id, "put_back", step, attempt, token, owner, *times, text, instead)
@@ -111,13 +123,21 @@ class Leases(LedgerCalls):
         expected_us: int | None = None,
     ) -> Replaced | Refusal:
         text = json.dumps(detail, separators=(",", ":"))
-        reply = self._call(run_id, "lost", step, attempt, token, owner, kind, text, expected_us or "")
+        reply = self._call(
+            run_id, "lost", step, attempt, token, owner, kind, text, expected_us or ""
+        )
         return replaced_in(reply)
 
-    def report_stopped(self, held: Held, detail: Mapping[str, Any], *, ended_alone: bool = False) -> None:
-        """Record that an attempt which had to be stopped is gone with all it started; `detail` says how.
+    def report_stopped(
+        self, held: Held, detail: Mapping[str, Any], *, ended_alone: bool = False
+    ) -> None:
+        """Record that an attempt which had to be stopped is gone with all it started; `detail` says
+        how.
 
-        One that `ended_alone`, and may say so itself, is recorded only if its step was cancelled meanwhile.
+        One that `ended_alone`, and may say so itself, is recorded only if its step was cancelled
+        meanwhile.
         """
         text = json.dumps(detail, separators=(",", ":"))
-        self._call(held.run_id, "stopped", held.step, held.attempt, held.owner, text, int(ended_alone))
+        self._call(
+            held.run_id, "stopped", held.step, held.attempt, held.owner, text, int(ended_alone)
+        )

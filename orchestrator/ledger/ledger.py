@@ -14,4 +14,5 @@ from orchestrator.ledger.resuming import Resuming
 
 
 class Ledger(Attempts, Leases, Clocks, Cancelling, Resuming, Alerts):
-    """State of runs in one Redis. Safe to share between threads, as the client is; not across a fork."""
+    """State of runs in one Redis. Safe to share between threads, as the client is; not across a
+    fork."""

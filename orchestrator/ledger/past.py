@@ -1,4 +1,5 @@
-"""What resumes have replaced in a run, so that the record of earlier attempts stays true (`past` in `lua/keys.lua`)."""
+"""What resumes have replaced in a run, so that the record of earlier attempts stays true (`past` in
+`lua/keys.lua`)."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from orchestrator.ledger.entries import StepSpec
 
 @dataclass(frozen=True)
 class Past:
-    """What resumes have replaced. Of params and specs, JSON texts by the number of the resume until which they stood;
-    of outputs, the JSON text by step and attempt."""
+    """What resumes have replaced. Of params and specs, JSON texts by the number of the resume until
+    which they stood; of outputs, the JSON text by step and attempt."""
 
     params: Mapping[int, str] = field(default_factory=dict)
     specs: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
@@ -37,7 +38,8 @@ class Past:
         return cls(params, dict(specs), outputs)
 
     def params_at(self, resumes: int) -> dict[str, Any] | None:
-        """Return the params, in the wire form, after so many resumes; None if they are those of now."""
+        """Return the params, in the wire form, after so many resumes; None if they are those of
+        now."""
         text = _standing_at(self.params, resumes)
         return None if text is None else json.loads(text)
 

@@ -1,9 +1,10 @@
 """Who is there: workers and coordinators, by their signs of life in Redis.
 
-`{prefix}:workers` and `{prefix}:coordinators` are sorted sets: name -> until when (seconds since the epoch, by the
-server's clock) the last sign counts. `{prefix}:worker:<name>` is the worker's card as JSON,
-`{prefix}:coordinator:<name>` that of a coordinator; both go by themselves when they are not renewed.
-"name run" stands among the coordinators for one who works for that run alone, as `orchestrator run` does.
+`{prefix}:workers` and `{prefix}:coordinators` are sorted sets: name -> until when (seconds since
+the epoch, by the server's clock) the last sign counts. `{prefix}:worker:<name>` is the worker's
+card as JSON, `{prefix}:coordinator:<name>` that of a coordinator; both go by themselves when they
+are not renewed. "name run" stands among the coordinators for one who works for that run alone, as
+`orchestrator run` does.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ COUNTS_FOR_S = 8.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerCard:
-    """A worker process as it announces itself. `slots` are the steps it runs at a time; `incarnation` tells it from one
-    of the same name before a restart. One that drains reads no queues any more; one whose host has a `fault` reads
-    none until its own check passes again, and names those that it read. `python` is its version, as "3.11"."""
+    """A worker process as it announces itself. `slots` are the steps it runs at a time;
+    `incarnation` tells it from one of the same name before a restart. One that drains reads no
+    queues any more; one whose host has a `fault` reads none until its own check passes again, and
+    names those that it read. `python` is its version, as "3.11".
+    """
 
     worker: str
     queues: tuple[str, ...]
@@ -58,7 +61,8 @@ class CoordinatorCard:
 
 
 def announce_worker(client: redis.Redis, prefix: str, card: WorkerCard) -> WorkerCard | None:
-    """Count the worker as there for the next COUNTS_FOR_S seconds. Returns the card that was there before."""
+    """Count the worker as there for the next COUNTS_FOR_S seconds. Returns the card that was there
+    before."""
     until = _now(client) + COUNTS_FOR_S
     with client.pipeline(transaction=False) as pipe:
         pipe.get(f"{prefix}:worker:{card.worker}")
@@ -69,7 +73,8 @@ def announce_worker(client: redis.Redis, prefix: str, card: WorkerCard) -> Worke
 
 
 def claim_name(client: redis.Redis, prefix: str, card: WorkerCard) -> WorkerCard | None:
-    """Take a worker's name before it is announced, and return None; or return the card of who bears it now."""
+    """Take a worker's name before it is announced, and return None; or return the card of who bears
+    it now."""
     key = f"{prefix}:worker:{card.worker}"
     if client.set(key, json.dumps(asdict(card)), nx=True, ex=round(COUNTS_FOR_S)):
         return None
@@ -87,14 +92,20 @@ def present_workers(client: redis.Redis, prefix: str) -> list[WorkerCard]:
     """Return the cards of the workers that are there, by name."""
     _drop_absent(client, f"{prefix}:workers")
     names = cast(list[str], client.zrange(f"{prefix}:workers", 0, -1))
-    texts = cast(list[str | None], client.mget([f"{prefix}:worker:{name}" for name in names])) if names else []
+    texts = (
+        cast(list[str | None], client.mget([f"{prefix}:worker:{name}" for name in names]))
+        if names
+        else []
+    )
     cards = [card for text in texts if text and (card := _card(text))]
     return sorted(cards, key=lambda card: card.worker)
 
 
-def last_sign_of_life(client: redis.Redis, prefix: str, worker: str) -> tuple[float, WorkerCard] | None:
-    """Return when a worker last gave a sign of life (seconds since the epoch), with its card; None if that is long ago
-    or never was."""
+def last_sign_of_life(
+    client: redis.Redis, prefix: str, worker: str
+) -> tuple[float, WorkerCard] | None:
+    """Return when a worker last gave a sign of life (seconds since the epoch), with its card; None
+    if that is long ago or never was."""
     until = client.zscore(f"{prefix}:workers", worker)
     text = cast(str | None, client.get(f"{prefix}:worker:{worker}"))
     card = _card(text) if text else None
@@ -102,12 +113,15 @@ def last_sign_of_life(client: redis.Redis, prefix: str, worker: str) -> tuple[fl
 
 
 def _card(text: str) -> WorkerCard | None:
-    """Return the card that a worker, perhaps of another version, has written; None if it is not one."""
+    """Return the card that a worker, perhaps of another version, has written; None if it is not
+    one."""
     try:
         told = json.loads(text)
         known = {field.name: told[field.name] for field in fields(WorkerCard) if field.name in told}
         lists: dict[str, tuple[str, ...]] = {
-            name: tuple(map(str, known[name])) for name in ("queues", "paused_queues") if name in known
+            name: tuple(map(str, known[name]))
+            for name in ("queues", "paused_queues")
+            if name in known
         }
         return WorkerCard(**{"format": 0, **known, **lists, "slots": int(known["slots"])})
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -117,31 +131,46 @@ def _card(text: str) -> WorkerCard | None:
 def own_card() -> CoordinatorCard:
     """Return a card of this process, with a name that no other one has."""
     host, python = socket.gethostname(), f"{sys.version_info.major}.{sys.version_info.minor}"
-    return CoordinatorCard(f"{host}-{os.getpid()}-{secrets.token_hex(2)}", host, os.getpid(), python)
+    return CoordinatorCard(
+        f"{host}-{os.getpid()}-{secrets.token_hex(2)}", host, os.getpid(), python
+    )
 
 
 def refuse_older(client: redis.Redis, prefix: str) -> None:
-    """Refuse to work beside workers and coordinators of version 0.1, which know no format. Raises OlderVersionThere."""
+    """Refuse to work beside workers and coordinators of version 0.1, which know no format. Raises
+    OlderVersionThere."""
     older = [f"worker {card.worker}" for card in present_workers(client, prefix) if not card.format]
-    older += [f"coordinator {card.name}" for card in coordinator_cards(client, prefix) if not card.format]
+    older += [
+        f"coordinator {card.name}" for card in coordinator_cards(client, prefix) if not card.format
+    ]
     if older:
         raise OlderVersionThere(
-            f"{listed(older, 5)} of version 0.1 {'is' if len(older) == 1 else 'are'} still there, and cannot work "
-            "beside this version. Let the active runs end, stop all workers and coordinators, and then start this one"
+            f"{listed(older, 5)} of version 0.1 {'is' if len(older) == 1 else 'are'} still there,"
+            " and cannot work beside this version. Let the active runs end, stop all workers and"
+            " coordinators, and then start this one"
         )
 
 
-def announce_coordinator(client: redis.Redis, prefix: str, card: CoordinatorCard, run_id: str = "") -> None:
-    """Count a coordinator as there for the next COUNTS_FOR_S seconds; with `run_id` one who follows that run alone."""
+def announce_coordinator(
+    client: redis.Redis, prefix: str, card: CoordinatorCard, run_id: str = ""
+) -> None:
+    """Count a coordinator as there for the next COUNTS_FOR_S seconds; with `run_id` one who follows
+    that run alone."""
     until = _now(client) + COUNTS_FOR_S
     with client.pipeline(transaction=False) as pipe:
         pipe.zadd(f"{prefix}:coordinators", {_member(card, run_id): until})
         if not run_id:
-            pipe.set(f"{prefix}:coordinator:{card.name}", json.dumps(asdict(card)), ex=round(COUNTS_FOR_S))
+            pipe.set(
+                f"{prefix}:coordinator:{card.name}",
+                json.dumps(asdict(card)),
+                ex=round(COUNTS_FOR_S),
+            )
         pipe.execute()
 
 
-def withdraw_coordinator(client: redis.Redis, prefix: str, card: CoordinatorCard, run_id: str = "") -> None:
+def withdraw_coordinator(
+    client: redis.Redis, prefix: str, card: CoordinatorCard, run_id: str = ""
+) -> None:
     """Count a coordinator as gone from now on."""
     client.zrem(f"{prefix}:coordinators", _member(card, run_id))
     client.delete(f"{prefix}:coordinator:{card.name}")
@@ -157,19 +186,27 @@ def coordinator_cards(client: redis.Redis, prefix: str) -> list[CoordinatorCard]
     texts = cast(list[str | None], client.mget(keys)) if keys else []
     known = {field.name for field in fields(CoordinatorCard)}
     told = [json.loads(text) for text in texts if text]
-    return [CoordinatorCard(**{"format": 0, **{name: card[name] for name in known if name in card}}) for card in told]
+    return [
+        CoordinatorCard(**{"format": 0, **{name: card[name] for name in known if name in card}})
+        for card in told
+    ]
 
 
 def present_coordinators(client: redis.Redis, prefix: str, run_id: str = "") -> list[str]:
-    """Return the names of the coordinators that are there; with `run_id` also of those who follow that run alone."""
+    """Return the names of the coordinators that are there; with `run_id` also of those who follow
+    that run alone."""
     _drop_absent(client, f"{prefix}:coordinators")
     members = cast(list[str], client.zrange(f"{prefix}:coordinators", 0, -1))
-    return [name for name, _, followed in (it.partition(" ") for it in members) if followed in ("", run_id)]
+    return [
+        name
+        for name, _, followed in (it.partition(" ") for it in members)
+        if followed in ("", run_id)
+    ]
 
 
 def _drop_absent(client: redis.Redis, key: str) -> None:
-    """Strike those whose last sign counts no more, and signs by a clock that was put back since: who lives gives one
-    within SIGN_OF_LIFE_S."""
+    """Strike those whose last sign counts no more, and signs by a clock that was put back since:
+    who lives gives one within SIGN_OF_LIFE_S."""
     now = _now(client)
     with client.pipeline(transaction=False) as pipe:
         pipe.zremrangebyscore(key, "-inf", f"({now}")

@@ -21,13 +21,26 @@ from orchestrator.ledger.values import AttemptLog, LeasedAttempt, Reused, RunUnk
 
 EVENTS_PAGE = 5000
 RUNS_PAGE = 100
-MEASURED_PARTS = ("run", "graph", "children", "inputs", "spec", "state", "join", "output", "uncounted", "due", "events")
+MEASURED_PARTS = (
+    "run",
+    "graph",
+    "children",
+    "inputs",
+    "spec",
+    "state",
+    "join",
+    "output",
+    "uncounted",
+    "due",
+    "events",
+)
 RUNS_LOOKED_AT = 100_000  # the newest
 RUNS_TENDED = 10_000  # the newest
 
 
 class LedgerReads:
-    """Runs in one Redis, to be read. Safe to share between threads, as the client is; not across a fork."""
+    """Runs in one Redis, to be read. Safe to share between threads, as the client is; not across a
+    fork."""
 
     def __init__(self, client: redis.Redis, prefix: str = "orc") -> None:
         self.client = client
@@ -45,7 +58,8 @@ class LedgerReads:
         return sorted(cast(set[str], self.client.smembers(f"{self.prefix}:active")))
 
     def recent_runs(self, limit: int) -> list[str]:
-        """Return run ids, newest first; not those of runs that somebody deleted, or that are not started yet."""
+        """Return run ids, newest first; not those of runs that somebody deleted, or that are not
+        started yet."""
         found: list[str] = []
         page = max(limit, RUNS_PAGE)
         for begin in count(0, page):
@@ -57,17 +71,22 @@ class LedgerReads:
 
     def runs_that_begin_with(self, text: str) -> list[str]:
         """Return the ids of runs that begin so, newest first, as far as RUNS_LOOKED_AT."""
-        listed = [run_id for run_id in self._listed_runs(0, RUNS_LOOKED_AT) if run_id.startswith(text)]
+        listed = [
+            run_id for run_id in self._listed_runs(0, RUNS_LOOKED_AT) if run_id.startswith(text)
+        ]
         return [run_id for run_id, state in self._states_of_runs(listed) if state]
 
     def unwatched_runs(self) -> list[str]:
-        """Return runs that have not ended, but that coordinators do not know of, as far as RUNS_TENDED."""
+        """Return runs that have not ended, but that coordinators do not know of, as far as
+        RUNS_TENDED."""
         states = self._states_of_runs(self._listed_runs(0, RUNS_TENDED))
         is_open = [run_id for run_id, state in states if state and not RunState(state).is_ended]
         return sorted(set(is_open) - set(self.active_runs()))
 
     def _listed_runs(self, begin: int, limit: int) -> list[str]:
-        return cast(list[str], self.client.zrevrange(f"{self.prefix}:runs", begin, begin + limit - 1))
+        return cast(
+            list[str], self.client.zrevrange(f"{self.prefix}:runs", begin, begin + limit - 1)
+        )
 
     def _states_of_runs(self, run_ids: Sequence[str]) -> Iterator[tuple[str, str | None]]:
         with self.client.pipeline(transaction=False) as pipe:
@@ -84,14 +103,16 @@ class LedgerReads:
         return self.client.zcard(f"{self.prefix}:runs")
 
     def bytes_of(self, run_id: str, samples: int) -> int:
-        """Return the memory that a run takes on the server, without its logs, in bytes; by `samples` of each key."""
+        """Return the memory that a run takes on the server, without its logs, in bytes; by
+        `samples` of each key."""
         with self.client.pipeline(transaction=False) as pipe:
             for part in MEASURED_PARTS:
                 pipe.memory_usage(self.key(run_id, part), samples=samples)
             return sum(size or 0 for size in pipe.execute())
 
     def run_fields(self, run_id: str) -> dict[str, str]:
-        """Return the fields of a run as they are kept. Raises RunUnknown, and FormatUnknown where a newer one wrote."""
+        """Return the fields of a run as they are kept. Raises RunUnknown, and FormatUnknown where a
+        newer one wrote."""
         fields = cast(dict[str, str], self.client.hgetall(self.key(run_id, "run")))
         if not fields:
             raise RunUnknown(run_id)
@@ -131,23 +152,38 @@ class LedgerReads:
     def queued_before(
         self, run_id: str, queue: str, level: int, before_us: int, limit: int = 100
     ) -> list[tuple[str, int, int]]:
-        """Return (step, attempt, when its message was last sent) for queued steps of one broker list, oldest first."""
+        """Return (step, attempt, when its message was last sent) for queued steps of one broker
+        list, oldest first."""
         found = cast(
             list[tuple[str, float]],
             self.client.zrangebyscore(
-                self.key(run_id, f"queued:{queue}:{level}"), "-inf", before_us, start=0, num=limit, withscores=True
+                self.key(run_id, f"queued:{queue}:{level}"),
+                "-inf",
+                before_us,
+                start=0,
+                num=limit,
+                withscores=True,
             ),
         )
         attempts = self.attempts_in(run_id, [step for step, _ in found], StepState.QUEUED)
         return [(step, attempts[step][0], int(at)) for step, at in found if step in attempts]
 
-    def sent_at_us(self, run_id: str, queue: str, level: int, step: str, attempt: int) -> int | None:
-        """Return when the message of a queued attempt was last sent, None if the attempt is not queued (any more)."""
+    def sent_at_us(
+        self, run_id: str, queue: str, level: int, step: str, attempt: int
+    ) -> int | None:
+        """Return when the message of a queued attempt was last sent, None if the attempt is not
+        queued (any more)."""
         attempts = self.attempts_in(run_id, [step], StepState.QUEUED)
         sent_at = self.client.zscore(self.key(run_id, f"queued:{queue}:{level}"), step)
-        return int(sent_at) if sent_at is not None and step in attempts and attempts[step][0] == attempt else None
+        return (
+            int(sent_at)
+            if sent_at is not None and step in attempts and attempts[step][0] == attempt
+            else None
+        )
 
-    def attempts_in(self, run_id: str, steps: Sequence[str], state: StepState) -> dict[str, tuple[int, int]]:
+    def attempts_in(
+        self, run_id: str, steps: Sequence[str], state: StepState
+    ) -> dict[str, tuple[int, int]]:
         """Return (attempt, since when) of those of the steps that are in this state now."""
         if not steps:
             return {}
@@ -161,16 +197,25 @@ class LedgerReads:
 
     def leased(self, run_id: str) -> list[LeasedAttempt]:
         """Return the attempts of a run that workers hold, by the end of their leases."""
-        due = cast(list[tuple[str, float]], self.client.zrange(self.key(run_id, "due"), 0, -1, withscores=True))
+        due = cast(
+            list[tuple[str, float]],
+            self.client.zrange(self.key(run_id, "due"), 0, -1, withscores=True),
+        )
         steps = [step for step, _ in due]
-        texts = cast(list[str | None], self.client.hmget(self.key(run_id, "state"), steps)) if steps else []
+        texts = (
+            cast(list[str | None], self.client.hmget(self.key(run_id, "state"), steps))
+            if steps
+            else []
+        )
         found = []
         for (step, until), text in zip(due, texts, strict=True):
             state, attempt, _, at, holder = text.split(" ", 4) if text else ("", "0", "", "0", "")
             if state in (StepState.RUNNING.value, StepState.CANCELLED.value):
                 is_stopping = state == StepState.CANCELLED.value
                 worker = holder.partition(" ")[0]
-                found.append(LeasedAttempt(step, int(attempt), worker, is_stopping, int(at), int(until)))
+                found.append(
+                    LeasedAttempt(step, int(attempt), worker, is_stopping, int(at), int(until))
+                )
         return found
 
     def stopping(self, run_id: str) -> list[LeasedAttempt]:
@@ -178,7 +223,8 @@ class LedgerReads:
         return [attempt for attempt in self.leased(run_id) if attempt.is_stopping]
 
     def submitted_code(self, run_id: str) -> str:
-        """Return the digests of the files that the run was submitted or last resumed with, as JSON."""
+        """Return the digests of the files that the run was submitted or last resumed with, as
+        JSON."""
         return cast(str | None, self.client.hget(self.key(run_id, "run"), "code")) or ""
 
     def staged(self, run_id: str) -> dict[str, StagedStep]:
@@ -193,7 +239,8 @@ class LedgerReads:
         }
 
     def due_at(self, run_id: str, step: str) -> int | None:
-        """Return when a step must be looked at: its retry is due, its lease or its wait for a worker runs out."""
+        """Return when a step must be looked at: its retry is due, its lease or its wait for a
+        worker runs out."""
         at = self.client.zscore(self.key(run_id, "due"), step)
         return None if at is None else int(at)
 
@@ -204,7 +251,10 @@ class LedgerReads:
 
     def last_event_id(self, run_id: str) -> str:
         """Return the id of the latest event of a run, "0" if there is none."""
-        newest = cast(list[tuple[str, dict[str, str]]], self.client.xrevrange(self.key(run_id, "events"), count=1))
+        newest = cast(
+            list[tuple[str, dict[str, str]]],
+            self.client.xrevrange(self.key(run_id, "events"), count=1),
+        )
         return newest[0][0] if newest else "0"
 
     def outputs(self, run_id: str) -> dict[str, str]:
@@ -241,7 +291,8 @@ class LedgerReads:
     def standing(self, run_id: str) -> Standing:
         """Return a run as it is at one moment. Raises RunUnknown."""
         client, lists = self.client, None
-        while True:  # the lists of queues are another run's after a resume, hardly ever twice in a row
+        while True:
+            # the lists of queues are another run's after a resume, hardly ever twice in a row
             with client.pipeline(transaction=True) as pipe:
                 for part in ("run", "graph", "spec", "state"):
                     pipe.hgetall(self.key(run_id, part))
@@ -253,7 +304,9 @@ class LedgerReads:
                 pipe.time()
                 for queue, level in json.loads(lists or "[]"):
                     pipe.zrange(self.key(run_id, f"queued:{queue}:{level}"), 0, -1)
-                fields, graph, specs, states, past, reused, outputs, due, newest, now, *queued = pipe.execute()
+                fields, graph, specs, states, past, reused, outputs, due, newest, now, *queued = (
+                    pipe.execute()
+                )
             if not fields:
                 raise RunUnknown(run_id)
             if lists == fields.get("lists"):
@@ -282,7 +335,8 @@ class LedgerReads:
         )
 
     def _deleted_events(self, run_id: str) -> int:
-        """Return how many entries were deleted from the stream of events, as far as the server counts (Redis 7)."""
+        """Return how many entries were deleted from the stream of events, as far as the server
+        counts (Redis 7)."""
         try:
             told = self.client.xinfo_stream(self.key(run_id, "events"))
         except ResponseError:  # there is no stream
@@ -297,7 +351,12 @@ class LedgerReads:
         while True:
             page = cast(
                 list[tuple[str, dict[str, str]]],
-                self.client.xrange(self.key(run_id, "events"), f"({after}" if after != "0" else "-", "+", EVENTS_PAGE),
+                self.client.xrange(
+                    self.key(run_id, "events"),
+                    f"({after}" if after != "0" else "-",
+                    "+",
+                    EVENTS_PAGE,
+                ),
             )
             yield from map(event_in, page)
             if len(page) < EVENTS_PAGE:
@@ -309,7 +368,9 @@ class LedgerReads:
         reply = cast(
             list[tuple[str, list[tuple[str, dict[str, str]]]]] | dict[str, Any],
             self.client.xread(
-                {self.key(run_id, "events"): after}, count=EVENTS_PAGE, block=max(1, round(timeout_s * 1000))
+                {self.key(run_id, "events"): after},
+                count=EVENTS_PAGE,
+                block=max(1, round(timeout_s * 1000)),
             ),
         )
         if not reply:
@@ -334,7 +395,8 @@ def reused_in(text: str) -> Reused:
 
 
 def since_in(text: str) -> int:
-    """Return since when a step is in its state, by one value of a state hash: microseconds since the epoch."""
+    """Return since when a step is in its state, by one value of a state hash: microseconds since
+    the epoch."""
     return int(text.split(" ", 4)[3])
 
 

@@ -59,10 +59,15 @@ def due_report_in(reply: Sequence[Any]) -> DueReport:
         int(now),
         chains_in(chains),
         tuple(
-            ExpiredLease(step, attempt, *incarnation_in(holder), int(float(at)), state == StepState.CANCELLED)
+            ExpiredLease(
+                step, attempt, *incarnation_in(holder), int(float(at)), state == StepState.CANCELLED
+            )
             for step, attempt, holder, at, state in map(json.loads, expired)
         ),
-        tuple(WaitingList(queue, int(level), int(float(at))) for queue, level, at in json.loads(waiting)),
+        tuple(
+            WaitingList(queue, int(level), int(float(at)))
+            for queue, level, at in json.loads(waiting)
+        ),
         int(alert_at) if alert_at else None,
         shifted_by,
         bool(is_judged),

@@ -37,12 +37,13 @@ class Resuming(Starting):
     ) -> tuple[Chain, ...]:
         """Let a run that has ended without success go on, atomically; gives the chains to dispatch.
 
-        `resets` are the steps that wait anew, each with how many of its upstreams are kept with their success; `again`
-        are those among them that had succeeded. All other steps must have succeeded, or be `gone`. `staged` is every
-        step of the run as it is to be, empty when nothing changed. With `fields` the run has the deadline among them,
-        or none. `code_changed` in `detail` (files) is recorded as an event too. `seen_resumes` is how often the run had
-        been resumed when all this was planned. Raises RunUnknown, RunNotEnded, RunSucceeded, AttemptsStopping, and
-        ResumedMeanwhile when the run is at another resume than that.
+        `resets` are the steps that wait anew, each with how many of its upstreams are kept with
+        their success; `again` are those among them that had succeeded. All other steps must have
+        succeeded, or be `gone`. `staged` is every step of the run as it is to be, empty when
+        nothing changed. With `fields` the run has the deadline among them, or none. `code_changed`
+        in `detail` (files) is recorded as an event too. `seen_resumes` is how often the run had
+        been resumed when all this was planned. Raises RunUnknown, RunNotEnded, RunSucceeded,
+        AttemptsStopping, and ResumedMeanwhile when the run is at another resume than that.
         """
         resume_id = token_hex(6)
         self._stage(run_id, resume_id, staged)

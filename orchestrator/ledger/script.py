@@ -11,7 +11,8 @@ import redis
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 NOUNS = (
-    "keys", "state", "joins", "starting", "attempts", "cancelling", "clocks", "leases", "resuming", "alerts"
+    "keys", "state", "joins", "starting", "attempts", "cancelling", "clocks", "leases", "resuming",
+    "alerts"
 )  # fmt: skip
 """The files in `lua/`, in one piece: each uses what stands before it."""
 _FOLDER = files("orchestrator.ledger").joinpath("lua")
@@ -43,8 +44,9 @@ class Script:
     def calls(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
         """Do operations, several of them in one round trip; each is atomic by itself.
 
-        They are a function of the server, loaded when it is not there yet. A server without functions (before Redis 7)
-        or that lets us load none gets a script, which costs it about 8 µs more a call to set up.
+        They are a function of the server, loaded when it is not there yet. A server without
+        functions (before Redis 7) or that lets us load none gets a script, which costs it about 8
+        µs more a call to set up.
         """
         try:
             return self._send(calls)
@@ -73,9 +75,12 @@ class Script:
             try:
                 self._client.function_load(LIBRARY)
             except ResponseError as refusal:
-                self._has_functions = "already exists" in str(refusal)  # or somebody else was faster
+                # or somebody else was faster
+                self._has_functions = "already exists" in str(refusal)
             return True
-        if self._has_functions and (isinstance(error, NoPermissionError) or "unknown command" in str(error).lower()):
+        if self._has_functions and (
+            isinstance(error, NoPermissionError) or "unknown command" in str(error).lower()
+        ):
             self._has_functions = False
             return True
         if isinstance(error, NoScriptError):

@@ -1,10 +1,12 @@
-"""The server's clock, watched against the caller's own: whether it was put forward or back, and when it was away.
+"""The server's clock, watched against the caller's own: whether it was put forward or back, and
+when it was away.
 
-The ledger's times are the server's, and Lua has nothing else to measure by. Coordinators, who judge by them, know from
-the last look and from the time since then, by a clock that nobody sets and that goes on in a suspended machine
-(CLOCK_BOOTTIME), what the server's clock should show. If it shows something else it was put. All agree on one step of
-it, which gets a number and stands in `{prefix}:clock`: a JSON list [[step, by_us, last_us], ...], `last_us` being the
-last time that was seen by the clock as it was. Each run is then shifted by that step, once (`ops.shift` of the Lua).
+The ledger's times are the server's, and Lua has nothing else to measure by. Coordinators, who judge
+by them, know from the last look and from the time since then, by a clock that nobody sets and that
+goes on in a suspended machine (CLOCK_BOOTTIME), what the server's clock should show. If it shows
+something else it was put. All agree on one step of it, which gets a number and stands in
+`{prefix}:clock`: a JSON list [[step, by_us, last_us], ...], `last_us` being the last time that was
+seen by the clock as it was. Each run is then shifted by that step, once (`ops.shift` of the Lua).
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 
 class ClockStep(NamedTuple):
-    """The server's clock was put forward by `by_us` (back, if negative) when it showed `last_us`."""
+    """The server's clock was put forward by `by_us` (back, if negative) when it showed
+    `last_us`."""
 
     number: int
     by_us: int
@@ -70,7 +73,8 @@ class ServerClock:
         self.away_s = 0.0  # for how long it was the last time
 
     def look(self, at_most_every_s: float = 0.0, away_after_s: float = 3.0) -> None:
-        """Ask for the server's time, and record a step of its clock if there was one. Raises as every call does."""
+        """Ask for the server's time, and record a step of its clock if there was one. Raises as
+        every call does."""
         began = boot_s()
         if self._ahead_us is not None and began - self._looked_at < at_most_every_s:
             return
@@ -88,8 +92,12 @@ class ServerClock:
         server_us = seconds * 1_000_000 + microseconds
         ahead_us = server_us - 1e6 * (began + ended) / 2
         by_us = 0.0 if self._ahead_us is None else ahead_us - self._ahead_us
-        # Not by_us alone: who was late sees nothing of two steps that cancel each other out, of which one is recorded.
-        if self._ahead_us is not None and abs(by_us - _sum_of(self.steps, self._known)) > TOLERANCE_S * 1e6:
+        # Not by_us alone: who was late sees nothing of two steps that cancel each other out, of
+        # which one is recorded.
+        if (
+            self._ahead_us is not None
+            and abs(by_us - _sum_of(self.steps, self._known)) > TOLERANCE_S * 1e6
+        ):
             self.steps = self._agree(round(by_us))
         self._ahead_us, self._last_us = ahead_us, server_us
         self._known = self.last_step
@@ -103,7 +111,8 @@ class ServerClock:
         return None if self._ahead_us is None else round(self._ahead_us + 1e6 * boot_s())
 
     def _agree(self, by_us: int) -> tuple[ClockStep, ...]:
-        """Record a step of the clock, unless others have seen it as well and were faster; returns the steps."""
+        """Record a step of the clock, unless others have seen it as well and were faster; returns
+        the steps."""
         with self._client.pipeline(transaction=True) as pipe:
             while True:
                 try:
@@ -114,13 +123,19 @@ class ServerClock:
                     if abs(rest_us) <= TOLERANCE_S * 1e6:
                         return steps
                     number = steps[-1].number + 1 if steps else 1
-                    steps = (*steps, ClockStep(number, rest_us, self._last_us + by_others))[-KEPT_STEPS:]
+                    steps = (*steps, ClockStep(number, rest_us, self._last_us + by_others))[
+                        -KEPT_STEPS:
+                    ]
                     pipe.multi()
                     pipe.set(self._key, json.dumps(steps))
                     pipe.execute()
                 except WatchError:
                     continue
-                logger.warning("the server's clock was put %s by %.1f s", _direction(rest_us), abs(rest_us) / 1e6)
+                logger.warning(
+                    "the server's clock was put %s by %.1f s",
+                    _direction(rest_us),
+                    abs(rest_us) / 1e6,
+                )
                 return steps
 
 

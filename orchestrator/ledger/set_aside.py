@@ -1,10 +1,14 @@
-"""What workers have taken from their queues and must not run: it is kept in Redis, for people to look at.
+"""What workers have taken from their queues and must not run: it is kept in Redis, for people to
+look at.
 
 | key | type | what |
 |---|---|---|
-| `{prefix}:foreign:<queue>` | list | other applications' messages, byte for byte, the oldest at its right end; whole |
-| `{prefix}:returned:<queue>` | set | digests of foreign messages that went back to the queue, so that they do so once |
-| `{prefix}:dead:<queue>` | list | the last DEAD_KEPT entries that are no good as messages, cut to DEAD_BYTES |
+| `{prefix}:foreign:<queue>` | list | other applications' messages, byte for byte, the oldest at its
+right end; whole |
+| `{prefix}:returned:<queue>` | set | digests of foreign messages that went back to the queue, so
+that they do so once |
+| `{prefix}:dead:<queue>` | list | the last DEAD_KEPT entries that are no good as messages, cut to
+DEAD_BYTES |
 | `{prefix}:dead` | hash | queue -> how many there were, and of the last one why and when |
 """
 
@@ -57,18 +61,22 @@ def dead_key(prefix: str, queue: str) -> str:
 
 
 def keep_foreign(client: redis.Redis, prefix: str, queue: str, list_key: str, entry: bytes) -> bool:
-    """Put a message of somebody else's back, the first time, and keep it the second time. Return whether it went back.
+    """Put a message of somebody else's back, the first time, and keep it the second time. Return
+    whether it went back.
 
-    `list_key` is the list that it came from, as Redis knows it. It goes to that list's end: who else reads it, and
-    waits for a message already, is served first.
+    `list_key` is the list that it came from, as Redis knows it. It goes to that list's end: who
+    else reads it, and waits for a message already, is served first.
     """
     digest = hashlib.sha256(entry).hexdigest()
     keys = (list_key, foreign_key(prefix, queue), f"{prefix}:returned:{queue}")
     return bool(client.eval(_KEEP_FOREIGN, len(keys), *keys, entry, digest))
 
 
-def bury(client: redis.Redis, prefix: str, queue: str, entry: bytes, reason: str, at: float) -> None:
-    """Put an entry that is no message among the dead ones of its queue, of which the last DEAD_KEPT stay."""
+def bury(
+    client: redis.Redis, prefix: str, queue: str, entry: bytes, reason: str, at: float
+) -> None:
+    """Put an entry that is no message among the dead ones of its queue, of which the last DEAD_KEPT
+    stay."""
     key = dead_key(prefix, queue)
     with client.pipeline(transaction=True) as pipe:
         pipe.lpush(key, entry[:DEAD_BYTES])
@@ -79,7 +87,8 @@ def bury(client: redis.Redis, prefix: str, queue: str, entry: bytes, reason: str
 
 
 def clear_the_way(client: redis.Redis, prefix: str, queue: str, list_key: str, at: float) -> str:
-    """Rename the key of a queue's list if it is not a list. Return its new name, else an empty text."""
+    """Rename the key of a queue's list if it is not a list. Return its new name, else an empty
+    text."""
     kind = cast(str, client.type(list_key))
     if kind in ("list", "none"):
         return ""
@@ -91,7 +100,8 @@ def clear_the_way(client: redis.Redis, prefix: str, queue: str, list_key: str, a
 
 
 def set_aside_in(client: redis.Redis, prefix: str, queues: Iterable[str]) -> list[SetAside]:
-    """Return what was set aside of these queues and of all that have dead entries; queues without any are left out."""
+    """Return what was set aside of these queues and of all that have dead entries; queues without
+    any are left out."""
     counts = cast(Mapping[str, str], client.hgetall(f"{prefix}:dead"))
     names = dict.fromkeys([*queues, *(name for name in counts if "\0" not in name)])
     found = []
@@ -106,5 +116,7 @@ def set_aside_in(client: redis.Redis, prefix: str, queues: Iterable[str]) -> lis
 
 def returning_command(prefix: str, queue: str, list_key: str) -> str:
     """Return the redis-cli command that gives a queue its foreign messages back, in their order."""
-    script = "local n = 0; while redis.call('RPOPLPUSH', KEYS[1], KEYS[2]) do n = n + 1 end; return n"
+    script = (
+        "local n = 0; while redis.call('RPOPLPUSH', KEYS[1], KEYS[2]) do n = n + 1 end; return n"
+    )
     return f'redis-cli EVAL "{script}" 2 {foreign_key(prefix, queue)} {list_key}'

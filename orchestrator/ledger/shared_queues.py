@@ -1,6 +1,7 @@
 """Queues of ours of which somebody else takes messages, as coordinators have found.
 
-`{prefix}:shared:<queue>` is a string that lives for KEPT_S: JSON of who reads it and when that was found.
+`{prefix}:shared:<queue>` is a string that lives for KEPT_S: JSON of who reads it and when that was
+found.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class SharedQueue:
 
 
 def note_shared(client: redis.Redis, prefix: str, shared: SharedQueue) -> bool:
-    """Note who else reads a queue. Return False if that is known already: somebody else has told people."""
+    """Note who else reads a queue. Return False if that is known already: somebody else has told
+    people."""
     text = json.dumps({"reader": shared.reader, "at": shared.found_at})
     return bool(client.set(_key(prefix, shared.queue), text, nx=True, ex=KEPT_S))
 
@@ -37,7 +39,11 @@ def is_noted(client: redis.Redis, prefix: str, queue: str) -> bool:
 def shared_queues(client: redis.Redis, prefix: str, queues: Iterable[str]) -> list[SharedQueue]:
     """Return what is known of these queues."""
     names = list(queues)
-    texts = cast(list[str | None], client.mget([_key(prefix, queue) for queue in names])) if names else []
+    texts = (
+        cast(list[str | None], client.mget([_key(prefix, queue) for queue in names]))
+        if names
+        else []
+    )
     found = []
     for queue, text in zip(names, texts, strict=True):
         if text:

@@ -15,8 +15,10 @@ from orchestrator.ledger.values import Reused
 
 @dataclass(frozen=True)
 class Standing:
-    """A run as the ledger holds it at one moment, with all events up to then. `queued` are the steps whose message is
-    noted as sent, None if the run does not say where; `due` those that must be looked at some time."""
+    """A run as the ledger holds it at one moment, with all events up to then. `queued` are the
+    steps whose message is noted as sent, None if the run does not say where; `due` those that must
+    be looked at some time.
+    """
 
     fields: Mapping[str, str]
     upstream: Mapping[str, tuple[str, ...]]

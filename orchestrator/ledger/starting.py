@@ -19,19 +19,26 @@ from orchestrator.ledger.values import (
     StagedStep,
 )
 
-STAGE_STEPS = 1000  # steps written in one call, so that a huge submit never blocks the server for long
+# steps written in one call, so that a huge submit never blocks the server for long
+STAGE_STEPS = 1000
 
 
 class Starting(LedgerCalls):
     """Starting a run."""
 
     def start(
-        self, run_id: str, steps: Iterable[StagedStep], roots: Sequence[str], fields: Mapping[str, str | int]
+        self,
+        run_id: str,
+        steps: Iterable[StagedStep],
+        roots: Sequence[str],
+        fields: Mapping[str, str | int],
     ) -> tuple[Chain, ...]:
-        """Write a run and queue its roots, and what waits for none but reused steps; give them as chains to dispatch.
+        """Write a run and queue its roots, and what waits for none but reused steps; give them as
+        chains to dispatch.
 
-        The run exists from the last call on, at once and whole. Of several callers with one `run_id` the first to get
-        there makes the run, of what it has staged itself; the others raise RunExists.
+        The run exists from the last call on, at once and whole. Of several callers with one
+        `run_id` the first to get there makes the run, of what it has staged itself; the others
+        raise RunExists.
         """
         start_id = token_hex(6)
         count = self._stage(run_id, start_id, steps)
@@ -54,7 +61,8 @@ class Starting(LedgerCalls):
         return chains_in(chains)
 
     def _stage(self, run_id: str, stage_id: str, steps: Iterable[StagedStep]) -> int:
-        """Write steps where only the submit or resume of this id finds them. Return how many they are."""
+        """Write steps where only the submit or resume of this id finds them. Return how many they
+        are."""
         remaining, count = iter(steps), 0
         while page := list(islice(remaining, STAGE_STEPS)):
             self._call(run_id, "stage", stage_id, *(word for it in page for word in it.as_words()))

@@ -1,4 +1,5 @@
-"""The closed sets of the ledger. The files in `lua/` know the same words; a test proves the two equal."""
+"""The closed sets of the ledger. The files in `lua/` know the same words; a test proves the two
+equal."""
 
 from __future__ import annotations
 
@@ -44,12 +45,23 @@ ENDED_STEP_STATES = frozenset(
 )
 
 STEP_TRANSITIONS: dict[StepState, frozenset[StepState]] = {
-    StepState.WAITING: frozenset({StepState.QUEUED, StepState.UPSTREAM_FAILED, StepState.SKIPPED, StepState.CANCELLED}),
-    # queued -> failed: it waited too long; queued -> retrying or failed: its process was ended before the claim
-    StepState.QUEUED: frozenset({StepState.RUNNING, StepState.FAILED, StepState.RETRYING, StepState.CANCELLED}),
+    StepState.WAITING: frozenset(
+        {StepState.QUEUED, StepState.UPSTREAM_FAILED, StepState.SKIPPED, StepState.CANCELLED}
+    ),
+    # queued -> failed: it waited too long; queued -> retrying or failed: its process was ended
+    # before the claim
+    StepState.QUEUED: frozenset(
+        {StepState.RUNNING, StepState.FAILED, StepState.RETRYING, StepState.CANCELLED}
+    ),
     # running -> queued: its attempt was lost, or handed over
     StepState.RUNNING: frozenset(
-        {StepState.SUCCEEDED, StepState.FAILED, StepState.RETRYING, StepState.QUEUED, StepState.CANCELLED}
+        {
+            StepState.SUCCEEDED,
+            StepState.FAILED,
+            StepState.RETRYING,
+            StepState.QUEUED,
+            StepState.CANCELLED,
+        }
     ),
     StepState.RETRYING: frozenset({StepState.QUEUED, StepState.CANCELLED}),
     **{state: frozenset() for state in ENDED_STEP_STATES},
@@ -71,5 +83,6 @@ class Outcome(StrEnum):
     TIMED_OUT = "timed_out"
     LOST = "lost"  # its process died, or nobody heard of it any more
     HANDED_OVER = "handed_over"  # its worker had to end; another one goes on
-    PUT_BACK = "put_back"  # its worker could not do it, for a reason that is no fault of the step; it is tried later
+    # its worker could not do it, for a reason that is no fault of the step; it is tried later
+    PUT_BACK = "put_back"
     CANCELLED = "cancelled"

@@ -11,8 +11,8 @@ from orchestrator.ledger.values import StagedStep
 
 @dataclass(frozen=True, slots=True)
 class StepChanges:
-    """Steps that are `new`, those that are `rewired` (other upstreams, another trigger rule), and those with an attempt
-    whose spec is replaced or taken away (`respecified`)."""
+    """Steps that are `new`, those that are `rewired` (other upstreams, another trigger rule), and
+    those with an attempt whose spec is replaced or taken away (`respecified`)."""
 
     new: Sequence[str] = ()
     rewired: Sequence[str] = ()
@@ -20,9 +20,13 @@ class StepChanges:
 
 
 def step_changes(
-    graphs: Mapping[str, str], specs: Mapping[str, str], tried: Collection[str], staged: Sequence[StagedStep]
+    graphs: Mapping[str, str],
+    specs: Mapping[str, str],
+    tried: Collection[str],
+    staged: Sequence[StagedStep],
 ) -> StepChanges:
-    """Return how `staged`, every step of the run as it is to be, differs from the graphs and specs that the ledger has.
+    """Return how `staged`, every step of the run as it is to be, differs from the graphs and specs
+    that the ledger has.
 
     `tried` are the steps with an attempt.
     """
@@ -34,8 +38,12 @@ def step_changes(
         graph, spec = graphs[it.step], specs[it.step]
         if it.spec == spec:
             replaced.discard(it.step)
-        has_other_rule = it.graph != graph and it.entry.trigger != StepEntry.from_json(graph).trigger
-        if has_other_rule or (it.spec != spec and set(it.parsed_spec.upstream) != _upstream_in(spec)):
+        has_other_rule = (
+            it.graph != graph and it.entry.trigger != StepEntry.from_json(graph).trigger
+        )
+        if has_other_rule or (
+            it.spec != spec and set(it.parsed_spec.upstream) != _upstream_in(spec)
+        ):
             rewired.append(it.step)
     return StepChanges(new, rewired, sorted(replaced.intersection(tried)))
 

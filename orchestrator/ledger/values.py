@@ -24,10 +24,12 @@ Chain = tuple[Link, ...]
 
 @dataclass(frozen=True, slots=True)
 class StagedStep:
-    """A step on its way into the ledger, each part as JSON text; the head of lua/keys.lua says what is in it.
+    """A step on its way into the ledger, each part as JSON text; the head of lua/keys.lua says what
+    is in it.
 
-    `children` and `inputs` are empty text where there are none. `output` is that of a step which is taken over from
-    another run: the one that `reused` names, as "place attempt run"; both are empty for all other steps.
+    `children` and `inputs` are empty text where there are none. `output` is that of a step which is
+    taken over from another run: the one that `reused` names, as "place attempt run"; both are empty
+    for all other steps.
     """
 
     step: str
@@ -48,7 +50,15 @@ class StagedStep:
 
     def as_words(self) -> tuple[str, ...]:
         """Return the columns of the script's operation `stage`."""
-        return (self.step, self.graph, self.children, self.inputs, self.spec, self.output, self.reused)
+        return (
+            self.step,
+            self.graph,
+            self.children,
+            self.inputs,
+            self.spec,
+            self.output,
+            self.reused,
+        )
 
 
 class Reused(NamedTuple):
@@ -62,7 +72,8 @@ class Reused(NamedTuple):
 class Claim:
     """A granted claim: the attempt may begin, and only the holder of `token` may commit it.
 
-    Tokens grow with every claim of the run, and none comes again even if the server has forgotten the last ones.
+    Tokens grow with every claim of the run, and none comes again even if the server has forgotten
+    the last ones.
     """
 
     token: int
@@ -73,20 +84,22 @@ class Claim:
     uncounted: int  # attempts before this one that do not count against the step's retries
     outputs: dict[str, str]  # step -> JSON text of its output, "" for null
     code_id: str = ""  # of the submitted digests, see Ledger.submitted_code
-    secrets: dict[str, str] | None = field(default_factory=dict, repr=False)  # None: the server has lost them
+    # None: the server has lost them
+    secrets: dict[str, str] | None = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The ledger said no. That is no error: messages are hints, and a duplicate or a late one gets this answer."""
+    """The ledger said no. That is no error: messages are hints, and a duplicate or a late one gets
+    this answer."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A commit that counts. `ready` are the chains to dispatch now; `is_chain_going_on` says that Celery's own
-    chain message may go on with the next link."""
+    """A commit that counts. `ready` are the chains to dispatch now; `is_chain_going_on` says that
+    Celery's own chain message may go on with the next link."""
 
     state: StepState
     is_chain_going_on: bool
@@ -95,7 +108,8 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """An attempt as the main process of its worker knows it. `owner` names the process that runs it, see `owner_of`."""
+    """An attempt as the main process of its worker knows it. `owner` names the process that runs
+    it, see `owner_of`."""
 
     run_id: str
     step: str
@@ -105,8 +119,8 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class ExpiredLease:
-    """An attempt that runs, or is being stopped because its step was cancelled, and whose lease has run out.
-    `incarnation` is its worker's, see `owner_of`."""
+    """An attempt that runs, or is being stopped because its step was cancelled, and whose lease has
+    run out. `incarnation` is its worker's, see `owner_of`."""
 
     step: str
     attempt: int
@@ -118,7 +132,8 @@ class ExpiredLease:
 
 @dataclass(frozen=True, slots=True)
 class LeasedAttempt:
-    """An attempt that a worker holds: it runs, or is being stopped because its step was cancelled."""
+    """An attempt that a worker holds: it runs, or is being stopped because its step was
+    cancelled."""
 
     step: str
     attempt: int
@@ -130,7 +145,8 @@ class LeasedAttempt:
 
 @dataclass(frozen=True, slots=True)
 class WaitingList:
-    """A list of the broker in which messages of a run should lie; the oldest was sent at `oldest_at_us`."""
+    """A list of the broker in which messages of a run should lie; the oldest was sent at
+    `oldest_at_us`."""
 
     queue: str
     level: int
@@ -139,7 +155,8 @@ class WaitingList:
 
 @dataclass(frozen=True, slots=True)
 class DueReport:
-    """What `advance_due` did and found. `state` is None when there is no such run; `ready` is to be dispatched."""
+    """What `advance_due` did and found. `state` is None when there is no such run; `ready` is to be
+    dispatched."""
 
     state: RunState | None
     next_due_us: int | None
@@ -154,17 +171,22 @@ class DueReport:
     @property
     def next_due_in_s(self) -> float | None:
         """Return the seconds until something is due; None if nothing is."""
-        return None if self.next_due_us is None else max(0.0, (self.next_due_us - self.now_us) / 1e6)
+        return (
+            None if self.next_due_us is None else max(0.0, (self.next_due_us - self.now_us) / 1e6)
+        )
 
     @property
     def is_over(self) -> bool:
         """Whether nothing will ever have to be done for this run, unless somebody resumes it."""
-        return self.state is None or (self.state.is_ended and self.next_due_us is None and self.alert_at_us is None)
+        return self.state is None or (
+            self.state.is_ended and self.next_due_us is None and self.alert_at_us is None
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """What became of a step whose attempt was lost, handed over or put back. `ready` is to be dispatched."""
+    """What became of a step whose attempt was lost, handed over or put back. `ready` is to be
+    dispatched."""
 
     state: StepState
     ready: tuple[Chain, ...]
@@ -172,7 +194,8 @@ class Replaced:
 
 @dataclass(frozen=True, slots=True)
 class BackOff:
-    """When an attempt that is put back is due again: after `first_s`, then twice that, and so on up to `longest_s`."""
+    """When an attempt that is put back is due again: after `first_s`, then twice that, and so on up
+    to `longest_s`."""
 
     first_s: float
     longest_s: float
@@ -180,7 +203,8 @@ class BackOff:
 
 @dataclass(frozen=True, slots=True)
 class AlertTry:
-    """The right to tell people now that a run failed. `number` counts from 1; `sent` are targets that know already.
+    """The right to tell people now that a run failed. `number` counts from 1; `sent` are targets
+    that know already.
 
     `incident` tells one end of the run from another one after a resume.
     """
@@ -192,7 +216,8 @@ class AlertTry:
 
 @dataclass(frozen=True, slots=True)
 class AttemptLog:
-    """The last lines that an attempt wrote. `dropped` is how many came before them, so the first is `dropped` + 1."""
+    """The last lines that an attempt wrote. `dropped` is how many came before them, so the first is
+    `dropped` + 1."""
 
     lines: tuple[str, ...]
     dropped: int
@@ -202,7 +227,10 @@ class RunExists(Exception):
     """A run of that id is already started."""
 
     def __init__(self, run_id: str) -> None:
-        super().__init__(f"run {run_id} is already started; submit under another id, or under none to get a new one")
+        super().__init__(
+            f"run {run_id} is already started; submit under another id, or under none to get a"
+            " new one"
+        )
 
 
 class RunUnknown(LookupError):
@@ -222,7 +250,8 @@ class RunSucceeded(Exception):
 
 
 class AttemptsStopping(Exception):
-    """`count` attempts of a cancelled run are still being stopped. Until they are gone nothing may run anew."""
+    """`count` attempts of a cancelled run are still being stopped. Until they are gone nothing may
+    run anew."""
 
     def __init__(self, count: int) -> None:
         super().__init__(f"{count} attempts of the run are still being stopped")
@@ -234,9 +263,11 @@ class ResumedMeanwhile(Exception):
 
 
 def owner_of(worker: str, incarnation: str, pid: int) -> str:
-    """Return how the ledger names one process of a worker; the `claim_id` of its claims begins with what follows it.
+    """Return how the ledger names one process of a worker; the `claim_id` of its claims begins with
+    what follows it.
 
-    The incarnation tells a worker from one of the same name before a restart, whose processes may have had equal ids.
+    The incarnation tells a worker from one of the same name before a restart, whose processes may
+    have had equal ids.
     """
     return f"{worker} {incarnation}.{pid}."
 

@@ -2,22 +2,31 @@
 
     python keeper.py FOLDER SOCKET BINARY        FOLDER is data_dir/valkey
 
-It runs in a session of its own, so that Ctrl-C in a terminal does not reach it, and ends when no process uses
-the server any more. It imports the standard library only and is run as a file (`-I -S`), so it starts fast.
+It runs in a session of its own, so that Ctrl-C in a terminal does not reach it, and ends when no
+process uses the server any more. It imports the standard library only and is run as a file (`-I
+-S`), so it starts fast.
 
-Files of FOLDER; the locks are flocks, which the kernel lets go when the holder dies, however it dies:
+Files of FOLDER; the locks are flocks, which the kernel lets go when the holder dies, however it
+dies:
 
-| file        | held by                                | means                                            |
+| file        | held by                                | means
+|
 |-------------|----------------------------------------|--------------------------------------------------|
-| users.lock  | shared: each user; exclusive: keeper   | granted to the keeper = nobody uses the server   |
-| start.lock  | exclusive: the user that starts one    | one start at a time                              |
-| keeper.lock | exclusive: the keeper                  | a keeper lives; holds its pid once none is older |
-| server.lock | exclusive: the keeper and Valkey       | someone may write the append-only file           |
-| address     | not locked                             | the socket's path                                |
-| valkey.log  | not locked                             | what Valkey and the keeper say                   |
+| users.lock  | shared: each user; exclusive: keeper   | granted to the keeper = nobody uses the
+server   |
+| start.lock  | exclusive: the user that starts one    | one start at a time
+|
+| keeper.lock | exclusive: the keeper                  | a keeper lives; holds its pid once none is
+older |
+| server.lock | exclusive: the keeper and Valkey       | someone may write the append-only file
+|
+| address     | not locked                             | the socket's path
+|
+| valkey.log  | not locked                             | what Valkey and the keeper say
+|
 
-If the keeper is killed with SIGKILL, Linux sends Valkey SIGTERM (PR_SET_PDEATHSIG); elsewhere Valkey lives on
-until the next user's keeper asks it to shut down and takes its place.
+If the keeper is killed with SIGKILL, Linux sends Valkey SIGTERM (PR_SET_PDEATHSIG); elsewhere
+Valkey lives on until the next user's keeper asks it to shut down and takes its place.
 """
 
 from __future__ import annotations
@@ -42,10 +51,12 @@ _PROBE_LIMIT_S = 0.1
 
 
 def main(folder: Path, address: str, binary: str) -> NoReturn:
-    """Run Valkey until nobody uses it; exit with its code, or with EXIT_ANOTHER_KEEPER if there is one."""
+    """Run Valkey until nobody uses it; exit with its code, or with EXIT_ANOTHER_KEEPER if there is
+    one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored by a careless parent, it would hide how Valkey ended
+    # ignored by a careless parent, it would hide how Valkey ended
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     keeper_lock = os.open(folder / "keeper.lock", os.O_RDWR | os.O_CREAT, 0o600)
     if not _lock_within(keeper_lock, _PROBE_LIMIT_S):
@@ -60,11 +71,14 @@ def main(folder: Path, address: str, binary: str) -> NoReturn:
     server = _start_valkey(folder, address, binary, server_lock)
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     Thread(target=_stop_when_unused, args=(users_lock, server), daemon=True).start()
-    # Not sys.exit: the thread may be blocked in flock, and its lock must last until this process is gone.
+    # Not sys.exit: the thread may be blocked in flock, and its lock must last until this process is
+    # gone.
     os._exit(abs(server.wait()))
 
 
-def _start_valkey(folder: Path, address: str, binary: str, server_lock: int) -> subprocess.Popen[bytes]:
+def _start_valkey(
+    folder: Path, address: str, binary: str, server_lock: int
+) -> subprocess.Popen[bytes]:
     options = {
         "port": "0",  # no TCP
         "unixsocket": address,
@@ -77,8 +91,9 @@ def _start_valkey(folder: Path, address: str, binary: str, server_lock: int) -> 
         "always-show-logo": "no",
     }
     arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
-    # The inherited server_lock stays locked until Valkey itself is gone. The folder is the working directory,
-    # which Valkey takes as its data folder, so that no character of the path needs quoting.
+    # The inherited server_lock stays locked until Valkey itself is gone. The folder is the working
+    # directory, which Valkey takes as its data folder, so that no character of the path needs
+    # quoting.
     return subprocess.Popen(
         [binary, *arguments],
         cwd=folder,

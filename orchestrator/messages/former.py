@@ -1,6 +1,7 @@
 """Messages in the queues of former versions, in which a pool's queue bore the pool's name alone.
 
-They go to the queues of today, ours only: the name may well be another application's queue by now, or all along.
+They go to the queues of today, ours only: the name may well be another application's queue by now,
+or all along.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ MOST = 100_000  # looked at in one list; what lies behind is found as lost, and 
 def take_over_former_queues(ledger: Ledger, settings: Settings) -> int:
     """Move the messages of this ledger's runs from the queues of former versions; return how many.
 
-    A message is put into its new list before it leaves the old one: it may be there twice, which is harmless, and is
-    never nowhere. Any number may do this at once.
+    A message is put into its new list before it leaves the old one: it may be there twice, which is
+    harmless, and is never nowhere. Any number may do this at once.
     """
     moved = 0
     for former, queue in settings.former_queues().items():
@@ -37,7 +38,8 @@ def take_over_former_queues(ledger: Ledger, settings: Settings) -> int:
 
 
 def _ours(ledger: Ledger, key: str) -> Iterator[str]:
-    """Return the messages of a list that are for runs of this ledger, the one that is taken first coming first."""
+    """Return the messages of a list that are for runs of this ledger, the one that is taken first
+    coming first."""
     known: dict[str, bool] = {}
     for begin in range(0, MOST, PAGE):
         try:

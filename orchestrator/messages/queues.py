@@ -24,7 +24,8 @@ class Named(NamedTuple):
 
 
 def list_key(queue: str, level: int) -> str:
-    """Return the Redis list of a queue's messages of one level (kombu 5.7, `Channel._q_for_pri`)."""
+    """Return the Redis list of a queue's messages of one level (kombu 5.7,
+    `Channel._q_for_pri`)."""
     return queue if level == 0 else f"{queue}{_SEPARATOR}{level}"
 
 
@@ -49,18 +50,22 @@ def named_in(message: str) -> Named | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     texts = (named.run_id, named.step)
-    is_ours = type(named.attempt) is int and all(isinstance(it, str) and it.isprintable() for it in texts)
+    is_ours = type(named.attempt) is int and all(
+        isinstance(it, str) and it.isprintable() for it in texts
+    )
     return named if is_ours else None
 
 
 def entries(client: redis.Redis, key: str, begin: int, end: int) -> list[str]:
-    """Return entries of a list as LRANGE does. Bytes of somebody else's that are not UTF-8 are replaced."""
+    """Return entries of a list as LRANGE does. Bytes of somebody else's that are not UTF-8 are
+    replaced."""
     raw = cast(list[bytes], client.execute_command("LRANGE", key, begin, end, NEVER_DECODE=True))  # type: ignore[no-untyped-call]
     return [entry.decode("utf-8", "replace") for entry in raw]
 
 
 def messages_ahead(client: redis.Redis, queue: str, level: int, named: Named) -> int | None:
-    """Return how many messages of a queue are taken before the one for an attempt; None if it is not there."""
+    """Return how many messages of a queue are taken before the one for an attempt; None if it is
+    not there."""
     before = 0
     for other in PRIORITY_LEVELS:
         if other < level:
@@ -73,10 +78,20 @@ def messages_ahead(client: redis.Redis, queue: str, level: int, named: Named) ->
 
 def lying_in(client: redis.Redis, queue: str, level: int, wanted: Collection[Named]) -> set[Named]:
     """Return those of the attempts that have a message in a list of a queue, wherever in it."""
-    key, runs, found, begin = list_key(queue, level), {named.run_id for named in wanted}, set[Named](), 0
-    # From the end where messages come in: what is taken from the other end meanwhile lets us skip none.
+    key, runs, found, begin = (
+        list_key(queue, level),
+        {named.run_id for named in wanted},
+        set[Named](),
+        0,
+    )
+    # From the end where messages come in: what is taken from the other end meanwhile lets us skip
+    # none.
     while page := entries(client, key, begin, begin + _PAGE - 1):
-        found |= {named for text in page if any(run_id in text for run_id in runs) and (named := named_in(text))}
+        found |= {
+            named
+            for text in page
+            if any(run_id in text for run_id in runs) and (named := named_in(text))
+        }
         begin += len(page)
     return found & set(wanted)
 

@@ -1,7 +1,8 @@
 """What an entry of a queue is: a message of ours, one of somebody else's, or none at all.
 
-A queue is a Redis list into which anybody may push. Celery reads a message as it was meant, and its main process ends
-at many a one that was not; so nothing reaches Celery but what has been found here to be exactly as we send it.
+A queue is a Redis list into which anybody may push. Celery reads a message as it was meant, and its
+main process ends at many a one that was not; so nothing reaches Celery but what has been found here
+to be exactly as we send it.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def read_message(entry: bytes | str) -> OwnMessage | ForeignMessage | BrokenMess
 
 
 def _of_an_older_protocol(envelope: Mapping[str, Any]) -> ForeignMessage | BrokenMessage:
-    """Return what a message without a task among its headers is: Celery's protocol 1 names it in the body."""
+    """Return what a message without a task among its headers is: Celery's protocol 1 names it in
+    the body."""
     try:
         body = json.loads(base64.b64decode(envelope["body"]))
     except (ValueError, TypeError, RecursionError):  # compressed, pickled, or of another library
@@ -90,7 +92,10 @@ def _check_envelope(envelope: Mapping[str, Any], headers: Mapping[str, Any]) -> 
     properties = envelope.get("properties")
     if not isinstance(properties, dict):
         raise _Fault("it has no properties")
-    if envelope.get("content-type") != "application/json" or envelope.get("content-encoding") not in _ENCODINGS:
+    if (
+        envelope.get("content-type") != "application/json"
+        or envelope.get("content-encoding") not in _ENCODINGS
+    ):
         raise _Fault("its body is not JSON in UTF-8")
     if properties.get("body_encoding") != "base64" or headers.get("compression"):
         raise _Fault("its body is not in base64")
@@ -103,7 +108,16 @@ def _check_envelope(envelope: Mapping[str, Any], headers: Mapping[str, Any]) -> 
         raise _Fault("its priority is not a number up to 9")
     for name in ("correlation_id", "reply_to"):
         _check_optional_text(name, properties.get(name))
-    for name in ("lang", "shadow", "root_id", "parent_id", "group", "argsrepr", "kwargsrepr", "origin"):
+    for name in (
+        "lang",
+        "shadow",
+        "root_id",
+        "parent_id",
+        "group",
+        "argsrepr",
+        "kwargsrepr",
+        "origin",
+    ):
         _check_optional_text(name, headers.get(name))
     for name in ("eta", "expires", "group_index"):
         if headers.get(name) is not None:
@@ -123,7 +137,12 @@ def _check_envelope(envelope: Mapping[str, Any], headers: Mapping[str, Any]) -> 
 def _check_time_limits(limits: Any) -> None:
     if limits is None:
         return
-    if not isinstance(limits, list) or len(limits) != 2 or limits[0] is not None or not _is_span(limits[1]):
+    if (
+        not isinstance(limits, list)
+        or len(limits) != 2
+        or limits[0] is not None
+        or not _is_span(limits[1])
+    ):
         raise _Fault("its header 'timelimit' is not a timeout")
 
 
@@ -132,7 +151,12 @@ def _checked_body(envelope: Mapping[str, Any]) -> list[Any]:
         body = json.loads(base64.b64decode(envelope["body"], validate=True))
     except (ValueError, TypeError, KeyError, RecursionError):
         raise _Fault("its body is not JSON in base64") from None
-    if not isinstance(body, list) or len(body) != 3 or body[0] != [] or not isinstance(body[2], dict):
+    if (
+        not isinstance(body, list)
+        or len(body) != 3
+        or body[0] != []
+        or not isinstance(body[2], dict)
+    ):
         raise _Fault("its body is not that of a task")
     _check_kwargs(body[1])
     embedded = body[2]
@@ -144,7 +168,8 @@ def _checked_body(envelope: Mapping[str, Any]) -> list[Any]:
         if not isinstance(links, list):
             raise _Fault("its chain is not a list")
         if links:
-            _check_link(links[-1])  # the next one; the others are checked when their own message is read
+            # the next one; the others are checked when their own message is read
+            _check_link(links[-1])
     return body
 
 
@@ -152,7 +177,12 @@ def _check_kwargs(kwargs: Any) -> None:
     if not isinstance(kwargs, dict) or kwargs.keys() != {"run_id", "step", "attempt"}:
         raise _Fault("its arguments are not run_id, step and attempt")
     run_id, step = kwargs["run_id"], kwargs["step"]
-    if not isinstance(run_id, str) or not 0 < len(run_id) <= SHOWN or not run_id.isprintable() or " " in run_id:
+    if (
+        not isinstance(run_id, str)
+        or not 0 < len(run_id) <= SHOWN
+        or not run_id.isprintable()
+        or " " in run_id
+    ):
         raise _Fault("its run_id is not a run's id")
     if not isinstance(step, str) or step_name_fault(step):
         raise _Fault("its step is not a step's name")
@@ -164,7 +194,10 @@ def _check_errbacks(errbacks: Any) -> None:
     if errbacks is None:
         return
     if not isinstance(errbacks, list) or any(
-        not isinstance(it, dict) or it.get("task") != FAILURE_TASK or it.get("args") or it.get("kwargs")
+        not isinstance(it, dict)
+        or it.get("task") != FAILURE_TASK
+        or it.get("args")
+        or it.get("kwargs")
         for it in errbacks
     ):
         raise _Fault("its error callbacks are not ours")

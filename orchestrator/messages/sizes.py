@@ -1,7 +1,9 @@
-"""How large a message gets, computed from the JSON of its links: nothing is published, so any thread may ask.
+"""How large a message gets, computed from the JSON of its links: nothing is published, so any
+thread may ask.
 
-The form is that of Celery 5.7 (task protocol 2, `chain` links as signatures) in the envelope of kombu 5.7's virtual
-transports; tests compare the sizes with those of messages that were really sent.
+The form is that of Celery 5.7 (task protocol 2, `chain` links as signatures) in the envelope of
+kombu 5.7's virtual transports; tests compare the sizes with those of messages that were really
+sent.
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ _CALLBACK: dict[str, Any] = {
 
 
 def links_per_message(pipeline: str, links: Collection[Link], run_id: str) -> int:
-    """Return how many links one message may carry so that it stays under MESSAGE_BYTES, whatever the DAG.
+    """Return how many links one message may carry so that it stays under MESSAGE_BYTES, whatever
+    the DAG.
 
-    Counted with one link that has the longest name, queue and timeout and the highest attempt of all.
+    Counted with one link that has the longest name, queue and timeout and the highest attempt of
+    all.
     """
     if not links:
         return 1
@@ -50,13 +54,17 @@ def links_per_message(pipeline: str, links: Collection[Link], run_id: str) -> in
     return min(LINKS_PER_MESSAGE, 1 + max(0, room // (_link_bytes(run_id, pipeline, worst) + 2)))
 
 
-def largest_message_bytes(run_id: str, pipeline: str, chains: Iterable[Chain], max_links: int) -> int:
+def largest_message_bytes(
+    run_id: str, pipeline: str, chains: Iterable[Chain], max_links: int
+) -> int:
     """Return the size of the largest message that dispatching these chains can make.
 
     A retry begins anywhere in its chain, so every stretch of a chain counts.
     """
     stretches = (
-        chain_[start : start + max_links] for chain_ in chains for start in range(max(1, len(chain_) - max_links + 1))
+        chain_[start : start + max_links]
+        for chain_ in chains
+        for start in range(max(1, len(chain_) - max_links + 1))
     )
     # The key is near the truth; the true size of a handful decides.
     heaviest = nlargest(8, stretches, key=lambda links: sum(map(_rough_bytes, links)))
@@ -64,9 +72,12 @@ def largest_message_bytes(run_id: str, pipeline: str, chains: Iterable[Chain], m
 
 
 def message_bytes(run_id: str, pipeline: str, links: Chain) -> int:
-    """Return the most bytes that one message takes as it lies in its Redis list, whoever sends it."""
+    """Return the most bytes that one message takes as it lies in its Redis list, whoever sends
+    it."""
     first, *others = links
-    body = _body_bytes(run_id, first) + sum(_link_bytes(run_id, pipeline, link) + 2 for link in others)
+    body = _body_bytes(run_id, first) + sum(
+        _link_bytes(run_id, pipeline, link) + 2 for link in others
+    )
     return _envelope_bytes(run_id, pipeline, first) + -(-body // 3) * 4  # the body is base64
 
 
@@ -115,7 +126,8 @@ def _envelope_bytes(run_id: str, pipeline: str, first: Link) -> int:
 def _body_bytes(run_id: str, first: Link) -> int:
     """Return the size of a body with one link; each further one adds its own and a separator."""
     embedded = {"callbacks": None, "errbacks": [_CALLBACK], "chain": [], "chord": None}
-    return _json_bytes([[], _kwargs(run_id, first), embedded]) + len("null")  # of a chain that is not there
+    # of a chain that is not there
+    return _json_bytes([[], _kwargs(run_id, first), embedded]) + len("null")
 
 
 def _link_bytes(run_id: str, pipeline: str, link: Link) -> int:

@@ -1,9 +1,11 @@
-"""Celery's way to the server: kombu's Redis transport, made to outlive refusals and whatever anybody pushes.
+"""Celery's way to the server: kombu's Redis transport, made to outlive refusals and whatever
+anybody pushes.
 
-One place for all that Celery's main processes read from Redis. To it a server that refuses is one that is away: kombu
-takes a refusal (BUSY, OOM, …) for a fault of the channel, at which a worker's main process ends itself. Entries of
-queues (`_brpop_read`), messages of the event and control channels (`_receive_one`) and bindings (`get_table`) are
-looked at before anything is made of them. It relies on private parts of kombu 5.7; a test asserts that they are there.
+One place for all that Celery's main processes read from Redis. To it a server that refuses is one
+that is away: kombu takes a refusal (BUSY, OOM, …) for a fault of the channel, at which a worker's
+main process ends itself. Entries of queues (`_brpop_read`), messages of the event and control
+channels (`_receive_one`) and bindings (`get_table`) are looked at before anything is made of them.
+It relies on private parts of kombu 5.7; a test asserts that they are there.
 """
 
 from __future__ import annotations
@@ -26,16 +28,24 @@ logger = get_logger("kombu.transport.orchestrator")
 
 REPLIES = ".reply.celery.pidbox"
 _DECODED = "decoded"
-_REFUSALS = (RedisError, OSError)  # of the server; whatever else a message raises is the message's fault
+# of the server; whatever else a message raises is the message's fault
+_REFUSALS = (
+    RedisError,
+    OSError,
+)
 
 
 class Keeper(Protocol):
-    """Who keeps what a worker must not run. `list_key` is the list that it lay in, without the broker's prefix."""
+    """Who keeps what a worker must not run. `list_key` is the list that it lay in, without the
+    broker's prefix."""
 
-    def __call__(self, queue: str, list_key: str, entry: bytes, found: ForeignMessage | BrokenMessage, /) -> None: ...
+    def __call__(
+        self, queue: str, list_key: str, entry: bytes, found: ForeignMessage | BrokenMessage, /
+    ) -> None: ...
 
     def clear_the_way(self, queue: str, list_key: str, /) -> None:
-        """Move the key of that name elsewhere if it is not a list: none of the queues can be read meanwhile."""
+        """Move the key of that name elsewhere if it is not a list: none of the queues can be read
+        meanwhile."""
 
 
 class CheckedMessage(virtual.Message):
@@ -58,7 +68,8 @@ class Channel(redis.Channel):
         return {**params, "connection_class": with_refusals(params["connection_class"])}
 
     def _brpop_read(self, **options: Any) -> bool:
-        """Read the answer to a BRPOP as kombu's own does, and look at the entry before it is delivered."""
+        """Read the answer to a BRPOP as kombu's own does, and look at the entry before it is
+        delivered."""
         try:
             try:
                 answer = self.client.parse_response(self.client.connection, "BRPOP", **options)
@@ -84,7 +95,8 @@ class Channel(redis.Channel):
             self._flush_brpop_reauth()  # type: ignore[no-untyped-call]
 
     def _take(self, queue: str, list_key: str, entry: bytes) -> None:
-        if self.keeper is None or queue.endswith(REPLIES):  # not a worker, or an answer to a remote control command
+        if self.keeper is None or queue.endswith(REPLIES):
+            # not a worker, or an answer to a remote control command
             self.connection._deliver(loads(bytes_to_str(entry)), queue)
             return
         found = read_message(entry)
@@ -112,15 +124,16 @@ class Channel(redis.Channel):
             if kind not in self._reported:
                 self._reported.add(kind)
                 logger.warning(
-                    "a message of the control and event channels makes no sense and is passed over (%s: %.200s); "
-                    "others of this kind are not logged",
+                    "a message of the control and event channels makes no sense and is passed over"
+                    " (%s: %.200s); others of this kind are not logged",
                     kind,
                     error,
                 )
             return None
 
     def get_table(self, exchange: str) -> list[tuple[str, ...]]:
-        """Return the bindings of an exchange: routing key, pattern and queue. What is none is passed over."""
+        """Return the bindings of an exchange: routing key, pattern and queue. What is none is
+        passed over."""
         return [row for row in super().get_table(exchange) if len(row) == 3]  # type: ignore[no-untyped-call]
 
 
@@ -129,7 +142,8 @@ class Transport(redis.Transport):
 
 
 class _OurTransport:
-    """Uses our transport where kombu would use its own for Redis: a URL's scheme leaves no other way to say so."""
+    """Uses our transport where kombu would use its own for Redis: a URL's scheme leaves no other
+    way to say so."""
 
     def get_transport_cls(self) -> type[Any]:
         transport: type[Any] = super().get_transport_cls()  # type: ignore[misc]

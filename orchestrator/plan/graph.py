@@ -1,7 +1,7 @@
 """The graph under a plan: topological order, loops, depths and the exact transitive reduction.
 
-Steps are numbers here, their place in the user's listing. `upstream[v]` holds the distinct upstreams
-of step v.
+Steps are numbers here, their place in the user's listing. `upstream[v]` holds the distinct
+upstreams of step v.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ def downstream_of(upstream: Upstream) -> list[list[int]]:
 
 
 def topological_order(upstream: Upstream) -> list[int]:
-    """Return the steps with every upstream first; of several possible ones, the first listed goes first.
+    """Return the steps with every upstream first; of several possible ones, the first listed goes
+    first.
 
-    So a listing that is already in order stays as it is. Steps in a loop, or behind one, are left out.
+    So a listing that is already in order stays as it is. Steps in a loop, or behind one, are left
+    out.
     """
     waits_for = [len(parents) for parents in upstream]
     downstream = downstream_of(upstream)
@@ -63,17 +65,18 @@ def find_redundant_edges(
 ) -> set[tuple[int, int]]:
     """Return the edges (u, v) that say nothing which the other edges into v do not say already.
 
-    `needs_success[v]` tells that v starts only when every upstream succeeded (trigger rule all_success).
+    `needs_success[v]` tells that v starts only when every upstream succeeded (trigger rule
+    all_success).
 
-    Such a step, once it succeeded, proves that all its upstreams succeeded, and theirs, as far back as the
-    rule holds; and when one of them failed or was skipped, that reaches it too. A step with another rule may
-    run although its upstream failed or has not ended, so it proves nothing about what is before it: the
-    search stops there. An edge into such a step is never dropped, for its rule counts the ends of these very
-    upstreams.
+    Such a step, once it succeeded, proves that all its upstreams succeeded, and theirs, as far back
+    as the rule holds; and when one of them failed or was skipped, that reaches it too. A step with
+    another rule may run although its upstream failed or has not ended, so it proves nothing about
+    what is before it: the search stops there. An edge into such a step is never dropped, for its
+    rule counts the ends of these very upstreams.
 
-    Proven ancestors are kept as bitsets, for a block of sources at a time, over the part of the order between
-    the block's first source and its last target. `block_bits` sources go into a block, by default as many as
-    keep a pass within its memory.
+    Proven ancestors are kept as bitsets, for a block of sources at a time, over the part of the
+    order between the block's first source and its last target. `block_bits` sources go into a
+    block, by default as many as keep a pass within its memory.
     """
     last_target = _last_targets(upstream, order, depth, needs_success)
     if not last_target:
@@ -81,13 +84,18 @@ def find_redundant_edges(
     rank = [0] * len(order)
     for r, v in enumerate(order):
         rank[v] = r
-    # From here on steps are ranks in the order. The nearest parent comes first: only it can prove the others.
-    parents_of = [sorted([rank[u] for u in upstream[v]], reverse=True) if needs_success[v] else () for v in order]
+    # From here on steps are ranks in the order. The nearest parent comes first: only it can prove
+    # the others.
+    parents_of = [
+        sorted([rank[u] for u in upstream[v]], reverse=True) if needs_success[v] else ()
+        for v in order
+    ]
     sources = sorted((rank[u], rank[v]) for u, v in last_target.items())
     block = block_bits or max(64, min(_BLOCK_BITS, _LIVE_BITS // len(order)))
     redundant = set()
     own = [0] * len(order)  # the bit of a source of this block
-    proven = [0] * len(order)  # sources of this block that a success of this step proves, with itself
+    # sources of this block that a success of this step proves, with itself
+    proven = [0] * len(order)
     for start in range(0, len(sources), block):
         batch = sources[start : start + block]
         first, last = batch[0][0], max(target for _, target in batch)
@@ -117,8 +125,8 @@ def _last_targets(
 ) -> dict[int, int]:
     """Return each u that may have a redundant edge, with the last v in the order of such edges.
 
-    Cheap and on the safe side: the path around (u, v) ends in a deeper parent of v that needs success, and
-    leaves u by another edge.
+    Cheap and on the safe side: the path around (u, v) ends in a deeper parent of v that needs
+    success, and leaves u by another edge.
     """
     children = [0] * len(upstream)
     for parents in upstream:

@@ -10,7 +10,8 @@ from orchestrator.definition.model import Pipeline
 
 @dataclass(frozen=True, slots=True)
 class Chord:
-    """A fan-in: the chains in `header` must end before the chain `body` may start. All are chain indexes."""
+    """A fan-in: the chains in `header` must end before the chain `body` may start. All are chain
+    indexes."""
 
     header: tuple[int, ...]
     body: int
@@ -20,10 +21,10 @@ class Chord:
 class Plan:
     """A pipeline cut into flat fragments, exact for every DAG.
 
-    `upstream` and `downstream` are the edges that are left after the transitive reduction, in listing order.
-    `chains` are the maximal linear runs of steps; every step stands in exactly one.
-    `roots` are the chains that wait for nothing. `edge_count` counts the edges as the user wrote them.
-    `critical_path` is a longest path, counted in steps.
+    `upstream` and `downstream` are the edges that are left after the transitive reduction, in
+    listing order. `chains` are the maximal linear runs of steps; every step stands in exactly one.
+    `roots` are the chains that wait for nothing. `edge_count` counts the edges as the user wrote
+    them. `critical_path` is a longest path, counted in steps.
     """
 
     pipeline: Pipeline

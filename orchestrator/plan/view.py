@@ -15,7 +15,8 @@ _WORDS = 8  # of a row
 
 
 def plan_view(plan: Plan, *, largest_message_bytes: int, compile_s: float) -> dict[str, Any]:
-    """Return the plan as a JSON object; a chord's header and body, and the roots, are indexes of chains."""
+    """Return the plan as a JSON object; a chord's header and body, and the roots, are indexes of
+    chains."""
     return {
         "pipeline": plan.pipeline.name,
         "steps": len(plan.order),
@@ -72,18 +73,27 @@ class _Page:
 
     def chains(self) -> str:
         title = "Chains: steps in a straight line, sent to the workers together"
-        return self._section(title, self._cut([f"{i}: {self._path(c)}" for i, c in enumerate(self.plan.chains)]))
+        return self._section(
+            title, self._cut([f"{i}: {self._path(c)}" for i, c in enumerate(self.plan.chains)])
+        )
 
     def chords(self) -> str:
         title = "Chords: chains on the right wait for all those on the left, and for nothing else"
-        rows = self._cut([self._chord(header, bodies) for header, bodies in self._bodies_by_header()])
+        rows = self._cut(
+            [self._chord(header, bodies) for header, bodies in self._bodies_by_header()]
+        )
         if self.plan.roots:
             rows.insert(0, f"waiting for nothing: {self._list(map(str, self.plan.roots), ' ')}")
         return self._section(title, rows)
 
     def trigger_rules(self) -> str:
-        rules = {name: TriggerRule(step.options.trigger) for name, step in self.plan.pipeline.steps.items()}
-        rows = [f"{name}: {rule}" for name, rule in rules.items() if rule is not TriggerRule.ALL_SUCCESS]
+        rules = {
+            name: TriggerRule(step.options.trigger)
+            for name, step in self.plan.pipeline.steps.items()
+        }
+        rows = [
+            f"{name}: {rule}" for name, rule in rules.items() if rule is not TriggerRule.ALL_SUCCESS
+        ]
         title = "Trigger rules: all other steps need the success of every upstream"
         return self._section(title, self._cut(rows))
 
@@ -97,8 +107,11 @@ class _Page:
         return self._section(title, self._cut([f"{u} → {v}" for u, v in self.plan.redundant_edges]))
 
     def canvas(self) -> str:
-        """Show the plan in Celery's notation. Chains get names, for one may stand in several headers."""
-        rows = self._cut([f"c{i} = chain({self._list(c, ', ')})" for i, c in enumerate(self.plan.chains)])
+        """Show the plan in Celery's notation. Chains get names, for one may stand in several
+        headers."""
+        rows = self._cut(
+            [f"c{i} = chain({self._list(c, ', ')})" for i, c in enumerate(self.plan.chains)]
+        )
         if self.plan.roots:
             rows.append(f"group({self._fragments(self.plan.roots)})")
         rows += self._cut(
@@ -144,7 +157,8 @@ class _Page:
         return f"{separator.join(words[:_WORDS])} …{and_more(len(words) - _WORDS)}"
 
     def _path(self, steps: Sequence[str]) -> str:
-        """Join steps by arrows. A cut keeps the last step, for that is the one which others wait for."""
+        """Join steps by arrows. A cut keeps the last step, for that is the one which others wait
+        for."""
         if self.full or len(steps) <= _WORDS:
             return " → ".join(steps)
         first = _WORDS - 1

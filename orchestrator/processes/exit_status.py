@@ -1,7 +1,8 @@
 """How a process of ours ended, where the status that cannot be known is never taken for success.
 
-The kernel keeps a child's exit status for its parent alone, and hands it out once. When SIGCHLD is ignored nothing is
-kept, and other code of the same process may have fetched it (`waitpid(-1)`). `subprocess` reports 0 in both cases.
+The kernel keeps a child's exit status for its parent alone, and hands it out once. When SIGCHLD is
+ignored nothing is kept, and other code of the same process may have fetched it (`waitpid(-1)`).
+`subprocess` reports 0 in both cases.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import threading
 import time
 
 UNKNOWN_EXIT = 511
-"""The return code of a process whose status is lost: no process can end with it, and `sys.exit` makes 255 of it."""
+"""The return code of a process whose status is lost: no process can end with it, and `sys.exit`
+makes 255 of it."""
 
 _PAUSE_S = 0.01
 
 
 class KnownChild(subprocess.Popen[bytes]):
-    """A `Popen` whose `returncode` is `UNKNOWN_EXIT` where that of `subprocess` would be an unfounded 0."""
+    """A `Popen` whose `returncode` is `UNKNOWN_EXIT` where that of `subprocess` would be an
+    unfounded 0."""
 
     _reaping: threading.Lock  # one thread at a time: the other one would find the status gone
 
@@ -60,8 +63,8 @@ def how_it_ended(code: int) -> str:
     """Return what a return code says, as "ended with exit code 3"."""
     if code == UNKNOWN_EXIT:
         return (
-            "ended, and its exit status is not known: SIGCHLD is ignored in the process that started it, "
-            "or other code there took the status (os.waitpid(-1))"
+            "ended, and its exit status is not known: SIGCHLD is ignored in the process that"
+            " started it, or other code there took the status (os.waitpid(-1))"
         )
     if code < 0:
         return f"was killed by signal {-code} ({signal_name(-code)})"

@@ -1,14 +1,17 @@
-"""The process that outlives a worker's main process, however that dies, and ends what it leaves behind.
+"""The process that outlives a worker's main process, however that dies, and ends what it leaves
+behind.
 
-    python -I -S guardian.py MAIN_PID FOLDER    standard input: the ids of the worker's children, a line each
+    python -I -S guardian.py MAIN_PID FOLDER    standard input: the ids of the worker's children, a
+    line each
 
-A killed main process cannot end its children, and the kernel, which could (PR_SET_PDEATHSIG), would end the children
-alone and leave what they started. So each child that starts tells its id here; when the main process is gone, the
-guardian halts the children, looks at all that descends from them (each child is a subreaper, so daemons too), kills it,
-removes the worker's temporary folder and ends. Python's trackers of shared memory are left to free it and to end. What
-a child leaves behind that ends earlier falls to the main process; once that is gone too, nobody could tell whose it
-was, so the guardian notes it when the child ends. Linux only. It imports the standard library only and is run as a
-file, so it starts fast and stays small.
+A killed main process cannot end its children, and the kernel, which could (PR_SET_PDEATHSIG), would
+end the children alone and leave what they started. So each child that starts tells its id here;
+when the main process is gone, the guardian halts the children, looks at all that descends from them
+(each child is a subreaper, so daemons too), kills it, removes the worker's temporary folder and
+ends. Python's trackers of shared memory are left to free it and to end. What a child leaves behind
+that ends earlier falls to the main process; once that is gone too, nobody could tell whose it was,
+so the guardian notes it when the child ends. Linux only. It imports the standard library only and
+is run as a file, so it starts fast and stays small.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ KILL_LIMIT_S = 10.0
 def main(main_pid: int, folder: str) -> None:
     """Wait for the end of the main process, then end its children and all below them."""
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, signal.SIG_IGN)  # whoever stops a whole group means the worker; we end after it
+        # whoever stops a whole group means the worker; we end after it
+        signal.signal(name, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
@@ -39,7 +43,9 @@ def main(main_pid: int, folder: str) -> None:
     poll = select.poll()
     poll.register(main_process, select.POLLIN)
     poll.register(0, select.POLLIN)
-    children: dict[int, int] = {}  # pidfd -> pid; also what ended children have left to the main process
+    children: dict[
+        int, int
+    ] = {}  # pidfd -> pid; also what ended children have left to the main process
     text = b""
     while True:
         ready = dict(poll.poll())
@@ -66,7 +72,8 @@ def main(main_pid: int, folder: str) -> None:
 
 
 def watch(pid: int, children: dict[int, int], poll: select.poll) -> None:
-    """Add a process to the children, and have its end told; nothing if it is there already or has ended."""
+    """Add a process to the children, and have its end told; nothing if it is there already or has
+    ended."""
     if pid in children.values():
         return
     with suppress(OSError):
@@ -76,10 +83,17 @@ def watch(pid: int, children: dict[int, int], poll: select.poll) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line as the worker logs its own (`orchestrator.log_format`, which this process must do without)."""
+    """Print a line as the worker logs its own (`orchestrator.log_format`, which this process must
+    do without)."""
     if sys.argv[3:] == ["json"]:
         at = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
-        line = {"time": at, "level": "WARNING", "logger": "guardian", "message": text, "process": os.getpid()}
+        line = {
+            "time": at,
+            "level": "WARNING",
+            "logger": "guardian",
+            "message": text,
+            "process": os.getpid(),
+        }
         text = json.dumps(line)
     print(text, file=sys.stderr)
 
@@ -100,7 +114,10 @@ def end(children: dict[int, int]) -> None:
             with suppress(OSError):
                 os.kill(pid, signal.SIGSTOP)
     if known:
-        say(f"guardian: the worker is gone; ending {len(known)} processes that its steps had started")
+        say(
+            f"guardian: the worker is gone; ending {len(known)} processes that its steps had"
+            " started"
+        )
     limit = time.monotonic() + KILL_LIMIT_S
     while True:
         for pid in known:
@@ -116,7 +133,8 @@ def end(children: dict[int, int]) -> None:
 
 
 def is_tracker(pid: int) -> bool:
-    """Whether a process is Python's tracker of shared memory and semaphores (as `processes.tree` has it)."""
+    """Whether a process is Python's tracker of shared memory and semaphores (as `processes.tree`
+    has it)."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = file.read().split(b"\0")
@@ -158,7 +176,8 @@ def state_of(pid: int) -> str:
 
 
 def stat_of(pid: int) -> list[str]:
-    """Return state, parent and what follows in /proc/PID/stat; empty if there is no such process."""
+    """Return state, parent and what follows in /proc/PID/stat; empty if there is no such
+    process."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             return file.read().rpartition(") ")[2].split()

@@ -1,4 +1,5 @@
-"""What only Linux does for us: who inherits orphans, who ends with whom (prctl), and whose child is whose (/proc)."""
+"""What only Linux does for us: who inherits orphans, who ends with whom (prctl), and whose child is
+whose (/proc)."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def adopt_orphans() -> bool:
-    """Let this process be the new parent of what its descendants leave behind. Return False where that cannot be."""
+    """Let this process be the new parent of what its descendants leave behind. Return False where
+    that cannot be."""
     return IS_LINUX and _prctl()(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 

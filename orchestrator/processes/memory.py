@@ -13,7 +13,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def tree_of(pid: int) -> Iterator[int]:
-    """Return a process and all below it. What loses its parent becomes a child of the attempt's process."""
+    """Return a process and all below it. What loses its parent becomes a child of the attempt's
+    process."""
     if not sys.platform.startswith("linux"):
         with suppress(psutil.Error):
             top = psutil.Process(pid)
@@ -39,7 +40,8 @@ def resident_bytes(pid: int) -> int:
 
 
 def proportional_bytes(pid: int) -> int:
-    """Return what a process holds, of shared pages its part only; what is resident where that is not told."""
+    """Return what a process holds, of shared pages its part only; what is resident where that is
+    not told."""
     with suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
         for line in file:
             if line.startswith(b"Pss:"):

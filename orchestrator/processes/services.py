@@ -1,6 +1,8 @@
-"""How our own long-running processes are started: by module, with a `sys.path` that holds nothing of the user's.
+"""How our own long-running processes are started: by module, with a `sys.path` that holds nothing
+of the user's.
 
-`-P` keeps the working folder off the path of that one process. PYTHONSAFEPATH would reach everything that steps start.
+`-P` keeps the working folder off the path of that one process. PYTHONSAFEPATH would reach
+everything that steps start.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """One temporary folder for a worker and what its steps start, which is gone when the worker is.
 
-`multiprocessing` makes a folder `pymp-*` in each process that needs one (for the shared memory of the pool, sockets of
-managers) and removes it when that process ends in peace, which a worker's child never does. So all of them get this
-one. It bears the worker's process id, so that whoever ends a worker knows it: its guardian, or who has started it.
-Where all of them were killed at once, the next worker of the same user removes it: the lock in it is free then.
+`multiprocessing` makes a folder `pymp-*` in each process that needs one (for the shared memory of
+the pool, sockets of managers) and removes it when that process ends in peace, which a worker's
+child never does. So all of them get this one. It bears the worker's process id, so that whoever
+ends a worker knows it: its guardian, or who has started it. Where all of them were killed at once,
+the next worker of the same user removes it: the lock in it is free then.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ NEW_S = 60.0
 
 
 def make_temporary_folder() -> str:
-    """Make the folder of this worker, use it here, and return it; remove those of workers that are gone."""
+    """Make the folder of this worker, use it here, and return it; remove those of workers that are
+    gone."""
     for left in _folders("*"):
         if _is_left(left):
             remove_temporary_folder(left)
@@ -36,12 +38,14 @@ def make_temporary_folder() -> str:
 
 
 def use_temporary_folder(folder: str) -> None:
-    """Let multiprocessing use the folder in this process, and in all that it starts; in each of billiard's anew."""
+    """Let multiprocessing use the folder in this process, and in all that it starts; in each of
+    billiard's anew."""
     multiprocessing.current_process()._config["tempdir"] = folder  # type: ignore[attr-defined]
 
 
 def temporary_folder() -> str:
-    """Return the folder of the worker that this process belongs to; the system's where there is none."""
+    """Return the folder of the worker that this process belongs to; the system's where there is
+    none."""
     folder: str | None = multiprocessing.current_process()._config.get("tempdir")  # type: ignore[attr-defined]
     return folder or tempfile.gettempdir()
 
@@ -52,21 +56,25 @@ def remove_temporary_folder(folder: str) -> None:
 
 
 def remove_folders_of(pid: int) -> None:
-    """Remove what a worker of this user that has ended has left in the folder for temporary files."""
+    """Remove what a worker of this user that has ended has left in the folder for temporary
+    files."""
     for folder in _folders(pid):
         remove_temporary_folder(folder)
 
 
 def _folders(pid: int | str) -> Iterator[str]:
     """Return this user's folders of the workers of that process id, "*" for all."""
-    for folder in glob.glob(os.path.join(glob.escape(tempfile.gettempdir()), PREFIX.format(pid=pid) + "*")):
+    for folder in glob.glob(
+        os.path.join(glob.escape(tempfile.gettempdir()), PREFIX.format(pid=pid) + "*")
+    ):
         with suppress(OSError):  # it is just being removed
             if os.lstat(folder).st_uid == os.geteuid():
                 yield folder
 
 
 def _is_left(folder: str) -> bool:
-    """Whether nobody holds the lock of a folder any more; false for one that is so new that nobody may hold it yet."""
+    """Whether nobody holds the lock of a folder any more; false for one that is so new that nobody
+    may hold it yet."""
     try:
         lock = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_NOFOLLOW)
     except OSError:

@@ -1,7 +1,8 @@
 """A process and all that it started, and how they end.
 
-Members are told by descent. What a member hands over to init (a daemon) stays a descendant only where the root, or a
-process above it, is a subreaper (`linux.adopt_orphans`); once seen, a member stays known, whoever its parent is.
+Members are told by descent. What a member hands over to init (a daemon) stays a descendant only
+where the root, or a process above it, is a subreaper (`linux.adopt_orphans`); once seen, a member
+stays known, whoever its parent is.
 """
 
 from __future__ import annotations
@@ -25,21 +26,24 @@ _PAUSE_S = 0.02
 class ProcessTree:
     """The tree below a process, but for Python's own trackers of shared memory and semaphores.
 
-    Those ignore SIGTERM, belong to no step, and end by themselves once nobody uses them. A member that belongs to
-    another user (`sudo`) cannot be ended, keeps no other from being ended, and is not waited for.
+    Those ignore SIGTERM, belong to no step, and end by themselves once nobody uses them. A member
+    that belongs to another user (`sudo`) cannot be ended, keeps no other from being ended, and is
+    not waited for.
 
     A look reads every process of the machine once, however many members there are.
     """
 
     def __init__(self, pid: int | None = None) -> None:
-        """Look at what is below process `pid`; without one, only what is added (`add`) and is below that is looked at.
+        """Look at what is below process `pid`; without one, only what is added (`add`) and is below
+        that is looked at.
 
         A process that gets the id of a dead root or member is never taken for it.
         """
         self._root = _process(pid)
         self._has_root = True
         self._known: set[psutil.Process] = set()
-        # Those of them that had not ended at the last look, what starts others before what it has started.
+        # Those of them that had not ended at the last look, what starts others before what it has
+        # started.
         self._running: dict[psutil.Process, None] = {}
         self.look()
 
@@ -49,11 +53,14 @@ class ProcessTree:
 
     def add(self, processes: Iterable[psutil.Process]) -> None:
         """Take these processes for members, whoever their parents are."""
-        self._running.update(dict.fromkeys(process for process in processes if process not in self._known))
+        self._running.update(
+            dict.fromkeys(process for process in processes if process not in self._known)
+        )
         self._known.update(self._running)
 
     def look(self) -> list[psutil.Process]:
-        """Add what is now seen below the root to what was seen before; give what still runs, without the root."""
+        """Add what is now seen below the root to what was seen before; give what still runs,
+        without the root."""
         # Before the snapshot: what bears one of these ids there is this process, or a child of it.
         self._running = {process: None for process in self._running if runs(process)}
         ahead = [process.pid for process in self._running]
@@ -90,19 +97,23 @@ class ProcessTree:
     def terminate(self) -> None:
         """Ask every process below the root to end (SIGTERM), each before what it has started.
 
-        A shell that waits for a command would else go on after it, as if the command had ended by itself.
+        A shell that waits for a command would else go on after it, as if the command had ended by
+        itself.
         """
         for process in self.look():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 process.terminate()
 
     def kill(self, limit_s: float, kill_root: Callable[[], bool] | None = None) -> bool:
-        """End all that is below the root, and the root too if `kill_root` does that; True when all of it is gone.
+        """End all that is below the root, and the root too if `kill_root` does that; True when all
+        of it is gone.
 
-        `kill_root` tells whether it has killed the root; else the root goes on, and what it starts from now on as well.
+        `kill_root` tells whether it has killed the root; else the root goes on, and what it starts
+        from now on as well.
 
-        Everything is halted before anything is killed, so that nothing starts anew while the rest is being ended.
-        False comes after `limit_s`, or as soon as only processes are left that may not be killed.
+        Everything is halted before anything is killed, so that nothing starts anew while the rest
+        is being ended. False comes after `limit_s`, or as soon as only processes are left that may
+        not be killed.
         """
         root = [self._root] if kill_root and self._root else []
         halted: set[psutil.Process] = set()
@@ -126,7 +137,8 @@ class ProcessTree:
 
 
 def kill_each(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
-    """Send SIGKILL to each process; give those that may not be killed, since they belong to another user."""
+    """Send SIGKILL to each process; give those that may not be killed, since they belong to another
+    user."""
     spared = set()
     for process in processes:
         try:
@@ -149,20 +161,25 @@ def _children() -> dict[int, list[int]]:
     if IS_LINUX:
         return children_by_parent()
     below: dict[int, list[int]] = defaultdict(list)
-    for pid in psutil.pids():  # not process_iter: it passes over an id that another process has got meanwhile
+    for pid in psutil.pids():
+        # not process_iter: it passes over an id that another process has got meanwhile
         with suppress(psutil.Error):
             below[psutil.Process(pid).ppid()].append(pid)
     return below
 
 
 def is_tracker(process: psutil.Process) -> bool:
-    """Whether a process is Python's tracker of shared memory and semaphores, which frees them once nobody uses them,
-    and then ends by itself. Raise psutil.Error."""
-    return any(re.match(r"from [\w.]+\.(resource|semaphore)_tracker import main", word) for word in process.cmdline())
+    """Whether a process is Python's tracker of shared memory and semaphores, which frees them once
+    nobody uses them, and then ends by itself. Raise psutil.Error."""
+    return any(
+        re.match(r"from [\w.]+\.(resource|semaphore)_tracker import main", word)
+        for word in process.cmdline()
+    )
 
 
 def runs(process: psutil.Process) -> bool:
-    """Whether a process still runs; a zombie does not: it waits for a parent that is not ours to command."""
+    """Whether a process still runs; a zombie does not: it waits for a parent that is not ours to
+    command."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

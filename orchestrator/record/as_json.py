@@ -12,9 +12,11 @@ from orchestrator.times import rfc3339
 
 
 def record_json(record: RunRecord) -> dict[str, Any]:
-    """Return the record with RFC 3339 UTC times to the microsecond. Params and outputs are plain JSON.
+    """Return the record with RFC 3339 UTC times to the microsecond. Params and outputs are plain
+    JSON.
 
-    A step has `arguments` and `params` of its last attempt that began; an earlier one has its own where they differ.
+    A step has `arguments` and `params` of its last attempt that began; an earlier one has its own
+    where they differ.
     """
     return {
         "run_id": record.run_id,
@@ -53,7 +55,8 @@ def _reused_json(step: StepRecord) -> dict[str, Any]:
 
 
 def _given_json(record: RunRecord, step: str) -> dict[str, Any]:
-    """Return what the last attempt that began was given, and of a step that is kept where it would be others now."""
+    """Return what the last attempt that began was given, and of a step that is kept where it would
+    be others now."""
     last = record.steps[step].last_begun
     received = record.received(step, last) if last else None
     if received is None:
@@ -86,10 +89,17 @@ def _given_before_json(record: RunRecord, step: str, attempt: AttemptRecord) -> 
     """Return what an attempt before the last one was given, where that was something else."""
     last = record.steps[step].last_begun
     received = record.received(step, attempt)
-    if received is None or last is None or attempt is last or received == record.received(step, last):
+    if (
+        received is None
+        or last is None
+        or attempt is last
+        or received == record.received(step, last)
+    ):
         return {}
     return {"arguments": arguments_json(received), "params": params_json(received.params)}
 
 
 def _stopped_json(stopped: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in stopped.items() if name != "at_us"} | {"at": rfc3339(stopped["at_us"])}
+    return {name: value for name, value in stopped.items() if name != "at_us"} | {
+        "at": rfc3339(stopped["at_us"])
+    }

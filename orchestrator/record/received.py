@@ -1,8 +1,10 @@
-"""What each attempt of a run was given, told from the record: its call, the params then, and the outputs that it read.
+"""What each attempt of a run was given, told from the record: its call, the params then, and the
+outputs that it read.
 
-Nothing of this is written while steps run. A claim gives an attempt the spec of its step, the params and the outputs as
-they are at that moment, and only a resume changes those: it keeps what it replaces (`past` in `lua/keys.lua`).
-So the order of the events says what an attempt got, also one that died.
+Nothing of this is written while steps run. A claim gives an attempt the spec of its step, the
+params and the outputs as they are at that moment, and only a resume changes those: it keeps what it
+replaces (`past` in `lua/keys.lua`). So the order of the events says what an attempt got, also one
+that died.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from orchestrator.ledger.past import Past
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An output that was read. `attempt` is None when the step had no success then, 0 when that was taken over from
-    another run; the text is that of the ledger, "" for null."""
+    """An output that was read. `attempt` is None when the step had no success then, 0 when that was
+    taken over from another run; the text is that of the ledger, "" for null."""
 
     step: str
     attempt: int | None
@@ -41,18 +43,23 @@ class Received:
     @property
     def args(self) -> list[Any]:
         """Return the arguments by position: params are looked up, OutputRefs stand for outputs."""
-        values: list[Any] = _joined(from_wire(list(self.spec.args), None, self._param, is_lenient=True))
+        values: list[Any] = _joined(
+            from_wire(list(self.spec.args), None, self._param, is_lenient=True)
+        )
         return values
 
     @property
     def kwargs(self) -> dict[str, Any]:
         """Return the arguments by name, as `args` does."""
-        values: dict[str, Any] = _joined(from_wire(dict(self.spec.kwargs), None, self._param, is_lenient=True))
+        values: dict[str, Any] = _joined(
+            from_wire(dict(self.spec.kwargs), None, self._param, is_lenient=True)
+        )
         return values
 
     @property
     def command(self) -> Any:
-        """Return the shell command with its references as they were written; None for a function."""
+        """Return the shell command with its references as they were written; None for a
+        function."""
         return from_wire(self.spec.command) if self.spec.kind is CallKind.SHELL else None
 
     def value_of(self, reference: ParamRef) -> Any:
@@ -60,20 +67,24 @@ class Received:
         return self._param(reference.param, reference.path)
 
     def differences(self, now: Received) -> dict[str, tuple[Any, Any]]:
-        """Return what the two differ in, by argument ("args[0]", its name, or a reference): what it was and what it is
-        now, in the wire form."""
+        """Return what the two differ in, by argument ("args[0]", its name, or a reference): what it
+        was and what it is now, in the wire form."""
         mine, others = self._named(), now._named()
         return {
             name: (mine.get(name), others.get(name))
             for name in {**mine, **others}
-            if _text(mine.get(name)) != _text(others.get(name)) or (name in mine) != (name in others)
+            if _text(mine.get(name)) != _text(others.get(name))
+            or (name in mine) != (name in others)
         }
 
     def _named(self) -> dict[str, Any]:
         named: dict[str, Any] = {}
         if self.spec.kind is CallKind.FUNCTION:
             named["its function"] = self.spec.uses
-            named |= {f"args[{place}]": to_wire(value, typed=True) for place, value in enumerate(self.args)}
+            named |= {
+                f"args[{place}]": to_wire(value, typed=True)
+                for place, value in enumerate(self.args)
+            }
             named |= {name: to_wire(value, typed=True) for name, value in self.kwargs.items()}
         else:
             named["its command"] = self.spec.command
@@ -109,7 +120,8 @@ def _joined(value: Any) -> Any:
 
 
 def reads_of(spec: StepSpec) -> tuple[list[str], list[str]]:
-    """Return the steps whose outputs a spec reads, and the params that it reads by reference; without repeats."""
+    """Return the steps whose outputs a spec reads, and the params that it reads by reference;
+    without repeats."""
     parts = (list(spec.args), dict(spec.kwargs), spec.command)
     read = list(references([from_wire(part, is_lenient=True) for part in parts if part]))
     steps = dict.fromkeys(it.step for it in read if isinstance(it, OutputRef))
@@ -119,14 +131,18 @@ def reads_of(spec: StepSpec) -> tuple[list[str], list[str]]:
 def check_received(
     events: Sequence[Event], specs: Mapping[str, StepSpec], params: Mapping[str, Any], past: Past
 ) -> Iterable[str]:
-    """Return a sentence for each thing that the record does not know of what its attempts were given.
+    """Return a sentence for each thing that the record does not know of what its attempts were
+    given.
 
     `specs` and `params` are those of now.
     """
     resumes, last = 0, sum(event.kind is EventKind.RUN_RESUMED for event in events)
     for number in sorted({*past.params, *(n for texts in past.specs.values() for n in texts)}):
         if not 1 <= number <= last:
-            yield f"the record keeps what resume {number} replaced, but the run was resumed {last} times"
+            yield (
+                f"the record keeps what resume {number} replaced, but the run was resumed {last}"
+                " times"
+            )
     for event in events:
         if event.kind is EventKind.RUN_RESUMED:
             resumes += 1
@@ -139,20 +155,31 @@ def check_received(
             steps, names = reads_of(spec)
             for name in names:
                 if name not in known:
-                    yield f"{named} read param {name!r}, of which the record has no value at that time"
+                    yield (
+                        f"{named} read param {name!r}, of which the record has no value at that"
+                        " time"
+                    )
             for source in steps:
                 if source not in spec.upstream:
                     yield f"{named} read the output of {source!r}, for which it did not wait"
 
 
-def _check_resume(event: Event, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[str]:
+def _check_resume(
+    event: Event, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> Iterable[str]:
     told = event.detail.get("params", {})
     for name in {**before, **after, **told}:
         is_changed = name not in before or _text(before[name]) != _text(after.get(name))
         if is_changed and (name not in told or _text(told[name]) != _text(after.get(name))):
-            yield f"param {name!r} is another one since run.resumed (event {event.id}), which does not say so"
+            yield (
+                f"param {name!r} is another one since run.resumed (event {event.id}), which does"
+                " not say so"
+            )
         elif name in told and not is_changed:
-            yield f"run.resumed (event {event.id}) says that param {name!r} changed, but the record has it unchanged"
+            yield (
+                f"run.resumed (event {event.id}) says that param {name!r} changed, but the record"
+                " has it unchanged"
+            )
 
 
 def _or(then: dict[str, Any] | None, now: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,4 +1,5 @@
-"""What attempts were given, as JSON and as words: small values in line, large ones and outputs by their digest."""
+"""What attempts were given, as JSON and as words: small values in line, large ones and outputs by
+their digest."""
 
 from __future__ import annotations
 
@@ -21,8 +22,10 @@ NAMED = 3  # arguments that a line names
 
 
 def arguments_json(received: Received) -> dict[str, Any]:
-    """Return what an attempt was given: `uses`, `args` and `with` of a function; `run` and the `values` of its
-    references of a shell command. An output is {"output": {step, attempt, sha256, …}}, a large value {"large": {…}}."""
+    """Return what an attempt was given: `uses`, `args` and `with` of a function; `run` and the
+    `values` of its references of a shell command. An output is {"output": {step, attempt, sha256,
+    …}}, a large value {"large": {…}}.
+    """
     if received.command is None:
         told = {
             "uses": received.spec.uses,
@@ -46,12 +49,18 @@ def params_json(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences_json(differences: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
     """Return by argument what it was and what it would be now."""
-    return {name: {"was": _value_json(was), "now": _value_json(now)} for name, (was, now) in differences.items()}
+    return {
+        name: {"was": _value_json(was), "now": _value_json(now)}
+        for name, (was, now) in differences.items()
+    }
 
 
 def differences_text(differences: Mapping[str, tuple[Any, Any]]) -> str:
-    """Say in which arguments a step that is kept differs from what it would be given now; "" if in none."""
-    told = [f"{name} was {_short(was)}, now {_short(now)}" for name, (was, now) in differences.items()]
+    """Say in which arguments a step that is kept differs from what it would be given now; "" if in
+    none."""
+    told = [
+        f"{name} was {_short(was)}, now {_short(now)}" for name, (was, now) in differences.items()
+    ]
     return f"ran with other arguments: {listed(told, NAMED, separator='; ')}" if told else ""
 
 
@@ -98,7 +107,8 @@ def _type_name(wire: Any) -> str:
     value = from_wire(wire, is_lenient=True)
     if isinstance(value, Unkept):  # its type is not there, but named
         return str(next(iter(value.wire.values()))[0])
-    return "str" if isinstance(value, Template) else type(value).__name__  # a text that holds a secret
+    # a text that holds a secret
+    return "str" if isinstance(value, Template) else type(value).__name__
 
 
 def _command_text(command: Any) -> str:
@@ -108,7 +118,11 @@ def _command_text(command: Any) -> str:
 
 def _short(wire: Any) -> str:
     value = from_wire(wire, is_lenient=True)
-    text = f"${{{{ {written(value)} }}}}" if isinstance(value, OutputRef | ParamRef) else json.dumps(plain_json(wire))
+    text = (
+        f"${{{{ {written(value)} }}}}"
+        if isinstance(value, OutputRef | ParamRef)
+        else json.dumps(plain_json(wire))
+    )
     return text if len(text) <= SHORT_CHARS else f"{text[:SHORT_CHARS]}…"
 
 

@@ -1,7 +1,8 @@
 """Going through the events of a run to see whether they hold what is promised of every run.
 
-Nothing started before its upstreams allowed it, no success was committed twice, no attempt is left without an end, the
-run ended as its steps say. Pure: it judges by the events, and by upstreams and rules as the user wrote them.
+Nothing started before its upstreams allowed it, no success was committed twice, no attempt is left
+without an end, the run ended as its steps say. Pure: it judges by the events, and by upstreams and
+rules as the user wrote them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from orchestrator.ledger.events import RUN_ENDS, RUN_STATES, STEP_STATES, Event, EventKind, event_place
+from orchestrator.ledger.events import (
+    RUN_ENDS,
+    RUN_STATES,
+    STEP_STATES,
+    Event,
+    EventKind,
+    event_place,
+)
 from orchestrator.ledger.states import STEP_TRANSITIONS, Outcome, RunState, StepState
 from orchestrator.ledger.values import Reused
 from orchestrator.wording import and_more
@@ -43,17 +51,27 @@ _OUTCOMES = {  # event that ends an attempt which had begun -> the outcomes that
 }
 _NAMED = 3  # upstreams that a sentence names
 _OF_THE_RUN = ("run", "clock", "queue", "alert")  # subjects of events that name no step
-# Events that the ledger never writes but in one call with the event before them, so at the same time.
-_NEVER_FIRST = {EventKind.STEP_UPSTREAM_FAILED, EventKind.STEP_SKIPPED, EventKind.RUN_CODE_CHANGED, *RUN_ENDS}
+# Events that the ledger never writes but in one call with the event before them, so at the same
+# time.
+_NEVER_FIRST = {
+    EventKind.STEP_UPSTREAM_FAILED,
+    EventKind.STEP_SKIPPED,
+    EventKind.RUN_CODE_CHANGED,
+    *RUN_ENDS,
+}
 GRAIN_US = 10_000  # by so much a call may see the clock before or after it gets the id of its event
 
 
-def replay_events(events: Sequence[Event], upstream: Mapping[str, Collection[str]], rules: Mapping[str, str]) -> Replay:
-    """Return the replay of all events of a run. `upstream` (as the user wrote it) and `rules` (trigger rules) are those
-    of now; what resumes have changed about them stands in the events."""
+def replay_events(
+    events: Sequence[Event], upstream: Mapping[str, Collection[str]], rules: Mapping[str, str]
+) -> Replay:
+    """Return the replay of all events of a run. `upstream` (as the user wrote it) and `rules`
+    (trigger rules) are those of now; what resumes have changed about them stands in the events."""
     resumes = [event for event in events if event.kind is EventKind.RUN_RESUMED]
     members, unsure = set(upstream), set[str]()
-    changes: list[frozenset[str]] = []  # before each resume: the steps whose wiring then is not known, the last first
+    changes: list[
+        frozenset[str]
+    ] = []  # before each resume: the steps whose wiring then is not known, the last first
     for event in reversed(resumes):
         new = set(event.detail.get("new", ()))
         unsure |= new | set(event.detail.get("rewired", ()))
@@ -70,8 +88,8 @@ def replay_events(events: Sequence[Event], upstream: Mapping[str, Collection[str
 class Replay:
     """The states that events lead to, and all that is wrong on the way.
 
-    `members` are the steps of the run at the moment. `unsure` has, for the time up to each resume, the steps whose
-    upstreams or rule were others then: whether they might start is not judged.
+    `members` are the steps of the run at the moment. `unsure` has, for the time up to each resume,
+    the steps whose upstreams or rule were others then: whether they might start is not judged.
     """
 
     upstream: Mapping[str, Collection[str]]
@@ -86,16 +104,20 @@ class Replay:
     attempts_begun: int = 0
     begun: dict[str, int] = field(default_factory=dict)  # step -> its last attempt that began
     violations: list[str] = field(default_factory=list)
-    _open: dict[str, int] = field(default_factory=dict)  # step -> its attempt that has begun and has no end yet
-    _replaced: dict[str, EventKind] = field(
-        default_factory=dict
-    )  # step -> the event that ended its attempt; one must follow
-    reused: dict[str, Reused] = field(default_factory=dict)  # steps whose success is that of another run's attempt
+    # step -> its attempt that has begun and has no end yet
+    _open: dict[str, int] = field(default_factory=dict)
+    # step -> the event that ended its attempt; one must follow
+    _replaced: dict[str, EventKind] = field(default_factory=dict)
+    # steps whose success is that of another run's attempt
+    reused: dict[str, Reused] = field(default_factory=dict)
     since: dict[str, int] = field(default_factory=dict)  # step -> when it got into its state
     begun_at: dict[str, int] = field(default_factory=dict)  # step -> when its last attempt began
-    times: dict[str, int] = field(default_factory=dict)  # created_at, started_at and ended_at of the run
-    _causes: dict[str, str] = field(default_factory=dict)  # step that ended without an attempt -> which one decided it
-    _seen: dict[tuple[str, int, str, int], str] = field(default_factory=dict)  # event, time, step, attempt -> its id
+    # created_at, started_at and ended_at of the run
+    times: dict[str, int] = field(default_factory=dict)
+    # step that ended without an attempt -> which one decided it
+    _causes: dict[str, str] = field(default_factory=dict)
+    # event, time, step, attempt -> its id
+    _seen: dict[tuple[str, int, str, int], str] = field(default_factory=dict)
     _is_beginning: bool = False  # nothing has happened yet but that steps were taken over
     _last: Event | None = None
 
@@ -119,9 +141,15 @@ class Replay:
         elif event.kind in _REPLACED:
             self._take_replaced(event)
         elif subject == "message":
-            if (self.state_of(event.step), self.attempts.get(event.step, 0)) != (StepState.QUEUED, event.attempt):
+            if (self.state_of(event.step), self.attempts.get(event.step, 0)) != (
+                StepState.QUEUED,
+                event.attempt,
+            ):
                 self._wrong(f"{event.text}, but the step is {self._where(event.step)}")
-        elif event.kind is EventKind.ATTEMPT_STOPPED and not 1 <= event.attempt <= self.attempts.get(event.step, 0):
+        elif (
+            event.kind is EventKind.ATTEMPT_STOPPED
+            and not 1 <= event.attempt <= self.attempts.get(event.step, 0)
+        ):
             self._wrong(f"{event.text}, but the step is {self._where(event.step)}")
         return None
 
@@ -132,7 +160,10 @@ class Replay:
         if self.run_state in _ENDS_OF_RUNS:
             return
         for step, how in sorted(self._replaced.items()):
-            self._wrong(f"attempt {self.attempts[step]} of step {step!r} {_REPLACED[how][1]}, and nothing followed")
+            self._wrong(
+                f"attempt {self.attempts[step]} of step {step!r} {_REPLACED[how][1]}, and nothing"
+                " followed"
+            )
         if self.run_state and all(self.state_of(step).is_ended for step in self.members):
             self._wrong(f"all steps have ended, but the run is {self.run_state}")
         for step in sorted(self.members):
@@ -141,42 +172,59 @@ class Replay:
                 if verdict is not StepState.WAITING:
                     self._wrong(f"step {step!r} waits, but {self._reason(step, verdict)}")
 
-    # -- the run -------------------------------------------------------------------------------------------------
+    # -- the run
+    # ----------------------------------------------------------------------------------------------
 
     def _check_order(self, event: Event) -> None:
         last, self._last = self._last, event
         if last is None:
             if event.kind is not EventKind.RUN_CREATED:
-                self._wrong(f"the record begins with {event.kind} (event {event.id}), not with run.created")
+                self._wrong(
+                    f"the record begins with {event.kind} (event {event.id}), not with run.created"
+                )
         elif event_place(event.id) <= event_place(last.id):
-            self._wrong(f"event {event.id} ({event.kind}) is out of order: event {last.id} is not before it")
+            self._wrong(
+                f"event {event.id} ({event.kind}) is out of order: event {last.id} is not before it"
+            )
         elif EventKind.UNREADABLE not in (event.kind, last.kind):
             self._check_time(event, last)
 
     def _check_time(self, event: Event, last: Event) -> None:
         """An event's time is that of the clock from which its id is, too.
 
-        The clock may be put back. Then the milliseconds of ids stand still until it shows as much again, so an id that
-        goes on says that its time is not before that of the last event.
+        The clock may be put back. Then the milliseconds of ids stand still until it shows as much
+        again, so an id that goes on says that its time is not before that of the last event.
         """
         is_of_one_call = (
             event.kind in _NEVER_FIRST
             or last.kind is EventKind.RUN_STARTED
             or (last.kind in _REPLACED and event.step == last.step)
-            or (event.kind is EventKind.STEP_QUEUED and self.state_of(event.step) is StepState.WAITING)
+            or (
+                event.kind is EventKind.STEP_QUEUED
+                and self.state_of(event.step) is StepState.WAITING
+            )
         )
         shown_us, last_shown_us = (event_place(it.id)[0] * 1000 for it in (event, last))
         if is_of_one_call and event.at_us != last.at_us:
-            self._wrong(f"{event.text} has another time than event {last.id}, which the same call wrote")
+            self._wrong(
+                f"{event.text} has another time than event {last.id}, which the same call wrote"
+            )
         elif last.at_us > shown_us + GRAIN_US:
             by_s = (last.at_us - shown_us) / 1e6
-            self._wrong(f"{last.text} has a time {by_s:g} s after the id of event {event.id}, which follows it")
+            self._wrong(
+                f"{last.text} has a time {by_s:g} s after the id of event {event.id}, which"
+                " follows it"
+            )
         elif shown_us > last_shown_us and event.at_us < last.at_us - GRAIN_US:
             by_s = (last.at_us - event.at_us) / 1e6
-            self._wrong(f"{event.text} is {by_s:g} s earlier than event {last.id}, by a clock that was not put back")
+            self._wrong(
+                f"{event.text} is {by_s:g} s earlier than event {last.id}, by a clock that was not"
+                " put back"
+            )
 
     def _check_form(self, event: Event) -> None:
-        """Check what needs no knowledge of the run: that there is such an event, once, with what an event has."""
+        """Check what needs no knowledge of the run: that there is such an event, once, with what an
+        event has."""
         if event.strange:
             self._wrong(f"{event.text} has what no event has: {', '.join(sorted(event.strange))}")
         if event.kind.subject in _OF_THE_RUN and (event.step or event.attempt):
@@ -209,18 +257,25 @@ class Replay:
         self.times["ended_at"] = event.at_us
         counts = Counter(self.state_of(step) for step in self.members)
         for step, attempt in self._open.items():
-            self._wrong(f"{event.kind} (event {event.id}), but attempt {attempt} of step {step!r} has no end")
+            self._wrong(
+                f"{event.kind} (event {event.id}), but attempt {attempt} of step {step!r} has"
+                " no end"
+            )
         for step in sorted(self.members - self._open.keys()):
             if not self.state_of(step).is_ended:
-                self._wrong(f"{event.kind} (event {event.id}), but step {step!r} is {self.state_of(step)}")
+                self._wrong(
+                    f"{event.kind} (event {event.id}), but step {step!r} is {self.state_of(step)}"
+                )
         failed, cancelled = counts[StepState.FAILED], counts[StepState.CANCELLED]
-        follows = RunState.FAILED if failed else RunState.CANCELLED if cancelled else RunState.SUCCEEDED
+        follows = (
+            RunState.FAILED if failed else RunState.CANCELLED if cancelled else RunState.SUCCEEDED
+        )
         # Who cancels a run, or ends it at its deadline, decides how it ends and says why.
         is_willed = event.kind is not EventKind.RUN_SUCCEEDED and "reason" in event.detail
         if self.run_state is not follows and not is_willed:
             self._wrong(
-                f"{event.kind} (event {event.id}), but with {failed} failed and {cancelled} cancelled steps "
-                f"the run is {follows}"
+                f"{event.kind} (event {event.id}), but with {failed} failed and {cancelled}"
+                f" cancelled steps the run is {follows}"
             )
 
     def _resume(self, event: Event) -> None:
@@ -232,15 +287,22 @@ class Replay:
         for step in sorted(again):
             if self.state_of(step) is not StepState.SUCCEEDED:
                 self._wrong(
-                    f"step {step!r} runs again (event {event.id}), but it had not succeeded: it was "
-                    f"{self.state_of(step)}"
+                    f"step {step!r} runs again (event {event.id}), but it had not succeeded: it was"
+                    f" {self.state_of(step)}"
                 )
         gone = set(event.detail.get("gone", ()))
         self.members = (self.members - gone) | set(event.detail.get("new", ()))
-        resets = [step for step in self.members if step in again or self.state_of(step) is not StepState.SUCCEEDED]
+        resets = [
+            step
+            for step in self.members
+            if step in again or self.state_of(step) is not StepState.SUCCEEDED
+        ]
         told = event.detail.get("reset")
         if told != len(resets):
-            self._wrong(f"run.resumed (event {event.id}) tells of {told} steps that wait anew, but {len(resets)} must")
+            self._wrong(
+                f"run.resumed (event {event.id}) tells of {told} steps that wait anew, but"
+                f" {len(resets)} must"
+            )
         self._check_kept(event, set(resets))
         for step in (*resets, *gone):
             for known in (self.states, self.reused, self._causes):
@@ -260,11 +322,12 @@ class Replay:
         for step in sorted(self.members - resets - rewired):
             if self._is_judged(step) and (opened := set_back.intersection(self.upstream[step])):
                 self._wrong(
-                    f"step {step!r} is kept (event {event.id}), but its upstream {min(opened)!r} waits anew, "
-                    "so it must be judged anew"
+                    f"step {step!r} is kept (event {event.id}), but its upstream {min(opened)!r}"
+                    " waits anew, so it must be judged anew"
                 )
 
-    # -- steps ---------------------------------------------------------------------------------------------------
+    # -- steps
+    # ----------------------------------------------------------------------------------------------
 
     def _take_step(self, event: Event) -> None:
         step, state = event.step, STEP_STATES[event.kind]
@@ -280,7 +343,11 @@ class Replay:
             number = f"the next attempt of the step is {expected}"
             was = number if state is StepState.QUEUED else f"the step was {self._where(step)}"
             self._wrong(f"{event.text}, but {was}")
-        elif before is StepState.WAITING and state is not StepState.CANCELLED and self._is_judged(step):
+        elif (
+            before is StepState.WAITING
+            and state is not StepState.CANCELLED
+            and self._is_judged(step)
+        ):
             verdict = self.verdict(step)
             if verdict is not state:
                 self._wrong(f"{event.text}, but {self._reason(step, verdict)}")
@@ -289,7 +356,9 @@ class Replay:
         replaced = self._replaced.pop(step, None)
         follows, how = _REPLACED[replaced] if replaced else (None, "")
         outcome = event.detail.get("outcome")
-        if follows and (state is not follows or (state is StepState.RETRYING and outcome != Outcome.PUT_BACK)):
+        if follows and (
+            state is not follows or (state is StepState.RETRYING and outcome != Outcome.PUT_BACK)
+        ):
             self._wrong(f"{event.text}, but this attempt {how} before")
         if before is StepState.RUNNING and state is StepState.QUEUED and not follows:
             self._wrong(f"{event.text}, but attempt {attempt} has no end")
@@ -311,19 +380,28 @@ class Replay:
         self.states[step], self.attempts[step], self.since[step] = state, event.attempt, event.at_us
 
     def _check_cause(self, event: Event, state: StepState) -> None:
-        """A step that ends without an attempt names the one whose end has decided that, by way of an upstream."""
+        """A step that ends without an attempt names the one whose end has decided that, by way of
+        an upstream."""
         if state not in _WITHOUT_ATTEMPT:
             return
-        ups = [up for up in self.upstream[event.step] if state is StepState.SKIPPED or self.state_of(up) in _BAD]
+        ups = [
+            up
+            for up in self.upstream[event.step]
+            if state is StepState.SKIPPED or self.state_of(up) in _BAD
+        ]
         may_be = {self._causes.get(up, up) for up in ups}
         if state is StepState.SKIPPED and self.rules[event.step] == "one_failed":
-            may_be.add(event.step)  # when the run begins or is resumed, and nothing above it has failed
+            # when the run begins or is resumed, and nothing above it has failed
+            may_be.add(event.step)
         if (told := event.detail.get("because")) not in may_be:
             named = ", ".join(map(repr, sorted(may_be)[:_NAMED]))
-            self._wrong(f"{event.text} says that {told!r} has decided it, but that was {named or 'nobody'}")
+            self._wrong(
+                f"{event.text} says that {told!r} has decided it, but that was {named or 'nobody'}"
+            )
 
     def _take_reused(self, event: Event) -> None:
-        """A step is taken over when the run begins, with all that is above it, and has no attempt of its own."""
+        """A step is taken over when the run begins, with all that is above it, and has no attempt
+        of its own."""
         step, detail = event.step, event.detail
         source = Reused(str(detail.get("run", "")), detail.get("attempt", 0))
         self._check_run_goes_on(event, StepState.SUCCEEDED)
@@ -335,7 +413,11 @@ class Replay:
             self._wrong(f"{event.text} does not name the attempt of another run")
         if self._is_judged(step) and (own := sorted(set(self.upstream[step]) - self.reused.keys())):
             self._wrong(f"{event.text}, but its upstream {own[0]!r} is not taken over")
-        self.states[step], self.reused[step], self.since[step] = StepState.SUCCEEDED, source, event.at_us
+        self.states[step], self.reused[step], self.since[step] = (
+            StepState.SUCCEEDED,
+            source,
+            event.at_us,
+        )
         self.attempts.setdefault(step, 0)
 
     def _check_run_goes_on(self, event: Event, state: StepState) -> None:
@@ -348,7 +430,9 @@ class Replay:
 
     def _take_replaced(self, event: Event) -> None:
         step = event.step
-        is_running = self.state_of(step) is StepState.RUNNING and self._open.get(step) == event.attempt
+        is_running = (
+            self.state_of(step) is StepState.RUNNING and self._open.get(step) == event.attempt
+        )
         if not is_running or step in self._replaced:
             self._wrong(f"{event.text}, but the step was {self._where(step)}")
         else:
@@ -357,7 +441,8 @@ class Replay:
             self._replaced[step] = event.kind
 
     def _check_outcome(self, event: Event) -> None:
-        """The event that ends an attempt says how it ended; who follows another one (`_REPLACED`) need not."""
+        """The event that ends an attempt says how it ended; who follows another one (`_REPLACED`)
+        need not."""
         may_be = _OUTCOMES.get(event.kind)
         outcome = event.detail.get("outcome")
         if may_be and event.step in self._open and outcome not in may_be:
@@ -369,7 +454,10 @@ class Replay:
     def verdict(self, step: str) -> StepState:
         """Return what a waiting step must be by its rule, as its upstreams are now."""
         rule, states = self.rules[step], {self.state_of(up) for up in self.upstream[step]}
-        has_bad, is_waiting = not states.isdisjoint(_BAD), not all(state.is_ended for state in states)
+        has_bad, is_waiting = (
+            not states.isdisjoint(_BAD),
+            not all(state.is_ended for state in states),
+        )
         if has_bad and rule in ("all_success", "none_failed"):
             return StepState.UPSTREAM_FAILED
         if has_bad and rule == "one_failed":
@@ -382,7 +470,9 @@ class Replay:
 
     def _reason(self, step: str, verdict: StepState) -> str:
         states = {up: self.state_of(up) for up in self.upstream[step]}
-        telling = {up: state for up, state in states.items() if state is not StepState.SUCCEEDED} or states
+        telling = {
+            up: state for up, state in states.items() if state is not StepState.SUCCEEDED
+        } or states
         shown = ", ".join(f"{up!r} is {state}" for up, state in islice(telling.items(), _NAMED))
         because = f": upstream {shown}{and_more(len(telling) - _NAMED)}" if telling else ""
         return f"by its rule {self.rules[step]} it must be {verdict}{because}"

@@ -1,4 +1,5 @@
-"""The record of a run, told from its events: every step, every attempt, with times, outcome and error."""
+"""The record of a run, told from its events: every step, every attempt, with times, outcome and
+error."""
 
 from __future__ import annotations
 
@@ -9,26 +10,45 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.ledger.entries import StepSpec
-from orchestrator.ledger.events import REPAIRS, REPLACEMENTS, RUN_ENDS, STEP_STATES, Event, EventKind
+from orchestrator.ledger.events import (
+    REPAIRS,
+    REPLACEMENTS,
+    RUN_ENDS,
+    STEP_STATES,
+    Event,
+    EventKind,
+)
 from orchestrator.ledger.past import Past
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import Reused
 from orchestrator.record.received import Received, Source, reads_of
 from orchestrator.record.source import EventSource
 
-_ENDINGS = {EventKind.STEP_SUCCEEDED, EventKind.STEP_FAILED, EventKind.STEP_RETRYING, EventKind.STEP_CANCELLED}
-_UNCOUNTED = {Outcome.LOST, Outcome.HANDED_OVER, Outcome.PUT_BACK, Outcome.CANCELLED}  # no matter for the retries
+_ENDINGS = {
+    EventKind.STEP_SUCCEEDED,
+    EventKind.STEP_FAILED,
+    EventKind.STEP_RETRYING,
+    EventKind.STEP_CANCELLED,
+}
+# no matter for the retries
+_UNCOUNTED = {
+    Outcome.LOST,
+    Outcome.HANDED_OVER,
+    Outcome.PUT_BACK,
+    Outcome.CANCELLED,
+}
 
 
 @dataclass(slots=True)
 class AttemptRecord:
     """One attempt. Times are microseconds since the epoch; `error` has type, message and traceback.
 
-    `reason` tells why it was handed over or put back. `stopped` tells how the process of an attempt that had to be
-    stopped went: how, after_s, processes, at_us. `code` has the id of the files that it ran and, where they differ from
-    those that were submitted, `differs` (file -> the beginnings of both digests) and host.
-    `resumes` is how often the run had been resumed by then. The places count events of the run: that with which the
-    attempt began, that with which it ended, and the resume that set its success back.
+    `reason` tells why it was handed over or put back. `stopped` tells how the process of an attempt
+    that had to be stopped went: how, after_s, processes, at_us. `code` has the id of the files that
+    it ran and, where they differ from those that were submitted, `differs` (file -> the beginnings
+    of both digests) and host. `resumes` is how often the run had been resumed by then. The places
+    count events of the run: that with which the attempt began, that with which it ended, and the
+    resume that set its success back.
     """
 
     attempt: int
@@ -48,17 +68,22 @@ class AttemptRecord:
 
     def has_success_at(self, place: int) -> bool:
         """Return whether this attempt's success counted when the event at that place happened."""
-        if self.outcome is not Outcome.SUCCEEDED or self.ended_place is None or self.ended_place > place:
+        if (
+            self.outcome is not Outcome.SUCCEEDED
+            or self.ended_place is None
+            or self.ended_place > place
+        ):
             return False
         return self.undone_place is None or self.undone_place > place
 
 
 @dataclass(slots=True)
 class StepRecord:
-    """One step. `because` names the step whose failure or skip decided this one; `due_at_us` is of its next retry.
+    """One step. `because` names the step whose failure or skip decided this one; `due_at_us` is of
+    its next retry.
 
-    `cancel_reason` is of a cancelled step. `reused` is the attempt of another run whose success this one is, or was
-    until the resume at `reused_until_place`.
+    `cancel_reason` is of a cancelled step. `reused` is the attempt of another run whose success
+    this one is, or was until the resume at `reused_until_place`.
     """
 
     state: StepState = StepState.WAITING
@@ -90,7 +115,8 @@ class StepRecord:
 
     @property
     def drift(self) -> str:
-        """Return what is to be said when the last attempt that ended ran other code than was submitted, else ""."""
+        """Return what is to be said when the last attempt that ended ran other code than was
+        submitted, else ""."""
         ended = [attempt for attempt in self.attempts if attempt.code]
         return drift_text(ended[-1].code) if ended else ""
 
@@ -105,7 +131,12 @@ class StepRecord:
             self.reused_until_place = place
         elif self.state is StepState.SUCCEEDED and self.attempts:
             self.attempts[-1].undone_place = place
-        self.state, self.because, self.due_at_us, self.cancel_reason = StepState.WAITING, None, None, None
+        self.state, self.because, self.due_at_us, self.cancel_reason = (
+            StepState.WAITING,
+            None,
+            None,
+            None,
+        )
 
     def _apply_change(self, event: Event, place: int, resumes: int) -> None:
         if event.kind is EventKind.STEP_REUSED:
@@ -140,8 +171,8 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class Tries:
-    """Attempts since the last resume that count against the retries, and how many there may be; `is_resumed` if the
-    step had attempts before that."""
+    """Attempts since the last resume that count against the retries, and how many there may be;
+    `is_resumed` if the step had attempts before that."""
 
     made: int
     allowed: int
@@ -150,8 +181,8 @@ class Tries:
 
 @dataclass(slots=True)
 class RunRecord:
-    """One run. Steps stand in the order in which the user listed them. `specs` and `params` are those of now, in the
-    wire form; `past` holds what resumes have replaced."""
+    """One run. Steps stand in the order in which the user listed them. `specs` and `params` are
+    those of now, in the wire form; `past` holds what resumes have replaced."""
 
     run_id: str
     pipeline: str
@@ -168,13 +199,15 @@ class RunRecord:
     resumed_at_us: int | None = None  # the last time
     specs: Mapping[str, StepSpec] = field(default_factory=dict, repr=False)
     past: Past = field(default_factory=Past, repr=False)
-    gone: dict[str, StepRecord] = field(default_factory=dict, repr=False)  # steps that a resume has taken away
+    # steps that a resume has taken away
+    gone: dict[str, StepRecord] = field(default_factory=dict, repr=False)
     events: int = 0
     rerun_of: str | None = None
 
     def apply(self, events: Iterable[Event]) -> None:
-        """Take in the next events of the run. What an event that makes no sense would say is left out: a record that
-        somebody has changed can still be looked at, and `verify` finds the event."""
+        """Take in the next events of the run. What an event that makes no sense would say is left
+        out: a record that somebody has changed can still be looked at, and `verify` finds the
+        event."""
         for event in events:
             self.events += 1
             with suppress(AttributeError, IndexError, KeyError, TypeError, ValueError):
@@ -242,7 +275,8 @@ class RunRecord:
         return self._received(self.specs[step], self.params, self.events + 1)
 
     def differences(self, step: str) -> dict[str, tuple[Any, Any]]:
-        """Return in what the arguments of a step that succeeded differ from those that it would get now."""
+        """Return in what the arguments of a step that succeeded differ from those that it would get
+        now."""
         last = self.steps[step].last_begun
         if self.steps[step].state is not StepState.SUCCEEDED or last is None or not self.resumes:
             return {}
@@ -250,14 +284,18 @@ class RunRecord:
         return received.differences(self.would_receive(step)) if received else {}
 
     def _received(self, spec: StepSpec, params: dict[str, Any], place: int) -> Received:
-        return Received(spec, params, {step: self._source(step, place) for step in reads_of(spec)[0]})
+        return Received(
+            spec, params, {step: self._source(step, place) for step in reads_of(spec)[0]}
+        )
 
     def _source(self, step: str, place: int) -> Source:
         known = self.steps.get(step) or self.gone.get(step) or StepRecord()
         for attempt in reversed(known.attempts):
             if attempt.has_success_at(place):
                 now = "" if attempt.undone_place else self.outputs.get(step, "")
-                return Source(step, attempt.attempt, self.past.outputs.get((step, attempt.attempt), now))
+                return Source(
+                    step, attempt.attempt, self.past.outputs.get((step, attempt.attempt), now)
+                )
         if known.reused and (known.reused_until_place is None or known.reused_until_place > place):
             now = "" if known.reused_until_place else self.outputs.get(step, "")
             return Source(step, 0, self.past.outputs.get((step, 0), now))
@@ -265,10 +303,14 @@ class RunRecord:
 
 
 def drift_text(code: Mapping[str, Any] | None) -> str:
-    """Return what is to be said of an attempt's code that differs from what was submitted, "" if it does not."""
+    """Return what is to be said of an attempt's code that differs from what was submitted, "" if it
+    does not."""
     differs = (code or {}).get("differs")
     return (
-        f"ran other code than was submitted on host {(code or {}).get('host')}: {', '.join(differs)}" if differs else ""
+        f"ran other code than was submitted on host {(code or {}).get('host')}:"
+        f" {', '.join(differs)}"
+        if differs
+        else ""
     )
 
 

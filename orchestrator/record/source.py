@@ -13,10 +13,12 @@ from orchestrator.ledger.states import StepState
 
 
 class EventSource(Protocol):
-    """What is kept of runs. Each raises RunUnknown, or returns nothing, for a run that is not there."""
+    """What is kept of runs. Each raises RunUnknown, or returns nothing, for a run that is not
+    there."""
 
     def run_fields(self, run_id: str) -> Mapping[str, str]:
-        """Return the fields of a run as a whole (the head of `ledger/lua/keys.lua`). Raises RunUnknown."""
+        """Return the fields of a run as a whole (the head of `ledger/lua/keys.lua`). Raises
+        RunUnknown."""
 
     def entries(self, run_id: str) -> Mapping[str, StepEntry]:
         """Return every step's entry in the graph, in the user's order."""

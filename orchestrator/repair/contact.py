@@ -14,7 +14,8 @@ CLOCK_STEP_S = 1.0
 
 
 def calm_s(settings: Settings) -> float:
-    """Return for how long the server must have answered before a lease is judged: workers have renewed by then."""
+    """Return for how long the server must have answered before a lease is judged: workers have
+    renewed by then."""
     return 1.25 * settings.renewal_interval_s
 
 
@@ -33,8 +34,9 @@ class Contact:
         return time.monotonic() - self.calm_since >= calm_s(self._settings)
 
     def look_at_clock(self) -> None:
-        """Look whether the server's clock was put, unless that was seen just now. To be done even while no run is
-        active: two steps of the clock that lie between two looks are seen as one, of their sum."""
+        """Look whether the server's clock was put, unless that was seen just now. To be done even
+        while no run is active: two steps of the clock that lie between two looks are seen as one,
+        of their sum."""
         poll_s = self._settings.poll_interval_s
         try:
             self.clock.look(at_most_every_s=poll_s / 2, away_after_s=max(LONG_GAP_S, 3 * poll_s))
@@ -47,9 +49,11 @@ class Contact:
         self.calm_since = time.monotonic()
 
     def note_contact(self, began: float, server_us: int) -> None:
-        """Note that a call which began at `began` (monotonic) was answered, at `server_us` by the server's clock.
+        """Note that a call which began at `began` (monotonic) was answered, at `server_us` by the
+        server's clock.
 
-        A clock that is put forward ends leases before their time, which their workers can renew at once.
+        A clock that is put forward ends leases before their time, which their workers can renew at
+        once.
         """
         now = time.monotonic()
         ahead_s = server_us / 1e6 - now
@@ -57,7 +61,8 @@ class Contact:
             self.calm_since = now
         self._server_ahead_s = ahead_s
         longest_gap_s = max(LONG_GAP_S, 3 * self._settings.poll_interval_s)
-        # What a slow call, or one that was refused and made again, takes away from a lease must leave time to renew it.
+        # What a slow call, or one that was refused and made again, takes away from a lease must
+        # leave time to renew it.
         slow_call_s = min(SLOW_CALL_S, self._settings.lease_s / 3)
         if now - began > slow_call_s or began - self._last_contact > longest_gap_s:
             self.calm_since = now

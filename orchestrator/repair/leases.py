@@ -1,4 +1,5 @@
-"""Leases that ran out: whether their attempts are lost, of what, and who goes on with their steps."""
+"""Leases that ran out: whether their attempts are lost, of what, and who goes on with their
+steps."""
 
 from __future__ import annotations
 
@@ -27,10 +28,15 @@ class LeaseRepair:
                 yield from self._take_over(run_id, lease, report.now_us)
 
     def take_over_from(self, run_id: str, worker: str, died: str) -> Iterator[Chain]:
-        """Have others go on with what a worker ran that is known to be gone, before its leases run out; `died` tells of
-        what: "was killed by signal 9 (SIGKILL)". No other worker of that name may have begun anything yet."""
+        """Have others go on with what a worker ran that is known to be gone, before its leases run
+        out; `died` tells of what: "was killed by signal 9 (SIGKILL)". No other worker of that name
+        may have begun anything yet.
+        """
         message = f"its worker {worker} {died}"
-        detail = {"error": {"type": "WorkerLost", "message": message, "traceback": ""}, "found": message}
+        detail = {
+            "error": {"type": "WorkerLost", "message": message, "traceback": ""},
+            "found": message,
+        }
         for it in self._ledger.leased(run_id):
             if it.worker == worker and not it.is_stopping:
                 answer = self._ledger.report_lost(run_id, it.step, it.attempt, detail, owner=worker)
@@ -39,14 +45,20 @@ class LeaseRepair:
 
     def _take_over(self, run_id: str, lease: ExpiredLease, now_us: int) -> tuple[Chain, ...]:
         kind, message = self._cause(lease)
-        found = f"the lease of worker {lease.worker} ran out {(now_us - lease.expired_at_us) / 1e6:.1f} s ago"
+        found = (
+            f"the lease of worker {lease.worker} ran out {(now_us - lease.expired_at_us) / 1e6:.1f}"
+            " s ago"
+        )
         detail = {"error": {"type": kind, "message": message, "traceback": ""}, "found": found}
         answer = self._ledger.report_lost(
             run_id, lease.step, lease.attempt, detail, expected_us=self._contact.clock.expected_us()
         )
         if not isinstance(answer, Replaced) or lease.is_stopping:
-            return ()  # it was renewed, or another coordinator was faster; or nobody goes on with it
-        logger.warning("run %s: attempt %d of step %s is lost: %s", run_id, lease.attempt, lease.step, message)
+            # it was renewed, or another coordinator was faster; or nobody goes on with it
+            return ()
+        logger.warning(
+            "run %s: attempt %d of step %s is lost: %s", run_id, lease.attempt, lease.step, message
+        )
         return answer.ready
 
     def _cause(self, lease: ExpiredLease) -> tuple[str, str]:
@@ -54,10 +66,19 @@ class LeaseRepair:
         sign = last_sign_of_life(self._ledger.client, self._ledger.prefix, lease.worker)
         renewed = lease.expired_at_us / 1e6 - lease_s
         if sign is not None and sign[1].incarnation not in ("", lease.incarnation):
-            return "WorkerLost", f"its worker {lease.worker} ended in the middle of it and was started again"
+            return (
+                "WorkerLost",
+                f"its worker {lease.worker} ended in the middle of it and was started again",
+            )
         if sign is not None and sign[0] > renewed + lease_s / 2:
             return (
                 "WorkerHung",
-                f"its worker {lease.worker} hangs: it lives, and has not renewed the lease for {lease_s:g} s",
+                (
+                    f"its worker {lease.worker} hangs: it lives, and has not renewed the lease for"
+                    f" {lease_s:g} s"
+                ),
             )
-        return "HostLost", f"its worker {lease.worker} is gone: host lost, no sign of life for {lease_s:g} s"
+        return (
+            "HostLost",
+            f"its worker {lease.worker} is gone: host lost, no sign of life for {lease_s:g} s",
+        )

@@ -23,19 +23,33 @@ class MessageRepair:
     """What one coordinator knows from look to look: since when it misses what."""
 
     def __init__(
-        self, ledger: Ledger, settings: Settings, contact: Contact, on_loss: Callable[[str, str], object]
+        self,
+        ledger: Ledger,
+        settings: Settings,
+        contact: Contact,
+        on_loss: Callable[[str, str], object],
     ) -> None:
         """`on_loss` is told the run and the queue of each message that is found to be lost."""
-        self._ledger, self._settings, self._contact, self._on_loss = ledger, settings, contact, on_loss
-        self._missing: dict[str, dict[tuple[str, int], float]] = {}  # run -> (step, attempt) -> missed since
-        self._heads: dict[str, tuple[float, float | None]] = {}  # list -> (looked at, when its head was sent)
+        self._ledger, self._settings, self._contact, self._on_loss = (
+            ledger,
+            settings,
+            contact,
+            on_loss,
+        )
+        self._missing: dict[
+            str, dict[tuple[str, int], float]
+        ] = {}  # run -> (step, attempt) -> missed since
+        self._heads: dict[
+            str, tuple[float, float | None]
+        ] = {}  # list -> (looked at, when its head was sent)
 
     def forget(self, run_id: str) -> None:
         """Forget what was missing of a run."""
         self._missing.pop(run_id, None)
 
     def send_again(self, run_id: str, report: DueReport) -> Iterator[Chain]:
-        """Look for the messages of queued steps; yield the chains of those that have been missing for long enough."""
+        """Look for the messages of queued steps; yield the chains of those that have been missing
+        for long enough."""
         before = self._missing.pop(run_id, {})
         missing: dict[tuple[str, int], float] = {}
         now = time.monotonic()
@@ -47,12 +61,17 @@ class MessageRepair:
             if head_us is None or waiting.oldest_at_us > head_us - SETTLED_S * 1e6:
                 continue
             limit_us = min(settled_us, head_us - SETTLED_S * 1e6)
-            overdue: dict[Named, tuple[int, float]] = {}  # when it was sent last, and for how long it is missing
+            overdue: dict[
+                Named, tuple[int, float]
+            ] = {}  # when it was sent last, and for how long it is missing
             for step, attempt, sent_at_us in self._ledger.queued_before(
                 run_id, waiting.queue, waiting.level, int(limit_us), MISSING_MESSAGES
             ):
                 since = missing[step, attempt] = before.get((step, attempt), now)
-                if now - max(since, self._contact.calm_since) >= self._settings.message_lost_after_s:
+                if (
+                    now - max(since, self._contact.calm_since)
+                    >= self._settings.message_lost_after_s
+                ):
                     overdue[Named(run_id, step, attempt)] = sent_at_us, now - since
                     del missing[step, attempt]
             if not overdue:
@@ -66,17 +85,23 @@ class MessageRepair:
             for named in overdue.keys() - there:
                 sent_at_us, for_s = overdue[named]
                 found = f"queue {waiting.queue} {what}, and no worker has begun for {for_s:.1f} s"
-                chains = self._ledger.resend(run_id, named.step, named.attempt, sent_at_us, {"found": found})
+                chains = self._ledger.resend(
+                    run_id, named.step, named.attempt, sent_at_us, {"found": found}
+                )
                 if chains:
                     self._on_loss(run_id, waiting.queue)
-                    logger.warning("run %s: the message of step %s is lost, it is sent again: %s", *named[:2], found)
+                    logger.warning(
+                        "run %s: the message of step %s is lost, it is sent again: %s",
+                        *named[:2],
+                        found,
+                    )
                 yield from chains
         if missing:
             self._missing[run_id] = missing
 
     def _head_sent_at(self, waiting: WaitingList, now: float) -> float | None:
-        """Return when (µs) the message at the head of a broker's list was sent: inf when the list is empty, None when
-        no message near the head counts any more."""
+        """Return when (µs) the message at the head of a broker's list was sent: inf when the list
+        is empty, None when no message near the head counts any more."""
         key = list_key(self._settings.list_of(waiting.queue), waiting.level)
         looked_at, head_us = self._heads.get(key, (0.0, None))
         if now - looked_at > self._settings.poll_interval_s / 2:
@@ -90,7 +115,9 @@ class MessageRepair:
             named = named_in(text)
             if named is None:
                 continue  # somebody else's message
-            sent_at_us = self._ledger.sent_at_us(named.run_id, waiting.queue, waiting.level, named.step, named.attempt)
+            sent_at_us = self._ledger.sent_at_us(
+                named.run_id, waiting.queue, waiting.level, named.step, named.attempt
+            )
             if sent_at_us is not None:
                 return sent_at_us
         return None if raw else float("inf")

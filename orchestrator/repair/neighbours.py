@@ -1,8 +1,9 @@
-"""Who else reads a queue of ours: asked for when messages of one queue were lost twice, and told once.
+"""Who else reads a queue of ours: asked for when messages of one queue were lost twice, and told
+once.
 
-A message that another application's worker takes is found as lost and sent again, so runs survive it; but each time
-costs seconds. The other reader gives itself away by its answer to Celery's `active_queues`, or by the binding that
-kombu keeps of every queue that was declared.
+A message that another application's worker takes is found as lost and sent again, so runs survive
+it; but each time costs seconds. The other reader gives itself away by its answer to Celery's
+`active_queues`, or by the binding that kombu keeps of every queue that was declared.
 """
 
 from __future__ import annotations
@@ -36,13 +37,16 @@ _SEPARATOR = "\x06\x16"
 class Neighbours:
     """The losses of messages by queue, as one coordinator has seen them."""
 
-    def __init__(self, ledger: Ledger, app: Celery, settings: Settings, tell: Callable[[Message], None]) -> None:
+    def __init__(
+        self, ledger: Ledger, app: Celery, settings: Settings, tell: Callable[[Message], None]
+    ) -> None:
         self._ledger, self._app, self._settings, self._tell = ledger, app, settings, tell
         self._losses: dict[str, deque[float]] = {}
         self._looked_at: dict[str, float] = {}
 
     def note_loss(self, run_id: str, queue: str) -> threading.Thread | None:
-        """Note that a message of a run was lost. From the second in one queue on, look for who took it, in a thread."""
+        """Note that a message of a run was lost. From the second in one queue on, look for who took
+        it, in a thread."""
         now = time.monotonic()
         losses = self._losses.setdefault(queue, deque(maxlen=LOSSES))
         losses.append(now)
@@ -51,7 +55,9 @@ class Neighbours:
         if now - self._looked_at.get(queue, -LOOK_AGAIN_S) < LOOK_AGAIN_S:
             return None
         self._looked_at[queue] = now
-        thread = threading.Thread(target=self._look, args=(run_id, queue), name=f"neighbours {queue}", daemon=True)
+        thread = threading.Thread(
+            target=self._look, args=(run_id, queue), name=f"neighbours {queue}", daemon=True
+        )
         thread.start()
         return thread
 
@@ -61,9 +67,13 @@ class Neighbours:
             if is_noted(client, prefix, queue):
                 return
             reader = other_reader(self._app, self._ledger, self._settings, queue)
-            if not reader or not note_shared(client, prefix, SharedQueue(queue, reader, time.time())):
+            if not reader or not note_shared(
+                client, prefix, SharedQueue(queue, reader, time.time())
+            ):
                 return
-            logger.warning("queue %s is read by %s, too: messages are lost and sent again", queue, reader)
+            logger.warning(
+                "queue %s is read by %s, too: messages are lost and sent again", queue, reader
+            )
             self._ledger.report_shared_queue(run_id, queue, reader)
             self._tell(_message(run_id, queue, reader))
         except EXPECTED as error:
@@ -84,16 +94,22 @@ def other_reader(app: Celery, ledger: Ledger, settings: Settings, queue: str) ->
     nodes = [
         node
         for node, queues in sorted(answers.items())
-        if node not in ours and any(isinstance(it, dict) and it.get("name") == name for it in queues or [])
+        if node not in ours
+        and any(isinstance(it, dict) and it.get("name") == name for it in queues or [])
     ]
     if nodes:
         return f"Celery worker {', '.join(nodes)}"
     exchanges = sorted(_exchanges_of_others(ledger, settings, name))
-    return f"the Celery application that bound it to exchange {', '.join(exchanges)}" if exchanges else ""
+    return (
+        f"the Celery application that bound it to exchange {', '.join(exchanges)}"
+        if exchanges
+        else ""
+    )
 
 
 def _exchanges_of_others(ledger: Ledger, settings: Settings, queue: str) -> Iterator[str]:
-    """Return the exchanges to which others have bound a queue: ours are bound to that of the default pool's queue."""
+    """Return the exchanges to which others have bound a queue: ours are bound to that of the
+    default pool's queue."""
     bindings = settings.broker_key_prefix + _BINDINGS
     ours = {settings.queue_of(), queue}
     for key in ledger.client.scan_iter(f"{bindings}*", count=1000):
@@ -108,7 +124,8 @@ def _exchanges_of_others(ledger: Ledger, settings: Settings, queue: str) -> Iter
 def _message(run_id: str, queue: str, reader: str) -> Message:
     return Message(
         f"queue {queue} is read by somebody else",
-        f"{reader} takes messages from queue {queue}, which is ours. They are found as lost and sent again, which "
-        f"costs each step some seconds; run {run_id} is one that waits.\n\n"
-        f"Let the other one read another queue, or give the pool another one (setting `queue` of the pool).",
+        f"{reader} takes messages from queue {queue}, which is ours. They are found as lost and"
+        f" sent again, which costs each step some seconds; run {run_id} is one that waits.\n\nLet"
+        " the other one read another queue, or give the pool another one (setting `queue` of the"
+        " pool).",
     )

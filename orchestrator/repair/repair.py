@@ -1,7 +1,8 @@
-"""The safety net: leases that ran out, and messages that are gone. Every repair is an event that says what was found.
+"""The safety net: leases that ran out, and messages that are gone. Every repair is an event that
+says what was found.
 
-Nothing here decides by itself. What looks lost is reported to the ledger, which knows whether it still is; so any
-number of coordinators may look at the same time.
+Nothing here decides by itself. What looks lost is reported to the ledger, which knows whether it
+still is; so any number of coordinators may look at the same time.
 """
 
 from __future__ import annotations
@@ -24,17 +25,23 @@ class Repair:
     """The safety net of one coordinator."""
 
     def __init__(
-        self, ledger: Ledger, settings: Settings, on_loss: Callable[[str, str], object] = lambda run_id, queue: None
+        self,
+        ledger: Ledger,
+        settings: Settings,
+        on_loss: Callable[[str, str], object] = lambda run_id, queue: None,
     ) -> None:
         """`on_loss` is told the run and the queue of each message that is found to be lost."""
         self._ledger, self._settings = ledger, settings
         self.contact = Contact(ledger, settings)
         self._leases = LeaseRepair(ledger, settings, self.contact)
         self._messages = MessageRepair(ledger, settings, self.contact, on_loss)
-        self._pardoned: dict[str, int] = {}  # run -> the last absence of the server that it knows of
+        self._pardoned: dict[
+            str, int
+        ] = {}  # run -> the last absence of the server that it knows of
 
     def inspect(self, run_id: str) -> DueReport:
-        """Do what is due in a run, and note whether the server answers as it should; `act_on` is to follow."""
+        """Do what is due in a run, and note whether the server answers as it should; `act_on` is to
+        follow."""
         began, clock = time.monotonic(), self.contact.clock
         self.contact.look_at_clock()
         try:
@@ -48,8 +55,12 @@ class Repair:
             if report.is_judged:
                 self._pardoned[run_id] = clock.absences
             for step in clock.steps:
-                if step.number > report.clock_step and self._ledger.shift(run_id, step, self._settings.lease_s):
-                    logger.warning("run %s: its times were shifted by %.1f s", run_id, step.by_us / 1e6)
+                if step.number > report.clock_step and self._ledger.shift(
+                    run_id, step, self._settings.lease_s
+                ):
+                    logger.warning(
+                        "run %s: its times were shifted by %.1f s", run_id, step.by_us / 1e6
+                    )
         except Exception:
             self.contact.note_failure()
             raise

@@ -14,8 +14,9 @@ from orchestrator.ledger.values import LeasedAttempt
 
 @dataclass(frozen=True, slots=True)
 class Cancellation:
-    """What a cancelling did. `count` is how many steps it ended, None when the run had ended already; `stopped` are the
-    events of attempts that are gone by now, `stopping` the attempts that are not."""
+    """What a cancelling did. `count` is how many steps it ended, None when the run had ended
+    already; `stopped` are the events of attempts that are gone by now, `stopping` the attempts that
+    are not."""
 
     run_id: str
     state: RunState
@@ -34,13 +35,18 @@ def cancel_run(
     on_cancelled: Callable[[int | None, RunState], object] = lambda count, state: None,
     on_wait: Callable[[int], object] = lambda attempts: None,
 ) -> Cancellation:
-    """Cancel a run, or only these steps of it, and wait until their attempts are stopped. Raises RunNotFound.
+    """Cancel a run, or only these steps of it, and wait until their attempts are stopped. Raises
+    RunNotFound.
 
     `on_cancelled` is told what the ledger has done, `on_wait` how many attempts are waited for.
     """
     ledger = installation.ledger
     after = ledger.last_event_id(run_id)
-    count = _cancel_steps(installation, run_id, steps, reason) if steps else ledger.cancel(run_id, reason)
+    count = (
+        _cancel_steps(installation, run_id, steps, reason)
+        if steps
+        else ledger.cancel(run_id, reason)
+    )
     state = RunState(ledger.run_fields(run_id)["state"])
     on_cancelled(count, state)
     left = [attempt for attempt in ledger.stopping(run_id) if not steps or attempt.step in steps]
@@ -57,13 +63,16 @@ def cancel_run(
 
 
 def unwatch_if_over(installation: Installation, run_id: str) -> None:
-    """Take a run from those that coordinators watch, unless an alert is due or an attempt is being stopped."""
+    """Take a run from those that coordinators watch, unless an alert is due or an attempt is being
+    stopped."""
     ledger = installation.ledger
     if RunState(ledger.run_fields(run_id)["state"]).is_ended and ledger.advance_due(run_id).is_over:
         ledger.unwatch_run(run_id)
 
 
-def _cancel_steps(installation: Installation, run_id: str, steps: Sequence[str], reason: str) -> int:
+def _cancel_steps(
+    installation: Installation, run_id: str, steps: Sequence[str], reason: str
+) -> int:
     ledger = installation.ledger
     known = ledger.entries(run_id)
     for step in steps:
@@ -84,4 +93,6 @@ def _wait(installation: Installation, run_id: str, steps: Sequence[str]) -> list
     ledger, chosen = installation.ledger, installation.settings
     visitor = Visitor(ledger, installation.app, chosen, is_follower=True)
     visit = visitor.visit if steps else None  # only then the run goes on
-    return wait_until_stopped(ledger, chosen, run_id, stopping_limit_s(chosen), steps=steps or None, visit=visit)
+    return wait_until_stopped(
+        ledger, chosen, run_id, stopping_limit_s(chosen), steps=steps or None, visit=visit
+    )

@@ -1,4 +1,5 @@
-"""In what a recorded run differs from what its pipeline is now: calls, params, files; and what is below a step."""
+"""In what a recorded run differs from what its pipeline is now: calls, params, files; and what is
+below a step."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ def state_of(run: StoredRun, step: str) -> StepState:
 
 
 def with_descendants(steps: Mapping[str, Step], begin: Iterable[str]) -> set[str]:
-    """Return these steps and all that waits for them, directly or not, by the edges that the user wrote."""
+    """Return these steps and all that waits for them, directly or not, by the edges that the user
+    wrote."""
     ahead = list(begin)
     if not ahead:
         return set()
@@ -47,13 +49,16 @@ def is_other_call(run: StoredRun, now: StagedStep, params: str) -> bool:
     if then == params and run.ran_as(now):
         return False
     ran, would_run = run.spec_of_success(now.step), now.parsed_spec
-    return bool(Received(ran, json.loads(then), {}).differences(Received(would_run, json.loads(params), {})))
+    return bool(
+        Received(ran, json.loads(then), {}).differences(Received(would_run, json.loads(params), {}))
+    )
 
 
 def missing_artifacts(
     outputs: Mapping[str, str], steps: Iterable[str], has_artifact: Callable[[Artifact], bool]
 ) -> dict[str, str]:
-    """Return, by step, the path of each output that is kept by reference and is not in the artifact store any more."""
+    """Return, by step, the path of each output that is kept by reference and is not in the artifact
+    store any more."""
     missing = {}
     for step in sorted(steps):
         text = outputs.get(step, "")
@@ -70,12 +75,14 @@ def params_that_changed(before: str, now: str) -> dict[str, Any]:
     return {
         name: new.get(name)
         for name in {**old, **new}
-        if name not in old or json.dumps(old[name]) != json.dumps(new.get(name))  # 1, 1.0 and True are equal in Python
+        if name not in old
+        or json.dumps(old[name]) != json.dumps(new.get(name))  # 1, 1.0 and True are equal in Python
     }
 
 
 def code_now(run: StoredRun, loaded: Mapping[str, str], import_path: str) -> dict[str, str]:
-    """Return the files with their SHA-256 as they are now: those that were loaded, and those known from before."""
+    """Return the files with their SHA-256 as they are now: those that were loaded, and those known
+    from before."""
     code = dict(loaded)
     for name in run.code:
         file = Path(import_path, name)

@@ -7,7 +7,8 @@ from orchestrator.ledger.ledger import Ledger
 
 
 def find_run(ledger: Ledger, text: str) -> str:
-    """Return the run that is meant by an id, the beginning of one, or "last". Raises RunNotFound."""
+    """Return the run that is meant by an id, the beginning of one, or "last". Raises
+    RunNotFound."""
     if text == "last":
         newest = ledger.recent_runs(1)
         if not newest:
@@ -20,7 +21,9 @@ def find_run(ledger: Ledger, text: str) -> str:
         return begun[0]
     if begun:
         more = ", …" if len(begun) > 5 else ""
-        raise RunNotFound(f"{text!r} is the beginning of {len(begun)} runs: {', '.join(begun[:5])}{more}")
+        raise RunNotFound(
+            f"{text!r} is the beginning of {len(begun)} runs: {', '.join(begun[:5])}{more}"
+        )
     newest = ledger.recent_runs(1)
     hint = f"The newest is {newest[0]}." if newest else "There is no run yet."
     raise RunNotFound(f"there is no run {text!r}. {hint}")

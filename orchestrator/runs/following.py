@@ -1,4 +1,5 @@
-"""Following one run to its end, and doing what is due in it meanwhile, so that it needs no coordinator."""
+"""Following one run to its end, and doing what is due in it meanwhile, so that it needs no
+coordinator."""
 
 from __future__ import annotations
 
@@ -8,7 +9,12 @@ from typing import Protocol
 
 from orchestrator.installation import Installation
 from orchestrator.ledger.events import RUN_ENDS, Event, EventKind
-from orchestrator.ledger.presence import SIGN_OF_LIFE_S, announce_coordinator, own_card, withdraw_coordinator
+from orchestrator.ledger.presence import (
+    SIGN_OF_LIFE_S,
+    announce_coordinator,
+    own_card,
+    withdraw_coordinator,
+)
 from orchestrator.local.workers import LocalWorkers
 from orchestrator.record.run import RunRecord
 from orchestrator.runs.reasons import Unserved, unserved_steps
@@ -34,17 +40,27 @@ class Screen(Protocol):
 
 
 def follow(
-    installation: Installation, record: RunRecord, screen: Screen, local: LocalWorkers | None, after: str = "0"
+    installation: Installation,
+    record: RunRecord,
+    screen: Screen,
+    local: LocalWorkers | None,
+    after: str = "0",
 ) -> None:
-    """Follow a run until it has ended. Raises LocalWorkerError when workers of our own cannot be started again.
+    """Follow a run until it has ended. Raises LocalWorkerError when workers of our own cannot be
+    started again.
 
-    `record` takes in its events behind `after`. `local` are workers of our own, which are started again when they die.
+    `record` takes in its events behind `after`. `local` are workers of our own, which are started
+    again when they die.
     """
     ledger, run_id = installation.ledger, record.run_id
     visitor = Visitor(ledger, installation.app, installation.settings, is_follower=True)
     card, began = own_card(), time.monotonic()
     poll_s = installation.settings.poll_interval_s
-    next_visit, next_sign, next_look = began, began, began + (LOCAL_START_S if local else FIRST_LOOK_S)
+    next_visit, next_sign, next_look = (
+        began,
+        began,
+        began + (LOCAL_START_S if local else FIRST_LOOK_S),
+    )
     is_ended = False  # a run that is resumed had ended before
     while not is_ended:
         pause_s = min(poll_s, max(LEAST_PAUSE_S, next_visit - time.monotonic()))
@@ -53,9 +69,12 @@ def follow(
             record.apply(events)
             is_ended = record.state.is_ended and any(event.kind in RUN_ENDS for event in events)
             screen.show(events)
-            next_visit = min([next_visit, *(time.monotonic() + delay_s for delay_s in _retries_s(events))])
+            next_visit = min(
+                [next_visit, *(time.monotonic() + delay_s for delay_s in _retries_s(events))]
+            )
             if not is_ended:
-                time.sleep(EVENTS_PAUSE_S)  # read events together: one by one they would cost a core that steps need
+                # read events together: one by one they would cost a core that steps need
+                time.sleep(EVENTS_PAUSE_S)
         now = time.monotonic()
         if now >= next_visit:
             next_visit = now + visitor.visit(run_id)
@@ -72,12 +91,17 @@ def follow(
 
 
 def finish_alerts(installation: Installation, run_id: str) -> bool:
-    """Wait, but not for long, until the alerts of a failed run are sent. Return False when some are left to others."""
-    visitor = Visitor(installation.ledger, installation.app, installation.settings, is_follower=True)
+    """Wait, but not for long, until the alerts of a failed run are sent. Return False when some are
+    left to others."""
+    visitor = Visitor(
+        installation.ledger, installation.app, installation.settings, is_follower=True
+    )
     if visitor.leaves_alerts:
         return True
     limit = time.monotonic() + ALERTS_LIMIT_S
-    while (is_watched := run_id in installation.ledger.active_runs()) and (left_s := limit - time.monotonic()) > 0:
+    while (is_watched := run_id in installation.ledger.active_runs()) and (
+        left_s := limit - time.monotonic()
+    ) > 0:
         pause_s = visitor.visit(run_id)
         visitor.finish_alerts(left_s)
         visitor.visit(run_id)  # nobody has to watch the run any more when no alert is left
@@ -93,6 +117,8 @@ def _retries_s(events: Sequence[Event]) -> list[float]:
 
 def _start_again(local: LocalWorkers, visitor: Visitor, run_id: str, screen: Screen) -> None:
     died = local.bury()
-    screen.warn(f"local worker {local.name} {died}: it is started again (its log: {local.log_path})")
+    screen.warn(
+        f"local worker {local.name} {died}: it is started again (its log: {local.log_path})"
+    )
     visitor.take_over_from(run_id, local.worker_id, died)
     local.start_again()

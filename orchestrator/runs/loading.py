@@ -30,8 +30,11 @@ def nobody_to_ask(names: Sequence[str]) -> Mapping[str, str]:
     return {}
 
 
-def load_plan(target: str, pairs: Sequence[str], settings: Settings, ask: Ask = nobody_to_ask) -> tuple[Plan, float]:
-    """Return the compiled plan and the seconds that compiling took. Raises PipelineInvalid with every fault."""
+def load_plan(
+    target: str, pairs: Sequence[str], settings: Settings, ask: Ask = nobody_to_ask
+) -> tuple[Plan, float]:
+    """Return the compiled plan and the seconds that compiling took. Raises PipelineInvalid with
+    every fault."""
     return plan_of(load_definition(target), pairs, settings, ask=ask)
 
 
@@ -57,22 +60,31 @@ def plan_of(
     recorded: ReadParams | None = None,
     ask: Ask = nobody_to_ask,
 ) -> tuple[Plan, float]:
-    """Return the compiled plan of a definition and the seconds that compiling took. Raises PipelineInvalid.
+    """Return the compiled plan of a definition and the seconds that compiling took. Raises
+    PipelineInvalid.
 
-    `recorded` are params of an earlier time, which are taken as they are; `pairs` are stronger, and those that are not
-    declared any more are left. `ask` gets the names of secret params that are missing, and returns those that somebody
-    knows.
+    `recorded` are params of an earlier time, which are taken as they are; `pairs` are stronger, and
+    those that are not declared any more are left. `ask` gets the names of secret params that are
+    missing, and returns those that somebody knows.
     """
     params = parse_params(pairs, definition)
     if recorded is not None:
-        params = ReadParams({name: recorded[name] for name in recorded if name in definition.params}) | params
+        params = (
+            ReadParams({name: recorded[name] for name in recorded if name in definition.params})
+            | params
+        )
     params |= _secrets_asked_for(definition, params, ask)
     if lost := {name: value for name, value in params.items() if isinstance(value, Unkept)}:
         raise PipelineInvalid(
             definition.name,
             [
-                f"the recorded value of param {name!r} cannot be used again: {punctuated(value.reason)} "
-                + (param.how_to_give if (param := definition.params[name]).is_secret else f"Give it anew: -p {name}=…")
+                f"the recorded value of param {name!r} cannot be used again:"
+                f" {punctuated(value.reason)} "
+                + (
+                    param.how_to_give
+                    if (param := definition.params[name]).is_secret
+                    else f"Give it anew: -p {name}=…"
+                )
                 for name, value in lost.items()
             ],
         )
@@ -88,24 +100,30 @@ def _secrets_asked_for(definition: Definition, params: ReadParams, ask: Ask) -> 
     missing = [
         name
         for name, param in definition.params.items()
-        if param.is_secret and (isinstance(params.get(name), Unkept) or (param.is_required and name not in params))
+        if param.is_secret
+        and (isinstance(params.get(name), Unkept) or (param.is_required and name not in params))
     ]
-    return ReadParams({name: SecretValue(text) for name, text in ask(missing).items()} if missing else {})
+    return ReadParams(
+        {name: SecretValue(text) for name, text in ask(missing).items()} if missing else {}
+    )
 
 
 def _timeouts_in_vain(pipeline: Pipeline, settings: Settings) -> list[str]:
-    """Return a fault for each step whose timeout its pool could not keep: only a process can be ended from outside."""
+    """Return a fault for each step whose timeout its pool could not keep: only a process can be
+    ended from outside."""
     kinds = {name: pool.pool_type for name, pool in settings.pools.items()}
     return [
-        f"step {name!r} has a timeout, but pool {pool!r} is of type {kinds[pool]}, which cannot end a step. "
-        "Use a prefork pool, or leave the timeout out."
+        f"step {name!r} has a timeout, but pool {pool!r} is of type {kinds[pool]}, which cannot end"
+        " a step. Use a prefork pool, or leave the timeout out."
         for name, step in pipeline.steps.items()
-        if step.options.timeout and kinds[pool := step.options.pool or settings.default_pool] != "prefork"
+        if step.options.timeout
+        and kinds[pool := step.options.pool or settings.default_pool] != "prefork"
     ]
 
 
 def _alerts_in_vain(pipeline: Pipeline) -> list[str]:
-    """Return a fault for each alert that nobody could send. One that lacks variables may be sent by a coordinator."""
+    """Return a fault for each alert that nobody could send. One that lacks variables may be sent by
+    a coordinator."""
     targets = [read_target(written, os.environ) for written in pipeline.alerts]
     return [
         f"alerts[{place}], {target.label}: {target.fault}"

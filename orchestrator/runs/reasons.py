@@ -1,4 +1,5 @@
-"""Why a step is where it is: what it waits for, who could run it, when something is due, how it ended."""
+"""Why a step is where it is: what it waits for, who could run it, when something is due, how it
+ended."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ NOBODY = "no coordinator is there to {do}: orchestrator serve starts one"
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the steps of a run find around them. `busy` says how many steps each worker runs, of any run."""
+    """What the steps of a run find around them. `busy` says how many steps each worker runs, of any
+    run."""
 
     now_us: int
     workers: tuple[WorkerCard, ...]
@@ -32,7 +34,8 @@ class Surroundings:
     busy: Mapping[str, int]
 
     def hindered(self, queue: str) -> list[WorkerCard]:
-        """Return the workers that would read a queue, but take no steps because of a fault of their host."""
+        """Return the workers that would read a queue, but take no steps because of a fault of their
+        host."""
         return [card for card in self.workers if queue in card.paused_queues]
 
     def serving(self, queue: str) -> list[WorkerCard]:
@@ -84,11 +87,16 @@ def brief(record: RunRecord, name: str, around: Surroundings) -> str:
         case StepState.RUNNING:
             last = step.attempts[-1]
             since_us = last.started_at_us or around.now_us
-            return f"on {last.worker} since {clock_text(since_us)}, {span_text(around.now_us - since_us)}"
+            return (
+                f"on {last.worker} since {clock_text(since_us)},"
+                f" {span_text(around.now_us - since_us)}"
+            )
     return ""
 
 
-def explain(ledger: Ledger, settings: Settings, record: RunRecord, name: str, around: Surroundings) -> Explanation:
+def explain(
+    ledger: Ledger, settings: Settings, record: RunRecord, name: str, around: Surroundings
+) -> Explanation:
     """Say why a step is where it is, in full."""
     step = record.steps[name]
     match step.state:
@@ -109,7 +117,9 @@ def _waiting(ledger: Ledger, record: RunRecord, name: str, around: Surroundings)
     sentences = [f"{name} waits for {_listed([_told(record, it, around) for it in awaited])}."]
     roots = [it for it in _roots(record, awaited) if it not in awaited]
     if roots:
-        sentences.append(f"Behind that stands {_listed([_told(record, it, around) for it in roots])}.")
+        sentences.append(
+            f"Behind that stands {_listed([_told(record, it, around) for it in roots])}."
+        )
     rule = ledger.entries(record.run_id)[name].trigger
     is_usual = rule == ALL_SUCCESS
     if not is_usual:
@@ -125,14 +135,17 @@ def _waiting(ledger: Ledger, record: RunRecord, name: str, around: Surroundings)
     )
 
 
-def _queued(ledger: Ledger, settings: Settings, record: RunRecord, name: str, around: Surroundings) -> Explanation:
+def _queued(
+    ledger: Ledger, settings: Settings, record: RunRecord, name: str, around: Surroundings
+) -> Explanation:
     step, client = record.steps[name], ledger.client
     last = step.attempts[-1]
     entry = ledger.entries(record.run_id)[name]
     waited_us = around.now_us - last.queued_at_us
     number = f" as attempt {last.attempt}" if last.attempt > 1 else ""
     sentences = [
-        f"{name} is queued{number} for pool {step.pool} since {clock_text(last.queued_at_us)} ({span_text(waited_us)})."
+        f"{name} is queued{number} for pool {step.pool} since {clock_text(last.queued_at_us)}"
+        f" ({span_text(waited_us)})."
     ]
     serving, hindered = around.serving(step.queue), around.hindered(step.queue)
     if serving:
@@ -142,7 +155,8 @@ def _queued(ledger: Ledger, settings: Settings, record: RunRecord, name: str, ar
         sentences.append("No healthy worker serves that pool.")
     else:
         sentences.append(
-            f"No worker serves that pool (queue {step.queue}): orchestrator worker --pool {step.pool} starts one."
+            f"No worker serves that pool (queue {step.queue}): orchestrator worker --pool"
+            f" {step.pool} starts one."
         )
     sentences += [punctuated(f"W{hindrance_text(card)[1:]}") for card in hindered]
     lists = settings.list_of(step.queue)
@@ -150,16 +164,22 @@ def _queued(ledger: Ledger, settings: Settings, record: RunRecord, name: str, ar
     if ahead is None:
         told = f"once it has been missing for {settings.message_lost_after_s:g} s it is sent again"
         nobody = "" if around.coordinators else f", but {NOBODY.format(do='do so')}"
-        sentences.append(f"Its message is not in the queue: a worker is just taking it, or it is lost; {told}{nobody}.")
+        sentences.append(
+            "Its message is not in the queue: a worker is just taking it, or it is lost;"
+            f" {told}{nobody}."
+        )
     elif ahead:
-        sentences.append(f"{ahead:,} message{'s are' if ahead > 1 else ' is'} ahead of it in the queue.")
+        sentences.append(
+            f"{ahead:,} message{'s are' if ahead > 1 else ' is'} ahead of it in the queue."
+        )
     else:
         sentences.append("Its message is the next one in the queue.")
     until_us = ledger.due_at(record.run_id, name) if entry.queue_timeout_s else None
     if until_us is not None:
         left = span_text(max(0, until_us - around.now_us))
         sentences.append(
-            f"It fails if it waits longer than its queue_timeout of {entry.queue_timeout_s:g} s, in {left}."
+            f"It fails if it waits longer than its queue_timeout of {entry.queue_timeout_s:g} s, in"
+            f" {left}."
         )
     return Explanation(
         step.state,
@@ -208,7 +228,9 @@ def _running(ledger: Ledger, record: RunRecord, name: str, around: Surroundings)
     since_us = last.started_at_us or around.now_us
     ran_us = around.now_us - since_us
     number = f", as attempt {last.attempt}" if last.attempt > 1 else ""
-    sentences = [f"{name} runs on {last.worker} since {clock_text(since_us)} ({span_text(ran_us)}){number}."]
+    sentences = [
+        f"{name} runs on {last.worker} since {clock_text(since_us)} ({span_text(ran_us)}){number}."
+    ]
     facts: dict[str, Any] = {"worker": last.worker, "started_at": rfc3339(since_us)}
     if timeout_s := ledger.entries(record.run_id)[name].timeout_s:
         left_us = max(0, round(timeout_s * 1e6) - ran_us)
@@ -219,15 +241,23 @@ def _running(ledger: Ledger, record: RunRecord, name: str, around: Surroundings)
         left_us = until_us - around.now_us
         facts["lease_left_s"] = round(left_us / 1e6, 3)
         if left_us > 0:
-            sentences.append(f"Its lease holds for {span_text(left_us)}, and is renewed while its worker lives.")
+            sentences.append(
+                f"Its lease holds for {span_text(left_us)}, and is renewed while its worker lives."
+            )
         else:
             nobody = "" if around.coordinators else f", but {NOBODY.format(do='do so')}"
-            sentences.append(f"Its lease ran out {span_text(-left_us)} ago: it is given to another worker{nobody}.")
+            sentences.append(
+                f"Its lease ran out {span_text(-left_us)} ago: it is given to another"
+                f" worker{nobody}."
+            )
     card = next((card for card in around.workers if card.worker == last.worker), None)
     if card is None:
         sentences.append(f"Worker {last.worker} has given no sign of life lately.")
     elif card.fault:
-        sentences.append(f"Its worker takes no further steps until its own check passes: {punctuated(card.fault)}")
+        sentences.append(
+            "Its worker takes no further steps until its own check passes:"
+            f" {punctuated(card.fault)}"
+        )
     elif not card.queues:
         sentences.append("Its worker drains: it ends with the steps that it runs.")
     return Explanation(step.state, tuple(sentences), facts)
@@ -241,17 +271,28 @@ def _ended(ledger: Ledger, record: RunRecord, name: str) -> Explanation:
     match step.state:
         case StepState.SUCCEEDED if step.reused and step.is_reused:
             run_id, attempt = step.reused
-            sentences.append(f"{name} was taken over: attempt {attempt} of run {run_id} has computed its output.")
+            sentences.append(
+                f"{name} was taken over: attempt {attempt} of run {run_id} has computed its output."
+            )
             facts["reused"] = {"run": run_id, "attempt": attempt}
         case StepState.SUCCEEDED if last:
-            took = span_text((last.ended_at_us or 0) - (last.started_at_us or 0)) if last.started_at_us else "no time"
+            took = (
+                span_text((last.ended_at_us or 0) - (last.started_at_us or 0))
+                if last.started_at_us
+                else "no time"
+            )
             sentences.append(f"{name} succeeded on {last.worker} after {took}.")
         case StepState.FAILED if last:
             sentences.append(f"{name} failed: attempt {last.attempt} {_outcome(last)}.")
             tries = record.tries(name)
-            if last.outcome is not Outcome.LOST and (tries.is_resumed or tries.made < tries.allowed):
+            if last.outcome is not Outcome.LOST and (
+                tries.is_resumed or tries.made < tries.allowed
+            ):
                 since = " since the run was resumed" if tries.is_resumed else ""
-                sentences.append(f"That was try {tries.made} of {tries.allowed}{since} (retries={tries.allowed - 1}).")
+                sentences.append(
+                    f"That was try {tries.made} of {tries.allowed}{since}"
+                    f" (retries={tries.allowed - 1})."
+                )
             facts["error"] = last.error
         case StepState.CANCELLED:
             reason = step.cancel_reason or record.cancel_reason
@@ -262,7 +303,9 @@ def _ended(ledger: Ledger, record: RunRecord, name: str) -> Explanation:
                 facts["stopped"] = last.stopped["how"]
             for it in ledger.stopping(record.run_id):
                 if it.step == name:
-                    sentences.append(f"Its attempt {it.attempt} is still being stopped by {it.worker}.")
+                    sentences.append(
+                        f"Its attempt {it.attempt} is still being stopped by {it.worker}."
+                    )
                     facts["stopping"] = it.worker
         case StepState.UPSTREAM_FAILED:
             sentences.append(punctuated(f"{name} did not run because {_why_not(record, step)}"))
@@ -270,22 +313,31 @@ def _ended(ledger: Ledger, record: RunRecord, name: str) -> Explanation:
         case StepState.SKIPPED:
             sentences.append(f"{name} was skipped: its trigger rule cannot come true.")
             facts["because"] = step.because
-    earlier = [attempt for attempt in step.attempts if attempt is not last or step.state is StepState.CANCELLED]
+    earlier = [
+        attempt
+        for attempt in step.attempts
+        if attempt is not last or step.state is StepState.CANCELLED
+    ]
     sentences += [
         f"Attempt {attempt.attempt} {_outcome(attempt)}."
         for attempt in earlier[-NAMED_STEPS:]
         if attempt.outcome and attempt.outcome is not Outcome.CANCELLED
     ]
-    return Explanation(step.state, tuple(sentences), {name: value for name, value in facts.items() if value})
+    return Explanation(
+        step.state, tuple(sentences), {name: value for name, value in facts.items() if value}
+    )
 
 
 def _awaited(record: RunRecord, step: StepRecord) -> list[str]:
     """Return the upstreams of a step that have not ended."""
-    return [it for it in step.upstream if it in record.steps and not record.steps[it].state.is_ended]
+    return [
+        it for it in step.upstream if it in record.steps and not record.steps[it].state.is_ended
+    ]
 
 
 def _roots(record: RunRecord, awaited: list[str]) -> list[str]:
-    """Return the steps at which the waiting for these comes to an end: they are queued, running or retrying."""
+    """Return the steps at which the waiting for these comes to an end: they are queued, running or
+    retrying."""
     roots, ahead, seen = [], list(awaited), set(awaited)
     while ahead:
         name = ahead.pop(0)
@@ -321,7 +373,10 @@ def _why_not(record: RunRecord, step: StepRecord) -> str:
     if cause is None:
         return f"{step.because or 'a step above it'} failed"
     if cause.state is StepState.CANCELLED:
-        return f"{step.because} was cancelled{f': {cause.cancel_reason}' if cause.cancel_reason else ''}"
+        return (
+            f"{step.because} was"
+            f" cancelled{f': {cause.cancel_reason}' if cause.cancel_reason else ''}"
+        )
     told = _outcome(cause.attempts[-1]) if cause.attempts else "failed"
     return f"{step.because} failed: it {told}"
 
@@ -355,8 +410,8 @@ def _listed(words: list[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Unserved:
-    """Steps that are queued for a pool that no worker serves at present. `hindrance` says why one that would serve it
-    takes no steps; "" if there is none."""
+    """Steps that are queued for a pool that no worker serves at present. `hindrance` says why one
+    that would serve it takes no steps; "" if there is none."""
 
     pool: str
     steps: tuple[str, ...]
@@ -364,7 +419,8 @@ class Unserved:
 
 
 def unserved_steps(ledger: Ledger, steps: Mapping[str, StepRecord]) -> list[Unserved]:
-    """Return the pools that no worker serves at present though steps are queued for them, by queue."""
+    """Return the pools that no worker serves at present though steps are queued for them, by
+    queue."""
     queued: dict[str, list[str]] = {}
     for name, step in steps.items():
         if step.state is StepState.QUEUED:
@@ -373,7 +429,9 @@ def unserved_steps(ledger: Ledger, steps: Mapping[str, StepRecord]) -> list[Unse
         return []
     cards = present_workers(ledger.client, ledger.prefix)
     served = {queue for card in cards for queue in card.queues}
-    hindered = {queue: hindrance_text(card) for card in reversed(cards) for queue in card.paused_queues}
+    hindered = {
+        queue: hindrance_text(card) for card in reversed(cards) for queue in card.paused_queues
+    }
     return [
         Unserved(steps[names[0]].pool, tuple(names), hindered.get(queue, ""))
         for queue, names in sorted(queued.items())

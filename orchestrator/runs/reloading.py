@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 NAMED_STEPS = 5  # of each kind that there is something to tell about
 
 
-def definition_of(run: StoredRun, params: Sequence[str], say: Callable[[str], object]) -> Definition:
-    """Return the pipeline as it is now where it was loaded from; where there is nothing any more, as it was recorded.
+def definition_of(
+    run: StoredRun, params: Sequence[str], say: Callable[[str], object]
+) -> Definition:
+    """Return the pipeline as it is now where it was loaded from; where there is nothing any more,
+    as it was recorded.
 
-    `params` are key=value texts; `say` is told why the recorded one is taken. Raises PipelineInvalid.
+    `params` are key=value texts; `say` is told why the recorded one is taken. Raises
+    PipelineInvalid.
     """
     from orchestrator.runs.stored import StoredDefinition
 
@@ -36,15 +40,19 @@ def definition_of(run: StoredRun, params: Sequence[str], say: Callable[[str], ob
         put_on_path(path)  # a module is found from any folder, as a file is
     if run.target and is_there(run.target):
         return _loaded(run)
-    why = f"there is no {run.target} any more" if run.target else "the record does not say where its pipeline is from"
+    why = (
+        f"there is no {run.target} any more"
+        if run.target
+        else "the record does not say where its pipeline is from"
+    )
     recorded = StoredDefinition(run)
     names = [name for name in (pair.partition("=")[0] for pair in params) if name in run.params]
     if fixed := [name for name in names if name not in recorded.params]:
         raise PipelineInvalid(
             recorded.name,
             [
-                f"param {name!r} cannot be changed: {why}, and its value went into the steps when they were made. "
-                "Bring the pipeline back, or leave -p out."
+                f"param {name!r} cannot be changed: {why}, and its value went into the steps when"
+                " they were made. Bring the pipeline back, or leave -p out."
                 for name in fixed
             ],
         )
@@ -63,7 +71,8 @@ def _loaded(run: StoredRun) -> Definition:
 
 
 def look_for_artifacts(installation: Installation, used: Settings) -> Callable[[Artifact], bool]:
-    """Return what says whether an artifact is still there; where this machine has not the workers' store, all are."""
+    """Return what says whether an artifact is still there; where this machine has not the workers'
+    store, all are."""
     store = recorded_store(installation.ledger.client, installation.ledger.prefix)
     if installation.is_embedded or (store and read_marker(used.artifact_root) == store["id"]):
         return FolderStore(used.artifact_root).has
@@ -71,7 +80,8 @@ def look_for_artifacts(installation: Installation, used: Settings) -> Callable[[
 
 
 def missing_lines(missing: Mapping[str, str]) -> list[str]:
-    """Return a line for each step that is run again for want of its output, given with the output's path."""
+    """Return a line for each step that is run again for want of its output, given with the output's
+    path."""
     return [
         f"step {name} is run again: its output {path} is not in the artifact store any more"
         for name, path in missing.items()

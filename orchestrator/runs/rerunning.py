@@ -1,4 +1,5 @@
-"""A new run that takes over what another one has computed, and runs the rest: what is taken over, and from where."""
+"""A new run that takes over what another one has computed, and runs the rest: what is taken over,
+and from where."""
 
 from __future__ import annotations
 
@@ -32,8 +33,9 @@ from orchestrator.settings.model import Settings
 
 @dataclass(frozen=True)
 class Finished:
-    """What a run that has ended has computed: the output, as the ledger's text, of each step that has succeeded, and
-    the attempt that computed it, in this run or in the one from which it was taken over."""
+    """What a run that has ended has computed: the output, as the ledger's text, of each step that
+    has succeeded, and the attempt that computed it, in this run or in the one from which it was
+    taken over."""
 
     run: StoredRun
     outputs: Mapping[str, str]
@@ -42,10 +44,12 @@ class Finished:
 
 @dataclass(frozen=True)
 class Rerun:
-    """What a rerun will do. `reused` are the steps that are taken over, upstreams first; all others run.
+    """What a rerun will do. `reused` are the steps that are taken over, upstreams first; all others
+    run.
 
-    Of those that run although they had succeeded, `differing` are called or wired otherwise now, `missing` have an
-    output that is not in the artifact store any more (by its path), and `below` are below a step that runs.
+    Of those that run although they had succeeded, `differing` are called or wired otherwise now,
+    `missing` have an output that is not in the artifact store any more (by its path), and `below`
+    are below a step that runs.
     """
 
     of: str
@@ -69,16 +73,20 @@ def check_ended(run: StoredRun) -> None:
     """Raise RerunRefused unless the run has ended."""
     if not run.state.is_ended:
         raise RerunRefused(
-            f"run {run.run_id} is {run.state.value}: wait for its end, or end it: orchestrator cancel {run.run_id}"
+            f"run {run.run_id} is {run.state.value}: wait for its end, or end it: orchestrator"
+            f" cancel {run.run_id}"
         )
 
 
 def read_finished(ledger: Ledger, run: StoredRun) -> Finished:
-    """Return what a run has computed. Raises RerunRefused when it has not ended, or somebody has just resumed it."""
+    """Return what a run has computed. Raises RerunRefused when it has not ended, or somebody has
+    just resumed it."""
     check_ended(run)
     outputs, reused = ledger.outputs(run.run_id), ledger.reused(run.run_id)
     if int(ledger.run_fields(run.run_id).get("resumes", 0)) != run.resumes:
-        raise RerunRefused(f"somebody has just resumed run {run.run_id}: orchestrator show {run.run_id}")
+        raise RerunRefused(
+            f"somebody has just resumed run {run.run_id}: orchestrator show {run.run_id}"
+        )
     succeeded = [step for step, (state, _) in run.states.items() if state is StepState.SUCCEEDED]
     return Finished(
         run,
@@ -98,14 +106,17 @@ def plan_rerun(
 ) -> Rerun:
     """Return what a rerun by this plan will do; nothing is changed by that. Raises RerunRefused.
 
-    A step is taken over if it succeeded, is called and wired as then, its output is still there, and nothing above it
-    runs. `from_steps` run, and all that is below them. `target` is where the plan comes from, that of the run if empty.
+    A step is taken over if it succeeded, is called and wired as then, its output is still there,
+    and nothing above it runs. `from_steps` run, and all that is below them. `target` is where the
+    plan comes from, that of the run if empty.
     """
     run, steps = finished.run, plan.pipeline.steps
     if unknown := run.unknown_steps(from_steps, steps):
         raise RerunRefused(unknown)
     fields = run_fields(plan, settings, run.run_id, "")
-    succeeded = {name for name in steps if name in run.steps and state_of(run, name) is StepState.SUCCEEDED}
+    succeeded = {
+        name for name in steps if name in run.steps and state_of(run, name) is StepState.SUCCEEDED
+    }
     staged = {it.step: it for it in staged_steps(plan, settings) if it.step in succeeded}
     differing = {
         name
@@ -127,7 +138,9 @@ def plan_rerun(
         below=tuple(_only_below(steps, runs & succeeded, {*differing, *missing, *from_steps})),
         new=tuple(name for name in steps if name not in run.steps),
         gone=tuple(name for name in run.steps if name not in steps),
-        code_changed=tuple(name for name in sorted({*code, *run.code}) if code.get(name) != run.code.get(name)),
+        code_changed=tuple(
+            name for name in sorted({*code, *run.code}) if code.get(name) != run.code.get(name)
+        ),
         code=code,
         params_changed=tuple(params_that_changed(run.fields["params"], str(fields["params"]))),
         finished=finished,
@@ -155,7 +168,9 @@ def _with_reused(planned: Rerun) -> Iterator[StagedStep]:
     for it in staged_steps(planned.plan, planned.settings):
         if it.step in places:
             source, output = planned.finished.sources[it.step], planned.finished.outputs[it.step]
-            yield replace(it, output=output, reused=f"{places[it.step]} {source.attempt} {source.run_id}")
+            yield replace(
+                it, output=output, reused=f"{places[it.step]} {source.attempt} {source.run_id}"
+            )
         else:
             yield it
 

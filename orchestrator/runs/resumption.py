@@ -1,4 +1,5 @@
-"""Letting a run that has ended go on in its own record: what is kept, what runs anew, and by which plan."""
+"""Letting a run that has ended go on in its own record: what is kept, what runs anew, and by which
+plan."""
 
 from __future__ import annotations
 
@@ -16,7 +17,13 @@ from orchestrator.definition.model import Step
 from orchestrator.errors import ResumeRefused
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import RunState, StepState
-from orchestrator.ledger.values import AttemptsStopping, ResumedMeanwhile, RunNotEnded, RunSucceeded, StagedStep
+from orchestrator.ledger.values import (
+    AttemptsStopping,
+    ResumedMeanwhile,
+    RunNotEnded,
+    RunSucceeded,
+    StagedStep,
+)
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
@@ -37,12 +44,14 @@ from orchestrator.wording import listed
 
 @dataclass(frozen=True)
 class Resumption:
-    """What a resume will do. Steps that are neither in `resets` nor `gone` have succeeded and are kept.
+    """What a resume will do. Steps that are neither in `resets` nor `gone` have succeeded and are
+    kept.
 
-    `resets` wait anew, each with how many of its upstreams are kept; `again` are those of them that had succeeded, of
-    which `judged_anew` were not asked for but decided by a step that waits anew, and `new` those that the run did not
-    have. `gone` are steps that the pipeline no longer has. `differing` are kept though
-    the pipeline now calls them with other arguments. `staged` is empty when the plan is as it was.
+    `resets` wait anew, each with how many of its upstreams are kept; `again` are those of them that
+    had succeeded, of which `judged_anew` were not asked for but decided by a step that waits anew,
+    and `new` those that the run did not have. `gone` are steps that the pipeline no longer has.
+    `differing` are kept though the pipeline now calls them with other arguments. `staged` is empty
+    when the plan is as it was.
     """
 
     run_id: str
@@ -56,7 +65,8 @@ class Resumption:
     differing: tuple[str, ...]
     staged: tuple[StagedStep, ...]
     fields: Mapping[str, str | int]
-    missing: Mapping[str, str]  # steps whose output is not in the artifact store any more, with its path
+    # steps whose output is not in the artifact store any more, with its path
+    missing: Mapping[str, str]
     code_changed: tuple[str, ...]
     params_changed: Mapping[str, Any]  # as JSON; None for one that is there no longer
     seen_resumes: int
@@ -65,7 +75,8 @@ class Resumption:
 
     @property
     def detail(self) -> dict[str, Any]:
-        """Return what the event says beside the steps that run again, are added or gone, and how many wait anew."""
+        """Return what the event says beside the steps that run again, are added or gone, and how
+        many wait anew."""
         told = {
             "from": list(self.asked_from),
             "code_changed": list(self.code_changed),
@@ -75,7 +86,8 @@ class Resumption:
 
 
 def check_resumable(run: StoredRun, from_steps: Sequence[str] = ()) -> None:
-    """Raise ResumeRefused unless the run has ended without success: a good run cannot be spoilt by going on with it."""
+    """Raise ResumeRefused unless the run has ended without success: a good run cannot be spoilt by
+    going on with it."""
     if not run.state.is_ended:
         raise ResumeRefused(_not_ended(run.run_id, run.state.value))
     if run.state is RunState.SUCCEEDED:
@@ -92,16 +104,19 @@ def plan_resume(
     outputs: Mapping[str, str] = MappingProxyType({}),
     has_artifact: Callable[[Artifact], bool] = lambda artifact: True,
 ) -> Resumption:
-    """Return what a resume of the run by this plan will do; nothing is changed yet. Raises ResumeRefused.
+    """Return what a resume of the run by this plan will do; nothing is changed yet. Raises
+    ResumeRefused.
 
-    `from_steps` run again, and all that is below them; so do steps whose output (`outputs`) has left the store.
-    `target` is where the plan comes from, that of the run if empty.
+    `from_steps` run again, and all that is below them; so do steps whose output (`outputs`) has
+    left the store. `target` is where the plan comes from, that of the run if empty.
     """
     check_resumable(run, from_steps)
     steps = plan.pipeline.steps
     if unknown := run.unknown_steps(from_steps, steps):
         raise ResumeRefused(unknown)
-    succeeded = {name for name in steps if name in run.steps and state_of(run, name) is StepState.SUCCEEDED}
+    succeeded = {
+        name for name in steps if name in run.steps and state_of(run, name) is StepState.SUCCEEDED
+    }
     missing = missing_artifacts(outputs, succeeded, has_artifact)
     asked = with_descendants(steps, [*from_steps, *missing])
     kept = _kept(run, steps, succeeded - asked)
@@ -118,7 +133,11 @@ def plan_resume(
     return Resumption(
         run_id=run.run_id,
         pipeline=plan.pipeline.name,
-        resets=tuple((name, sum(up in kept for up in plan.upstream[name])) for name in steps if name not in kept),
+        resets=tuple(
+            (name, sum(up in kept for up in plan.upstream[name]))
+            for name in steps
+            if name not in kept
+        ),
         again=tuple(name for name in steps if name in again),
         judged_anew=tuple(name for name in steps if name in again - asked),
         new=tuple(name for name in steps if name not in run.steps),
@@ -126,11 +145,15 @@ def plan_resume(
         missing=missing,
         kept=len(kept),
         differing=tuple(
-            step.step for step in staged if step.step in kept and is_other_call(run, step, str(fields["params"]))
+            step.step
+            for step in staged
+            if step.step in kept and is_other_call(run, step, str(fields["params"]))
         ),
         staged=() if {step.step: step for step in staged} == run.steps else staged,
         fields=fields,
-        code_changed=tuple(name for name in sorted({*code, *run.code}) if code.get(name) != run.code.get(name)),
+        code_changed=tuple(
+            name for name in sorted({*code, *run.code}) if code.get(name) != run.code.get(name)
+        ),
         params_changed=params,
         seen_resumes=run.resumes,
         asked_from=tuple(dict.fromkeys(from_steps)),
@@ -139,7 +162,8 @@ def plan_resume(
 
 
 def resume(ledger: Ledger, app: Celery, resumption: Resumption) -> None:
-    """Let the run go on, and send off what may start. Raises ResumeRefused when it is not as it was when planned."""
+    """Let the run go on, and send off what may start. Raises ResumeRefused when it is not as it was
+    when planned."""
     run_id = resumption.run_id
     try:
         chains = ledger.resume(
@@ -157,29 +181,34 @@ def resume(ledger: Ledger, app: Celery, resumption: Resumption) -> None:
     except RunSucceeded:
         raise ResumeRefused(_succeeded(run_id, resumption.asked_from)) from None
     except ResumedMeanwhile:
-        raise ResumeRefused(f"somebody else has just resumed run {run_id}: orchestrator show {run_id}") from None
+        raise ResumeRefused(
+            f"somebody else has just resumed run {run_id}: orchestrator show {run_id}"
+        ) from None
     except AttemptsStopping as error:
         many = "1 attempt is" if error.count == 1 else f"{error.count} attempts are"
-        raise ResumeRefused(f"run {run_id}: {many} still being stopped. Try again in a moment.") from None
+        raise ResumeRefused(
+            f"run {run_id}: {many} still being stopped. Try again in a moment."
+        ) from None
     dispatch(app, run_id, resumption.pipeline, chains)
 
 
 def wait_for_stopping(ledger: Ledger, settings: Settings, run_id: str) -> None:
-    """Wait until the attempts of a run that was cancelled are gone. Raises ResumeRefused when they do not go."""
+    """Wait until the attempts of a run that was cancelled are gone. Raises ResumeRefused when they
+    do not go."""
     limit_s = stopping_limit_s(settings)
     if left := wait_until_stopped(ledger, settings, run_id, limit_s):
         shown = listed([f"{attempt.step} on {attempt.worker}" for attempt in left], 5)
         raise ResumeRefused(
-            f"run {run_id} cannot go on yet: after {limit_s:g} s these are still being stopped: {shown}. "
-            "Look at those workers, or try again."
+            f"run {run_id} cannot go on yet: after {limit_s:g} s these are still being stopped:"
+            f" {shown}. Look at those workers, or try again."
         )
 
 
 def _succeeded(run_id: str, from_steps: Sequence[str]) -> str:
     again = "".join(f" --from {shlex.quote(name)}" for name in from_steps) or " --from STEP"
     return (
-        f"run {run_id} has succeeded, and stays as it is. A new run can take over what it has computed and run "
-        f"the rest again: orchestrator rerun {run_id}{again}"
+        f"run {run_id} has succeeded, and stays as it is. A new run can take over what it has"
+        f" computed and run the rest again: orchestrator rerun {run_id}{again}"
     )
 
 
@@ -193,16 +222,19 @@ def _not_ended(run_id: str, state: str) -> str:
 def _kept(run: StoredRun, steps: Mapping[str, Step], succeeded: set[str]) -> set[str]:
     """Return which of the steps that succeeded keep that: those above which nothing waits anew.
 
-    Whatever let a step run, be it the success of its upstreams, a failure or just their end, it was decided by them.
-    Where one of them is open again, so is the decision, whether or not that one gets an attempt. An upstream that the
-    step has only now has decided nothing.
+    Whatever let a step run, be it the success of its upstreams, a failure or just their end, it was
+    decided by them. Where one of them is open again, so is the decision, whether or not that one
+    gets an attempt. An upstream that the step has only now has decided nothing.
     """
     decided_by = {name: _decided_by(run, step) for name, step in steps.items() if name in succeeded}
     decides: dict[str, list[str]] = {}
     for name, upstreams in decided_by.items():
         for upstream in upstreams:
             decides.setdefault(upstream, []).append(name)
-    kept, ahead = set(succeeded), [name for name in steps if name in run.steps and name not in succeeded]
+    kept, ahead = (
+        set(succeeded),
+        [name for name in steps if name in run.steps and name not in succeeded],
+    )
     while ahead:
         for name in decides.get(ahead.pop(), ()):
             if name in kept:

@@ -1,4 +1,5 @@
-"""A run as the ledger keeps it, and the pipeline that can be read back from it when its file is gone."""
+"""A run as the ledger keeps it, and the pipeline that can be read back from it when its file is
+gone."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from orchestrator.runs.submission import values_of
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run's fields, steps and their states (state, attempts so far), and the id of its latest event."""
+    """A run's fields, steps and their states (state, attempts so far), and the id of its latest
+    event."""
 
     run_id: str
     fields: Mapping[str, str]
@@ -33,7 +35,8 @@ class StoredRun:
     states: Mapping[str, tuple[StepState, int]]
     last_event: str
     past: Past = field(default_factory=Past)
-    begun_after: Mapping[str, int] = field(default_factory=dict)  # step -> resumes before its last attempt; 0 if absent
+    # step -> resumes before its last attempt; 0 if absent
+    begun_after: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def state(self) -> RunState:
@@ -45,7 +48,8 @@ class StoredRun:
         return self.fields.get("target", "")
 
     def unknown_steps(self, names: Iterable[str], steps: Collection[str]) -> str:
-        """Return a sentence for each name that is no step of the pipeline as it is now (`steps`)."""
+        """Return a sentence for each name that is no step of the pipeline as it is now
+        (`steps`)."""
         told = []
         for name in dict.fromkeys(names):
             if name in self.steps and name not in steps:
@@ -59,14 +63,17 @@ class StoredRun:
         return int(self.fields.get("resumes", 0))
 
     def ran_as(self, now: StagedStep) -> bool:
-        """Return whether the last attempt of a step had, to the letter, the spec that it would have now."""
+        """Return whether the last attempt of a step had, to the letter, the spec that it would have
+        now."""
         return self.past.spec_at(now.step, self.begun_after.get(now.step, 0)) is None and (
             self.steps[now.step].spec == now.spec
         )
 
     def spec_of_success(self, step: str) -> StepSpec:
         """Return the spec that the last attempt of a step was given."""
-        return self.past.spec_at(step, self.begun_after.get(step, 0)) or self.steps[step].parsed_spec
+        return (
+            self.past.spec_at(step, self.begun_after.get(step, 0)) or self.steps[step].parsed_spec
+        )
 
     def params_of_success(self, step: str) -> str:
         """Return the params, as JSON text, that the last attempt of a step was given."""
@@ -75,7 +82,8 @@ class StoredRun:
 
     @cached_property
     def params(self) -> ReadParams:
-        """The params as they were when the run was submitted or last resumed; `Unkept` where none can be made again."""
+        """The params as they were when the run was submitted or last resumed; `Unkept` where none
+        can be made again."""
         return params_of_record(self.fields["params"], self.secrets)
 
     @property
@@ -86,14 +94,16 @@ class StoredRun:
 
     @cached_property
     def code(self) -> dict[str, str]:
-        """Source files with their SHA-256, as they were when the run was submitted or last resumed."""
+        """Source files with their SHA-256, as they were when the run was submitted or last
+        resumed."""
         code: dict[str, str] = json.loads(self.fields.get("code") or "{}")
         return code
 
 
 def read_run(ledger: Ledger, run_id: str) -> StoredRun:
     """Return a run as the ledger has it. Raises RunUnknown."""
-    fields = ledger.run_fields(run_id)  # first: that it says how often the run was resumed keeps the rest together
+    # first: that it says how often the run was resumed keeps the rest together
+    fields = ledger.run_fields(run_id)
     begun_after: dict[str, int] = {}
     if int(fields.get("resumes", 0)):
         resumes = 0
@@ -117,8 +127,8 @@ def read_run(ledger: Ledger, run_id: str) -> StoredRun:
 class StoredDefinition:
     """The pipeline of a run, read back from the ledger.
 
-    Of its params only those that a step reads by reference can be given another value: all others are no longer told
-    apart from the values that the pipeline made of them.
+    Of its params only those that a step reads by reference can be given another value: all others
+    are no longer told apart from the values that the pipeline made of them.
     """
 
     run: StoredRun
@@ -140,7 +150,11 @@ class StoredDefinition:
             if isinstance(reference, ParamRef)
         }
         return {
-            name: Param(name, Secret[str]) if name in self.run.secrets else inferred_param(name, value)
+            name: (
+                Param(name, Secret[str])
+                if name in self.run.secrets
+                else inferred_param(name, value)
+            )
             for name, value in self.run.params.items()
             if name in read
         }
@@ -160,13 +174,18 @@ class StoredDefinition:
             alerts=tuple(json.loads(fields.get("alerts") or "[]")),
         )
 
-    def build(self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None) -> Pipeline:
-        """Return the pipeline with these params in place of the recorded ones; raises PipelineInvalid."""
+    def build(
+        self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None
+    ) -> Pipeline:
+        """Return the pipeline with these params in place of the recorded ones; raises
+        PipelineInvalid."""
         faults = [
-            f"step {name!r} is for pool {step.options.pool!r}, which is not among the settings any more."
-            f"{names_hint(step.options.pool, pools)}"
+            f"step {name!r} is for pool {step.options.pool!r}, which is not among the settings any"
+            f" more.{names_hint(step.options.pool, pools)}"
             for name, step in self.pipeline.steps.items()
-            if pools is not None and step.options.pool is not None and step.options.pool not in pools
+            if pools is not None
+            and step.options.pool is not None
+            and step.options.pool not in pools
         ]
         if faults:
             raise PipelineInvalid(self.name, faults)

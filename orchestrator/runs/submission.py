@@ -28,16 +28,24 @@ RUN_ID_SHAPE = "20261123-175235-0123456789"
 
 
 def new_run_id() -> str:
-    """Return an id that sorts by time and that nobody else has: date, time (UTC) and 40 random bits."""
+    """Return an id that sorts by time and that nobody else has: date, time (UTC) and 40 random
+    bits."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(5)}"
 
 
 def submit(
-    plan: Plan, ledger: Ledger, app: Celery, settings: Settings, run_id: str | None = None, target: str = ""
+    plan: Plan,
+    ledger: Ledger,
+    app: Celery,
+    settings: Settings,
+    run_id: str | None = None,
+    target: str = "",
 ) -> str:
-    """Start a run of the plan and give its id. The run is in the ledger, whole, before its first message is sent.
+    """Start a run of the plan and give its id. The run is in the ledger, whole, before its first
+    message is sent.
 
-    `target` tells a later resume where the pipeline was loaded from: an absolute FILE[:NAME], or a module.
+    `target` tells a later resume where the pipeline was loaded from: an absolute FILE[:NAME], or a
+    module.
     """
     run_id = run_id or new_run_id()
     pipeline = plan.pipeline
@@ -54,7 +62,8 @@ def submit(
 def run_fields(
     plan: Plan, settings: Settings, run_id: str, target: str, attempts_before: int = 0
 ) -> dict[str, str | int]:
-    """Return what the ledger keeps of a run as a whole. `attempts_before` are the most that a step of it has had."""
+    """Return what the ledger keeps of a run as a whole. `attempts_before` are the most that a step
+    of it has had."""
     pipeline = plan.pipeline
     fields: dict[str, str | int] = {
         "pipeline": pipeline.name,
@@ -67,13 +76,15 @@ def run_fields(
     }
     if secret_values := secrets_in(pipeline.params):
         fields["secrets"] = json_text(sorted(secret_values))
-        fields["secret_values"] = json.dumps(secret_values)  # the ledger keeps these apart, until the run ends
+        # the ledger keeps these apart, until the run ends
+        fields["secret_values"] = json.dumps(secret_values)
     if target:
         fields["target"] = target
     if pipeline.deadline_s or any(step.options.queue_timeout for step in pipeline.steps.values()):
         fields["limits"] = 1
     if pipeline.deadline_s:
-        whole = pipeline.deadline_s.is_integer() and pipeline.deadline_s < 1e15  # 30 days are 2592000, not 2.592e+06
+        # 30 days are 2592000, not 2.592e+06
+        whole = pipeline.deadline_s.is_integer() and pipeline.deadline_s < 1e15
         fields["deadline_s"] = f"{pipeline.deadline_s:.0f}" if whole else repr(pipeline.deadline_s)
     if pipeline.alerts:
         fields["alerts"] = json_text(list(pipeline.alerts))
@@ -82,7 +93,10 @@ def run_fields(
 
 def broker_lists(plan: Plan, settings: Settings) -> list[tuple[str, int]]:
     """Return the lists of the broker in which messages of the plan's steps may lie."""
-    used = {(settings.queue_of(step.options.pool), step.options.priority) for step in plan.pipeline.steps.values()}
+    used = {
+        (settings.queue_of(step.options.pool), step.options.priority)
+        for step in plan.pipeline.steps.values()
+    }
     return sorted({(queue, priority_level(priority)) for queue, priority in used})
 
 
@@ -106,7 +120,11 @@ def staged_steps(plan: Plan, settings: Settings) -> Iterator[StagedStep]:
             options.lost_attempts,
             any(isinstance(reference, ParamRef) for reference in read),
         )
-        inputs = list(dict.fromkeys(reference.step for reference in read if not isinstance(reference, ParamRef)))
+        inputs = list(
+            dict.fromkeys(
+                reference.step for reference in read if not isinstance(reference, ParamRef)
+            )
+        )
         yield StagedStep(
             name,
             entry.to_json(),
@@ -125,7 +143,9 @@ def values_of(step: Step) -> Any:
 def _spec(step: Step, pool: str) -> StepSpec:
     options, upstream = _kept_options(step.options), step.upstream
     if isinstance(step.call, ShellCall):
-        return StepSpec(pool, CallKind.SHELL, command=to_wire(step.call.run), options=options, upstream=upstream)
+        return StepSpec(
+            pool, CallKind.SHELL, command=to_wire(step.call.run), options=options, upstream=upstream
+        )
     args, kwargs = to_wire(list(step.call.args)), to_wire(dict(step.call.kwargs))
     return StepSpec(pool, CallKind.FUNCTION, step.call.uses, args, kwargs, None, options, upstream)
 
@@ -146,7 +166,8 @@ def plan_message_bytes(plan: Plan, settings: Settings) -> int:
 
 
 def _max_links(plan: Plan, settings: Settings, run_id: str, attempts_before: int = 0) -> int:
-    # Attempts as they may become, so that a late retry's message is not larger than a first one's may be.
+    # Attempts as they may become, so that a late retry's message is not larger than a first one's
+    # may be.
     links = [
         link._replace(attempt=1 + attempts_before + plan.pipeline.steps[name].options.retries)
         for name, link in plan_links(plan, settings).items()

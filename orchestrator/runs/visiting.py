@@ -19,12 +19,14 @@ LEAST_PAUSE_S = 0.02  # between two visits
 
 
 class Visitor:
-    """Does what is due in runs, repairs what was lost, and sends alerts. One object for as long as somebody visits: it
-    knows for how long the server has answered it."""
+    """Does what is due in runs, repairs what was lost, and sends alerts. One object for as long as
+    somebody visits: it knows for how long the server has answered it."""
 
-    def __init__(self, ledger: Ledger, app: Celery, settings: Settings, *, is_follower: bool = False) -> None:
-        """A follower visits one run, and leaves alerts to those who visit all: they may know of targets that it does
-        not."""
+    def __init__(
+        self, ledger: Ledger, app: Celery, settings: Settings, *, is_follower: bool = False
+    ) -> None:
+        """A follower visits one run, and leaves alerts to those who visit all: they may know of
+        targets that it does not."""
         self._is_follower = is_follower
         self._ledger, self._app = ledger, app
         self._poll_interval_s = settings.poll_interval_s
@@ -40,10 +42,13 @@ class Visitor:
     @property
     def leaves_alerts(self) -> bool:
         """Whether somebody else sends the alerts of failed runs."""
-        return self._is_follower and bool(present_coordinators(self._ledger.client, self._ledger.prefix))
+        return self._is_follower and bool(
+            present_coordinators(self._ledger.client, self._ledger.prefix)
+        )
 
     def visit(self, run_id: str) -> float:
-        """Do what is due in one run, and return the seconds until it is worth another visit. Raises RunUnknown."""
+        """Do what is due in one run, and return the seconds until it is worth another visit. Raises
+        RunUnknown."""
         report = self._repair.inspect(run_id)
         self._dispatch(run_id, report.ready)
         if report.is_over:
@@ -60,11 +65,13 @@ class Visitor:
         return min(self._poll_interval_s, due_in_s)
 
     def take_over_from(self, run_id: str, worker: str, died: str) -> None:
-        """Have others go on with what a worker ran that is known to be gone; `died` tells of what, as a predicate."""
+        """Have others go on with what a worker ran that is known to be gone; `died` tells of what,
+        as a predicate."""
         self._dispatch(run_id, self._repair.take_over_from(run_id, worker, died))
 
     def finish_alerts(self, limit_s: float = ALERTS_LIMIT_S) -> None:
-        """Wait for the alerts that are being sent now; what does not get through is left to the next coordinator."""
+        """Wait for the alerts that are being sent now; what does not get through is left to the
+        next coordinator."""
         self._alerts.finish(limit_s)
 
     def _note_loss(self, run_id: str, queue: str) -> None:

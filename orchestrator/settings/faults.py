@@ -17,12 +17,17 @@ def unknown_variables(variables: Iterable[str], others: Iterable[str]) -> list[s
     for variable in sorted(variables):
         if variable in known or variable.startswith(PREFIX + "POOLS__"):
             continue
-        faults.append(f"{variable} is no variable of the orchestrator.{names_hint(variable, known)}")
+        faults.append(
+            f"{variable} is no variable of the orchestrator.{names_hint(variable, known)}"
+        )
     return faults
 
 
 def origin_of(
-    path: tuple[str, ...], overrides: Mapping[str, Any], variables: Mapping[str, str], file: Path | None
+    path: tuple[str, ...],
+    overrides: Mapping[str, Any],
+    variables: Mapping[str, str],
+    file: Path | None,
 ) -> str:
     """Return where the value at `path` came from, in the words of its source."""
     if not path:

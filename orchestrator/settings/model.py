@@ -1,4 +1,5 @@
-"""What can be set: the settings of the orchestrator and of its pools, with their meaning and their limits."""
+"""What can be set: the settings of the orchestrator and of its pools, with their meaning and their
+limits."""
 
 from __future__ import annotations
 
@@ -38,21 +39,33 @@ class PoolSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    queue: str | None = Field(None, description="Queue that the pool's workers read; `<key_prefix>.<pool>` if unset.")
-    concurrency: int | None = Field(None, ge=1, description="Steps one worker runs at a time; its CPU cores if unset.")
+    queue: str | None = Field(
+        None, description="Queue that the pool's workers read; `<key_prefix>.<pool>` if unset."
+    )
+    concurrency: int | None = Field(
+        None, ge=1, description="Steps one worker runs at a time; its CPU cores if unset."
+    )
     pool_type: Literal["prefork", "threads", "solo"] = Field(
-        "prefork", description="How Celery runs steps: prefork (processes), threads or solo (one, in line)."
+        "prefork",
+        description="How Celery runs steps: prefork (processes), threads or solo (one, in line).",
     )
     threads: int | None = Field(
-        None, ge=1, description="Most threads of numeric libraries in a step; its share of the cores if unset."
+        None,
+        ge=1,
+        description="Most threads of numeric libraries in a step; its share of the cores if unset.",
     )
     celery_app: str | None = Field(
         None,
         pattern=r"^[\w.]+:[\w.]+$",
-        description="Your Celery app, as 'proj.celery:app', which is the current one in the pool's steps.",
+        description=(
+            "Your Celery app, as 'proj.celery:app', which is the current one in the pool's steps."
+        ),
     )
     server_in_steps: bool = Field(
-        False, description="Whether steps get ORCHESTRATOR_REDIS_URL and may use the orchestrator's own commands."
+        False,
+        description=(
+            "Whether steps get ORCHESTRATOR_REDIS_URL and may use the orchestrator's own commands."
+        ),
     )
     description: str = Field("", description="What the pool is for, for people.")
 
@@ -63,7 +76,8 @@ class PoolSettings(BaseModel):
 
 
 class Settings(BaseSettings):
-    """The settings, frozen. `Settings(...)` reads neither environment nor file; `load_settings` does."""
+    """The settings, frozen. `Settings(...)` reads neither environment nor file; `load_settings`
+    does."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -78,19 +92,30 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         None,
         repr=False,
-        description="Redis server (redis://, rediss://, valkey://, unix:///path); an embedded one if unset.",
+        description=(
+            "Redis server (redis://, rediss://, valkey://, unix:///path); an embedded one if unset."
+        ),
     )
-    data_dir: Path = Field(Path(".orchestrator"), description="Folder for everything kept on this machine.")
-    artifact_dir: Path | None = Field(None, description="Folder for artifacts; data_dir/artifacts if unset.")
+    data_dir: Path = Field(
+        Path(".orchestrator"), description="Folder for everything kept on this machine."
+    )
+    artifact_dir: Path | None = Field(
+        None, description="Folder for artifacts; data_dir/artifacts if unset."
+    )
     artifact_mode: str = Field(
         "0600",
         pattern=r"^0?[0-7]{3}$",
-        description="Mode of files in the artifact folder (folders get x for r), as 0640 for workers of several users.",
+        description=(
+            "Mode of files in the artifact folder (folders get x for r), as 0640 for workers of"
+            " several users."
+        ),
     )
     artifact_group: str | None = Field(
         None,
         min_length=1,
-        description="Group of what workers put into the artifact folder; that of the worker if unset.",
+        description=(
+            "Group of what workers put into the artifact folder; that of the worker if unset."
+        ),
     )
     key_prefix: str = Field(
         "orc",
@@ -100,50 +125,83 @@ class Settings(BaseSettings):
     broker_key_prefix: str = Field(
         "",
         pattern=r"^[A-Za-z0-9._:{}-]*$",
-        description="Put before every key and channel of Celery in Redis (kombu's global_keyprefix), for access lists.",
+        description=(
+            "Put before every key and channel of Celery in Redis (kombu's global_keyprefix), for"
+            " access lists."
+        ),
     )
     default_pool: str = Field("cpu", description="Pool of the steps that name none.")
     pools: dict[str, PoolSettings] = Field(
         default_factory=lambda: {"cpu": PoolSettings()},
         description="The pools by name; each has queue, concurrency, pool_type and description.",
     )
-    celery_events: bool = Field(True, description="Whether workers send Celery events, which Flower needs.")
-    inline_output_bytes: int = Field(4096, ge=0, description="Largest JSON output kept in the ledger itself, in bytes.")
-    log_lines_per_attempt: int = Field(1000, ge=0, description="Last log lines kept for each attempt.")
+    celery_events: bool = Field(
+        True, description="Whether workers send Celery events, which Flower needs."
+    )
+    inline_output_bytes: int = Field(
+        4096, ge=0, description="Largest JSON output kept in the ledger itself, in bytes."
+    )
+    log_lines_per_attempt: int = Field(
+        1000, ge=0, description="Last log lines kept for each attempt."
+    )
     shell_output_mb: int = Field(
-        64, ge=1, description="Largest output of a shell command, in MB; one that writes more fails."
+        64,
+        ge=1,
+        description="Largest output of a shell command, in MB; one that writes more fails.",
     )
     visibility_timeout_s: int = Field(
-        172_800, ge=86_400, description="Seconds before Celery redelivers an unacked message; a day at least."
+        172_800,
+        ge=86_400,
+        description="Seconds before Celery redelivers an unacked message; a day at least.",
     )
     code_drift: Literal["refuse", "warn", "allow"] = Field(
         "warn",
-        description="What a worker does with a step whose files differ from those submitted: refuse (the step goes "
-        "back), warn (it runs, and its record says so), allow.",
+        description=(
+            "What a worker does with a step whose files differ from those submitted: refuse (the"
+            " step goes back), warn (it runs, and its record says so), allow."
+        ),
     )
     poll_interval_s: float = Field(
         0.5, gt=0, le=5, description="Seconds between two looks of the coordinator at the ledger."
     )
-    timeout_grace_s: float = Field(5.0, ge=0, description="Seconds between asking a step to stop and killing it.")
+    timeout_grace_s: float = Field(
+        5.0, ge=0, description="Seconds between asking a step to stop and killing it."
+    )
     lease_s: float = Field(
-        6.0, ge=0.5, description="Seconds after which a running step whose worker is silent is given to another one."
+        6.0,
+        ge=0.5,
+        description=(
+            "Seconds after which a running step whose worker is silent is given to another one."
+        ),
     )
     message_lost_after_s: float = Field(
-        5.0, ge=0.5, description="Seconds that a queued step's message must be missing before it is sent again."
+        5.0,
+        ge=0.5,
+        description="Seconds that a queued step's message must be missing before it is sent again.",
     )
     drain_grace_s: float = Field(
         300.0,
         ge=0,
-        description="Seconds that a worker told to end waits for its running steps; then it hands them over.",
+        description=(
+            "Seconds that a worker told to end waits for its running steps; then it hands them"
+            " over."
+        ),
     )
     alerts: tuple[str, ...] = Field(
         (),
         repr=False,
-        description="Apprise URLs that are told when a run fails; $NAME in one is taken from the environment.",
+        description=(
+            "Apprise URLs that are told when a run fails; $NAME in one is taken from the"
+            " environment."
+        ),
     )
     flower_port: int = Field(5555, ge=1, le=65535, description="TCP port of Flower.")
-    flower_address: str = Field("127.0.0.1", min_length=1, description="Address that Flower listens on.")
-    flower_user: str = Field("admin", min_length=1, description="User name for Flower's basic authentication.")
+    flower_address: str = Field(
+        "127.0.0.1", min_length=1, description="Address that Flower listens on."
+    )
+    flower_user: str = Field(
+        "admin", min_length=1, description="User name for Flower's basic authentication."
+    )
     flower_password: SecretStr | None = Field(
         None, repr=False, description="Password for Flower; a random one if unset."
     )
@@ -152,12 +210,17 @@ class Settings(BaseSettings):
         "INFO", description="Least level logged."
     )
     log_format: Literal["text", "json"] = Field(
-        "text", description="How services log: text for people, or json, one object a line, for collectors."
+        "text",
+        description=(
+            "How services log: text for people, or json, one object a line, for collectors."
+        ),
     )
     parent_pid: int | None = Field(
         None,
         ge=1,
-        description="Process whose end also ends a local worker; set by the orchestrator, not by people.",
+        description=(
+            "Process whose end also ends a local worker; set by the orchestrator, not by people."
+        ),
     )
 
     @classmethod
@@ -185,7 +248,8 @@ class Settings(BaseSettings):
     @field_validator("flower_password")
     @classmethod
     def _empty_is_unset(cls, password: SecretStr | None) -> SecretStr | None:
-        """As in a variable: an empty one would protect nothing, and could not be handed on to Flower's process."""
+        """As in a variable: an empty one would protect nothing, and could not be handed on to
+        Flower's process."""
         return password or None
 
     @field_validator("log_level", mode="before")
@@ -195,7 +259,9 @@ class Settings(BaseSettings):
 
     @field_validator("pools")
     @classmethod
-    def _pools_with_queues(cls, pools: dict[str, PoolSettings], info: ValidationInfo) -> dict[str, PoolSettings]:
+    def _pools_with_queues(
+        cls, pools: dict[str, PoolSettings], info: ValidationInfo
+    ) -> dict[str, PoolSettings]:
         prefix = info.data.get("key_prefix", "orc")
         if not pools:
             raise ValueError("there must be one pool at least")
@@ -204,9 +270,13 @@ class Settings(BaseSettings):
             queue = pool.queue or _default_queue(prefix, name)
             for word in (name, queue):
                 if not _NAME.fullmatch(word):
-                    raise ValueError(f"{word!r} of pool {name!r} may hold only letters, digits, '.', '-' and '_'")
+                    raise ValueError(
+                        f"{word!r} of pool {name!r} may hold only letters, digits, '.', '-' and '_'"
+                    )
             if queue in readers:
-                raise ValueError(f"pools {readers[queue]!r} and {name!r} have the same queue {queue!r}")
+                raise ValueError(
+                    f"pools {readers[queue]!r} and {name!r} have the same queue {queue!r}"
+                )
             readers[queue] = name
         return {
             name: pool.model_copy(update={"queue": pool.queue or _default_queue(prefix, name)})
@@ -235,7 +305,8 @@ class Settings(BaseSettings):
 
     @property
     def artifact_permissions(self) -> Permissions:
-        """Mode and group of what goes into the artifact folder. Raises SettingsInvalid without such a group here."""
+        """Mode and group of what goes into the artifact folder. Raises SettingsInvalid without such
+        a group here."""
         group_id = None
         if self.artifact_group is not None:
             try:
@@ -252,29 +323,35 @@ class Settings(BaseSettings):
         return self.artifact_root / run_id / f"{step}.checkpoints"
 
     def queue_of(self, pool: str | None = None) -> str:
-        """Return the queue of a pool (the default pool if None); KeyError if there is no such pool."""
+        """Return the queue of a pool (the default pool if None); KeyError if there is no such
+        pool."""
         name = pool or self.default_pool
         return self.pools[name].queue or _default_queue(self.key_prefix, name)
 
     def former_queues(self) -> dict[str, str]:
         """Return the queues by the names that they had when a pool's name was its queue's.
 
-        Messages that lie in those, and runs that were started with them, go on in the queues of today.
+        Messages that lie in those, and runs that were started with them, go on in the queues of
+        today.
         """
         today = {self.queue_of(name) for name in self.pools}
         defaults = {name: _default_queue(self.key_prefix, name) for name in self.pools}
-        return {name: queue for name, queue in defaults.items() if queue in today and name not in today}
+        return {
+            name: queue for name, queue in defaults.items() if queue in today and name not in today
+        }
 
     def queue_today(self, queue: str) -> str:
         """Return the queue that takes the messages for `queue`, which may be a former name."""
         return self.former_queues().get(queue, queue)
 
     def list_of(self, queue: str) -> str:
-        """Return the Redis list in which the messages for `queue` lie, without the mark of a priority."""
+        """Return the Redis list in which the messages for `queue` lie, without the mark of a
+        priority."""
         return self.broker_key_prefix + self.queue_today(queue)
 
     def as_environment(self) -> dict[str, str]:
-        """Return the variables from which a child reads exactly these settings, secrets included."""
+        """Return the variables from which a child reads exactly these settings, secrets
+        included."""
         # The empty CONFIG_VARIABLE keeps a config file of the child's folder out.
         environment = {CONFIG_VARIABLE: ""}
         for name in type(self).model_fields:
@@ -282,7 +359,12 @@ class Settings(BaseSettings):
             if value is None:
                 continue
             if name == "pools":
-                value = json.dumps({key: pool.model_dump(exclude_defaults=True) for key, pool in self.pools.items()})
+                value = json.dumps(
+                    {
+                        key: pool.model_dump(exclude_defaults=True)
+                        for key, pool in self.pools.items()
+                    }
+                )
             elif name == "alerts":
                 value = json.dumps(value)
             elif isinstance(value, SecretStr):
@@ -295,21 +377,31 @@ class Settings(BaseSettings):
     def secrets(self, names: Iterable[str]) -> dict[str, str]:
         """Return the variables of some settings."""
         all_of_them = self.as_environment()
-        return {variable: all_of_them[variable] for name in names if (variable := PREFIX + name.upper()) in all_of_them}
+        return {
+            variable: all_of_them[variable]
+            for name in names
+            if (variable := PREFIX + name.upper()) in all_of_them
+        }
 
     def public_environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return `child_environment` without secrets, which go another way (`secrecy`)."""
         secret = secret_variables()
-        return {name: value for name, value in self.child_environment(env).items() if name not in secret}
+        return {
+            name: value for name, value in self.child_environment(env).items() if name not in secret
+        }
 
     def child_environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Return `env` (`os.environ` if None) with `as_environment` in place of all its `ORCHESTRATOR_*`."""
+        """Return `env` (`os.environ` if None) with `as_environment` in place of all its
+        `ORCHESTRATOR_*`."""
         inherited = os.environ if env is None else env
-        return {k: v for k, v in inherited.items() if not k.upper().startswith(PREFIX)} | self.as_environment()
+        return {
+            k: v for k, v in inherited.items() if not k.upper().startswith(PREFIX)
+        } | self.as_environment()
 
 
 def secret_names() -> frozenset[str]:
-    """Return the names of the settings that nobody else may see. A setting is secret if its field has `repr=False`."""
+    """Return the names of the settings that nobody else may see. A setting is secret if its field
+    has `repr=False`."""
     return frozenset(name for name, field in Settings.model_fields.items() if not field.repr)
 
 

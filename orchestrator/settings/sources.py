@@ -1,9 +1,10 @@
 """Where the settings come from.
 
-Strongest first: overrides (CLI options) > environment `ORCHESTRATOR_*` > config file > defaults. The config
-file is `ORCHESTRATOR_CONFIG`, else `config/orchestrator.toml` under the working directory; set but empty it
-means no file. `ORCHESTRATOR_POOLS` (JSON) replaces all pools; a nested name such as
-`ORCHESTRATOR_POOLS__GPU__CONCURRENCY=1` amends or adds one. Any other variable that is empty counts as unset.
+Strongest first: overrides (CLI options) > environment `ORCHESTRATOR_*` > config file > defaults.
+The config file is `ORCHESTRATOR_CONFIG`, else `config/orchestrator.toml` under the working
+directory; set but empty it means no file. `ORCHESTRATOR_POOLS` (JSON) replaces all pools; a nested
+name such as `ORCHESTRATOR_POOLS__GPU__CONCURRENCY=1` amends or adds one. Any other variable that is
+empty counts as unset.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def load_settings(
     *,
     overrides: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Read the settings from all sources; relative folders count from `cwd`. Raises SettingsInvalid."""
+    """Read the settings from all sources; relative folders count from `cwd`. Raises
+    SettingsInvalid."""
     folder = Path.cwd() if cwd is None else Path(os.path.abspath(cwd))
     variables = _variables(os.environ if env is None else env)
     variables.pop(STEP_VARIABLE, None)
@@ -80,12 +82,15 @@ def load_settings(
             path = tuple(str(part) for part in error["loc"])
             faults.append(setting_fault(error, path, origin_of(path, chosen, variables, file)))
     if faults:
-        raise SettingsInvalid("\n  ".join([f"settings have {counted(len(faults), 'fault')}", *faults]))
+        raise SettingsInvalid(
+            "\n  ".join([f"settings have {counted(len(faults), 'fault')}", *faults])
+        )
     return loaded
 
 
 def config_file(cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Path | None:
-    """Return the config file that `load_settings` reads, None if there is none. Raises SettingsInvalid."""
+    """Return the config file that `load_settings` reads, None if there is none. Raises
+    SettingsInvalid."""
     folder = Path.cwd() if cwd is None else Path(os.path.abspath(cwd))
     return _config_file(folder, _variables(os.environ if env is None else env).get(CONFIG_VARIABLE))
 
@@ -115,7 +120,9 @@ def _read_file(path: Path) -> dict[str, Any]:
 def _read_variables(variables: Mapping[str, str], faults: list[str]) -> dict[str, Any]:
     """Return the variables as nested values by field, all but `ORCHESTRATOR_POOLS`."""
     source = EnvSettingsSource(Settings)
-    source.env_vars = {name.lower(): text for name, text in variables.items() if name != POOLS_VARIABLE}
+    source.env_vars = {
+        name.lower(): text for name, text in variables.items() if name != POOLS_VARIABLE
+    }
     if alerts := variables.get(ALERTS_VARIABLE):
         source.env_vars[ALERTS_VARIABLE.lower()] = json.dumps(_read_alerts(alerts, faults))
     try:
@@ -134,13 +141,16 @@ def _read_alerts(text: str, faults: list[str]) -> list[str]:
     except ValueError:
         targets = None
     if not isinstance(targets, list):
-        faults.append(f'{ALERTS_VARIABLE} must be one URL or a JSON list of URLs, as in ["json://host/path"]')
+        faults.append(
+            f'{ALERTS_VARIABLE} must be one URL or a JSON list of URLs, as in ["json://host/path"]'
+        )
         return []
     return targets
 
 
 def _read_pools(variables: Mapping[str, str], faults: list[str], *, otherwise: Any) -> Any:
-    """Return the pools of `ORCHESTRATOR_POOLS`; `otherwise` if it is unset or (a fault) no JSON object."""
+    """Return the pools of `ORCHESTRATOR_POOLS`; `otherwise` if it is unset or (a fault) no JSON
+    object."""
     text = variables.get(POOLS_VARIABLE)
     if text is None:
         return otherwise
@@ -149,13 +159,16 @@ def _read_pools(variables: Mapping[str, str], faults: list[str], *, otherwise: A
     except ValueError:
         pools = None
     if not isinstance(pools, dict):
-        faults.append(f'{POOLS_VARIABLE} must be a JSON object, as in {{"gpu": {{"concurrency": 1}}}}')
+        faults.append(
+            f'{POOLS_VARIABLE} must be a JSON object, as in {{"gpu": {{"concurrency": 1}}}}'
+        )
         return otherwise
     return pools
 
 
 def _merge_pools(pools: Any, amended: Any) -> Any:
-    """Lay the nested variables over `pools`, name by name whatever the case: variables come in upper case."""
+    """Lay the nested variables over `pools`, name by name whatever the case: variables come in
+    upper case."""
     if not isinstance(pools, dict) or not isinstance(amended, dict):
         return amended
     merged = dict(pools)
@@ -163,5 +176,7 @@ def _merge_pools(pools: Any, amended: Any) -> Any:
     for lower, values in amended.items():
         name = names.get(lower, lower)
         old = merged.get(name)
-        merged[name] = old | values if isinstance(old, dict) and isinstance(values, dict) else values
+        merged[name] = (
+            old | values if isinstance(old, dict) and isinstance(values, dict) else values
+        )
     return merged

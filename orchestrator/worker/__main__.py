@@ -1,7 +1,8 @@
-"""A worker as a process: `python -P -m orchestrator.worker [--app MODULE] OPTION…`, with Celery's options.
+"""A worker as a process: `python -P -m orchestrator.worker [--app MODULE] OPTION…`, with Celery's
+options.
 
-Celery gets its app as an object: `celery -A` would put the working folder first on `sys.path`, where any file of the
-user's could stand in for a module of ours, of Celery's or of Python's.
+Celery gets its app as an object: `celery -A` would put the working folder first on `sys.path`,
+where any file of the user's could stand in for a module of ours, of Celery's or of Python's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""What a worker's main process says to its children before it signals them, in memory that they share.
+"""What a worker's main process says to its children before it signals them, in memory that they
+share.
 
-A signal does not say who sent it, and anybody of the same user may send one. So the main process announces each signal
-for one attempt in one child first; what is not announced came from outside. In the other direction a child notes that
-it was sent SIGTERM, which means something only if the worker itself is not ending.
+A signal does not say who sent it, and anybody of the same user may send one. So the main process
+announces each signal for one attempt in one child first; what is not announced came from outside.
+In the other direction a child notes that it was sent SIGTERM, which means something only if the
+worker itself is not ending.
 """
 
 from __future__ import annotations
@@ -14,16 +16,19 @@ import threading
 import zlib
 
 ENTRIES = 4096
-_ENTRY = struct.Struct("=II")  # process id, checksum of the attempt and the signal; process id 0 is free
+# process id, checksum of the attempt and the signal; process id 0 is free
+_ENTRY = struct.Struct("=II")
 _PID = struct.Struct("=I")
 
 _announced = mmap.mmap(-1, ENTRIES * _ENTRY.size)  # written by the main process only
-_terminated = mmap.mmap(-1, ENTRIES * _PID.size)  # a child's own place is its process id, modulo the number of places
+# a child's own place is its process id, modulo the number of places
+_terminated = mmap.mmap(-1, ENTRIES * _PID.size)
 _lock = threading.Lock()
 
 
 def announce(pid: int, run_id: str, step: str, attempt: int, signum: int) -> None:
-    """Let a child take this signal for ours while it runs this attempt; to be called before it is sent."""
+    """Let a child take this signal for ours while it runs this attempt; to be called before it is
+    sent."""
     entry = _entry(pid, run_id, step, attempt, signum)
     with _lock:
         if _place(entry) is None and (free := _place(_ENTRY.pack(0, 0))) is not None:
@@ -38,12 +43,14 @@ def withdraw(pid: int, run_id: str, step: str, attempt: int, signum: int) -> Non
 
 
 def is_announced(run_id: str, step: str, attempt: int, signum: int) -> bool:
-    """Whether a signal that this child has got for the attempt that it runs is ours. Takes no lock."""
+    """Whether a signal that this child has got for the attempt that it runs is ours. Takes no
+    lock."""
     return _place(_entry(os.getpid(), run_id, step, attempt, signum)) is not None
 
 
 def note_terminated(is_terminated: bool) -> None:
-    """Note that this child was sent SIGTERM during its attempt, or that it begins a new one. Takes no lock."""
+    """Note that this child was sent SIGTERM during its attempt, or that it begins a new one. Takes
+    no lock."""
     pid = os.getpid()
     _PID.pack_into(_terminated, pid % ENTRIES * _PID.size, pid if is_terminated else 0)
 

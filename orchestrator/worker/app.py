@@ -34,7 +34,8 @@ def _make_app() -> Celery:
     withdraw_secrets()
     made = create_app(settings(), broker_url())
     made.set_current()
-    made.set_default()  # in threads too, the current app is not one that is made from a celeryconfig.py
+    # in threads too, the current app is not one that is made from a celeryconfig.py
+    made.set_default()
     made.conf.worker_consumer = f"{StepConsumer.__module__}:{StepConsumer.__name__}"
     register_tasks(made)
     connect_refusals()  # before anything is started
@@ -42,7 +43,8 @@ def _make_app() -> Celery:
     connect_signals()
     worker_process_init.connect(partial(_prepare_child, made), weak=False)
     if settings().log_format == "json":
-        set_up_logging("json", settings().log_level)  # until Celery does; children format as their worker does
+        # until Celery does; children format as their worker does
+        set_up_logging("json", settings().log_level)
         celery.apps.worker.safe_say = say
         after_setup_logger.connect(format_all)
         after_setup_task_logger.connect(format_all)
@@ -53,7 +55,11 @@ def _make_app() -> Celery:
     made.steps["consumer"].add(EventBatches)
     made.steps["consumer"].add(GivingBack)
     if settings().log_level != "DEBUG":
-        for name in ("celery.worker.strategy", "celery.app.trace"):  # two lines a step, which the record tells better
+        for name in (
+            "celery.worker.strategy",
+            "celery.app.trace",
+        ):
+            # two lines a step, which the record tells better
             logging.getLogger(name).setLevel(logging.WARNING)
     return made
 

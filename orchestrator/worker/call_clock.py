@@ -1,11 +1,13 @@
-"""How long the call of a step has run: the clock of `timeout`, which its worker's main process reads.
+"""How long the call of a step has run: the clock of `timeout`, which its worker's main process
+reads.
 
-It runs while the step's own code does: the import of its module, its function, its command. It stands still while our
-parts are at work (the claim, loading inputs, saving the output, the commit), for they may have to wait for a server or
-store that is away. Once the call has ended an attempt is not timed out any more.
+It runs while the step's own code does: the import of its module, its function, its command. It
+stands still while our parts are at work (the claim, loading inputs, saving the output, the commit),
+for they may have to wait for a server or store that is away. Once the call has ended an attempt is
+not timed out any more.
 
-A prefork child writes its clock into memory that it shares with the main process: one number, so that no reader meets
-half of it. In pools of threads the clocks lie in a table of the process.
+A prefork child writes its clock into memory that it shares with the main process: one number, so
+that no reader meets half of it. In pools of threads the clocks lie in a table of the process.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import threading
 import time
 
 ENTRIES = 1 << 16
-_ENTRY = struct.Struct("=qd")  # process id, reading; a child's place is its process id, modulo the number of places
+# process id, reading; a child's place is its process id, modulo the number of places
+_ENTRY = struct.Struct("=qd")
 _READING = struct.Struct("=d")
 _READING_AT = 8
 _ENDED = math.nan
@@ -26,14 +29,15 @@ _ENDED = math.nan
 _shared = mmap.mmap(-1, ENTRIES * _ENTRY.size)
 _of_threads: dict[tuple[str, str, int], CallClock] = {}
 _current = threading.local()
-asking = threading.Lock()  # an attempt in a thread is asked to stop before its call ends, or not at all
+# an attempt in a thread is asked to stop before its call ends, or not at all
+asking = threading.Lock()
 
 
 class CallClock:
     """The clock of one attempt, in the process or thread that runs it; begins to stand, at 0 s.
 
-    While it runs, `reading` is the monotonic time at which it would have begun without its pauses; while it stands, the
-    seconds so far as a negative number; in the end, not a number.
+    While it runs, `reading` is the monotonic time at which it would have begun without its pauses;
+    while it stands, the seconds so far as a negative number; in the end, not a number.
     """
 
     __slots__ = ("_is_shared", "_key", "_pid", "reading")

@@ -1,4 +1,5 @@
-"""How an attempt ends that does not succeed, as the errors that pass from a child to the worker's main process."""
+"""How an attempt ends that does not succeed, as the errors that pass from a child to the worker's
+main process."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from orchestrator.worker.masking import Masks
 
 
 class AttemptFailed(Exception):
-    """An attempt failed; the text says with what. Carries text only, so that it passes between any processes."""
+    """An attempt failed; the text says with what. Carries text only, so that it passes between any
+    processes."""
 
 
 class AttemptStopped(AttemptFailed):
@@ -35,7 +37,8 @@ class AttemptHindered(AttemptFailed):
 
 
 class OwnFailure(Exception):
-    """Our own code has failed at an attempt, by the error that is the cause; `masks` are for what is said of it."""
+    """Our own code has failed at an attempt, by the error that is the cause; `masks` are for what
+    is said of it."""
 
     def __init__(self, masks: Masks) -> None:
         super().__init__()
@@ -43,4 +46,5 @@ class OwnFailure(Exception):
 
 
 class MessageDropped(Ignore):  # type: ignore[misc]
-    """A message that ran nothing: of a run that is not there, of a step that is not due, or the second of its kind."""
+    """A message that ran nothing: of a run that is not there, of a step that is not due, or the
+    second of its kind."""

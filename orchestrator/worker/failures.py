@@ -1,4 +1,5 @@
-"""What a failed attempt comes to: how it stands in the record, whether it is tried again, and why a process died."""
+"""What a failed attempt comes to: how it stands in the record, whether it is tried again, and why a
+process died."""
 
 from __future__ import annotations
 
@@ -43,9 +44,11 @@ class Failure:
     retry_in_s: float | None
 
     @classmethod
-    def of(cls, error: BaseException, options: StepOptions, try_number: int, told: str = "") -> Failure:
-        """Judge a failure. `try_number` is the attempt's number without those that do not count; `told` is added to
-        what is said of a timeout."""
+    def of(
+        cls, error: BaseException, options: StepOptions, try_number: int, told: str = ""
+    ) -> Failure:
+        """Judge a failure. `try_number` is the attempt's number without those that do not count;
+        `told` is added to what is said of a timeout."""
         outcome = Outcome.FAILED
         if isinstance(error, StopRequested):
             outcome = Outcome.TIMED_OUT
@@ -63,15 +66,20 @@ def options_of(spec: StepSpec) -> StepOptions:
     return StepOptions.model_validate(spec.options) if spec.options else _DEFAULT_OPTIONS
 
 
-def commit_for(process: WorkerProcess, held: Held, error: BaseException, told: str = "") -> Commit | Refusal:
-    """Commit for an attempt that can no longer do it itself: its process was ended by its worker."""
+def commit_for(
+    process: WorkerProcess, held: Held, error: BaseException, told: str = ""
+) -> Commit | Refusal:
+    """Commit for an attempt that can no longer do it itself: its process was ended by its
+    worker."""
     ledger = process.ledger
     spec = ledger.spec(held.run_id, held.step)
     if spec is None:
         return Refusal(f"run {held.run_id} has no step {held.step}")
     try_number = held.attempt - ledger.uncounted(held.run_id, held.step)
     failure = Failure.of(error, options_of(spec), try_number, told)
-    return ledger.commit(held.run_id, held.step, held.attempt, 0, held.owner, failure.outcome, **failure.for_commit())
+    return ledger.commit(
+        held.run_id, held.step, held.attempt, 0, held.owner, failure.outcome, **failure.for_commit()
+    )
 
 
 def report_death(process: WorkerProcess, held: Held, pid: int, error: BaseException) -> None:
@@ -89,8 +97,10 @@ def report_death(process: WorkerProcess, held: Held, pid: int, error: BaseExcept
 
 
 def report_excess(process: WorkerProcess, held: Held, error: BaseException) -> None:
-    """Commit the failure of an attempt that the kernel has ended for its own limit; send off what follows from it."""
-    note_memory_events()  # its end counts in the groups above it too, and is no sign for another child's death
+    """Commit the failure of an attempt that the kernel has ended for its own limit; send off what
+    follows from it."""
+    # its end counts in the groups above it too, and is no sign for another child's death
+    note_memory_events()
     _commit_failure(process, held, error)
 
 
@@ -100,29 +110,39 @@ def _commit_failure(process: WorkerProcess, held: Held, error: BaseException) ->
         dispatch_ready(process.app, process.ledger, held.run_id, answer.ready)
 
 
-def report_own_failure(process: WorkerProcess, held: Held, error: BaseException, masks: Masks = NO_MASKS) -> None:
-    """Tell the ledger that an attempt is lost to an error of our own code; sends off what follows from it.
+def report_own_failure(
+    process: WorkerProcess, held: Held, error: BaseException, masks: Masks = NO_MASKS
+) -> None:
+    """Tell the ledger that an attempt is lost to an error of our own code; sends off what follows
+    from it.
 
-    One that could not even be claimed is left to coordinators, who send it again at a pace that does no harm.
+    One that could not even be claimed is left to coordinators, who send it again at a pace that
+    does no harm.
     """
     state, number = process.ledger.states(held.run_id).get(held.step, (None, 0))
     if state is StepState.QUEUED and number == held.attempt:
         return
     card = error_card(error, masks)
     card["message"] = f"the worker's own code failed: {card['message']}"
-    card["traceback"] = masks("".join(tracebacks.format_exception(error)))[-TRACEBACK_CHARS:]  # with our own frames
-    _report_lost(process, held, card, f"worker {held.owner.partition(' ')[0]} could not go on with it")
+    # with our own frames
+    card["traceback"] = masks("".join(tracebacks.format_exception(error)))[-TRACEBACK_CHARS:]
+    _report_lost(
+        process, held, card, f"worker {held.owner.partition(' ')[0]} could not go on with it"
+    )
 
 
 def _report_lost(process: WorkerProcess, held: Held, card: Mapping[str, Any], found: str) -> None:
     detail = {"error": card, "found": found}
-    answer = process.ledger.report_lost(held.run_id, held.step, held.attempt, detail, owner=held.owner)
+    answer = process.ledger.report_lost(
+        held.run_id, held.step, held.attempt, detail, owner=held.owner
+    )
     if isinstance(answer, Replaced):
         dispatch_ready(process.app, process.ledger, held.run_id, answer.ready)
 
 
 def cause_of_death(told: str, pid: int) -> tuple[str, str]:
-    """Return kind and sentence for the death of a child, from what billiard says ("... signal 9 (SIGKILL) ...")."""
+    """Return kind and sentence for the death of a child, from what billiard says ("... signal 9
+    (SIGKILL) ...")."""
     if found := re.search(r"signal (\d+)", told):
         number = int(found[1])
         text = f"its process {how_it_ended(-number)}"
@@ -145,13 +165,15 @@ _oom_kills_seen = 0
 
 
 def note_memory_events() -> None:
-    """Remember how many processes the kernel has killed in our cgroup for want of memory, to tell a new one later."""
+    """Remember how many processes the kernel has killed in our cgroup for want of memory, to tell a
+    new one later."""
     global _oom_kills_seen
     _oom_kills_seen = _oom_kills()
 
 
 def _out_of_memory(pid: int) -> str:
-    """Return who says that a process was killed for want of memory, as far as we may read it; "" if nobody does."""
+    """Return who says that a process was killed for want of memory, as far as we may read it; "" if
+    nobody does."""
     before = _oom_kills_seen
     note_memory_events()
     if _oom_kills_seen > before:
@@ -177,16 +199,22 @@ def _oom_kills() -> int:
 
 
 def error_card(error: BaseException, masks: Masks = NO_MASKS) -> dict[str, Any]:
-    """Return an exception as the record keeps it: type, message, and a traceback without our own frames; masked."""
+    """Return an exception as the record keeps it: type, message, and a traceback without our own
+    frames; masked."""
     frames = error.__traceback__
     while frames and frames.tb_frame.f_globals.get("__name__", "").split(".")[0] in {
         "workers",
         "orchestrator",
     }:
         frames = frames.tb_next
-    text = masks("".join(tracebacks.format_exception(type(error), error, frames)))  # before anything is cut off
+    # before anything is cut off
+    text = masks("".join(tracebacks.format_exception(type(error), error, frames)))
     return {
-        "type": type(error).__qualname__ if type(error).__module__ == "builtins" else exception_names(type(error))[0],
+        "type": (
+            type(error).__qualname__
+            if type(error).__module__ == "builtins"
+            else exception_names(type(error))[0]
+        ),
         "message": error_text(error, masks)[:MESSAGE_CHARS],
         "traceback": text if len(text) <= TRACEBACK_CHARS else "…" + text[-TRACEBACK_CHARS:],
     }

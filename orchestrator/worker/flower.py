@@ -1,7 +1,8 @@
-"""Flower, with what version 2.2 has no switch for: metrics that are bounded and ask for the password, workers at once.
+"""Flower, with what version 2.2 has no switch for: metrics that are bounded and ask for the
+password, workers at once.
 
-Run as `python -P -m orchestrator.worker.flower FLOWER-OPTIONS`. All that is replaced in Flower is replaced by
-`install`; a test asserts that Flower has each of it.
+Run as `python -P -m orchestrator.worker.flower FLOWER-OPTIONS`. All that is replaced in Flower is
+replaced by `install`; a test asserts that Flower has each of it.
 """
 
 from __future__ import annotations
@@ -31,12 +32,23 @@ MOST_NAMES = 500
 OTHER = "other"
 LOOK_AGAIN_S = 5.0
 TASK_EVENTS = {
-    f"task-{what}" for what in ("sent", "received", "started", "succeeded", "failed", "rejected", "revoked", "retried")
+    f"task-{what}"
+    for what in (
+        "sent",
+        "received",
+        "started",
+        "succeeded",
+        "failed",
+        "rejected",
+        "revoked",
+        "retried",
+    )
 }
 
 
 class BoundedNames:
-    """The first MOST_NAMES names, without the index of a step: `fit[0.5]` is `fit[]`. Any further one is `other`."""
+    """The first MOST_NAMES names, without the index of a step: `fit[0.5]` is `fit[]`. Any further
+    one is `other`."""
 
     def __init__(self, most: int = MOST_NAMES) -> None:
         self._most = most
@@ -68,8 +80,10 @@ class BoundedMetrics(flower.events.PrometheusMetrics):  # type: ignore[misc]
 
 
 class RejectingState(flower.events.EventsState):  # type: ignore[misc]
-    """Flower's picture of tasks, in which one whose message was rejected ends so. Celery's merge of events takes a
-    rejection for what comes before a start; ours come after it, when a child has asked the ledger."""
+    """Flower's picture of tasks, in which one whose message was rejected ends so. Celery's merge of
+    events takes a rejection for what comes before a start; ours come after it, when a child has
+    asked the ledger.
+    """
 
     def event(self, event: Mapping[str, Any]) -> None:
         super().event(event)
@@ -94,11 +108,14 @@ class WatchingEvents(flower.events.Events):  # type: ignore[misc]
     def on_event(self, event: Mapping[str, Any]) -> None:
         super().on_event(event)
         if self.on_worker and event.get("type") in ("worker-online", "worker-heartbeat"):
-            self.io_loop.add_callback(self.on_worker, str(event.get("hostname")), event["type"] == "worker-online")
+            self.io_loop.add_callback(
+                self.on_worker, str(event.get("hostname")), event["type"] == "worker-online"
+            )
 
 
 class WatchingFlower(flower.app.Flower):  # type: ignore[misc]
-    """Flower, which looks at a worker as soon as it hears of it. Its own shows none before somebody asks it to."""
+    """Flower, which looks at a worker as soon as it hears of it. Its own shows none before somebody
+    asks it to."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -107,7 +124,9 @@ class WatchingFlower(flower.app.Flower):  # type: ignore[misc]
 
     def _look_at(self, worker: str, is_new: bool) -> None:
         now = time.monotonic()
-        answered = self.inspector.workers.get(worker, {}).keys()  # a worker that is busy answers a question or two late
+        answered = self.inspector.workers.get(
+            worker, {}
+        ).keys()  # a worker that is busy answers a question or two late
         is_known = answered >= set(self.inspector.methods_to_inspect(None)) and not is_new
         if is_known or now - self._looked_at.get(worker, -LOOK_AGAIN_S) < LOOK_AGAIN_S:
             return
@@ -132,7 +151,8 @@ def _is_metrics(handler: Any) -> bool:
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
-    """Serve Flower until it is told to end, and exit with its code. A `flowerconfig.py` of the user's is not read."""
+    """Serve Flower until it is told to end, and exit with its code. A `flowerconfig.py` of the
+    user's is not read."""
     options = receive(arguments)
 
     from orchestrator.worker.app import app
@@ -143,7 +163,9 @@ def main(arguments: Sequence[str]) -> NoReturn:
     chosen = settings()
     if chosen.flower_password:
         os.environ.pop("FLOWER_BASIC_AUTH", None)  # would win
-        tornado_options.basic_auth = [f"{chosen.flower_user}:{chosen.flower_password.get_secret_value()}"]
+        tornado_options.basic_auth = [
+            f"{chosen.flower_user}:{chosen.flower_password.get_secret_value()}"
+        ]
     run_command(app, flower.command.flower, [*options, f"--conf={os.devnull}"])
 
 

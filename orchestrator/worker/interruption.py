@@ -1,17 +1,24 @@
-"""Asking a step to end, on the side of the process that runs it: signals of its worker, and `should_stop`.
+"""Asking a step to end, on the side of the process that runs it: signals of its worker, and
+`should_stop`.
 
-| signal  | means                                              | answer                                            |
+| signal  | means                                              | answer
+|
 |---------|----------------------------------------------------|---------------------------------------------------|
-| SIGUSR1 | the attempt timed out                              | StopRequested is raised in the step               |
-| SIGUSR2 | cancelled, handed over, or somebody took over      | the same; who asked tells the ledger              |
-| SIGTERM | to the whole group or control group: the worker ends | noted for `should_stop`; the worker's main decides |
+| SIGUSR1 | the attempt timed out                              | StopRequested is raised in the step
+|
+| SIGUSR2 | cancelled, handed over, or somebody took over      | the same; who asked tells the
+ledger              |
+| SIGTERM | to the whole group or control group: the worker ends | noted for `should_stop`; the
+worker's main decides |
 
-That holds for signals that the main process has announced (`worker.announcements`). Any other SIGUSR1 or SIGUSR2 came
-from outside and raises SignalReceived. So does a SIGTERM to the child alone, as soon as the main process knows that.
+That holds for signals that the main process has announced (`worker.announcements`). Any other
+SIGUSR1 or SIGUSR2 came from outside and raises SignalReceived. So does a SIGTERM to the child
+alone, as soon as the main process knows that.
 
-Between two steps SIGUSR1 and SIGUSR2 mean nothing: they came too late. While a step imports, and before it begins, they
-are only noted: a module that is torn out of its import would stay in this process, broken, for the steps of other runs.
-So who asks goes on asking until the attempt has ended. Raised is once: a repeated signal disturbs no tidying up.
+Between two steps SIGUSR1 and SIGUSR2 mean nothing: they came too late. While a step imports, and
+before it begins, they are only noted: a module that is torn out of its import would stay in this
+process, broken, for the steps of other runs. So who asks goes on asking until the attempt has
+ended. Raised is once: a repeated signal disturbs no tidying up.
 """
 
 from __future__ import annotations
@@ -60,18 +67,21 @@ def should_stop(run_id: str, step: str, attempt: int) -> bool:
 
 
 def is_being_stopped(run_id: str, step: str, attempt: int) -> bool:
-    """Whether somebody stops an attempt that runs in this process, and will tell the ledger of its end."""
+    """Whether somebody stops an attempt that runs in this process, and will tell the ledger of its
+    end."""
     return _is_stopping or is_asked_in_thread(run_id, step, attempt)
 
 
 def is_asked_in_thread(run_id: str, step: str, attempt: int) -> bool:
-    """Whether an attempt in a thread was asked to end; then who asked tells the ledger, whatever the step gives."""
+    """Whether an attempt in a thread was asked to end; then who asked tells the ledger, whatever
+    the step gives."""
     return (run_id, step, attempt) in _asked_threads
 
 
 @contextlib.contextmanager
 def asked_in_thread(run_id: str, step: str, attempt: int) -> Iterator[None]:
-    """Let `should_stop` be true for an attempt that runs in a thread of this process: nothing else can end it."""
+    """Let `should_stop` be true for an attempt that runs in a thread of this process: nothing else
+    can end it."""
     key = run_id, step, attempt
     _asked_threads.add(key)
     try:
@@ -81,12 +91,14 @@ def asked_in_thread(run_id: str, step: str, attempt: int) -> Iterator[None]:
 
 
 def is_prefork_child() -> bool:
-    """Whether this process runs steps only, one after the other, and may be replaced by another one."""
+    """Whether this process runs steps only, one after the other, and may be replaced by another
+    one."""
     return _is_listening
 
 
 def listen_in_child() -> None:
-    """Answer the signals from the first step on; called in a prefork child, before billiard sets its own handlers.
+    """Answer the signals from the first step on; called in a prefork child, before billiard sets
+    its own handlers.
 
     What the child forks in turn does not answer them.
     """
@@ -100,7 +112,8 @@ def _listen() -> None:
     if _before is None:
         _before = signal.getsignal(signal.SIGTERM)
         for number in signal.valid_signals():
-            # billiard's own handler would let the step itself end as if it had called sys.exit: SIGHUP, SIGQUIT, …
+            # billiard's own handler would let the step itself end as if it had called sys.exit:
+            # SIGHUP, SIGQUIT, …
             if number != signal.SIGTERM and signal.getsignal(number) is _before:
                 signal.signal(number, signal.SIG_DFL)
     for signum, handler in _HANDLERS:
@@ -115,7 +128,8 @@ def _be_ordinary() -> None:
 
 
 class busy:  # noqa: N801 (used as a function; generators cost three times as much, and this is in every step's way)
-    """Let this child outlive SIGTERM inside the block: its worker's main process decides about it."""
+    """Let this child outlive SIGTERM inside the block: its worker's main process decides about
+    it."""
 
     def __init__(self, run_id: str, step: str, attempt: int) -> None:
         self._attempt = run_id, step, attempt
@@ -125,7 +139,9 @@ class busy:  # noqa: N801 (used as a function; generators cost three times as mu
         if _is_listening:
             note_terminated(False)
             _is_busy, _is_asked, _is_stopping, _attempt = True, False, False, self._attempt
-            _listen()  # anew: a step before may have taken the signals for itself, unseen by Python (faulthandler)
+            # anew: a step before may have taken the signals for itself, unseen by Python
+            # (faulthandler)
+            _listen()
 
     def __exit__(self, *raised: object) -> None:
         global _is_busy
@@ -133,7 +149,8 @@ class busy:  # noqa: N801 (used as a function; generators cost three times as mu
 
 
 class interruptible:  # noqa: N801 (as above)
-    """Let the step inside be stopped. After the block its work is over, and the record must be written whole."""
+    """Let the step inside be stopped. After the block its work is over, and the record must be
+    written whole."""
 
     def __enter__(self) -> None:
         global _is_interruptible
@@ -147,7 +164,9 @@ class interruptible:  # noqa: N801 (as above)
 def _stop(signum: int, frame: FrameType | None) -> None:
     """Takes no lock: what it interrupts may hold any."""
     global _is_interruptible, _is_asked, _is_stopping
-    if not _is_busy or (signum == signal.SIGUSR1 and has_call_ended() and is_announced(*_attempt, signum)):
+    if not _is_busy or (
+        signum == signal.SIGUSR1 and has_call_ended() and is_announced(*_attempt, signum)
+    ):
         return  # a timeout that came too late
     may_raise = _is_interruptible and not _is_importing(frame)
     if is_announced(*_attempt, signum):
@@ -155,7 +174,8 @@ def _stop(signum: int, frame: FrameType | None) -> None:
         if may_raise:
             _is_interruptible = False
             raise StopRequested(is_timeout=signum == signal.SIGUSR1)
-    elif is_announced(*_attempt, signal.SIGTERM):  # our main process says so: it cannot send that signal again
+    elif is_announced(*_attempt, signal.SIGTERM):
+        # our main process says so: it cannot send that signal again
         if may_raise:
             note_terminated(False)
             raise SignalReceived(_RECEIVED.format(signal_name(signal.SIGTERM)))
@@ -185,4 +205,8 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-_HANDLERS = (int(signal.SIGUSR1), _stop), (int(signal.SIGUSR2), _stop), (int(signal.SIGTERM), _terminate)
+_HANDLERS = (
+    (int(signal.SIGUSR1), _stop),
+    (int(signal.SIGUSR2), _stop),
+    (int(signal.SIGTERM), _terminate),
+)

@@ -1,9 +1,11 @@
-"""The file into which the descriptors of an attempt lead, and what is still in it when the attempt's process has died.
+"""The file into which the descriptors of an attempt lead, and what is still in it when the
+attempt's process has died.
 
-A child keeps it under a descriptor that the worker's main process knows, so that this can open it, too, while the child
-lives. The file has no name and nobody need remove it. It begins with a head:
+A child keeps it under a descriptor that the worker's main process knows, so that this can open it,
+too, while the child lives. The file has no name and nobody need remove it. It begins with a head:
 
-    MAGIC | where the part begins that is still there | how many lines came before that part (8 bytes each)
+    MAGIC | where the part begins that is still there | how many lines came before that part (8
+    bytes each)
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ READ_BYTES = 256 * 1024
 _HEAD = struct.Struct("<8sQQ")
 _MAGIC = b"orclog1\n"
 _PUNCH_HOLE = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE of Linux
-_SHARED = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1024) - 1  # the descriptor, the same in every process
+# the descriptor, the same in every process
+_SHARED = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1024) - 1
 
 _prepared: list[int] = []
 
@@ -42,7 +45,8 @@ def prepare_file() -> None:
 
 
 def new_file() -> tuple[int, int]:
-    """Return two descriptors of a new file without a name: to read, and to write at its end. Raises HostFault.
+    """Return two descriptors of a new file without a name: to read, and to write at its end. Raises
+    HostFault.
 
     In memory where the system has such files, so that a full temp folder fails no print of a step.
     """
@@ -60,7 +64,8 @@ def opened_anew(file: int) -> int:
 
 
 def has_head(file: int) -> bool:
-    """Whether a file still begins with its head: who opens /dev/stderr to write truncates what that leads to."""
+    """Whether a file still begins with its head: who opens /dev/stderr to write truncates what that
+    leads to."""
     return os.pread(file, len(_MAGIC), 0) == _MAGIC
 
 
@@ -77,10 +82,13 @@ def leave(file: int) -> None:
 
 
 def give_back(file: int, begin: int, end: int, lines: int) -> None:
-    """Free the room of a part that was shipped, with so many lines up to its end, if the system can."""
+    """Free the room of a part that was shipped, with so many lines up to its end, if the system
+    can."""
     os.pwrite(file, _HEAD.pack(_MAGIC, end, lines), 0)
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).fallocate64(file, _PUNCH_HOLE, ctypes.c_int64(begin), ctypes.c_int64(end - begin))
+        ctypes.CDLL(None).fallocate64(
+            file, _PUNCH_HOLE, ctypes.c_int64(begin), ctypes.c_int64(end - begin)
+        )
 
 
 def _made() -> int:
@@ -92,7 +100,9 @@ def _made() -> int:
                 file = os.dup(made.fileno())
         except OSError as error:
             host = socket.gethostname()
-            raise HostFault(f"host {host} cannot keep logs in its temp folder: {error.strerror or error}") from error
+            raise HostFault(
+                f"host {host} cannot keep logs in its temp folder: {error.strerror or error}"
+            ) from error
     os.ftruncate(file, HEAD_BYTES)
     os.pwrite(file, _HEAD.pack(_MAGIC, HEAD_BYTES, 0), 0)
     with contextlib.suppress(OSError):
@@ -104,7 +114,8 @@ def _share(file: int) -> None:
     try:
         is_ours = os.pread(_SHARED, len(_MAGIC), 0) == _MAGIC
     except OSError:
-        is_ours = not os.path.exists(f"/dev/fd/{_SHARED}")  # else it is in use for something that cannot be read
+        # else it is in use for something that cannot be read
+        is_ours = not os.path.exists(f"/dev/fd/{_SHARED}")
     if is_ours:
         os.dup2(file, _SHARED, inheritable=False)
 
@@ -123,20 +134,25 @@ _of_children: dict[int, LogOfChild] = {}  # by process id, the last ones that we
 
 
 def log_of_child(pid: int) -> LogOfChild | None:
-    """Return the file into which a child leads what its attempt writes; None where it cannot be opened.
+    """Return the file into which a child leads what its attempt writes; None where it cannot be
+    opened.
 
-    That of its last attempt is opened anew only if the child has left it to others, and so has another one.
+    That of its last attempt is opened anew only if the child has left it to others, and so has
+    another one.
     """
     known = _of_children.get(pid)
     if pid == os.getpid() or (known and has_head(known.file)):
         return known
     with contextlib.suppress(OSError):
-        _of_children[pid] = LogOfChild(os.open(f"/proc/{pid}/fd/{_SHARED}", os.O_RDONLY | os.O_CLOEXEC))
+        _of_children[pid] = LogOfChild(
+            os.open(f"/proc/{pid}/fd/{_SHARED}", os.O_RDONLY | os.O_CLOEXEC)
+        )
     return _of_children.get(pid)
 
 
 def note_child(pid: int) -> None:
-    """Open the file of a child that has just begun: its first attempt may end it before it is heard of."""
+    """Open the file of a child that has just begun: its first attempt may end it before it is heard
+    of."""
     _of_children.pop(pid, None)
     log_of_child(pid)
 
@@ -148,7 +164,8 @@ def forget_children_but(pids: Collection[int]) -> None:
 
 
 def ship_what_is_left(log: LogOfChild | None, held: Held, ledger: Ledger, limit: int) -> None:
-    """Send the lines of an attempt that its process could not send before it died. Called once it is dead.
+    """Send the lines of an attempt that its process could not send before it died. Called once it
+    is dead.
 
     They are counted from the beginning, so that the ledger takes those only that it has not got.
     """
@@ -162,7 +179,9 @@ def ship_what_is_left(log: LogOfChild | None, held: Held, ledger: Ledger, limit:
     if secrets is None:
         return  # the run has ended: what would have to be masked is not known any more
     masks = Masks(secrets.values()) if secrets else NO_MASKS
-    shipment = Shipment(ledger, limit, held.run_id, held.step, held.attempt, token, masks, written=lines)
+    shipment = Shipment(
+        ledger, limit, held.run_id, held.step, held.attempt, token, masks, written=lines
+    )
     while data := os.pread(log.file, READ_BYTES, at):
         at += len(data)
         shipment.add(data)

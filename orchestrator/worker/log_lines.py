@@ -1,7 +1,7 @@
 """Lines of a log, from what a step writes in pieces of any size.
 
-A line that is overwritten with `\\r`, as progress bars do, is what it was at its end. What one line may take is
-bounded: the rest of a longer one is counted, and the line says so.
+A line that is overwritten with `\\r`, as progress bars do, is what it was at its end. What one line
+may take is bounded: the rest of a longer one is counted, and the line says so.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import codecs
 
 LINE_CHARS = 8_000  # of a line that are kept
-_HELD_CHARS = 2 * LINE_CHARS  # of a line that are seen before it is cut, so that what lies across the cut is seen whole
+# of a line that are seen before it is cut, so that what lies across the cut is seen whole
+_HELD_CHARS = 2 * LINE_CHARS
 
 
 class LogLines:
-    """The lines in a stream of bytes, of text, or of both. The last one is held back until it is finished."""
+    """The lines in a stream of bytes, of text, or of both. The last one is held back until it is
+    finished."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -21,9 +23,12 @@ class LogLines:
         self._left_out = 0  # characters of the open line that are not held
 
     def add(self, written: bytes | str) -> list[tuple[str, int]]:
-        """Return the lines that are finished now, each with how many characters at its end were left out."""
+        """Return the lines that are finished now, each with how many characters at its end were
+        left out."""
         if isinstance(written, str):
-            text = written.encode("utf-8", "backslashreplace").decode()  # no server takes half a surrogate pair
+            text = written.encode(
+                "utf-8", "backslashreplace"
+            ).decode()  # no server takes half a surrogate pair
         else:
             text = self._decoder.decode(written)
         first, *others = text.split("\n")
@@ -67,4 +72,8 @@ class LogLines:
 def kept_line(line: str, left_out: int) -> str:
     """Return a line as a log keeps it; `left_out` characters at its end are gone already."""
     more = max(0, len(line) - LINE_CHARS) + left_out
-    return f"{line[:LINE_CHARS]}… [{more:,} more characters of this line were not kept]" if more else line
+    return (
+        f"{line[:LINE_CHARS]}… [{more:,} more characters of this line were not kept]"
+        if more
+        else line
+    )

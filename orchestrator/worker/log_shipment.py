@@ -55,9 +55,13 @@ class Shipment:
                     before = self.written - len(self._unsent)
                 if not batch:
                     return
-                self._is_fenced = not self._ledger.append_log(*self._attempt, batch, self._limit, before=before)
+                self._is_fenced = not self._ledger.append_log(
+                    *self._attempt, batch, self._limit, before=before
+                )
                 with self._adding:
-                    del self._unsent[: max(0, before + len(batch) - (self.written - len(self._unsent)))]
+                    del self._unsent[
+                        : max(0, before + len(batch) - (self.written - len(self._unsent)))
+                    ]
 
     def end(self) -> None:
         """Send all that is left, with a last line that has no end."""
@@ -71,7 +75,8 @@ class Shipment:
         del self._unsent[: -self._limit]
 
     def _cleaned(self, line: str, left_out: int) -> str:
-        """Return a line as it is to be kept. Every line passes here: decoded, finished, and not cut yet.
+        """Return a line as it is to be kept. Every line passes here: decoded, finished, and not cut
+        yet.
 
         Those that a dead child has left pass here in the worker's main process (`log_file`).
         """

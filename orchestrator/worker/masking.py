@@ -1,4 +1,5 @@
-"""Secrets of a run taken out of what its attempts show: by exact value, before a text is cut or leaves the process."""
+"""Secrets of a run taken out of what its attempts show: by exact value, before a text is cut or
+leaves the process."""
 
 from __future__ import annotations
 
@@ -9,15 +10,19 @@ from orchestrator.definition.secrets import HIDDEN, MASKED_CHARS
 
 
 class Masks:
-    """The secrets that an attempt knows; they go with it. Of one with several lines each line is masked by itself, too,
-    since logs are kept line by line."""
+    """The secrets that an attempt knows; they go with it. Of one with several lines each line is
+    masked by itself, too, since logs are kept line by line."""
 
     __slots__ = ("_pattern", "_words")
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         texts = list(secrets)
-        words = {word for text in texts for word in (text, *(line.strip() for line in text.splitlines()))}
-        self._words = sorted((word for word in words if len(word) >= MASKED_CHARS), key=len, reverse=True)
+        words = {
+            word for text in texts for word in (text, *(line.strip() for line in text.splitlines()))
+        }
+        self._words = sorted(
+            (word for word in words if len(word) >= MASKED_CHARS), key=len, reverse=True
+        )
         self._pattern = re.compile("|".join(map(re.escape, self._words))) if self._words else None
 
     def __call__(self, text: str) -> str:
@@ -25,7 +30,8 @@ class Masks:
         return self._pattern.sub(HIDDEN, text) if self._pattern else text
 
     def cut(self, text: str) -> str:
-        """Return the text masked, of which the end is missing: what may be the beginning of a secret goes, too."""
+        """Return the text masked, of which the end is missing: what may be the beginning of a
+        secret goes, too."""
         masked = self(text)
         for word in self._words:
             for length in range(min(len(word) - 1, len(masked)), 0, -1):

@@ -1,9 +1,11 @@
-"""The limits that steps have for their memory: kept by control groups, or watched by the worker's main process.
+"""The limits that steps have for their memory: kept by control groups, or watched by the worker's
+main process.
 
-Where a group is delegated to the worker (`worker.memory_groups`) the kernel ends an attempt that needs more. Else the
-child notes its attempt's limit in memory that both share; the main process looks several times a second at what
-the child and all below it hold, and stops the attempt that has more. What is shared after a fork counts once (PSS,
-where the kernel tells it). A step that grows by gigabytes within one look is over its limit for that long.
+Where a group is delegated to the worker (`worker.memory_groups`) the kernel ends an attempt that
+needs more. Else the child notes its attempt's limit in memory that both share; the main process
+looks several times a second at what the child and all below it hold, and stops the attempt that has
+more. What is shared after a fork counts once (PSS, where the kernel tells it). A step that grows by
+gigabytes within one look is over its limit for that long.
 """
 
 from __future__ import annotations
@@ -19,13 +21,20 @@ from orchestrator.definition.sizes import size_text
 from orchestrator.errors import MemoryLimitExceeded
 from orchestrator.worker.announcements import ENTRIES
 from orchestrator.worker.interruption import is_prefork_child
-from orchestrator.worker.memory_groups import enter_group, exceeded_in_group, leave_group, remove_groups_of
+from orchestrator.worker.memory_groups import (
+    enter_group,
+    exceeded_in_group,
+    leave_group,
+    remove_groups_of,
+)
 
 logger = get_logger(__name__)
 
 _ENTRY = struct.Struct("=QQQ")  # process id, bytes, and one of these:
-_WATCHED, _KEPT, _EXCEEDED = range(3)  # by the main process, by the kernel; the attempt is stopped for it
-_limits = mmap.mmap(-1, ENTRIES * _ENTRY.size)  # a child's own place is its process id, modulo the number of places
+# by the main process, by the kernel; the attempt is stopped for it
+_WATCHED, _KEPT, _EXCEEDED = range(3)
+# a child's own place is its process id, modulo the number of places
+_limits = mmap.mmap(-1, ENTRIES * _ENTRY.size)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _has_limit = False
 _at_first = 0  # bytes that this child held before its first limit
@@ -51,7 +60,8 @@ def limit_memory(limit: int | None) -> None:
 
 
 def is_limit_exceeded() -> bool:
-    """Return whether the attempt in this child is being stopped for its memory, though its step may go on or return."""
+    """Return whether the attempt in this child is being stopped for its memory, though its step may
+    go on or return."""
     if not _has_limit:
         return False
     noted, _, how = _ENTRY.unpack_from(_limits, os.getpid() % ENTRIES * _ENTRY.size)
@@ -63,20 +73,23 @@ def _note(pid: int, limit: int, how: int) -> None:
 
 
 def limit_of(pid: int, *, is_kept: bool = False) -> int:
-    """Return the limit of the attempt that a child runs, in bytes: that to watch, or that which the kernel keeps."""
+    """Return the limit of the attempt that a child runs, in bytes: that to watch, or that which the
+    kernel keeps."""
     noted, limit, how = _ENTRY.unpack_from(_limits, pid % ENTRIES * _ENTRY.size)
     return int(limit) if noted == pid and how == (_KEPT if is_kept else _WATCHED) else 0
 
 
 def exceeded_by(pid: int) -> MemoryLimitExceeded | None:
-    """Return the failure of the attempt that a dead child has run, if the kernel ended it for its limit; its group is
-    removed."""
+    """Return the failure of the attempt that a dead child has run, if the kernel ended it for its
+    limit; its group is removed."""
     limit = limit_of(pid, is_kept=True)
     held = exceeded_in_group(pid) if limit else None
     remove_groups_of(pid)
     if held is None:
         return None
-    return MemoryLimitExceeded(f"{excess_text(held, limit)}; the kernel ended it when it needed more")
+    return MemoryLimitExceeded(
+        f"{excess_text(held, limit)}; the kernel ended it when it needed more"
+    )
 
 
 def excess_text(held: int, limit: int) -> str:

@@ -1,14 +1,19 @@
-"""Control groups (cgroup v2) that hold attempts to their memory, where a group is delegated to this worker.
+"""Control groups (cgroup v2) that hold attempts to their memory, where a group is delegated to this
+worker.
 
-A group counts as delegated if systemd has marked it (`Delegate=yes` sets the attribute `user.delegate`), or if it is
-the root of a container's own cgroup namespace. Any other group belongs to whoever made it, though root may write there;
-then, with cgroup v1, and where the kernel refuses, memory is watched (`worker.memory`).
+A group counts as delegated if systemd has marked it (`Delegate=yes` sets the attribute
+`user.delegate`), or if it is the root of a container's own cgroup namespace. Any other group
+belongs to whoever made it, though root may write there; then, with cgroup v1, and where the kernel
+refuses, memory is watched (`worker.memory`).
 
-    delegated group/                    where the worker was started (or its parent, with DelegateSubgroup=)
-        orchestrator-main/              its processes: the kernel lets no group with processes limit its children
-        orchestrator-step-MAIN-CHILD-N  the attempt with a limit that a child runs now; removed at its end
+    delegated group/                    where the worker was started (or its parent, with
+    DelegateSubgroup=)
+        orchestrator-main/              its processes: the kernel lets no group with processes limit
+        its children orchestrator-step-MAIN-CHILD-N  the attempt with a limit that a child runs now;
+        removed at its end
 
-The kernel ends all of a group at once (`memory.oom.group`), the child included, and counts that in `memory.events`.
+The kernel ends all of a group at once (`memory.oom.group`), the child included, and counts that in
+`memory.events`.
 """
 
 from __future__ import annotations
@@ -44,8 +49,12 @@ class Groups:
     main_pid: int
 
     def of_child(self, pid: int) -> list[Path]:
-        """Return the groups of a child's attempts, the latest one last: an earlier one may hold a daemon still."""
-        return sorted(self.home.glob(f"{STEP}{self.main_pid}-{pid}-*"), key=lambda path: int(path.name.split("-")[-1]))
+        """Return the groups of a child's attempts, the latest one last: an earlier one may hold a
+        daemon still."""
+        return sorted(
+            self.home.glob(f"{STEP}{self.main_pid}-{pid}-*"),
+            key=lambda path: int(path.name.split("-")[-1]),
+        )
 
 
 _groups: Groups | None = None
@@ -54,21 +63,24 @@ _numbers = itertools.count(1)
 
 
 def prepare_groups() -> None:
-    """Find out whether groups can be used, make them ready, and remove what dead workers have left; in the main
-    process, before it has any child. The log says which way is used."""
+    """Find out whether groups can be used, make them ready, and remove what dead workers have left;
+    in the main process, before it has any child. The log says which way is used."""
     global _groups
     try:
         _groups = _prepare()
     except (OSError, NoGroups) as error:
         _groups = None
-        logger.info("the option memory is kept by watching: no control group can be used (%s)", error)
+        logger.info(
+            "the option memory is kept by watching: no control group can be used (%s)", error
+        )
     else:
         logger.info("the option memory is kept by control groups in %s", _groups.home)
         remove_leftovers()
 
 
 def enter_group(limit: int) -> bool:
-    """Put this child into a new group with a limit in bytes; False if that cannot be done, so that it is watched."""
+    """Put this child into a new group with a limit in bytes; False if that cannot be done, so that
+    it is watched."""
     global _current
     if _groups is None:
         return False
@@ -81,7 +93,9 @@ def enter_group(limit: int) -> bool:
             (group / "memory.swap.max").write_text("0")
         (group / "cgroup.procs").write_text(str(os.getpid()))
     except OSError as error:
-        logger.warning("the memory of this attempt is watched: its control group cannot be made (%s)", error)
+        logger.warning(
+            "the memory of this attempt is watched: its control group cannot be made (%s)", error
+        )
         _remove(group)
         return False
     _current = group
@@ -89,7 +103,8 @@ def enter_group(limit: int) -> bool:
 
 
 def leave_group() -> None:
-    """Put this child back among the worker's processes. What it has started stays, and so does the group for it."""
+    """Put this child back among the worker's processes. What it has started stays, and so does the
+    group for it."""
     global _current
     group, _current = _current, None
     if group is None or _groups is None:
@@ -97,17 +112,22 @@ def leave_group() -> None:
     try:
         (_groups.main / "cgroup.procs").write_text(str(os.getpid()))
     except OSError:
-        logger.exception("this process cannot leave the control group %s; its limit is taken off", group)
+        logger.exception(
+            "this process cannot leave the control group %s; its limit is taken off", group
+        )
         (group / "memory.max").write_text("max")
     for old in _groups.of_child(os.getpid()):
         _remove(old)
 
 
 def exceeded_in_group(pid: int) -> int | None:
-    """Return how many bytes a dead child's last group held at most, if the kernel ended it for that; else None."""
+    """Return how many bytes a dead child's last group held at most, if the kernel ended it for
+    that; else None."""
     for group in _groups.of_child(pid)[-1:] if _groups else ():
         with suppress(OSError, ValueError, KeyError):
-            events = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
+            events = dict(
+                line.split() for line in (group / "memory.events").read_text().splitlines()
+            )
             if int(events["oom_kill"]):
                 return _peak(group)
     return None
@@ -140,7 +160,8 @@ def _peak(group: Path) -> int:
 
 
 def find_home() -> tuple[Path, Path]:
-    """Return the group that may be divided, and that of this process: the same, or the one below it.
+    """Return the group that may be divided, and that of this process: the same, or the one below
+    it.
 
     Raise NoGroups, or OSError, where there is none.
     """
@@ -178,7 +199,9 @@ def _own_group() -> Path:
         if not Path(path).is_relative_to(root):
             continue
         own = mounted_at / Path(path).relative_to(root)
-        if "memory" in _words(own / "cgroup.controllers") or "memory" in _words(own.parent / "cgroup.controllers"):
+        if "memory" in _words(own / "cgroup.controllers") or "memory" in _words(
+            own.parent / "cgroup.controllers"
+        ):
             return own
         raise NoGroups(f"{own} has no memory controller of cgroup v2")
     raise NoGroups("cgroup v2 is not mounted")
@@ -194,7 +217,8 @@ def _mounts() -> Iterator[tuple[str, Path]]:
 
 
 def is_delegated(group: Path) -> bool:
-    """Whether a group is ours to divide: marked by systemd, or the root of a container's cgroup namespace."""
+    """Whether a group is ours to divide: marked by systemd, or the root of a container's cgroup
+    namespace."""
     if not (group / "cgroup.type").exists():  # the root of all, or no group
         return False
     for mark in _MARKS:

@@ -1,8 +1,10 @@
-"""The descriptors without which a worker's child cannot go on, and what follows when a step has closed one of them.
+"""The descriptors without which a worker's child cannot go on, and what follows when a step has
+closed one of them.
 
-A step may close what is not its own: all from 3 on, as libraries do that make daemons, or a number that it closes
-twice. What the child writes after that goes nowhere, or into a file of the step's that has got the number since. So the
-child ends at once, and its exit code tells its worker's main process why.
+A step may close what is not its own: all from 3 on, as libraries do that make daemons, or a number
+that it closes twice. What the child writes after that goes nowhere, or into a file of the step's
+that has got the number since. So the child ends at once, and its exit code tells its worker's main
+process why.
 """
 
 from __future__ import annotations
@@ -44,13 +46,15 @@ def is_kept(number: int) -> bool:
 
 
 def end_if_closed() -> None:
-    """End this process if a step has closed one of its descriptors; what the step printed is where it was."""
+    """End this process if a step has closed one of its descriptors; what the step printed is where
+    it was."""
     if closed := [number for number in _kept if not is_kept(number)]:
         with suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
         with suppress(OSError):
-            os.write(2, f"closed by the step: descriptors {', '.join(map(str, closed))} of its process\n".encode())
+            names = ", ".join(map(str, closed))
+            os.write(2, f"closed by the step: descriptors {names} of its process\n".encode())
         os._exit(EXIT_CLOSED)
 
 

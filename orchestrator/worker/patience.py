@@ -16,7 +16,8 @@ T = TypeVar("T")
 
 
 def until_answered(call: Callable[[], T]) -> T:
-    """Return what a call of the ledger answers, however long the server is away: it records finished work.
+    """Return what a call of the ledger answers, however long the server is away: it records
+    finished work.
 
     Who must not wait for so long is ended from outside, as by the draining of its worker.
     """

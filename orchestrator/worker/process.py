@@ -24,7 +24,9 @@ _INCARNATION_VARIABLE = "ORC_WORKER_INCARNATION"  # for children that do not com
 INCARNATION = os.environ.setdefault(_INCARNATION_VARIABLE, secrets.token_hex(4))
 """Tells this worker's claims from those of one of the same name before a restart."""
 
-RETRIES = 60  # of a ledger call, up to 2 s apart: every call may be said twice, so a worker can wait out a restart
+# of a ledger call, up to 2 s apart: every call may be said twice, so a worker can wait out a
+# restart
+RETRIES = 60
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,16 @@ def broker_url() -> str:
     url = settings().redis_url
     if url is None:
         raise SettingsInvalid(
-            "ORCHESTRATOR_REDIS_URL is not set, and a worker needs a server, such as redis://localhost:6379/0. "
-            "`orchestrator worker` starts an embedded one when there is none."
+            "ORCHESTRATOR_REDIS_URL is not set, and a worker needs a server, such as"
+            " redis://localhost:6379/0. `orchestrator worker` starts an embedded one when there is"
+            " none."
         )
     return url
 
 
 def pool_type_of(worker: Any) -> str:
-    """Return what kind of pool a Celery worker has, as `--pool` names it: prefork, threads, solo, …"""
+    """Return what kind of pool a Celery worker has, as `--pool` names it: prefork, threads, solo,
+    …"""
     return str(worker.pool_cls.__module__).rpartition(".")[2].replace("thread", "threads")
 
 
@@ -70,7 +74,9 @@ def current_process(app: Celery) -> WorkerProcess:
         ledger = Ledger(connect(broker_url(), retries=RETRIES), chosen.key_prefix)
         # A local worker shares the folder with nobody, and its user may delete it at any time.
         store = FolderStore(
-            chosen.artifact_root, is_marked=chosen.parent_pid is None, permissions=chosen.artifact_permissions
+            chosen.artifact_root,
+            is_marked=chosen.parent_pid is None,
+            permissions=chosen.artifact_permissions,
         )
         held = WorkerProcess(app, chosen, ledger, store)
         _held[pid] = held
@@ -78,10 +84,12 @@ def current_process(app: Celery) -> WorkerProcess:
 
 
 def _allow_children() -> None:
-    """Let steps start processes: a prefork child counts as daemonic, and multiprocessing gives such none.
+    """Let steps start processes: a prefork child counts as daemonic, and multiprocessing gives such
+    none.
 
-    The note of the worker's main process stays as it is, so its children end with it as before. The key gets the type
-    that multiprocessing hands on to processes it spawns; billiard's is refused there.
+    The note of the worker's main process stays as it is, so its children end with it as before. The
+    key gets the type that multiprocessing hands on to processes it spawns; billiard's is refused
+    there.
     """
     config = multiprocessing.current_process()._config  # type: ignore[attr-defined]
     config["daemon"] = False

@@ -1,8 +1,10 @@
-"""What steps leave behind when the process that ran them dies, and the two that see to it that nothing stays.
+"""What steps leave behind when the process that ran them dies, and the two that see to it that
+nothing stays.
 
-The worker's main process and each of its children are subreapers: what loses its parent becomes a child of the next of
-them above it. So the orphans of a dead child are children of the main process, and are ended there (`kill_strays`),
-whether the child died or was renewed. What is left when the main process itself is killed, its guardian ends.
+The worker's main process and each of its children are subreapers: what loses its parent becomes a
+child of the next of them above it. So the orphans of a dead child are children of the main process,
+and are ended there (`kill_strays`), whether the child died or was renewed. What is left when the
+main process itself is killed, its guardian ends.
 """
 
 from __future__ import annotations
@@ -27,7 +29,11 @@ from orchestrator.processes import guardian
 from orchestrator.processes.dispositions import begin_with_own_signals, heeded
 from orchestrator.processes.exit_status import KnownChild
 from orchestrator.processes.linux import adopt_orphans, outlive_parent
-from orchestrator.processes.temporary import make_temporary_folder, remove_temporary_folder, use_temporary_folder
+from orchestrator.processes.temporary import (
+    make_temporary_folder,
+    remove_temporary_folder,
+    use_temporary_folder,
+)
 from orchestrator.processes.tree import KILL_LIMIT_S, ProcessTree, is_tracker, runs
 from orchestrator.settings.sources import settings
 from orchestrator.worker.failures import note_memory_events
@@ -49,11 +55,13 @@ _pool: Any = None
 _left: set[psutil.Process] = set()  # strays that may not be killed, or would not end
 
 RENEWED_LIMIT_S = 1.0
-"""So long the worker's event loop stands still at most when a child is renewed and what it left will not end."""
+"""So long the worker's event loop stands still at most when a child is renewed and what it left
+will not end."""
 
 
 def connect_signals() -> None:
-    """Have the main process and its children set up when Celery starts them; called once, when the app is made."""
+    """Have the main process and its children set up when Celery starts them; called once, when the
+    app is made."""
     worker_init.connect(_set_up_main)
     worker_process_init.connect(_set_up_child)
     worker_shutdown.connect(kill_strays)  # its children have ended by then
@@ -63,7 +71,8 @@ def _set_up_main(sender: Any, **_: Any) -> None:
     global _main_pid, _guardian, _worker, _temporary
     _main_pid, _worker = os.getpid(), sender
     begin_with_own_signals()
-    if signal.SIGHUP not in heeded(signal.SIGHUP):  # by nohup; Celery would restart the worker when the terminal closes
+    if signal.SIGHUP not in heeded(signal.SIGHUP):
+        # by nohup; Celery would restart the worker when the terminal closes
         worker_ready.connect(_ignore_hangup, weak=False)
     _temporary = make_temporary_folder()
     worker_shutdown.connect(_remove_temporary_folder, weak=False)
@@ -71,19 +80,32 @@ def _set_up_main(sender: Any, **_: Any) -> None:
     worker_shutdown.connect(remove_leftovers, weak=False)
     note_memory_events()
     if not adopt_orphans():
-        logger.warning("this system has no subreapers: what a step leaves behind when its process dies goes on running")
+        logger.warning(
+            "this system has no subreapers: what a step leaves behind when its process dies goes on"
+            " running"
+        )
         return
     try:
         os.close(os.pidfd_open(_main_pid))
         _guardian = KnownChild(
-            [sys.executable, "-I", "-S", guardian.__file__, str(_main_pid), _temporary, settings().log_format],
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                guardian.__file__,
+                str(_main_pid),
+                _temporary,
+                settings().log_format,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
     except OSError as error:  # an old kernel, or no more processes
         logger.warning(
-            "no guardian could be started (%s): if this worker is killed, what its steps started goes on", error
+            "no guardian could be started (%s): if this worker is killed, what its steps started"
+            " goes on",
+            error,
         )
 
 
@@ -96,7 +118,8 @@ def _ignore_hangup(**_: Any) -> None:
 
 
 def watch_pool(pool: Any) -> None:
-    """Remember the pool, which knows the children that are no strays, and let it notice a child's death at once.
+    """Remember the pool, which knows the children that are no strays, and let it notice a child's
+    death at once.
 
     Whenever a child has ended, for whatever reason, what it left behind is ended too.
     """
@@ -108,7 +131,8 @@ def watch_pool(pool: Any) -> None:
     join_exited = children._join_exited_workers
 
     def join_exited_and_kill_strays(*arguments: Any, **options: Any) -> Any:
-        # In the thread that forks the children, so no child is there of which the pool does not know yet.
+        # In the thread that forks the children, so no child is there of which the pool does not
+        # know yet.
         exited = join_exited(*arguments, **options)
         if exited:
             try:
@@ -125,8 +149,9 @@ def watch_pool(pool: Any) -> None:
         return
 
     def track_by_pidfd(child: Any, hub: Any) -> None:
-        # Celery waits for the end of a pipe. A dying child closes it a moment before it can be waited for, and what it
-        # forked may keep it open: either way its death would be noticed by Celery's look every 5 s only.
+        # Celery waits for the end of a pipe. A dying child closes it a moment before it can be
+        # waited for, and what it forked may keep it open: either way its death would be noticed by
+        # Celery's look every 5 s only.
         if getattr(child, "_sentinel_poll", None) is None:
             with suppress(OSError):
                 child._sentinel_poll = os.pidfd_open(child.pid)
@@ -136,7 +161,8 @@ def watch_pool(pool: Any) -> None:
 
 
 def _note_children_that_begin(children: Any) -> None:
-    """Open the log of each child when it says that it is there, before it is given anything to do."""
+    """Open the log of each child when it says that it is there, before it is given anything to
+    do."""
     for child in _children_of_pool():
         note_child(child.pid)
     answers = getattr(getattr(children, "_result_handler", None), "state_handlers", {})
@@ -150,7 +176,8 @@ def _note_children_that_begin(children: Any) -> None:
 
 
 def _set_up_child(sender: Any, **_: Any) -> None:
-    if os.getpid() == _main_pid or not _main_pid:  # the solo pool sends this signal in the main process
+    if os.getpid() == _main_pid or not _main_pid:
+        # the solo pool sends this signal in the main process
         return
     gc.freeze()  # what came by the fork stays: no collection need look at it, nor copy its pages
     listen_in_child()
@@ -166,7 +193,8 @@ def _set_up_child(sender: Any, **_: Any) -> None:
         os.write(_guardian.stdin.fileno(), f"{os.getpid()}\n".encode())
     except OSError:
         return  # no guardian any more: let the kernel end this child with the main process
-    # Celery has asked the kernel to do that at once; then nobody could tell what this child had started.
+    # Celery has asked the kernel to do that at once; then nobody could tell what this child had
+    # started.
     outlive_parent()
 
 
@@ -176,19 +204,22 @@ def slots_of(worker: Any) -> int:
 
 
 def has_guardian() -> bool:
-    """Whether somebody ends the pool's children, and all that they have started, once this process is gone."""
+    """Whether somebody ends the pool's children, and all that they have started, once this process
+    is gone."""
     is_there = _guardian is not None and _guardian.poll() is None
     return is_there and bool(_children_of_pool())
 
 
 def kill_strays(limit_s: float = KILL_LIMIT_S, **_: Any) -> None:
-    """End what dead children have left behind; returns when all of it is gone. In the main process only.
+    """End what dead children have left behind; returns when all of it is gone. In the main process
+    only.
 
     What may not be killed, or has not ended in `limit_s`, is told once, and waited for no more.
     """
     if _guardian is None or _pool is None:
         return
-    started = billiard.active_children(_cleanup=lambda: None)  # Celery's own; without waiting for any of them
+    # Celery's own; without waiting for any of them
+    started = billiard.active_children(_cleanup=lambda: None)
     own = {process.pid for process in (*_children_of_pool(), *started)} | {_guardian.pid}
     deadline = time.monotonic() + limit_s
     # Again and again: what a stray had started becomes our child once the stray is gone.
@@ -203,7 +234,8 @@ def kill_strays(limit_s: float = KILL_LIMIT_S, **_: Any) -> None:
                 living.append(stray)
             else:
                 with suppress(ChildProcessError):
-                    os.waitpid(stray.pid, os.WNOHANG)  # Celery waits for its own children, and for those only
+                    # Celery waits for its own children, and for those only
+                    os.waitpid(stray.pid, os.WNOHANG)
         _left.intersection_update(living)
         new = [stray for stray in living if stray not in _left]
         if not new or time.monotonic() > deadline:
@@ -231,4 +263,6 @@ def _kill(strays: list[psutil.Process], limit_s: float) -> None:
     left = tree.look()
     _left.update(left)
     told = ", ".join(str(process.pid) for process in left)
-    logger.error("left behind by a step whose process has ended, and cannot be killed: process %s", told)
+    logger.error(
+        "left behind by a step whose process has ended, and cannot be killed: process %s", told
+    )

@@ -1,4 +1,5 @@
-"""The two Celery tasks: `pipeline.step` runs an attempt, `pipeline.failure` records a failure that Celery saw first."""
+"""The two Celery tasks: `pipeline.step` runs an attempt, `pipeline.failure` records a failure that
+Celery saw first."""
 
 from __future__ import annotations
 
@@ -16,7 +17,13 @@ from orchestrator.messages.names import FAILURE_TASK, STEP_TASK
 from orchestrator.worker.call_clock import CallClock
 from orchestrator.worker.child.attempt import run_attempt
 from orchestrator.worker.child.step_process import prepare_for_steps
-from orchestrator.worker.endings import AttemptFailed, AttemptRetrying, AttemptStopped, MessageDropped, OwnFailure
+from orchestrator.worker.endings import (
+    AttemptFailed,
+    AttemptRetrying,
+    AttemptStopped,
+    MessageDropped,
+    OwnFailure,
+)
 from orchestrator.worker.failures import error_text, report_death, report_excess, report_own_failure
 from orchestrator.worker.interruption import busy, is_being_stopped, is_prefork_child
 from orchestrator.worker.log_file import ship_what_is_left
@@ -41,21 +48,33 @@ def register_tasks(app: Celery) -> None:
         worker = request.hostname or ""
         request.errbacks = None  # the failure callback is for failures that only Celery sees
         prepare_for_steps(app)  # done already in the child of a prefork pool
-        with busy(run_id, step, attempt), CallClock(run_id, step, attempt, is_shared=is_prefork_child()):
+        with (
+            busy(run_id, step, attempt),
+            CallClock(run_id, step, attempt, is_shared=is_prefork_child()),
+        ):
             try:
                 end = run_attempt(
                     current_process(app), run_id, step, attempt, worker,
                     (follower.get("step", ""), follower.get("attempt", 0)),
                 )  # fmt: skip
             except Exception as raised:
-                # As text: any process can read it, and Celery would end the whole worker for a MemoryError.
+                # As text: any process can read it, and Celery would end the whole worker for a
+                # MemoryError.
                 held = Held(run_id, step, attempt, owner_of(worker, INCARNATION, os.getpid()))
                 raise AttemptFailed(_own_failure(app, held, raised)) from None
         if end.failure:
-            how = {AttemptRetrying: "is retried", AttemptStopped: "was stopped"}.get(type(end.failure), "failed")
-            logger.warning("run %s: step %s %s at attempt %s: %s", run_id, step, how, attempt, end.failure)
+            how = {AttemptRetrying: "is retried", AttemptStopped: "was stopped"}.get(
+                type(end.failure), "failed"
+            )
+            logger.warning(
+                "run %s: step %s %s at attempt %s: %s", run_id, step, how, attempt, end.failure
+            )
         if isinstance(end.failure, AttemptRetrying):
-            raise Retry(str(end.failure), exc=end.hindrance or AttemptFailed(str(end.failure)), when=end.failure.in_s)
+            raise Retry(
+                str(end.failure),
+                exc=end.hindrance or AttemptFailed(str(end.failure)),
+                when=end.failure.in_s,
+            )
         if end.failure:
             raise end.failure.with_traceback(end.traceback) from None
         if end.is_dropped:
@@ -69,7 +88,8 @@ def register_tasks(app: Celery) -> None:
     # Three arguments, so that Celery calls it in line, in the process that saw the failure.
     @app.task(name=FAILURE_TASK)  # type: ignore[untyped-decorator]
     def failure(request: Any, exc: BaseException, traceback: Any) -> None:
-        attempt = getattr(request, "attempt_that_ended", None)  # not there in a child, where our own code has failed
+        # not there in a child, where our own code has failed
+        attempt = getattr(request, "attempt_that_ended", None)
         if attempt is None:
             return
         kill_strays()  # before another attempt begins
@@ -78,7 +98,9 @@ def register_tasks(app: Celery) -> None:
             return  # who stopped it tells the ledger
         process = current_process(app)
         with suppress(Exception):  # a log is less than the record of the death
-            ship_what_is_left(attempt.log, attempt.held, process.ledger, process.settings.log_lines_per_attempt)
+            ship_what_is_left(
+                attempt.log, attempt.held, process.ledger, process.settings.log_lines_per_attempt
+            )
         if excess:
             report_excess(process, attempt.held, excess)
         else:
@@ -86,18 +108,24 @@ def register_tasks(app: Celery) -> None:
 
 
 def _own_failure(app: Celery, held: Held, raised: Exception) -> str:
-    """Tell the ledger that our own code failed at an attempt, unless who stops the attempt does; gives it as text.
+    """Tell the ledger that our own code failed at an attempt, unless who stops the attempt does;
+    gives it as text.
 
     If the ledger cannot be told, the attempt is over when its lease runs out.
     """
     try:
         masks = raised.masks if isinstance(raised, OwnFailure) else NO_MASKS
         error = (raised.__cause__ or raised) if isinstance(raised, OwnFailure) else raised
-        text = f"the worker's own code failed: {type(error).__qualname__}: {error_text(error, masks)}"
-        shown = masks("".join(tracebacks.format_exception(error)))  # not as exc_info, which nobody masks
+        text = (
+            f"the worker's own code failed: {type(error).__qualname__}: {error_text(error, masks)}"
+        )
+        # not as exc_info, which nobody masks
+        shown = masks("".join(tracebacks.format_exception(error)))
         logger.error("run %s: step %s: %s\n%s", held.run_id, held.step, text, shown)
         if not is_being_stopped(held.run_id, held.step, held.attempt):
             report_own_failure(current_process(app), held, error, masks)
     except Exception as failed:
-        return f"the worker's own code failed, and so did telling of it: {type(failed).__qualname__}"
+        return (
+            f"the worker's own code failed, and so did telling of it: {type(failed).__qualname__}"
+        )
     return text

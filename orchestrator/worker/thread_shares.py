@@ -1,12 +1,17 @@
-"""How many threads numeric libraries may use in a step: without a limit every slot would start one for each core.
+"""How many threads numeric libraries may use in a step: without a limit every slot would start one
+for each core.
 
-| when the library comes       | how it is limited                                                          |
+| when the library comes       | how it is limited
+|
 |------------------------------|----------------------------------------------------------------------------|
-| in the step or in a command  | by environment variables, which it reads when it is loaded                 |
-| it was there before the step | by threadpoolctl (BLAS and OpenMP libraries) and `torch.set_num_threads`   |
+| in the step or in a command  | by environment variables, which it reads when it is loaded
+|
+| it was there before the step | by threadpoolctl (BLAS and OpenMP libraries) and
+`torch.set_num_threads`   |
 
-A slot's share is the cores divided by the slots. A step's or pool's `threads` stands in for it, and caps what the user
-has set in the environment, which else counts alone. What a step sets itself holds until its end.
+A slot's share is the cores divided by the slots. A step's or pool's `threads` stands in for it, and
+caps what the user has set in the environment, which else counts alone. What a step sets itself
+holds until its end.
 """
 
 from __future__ import annotations
@@ -22,17 +27,22 @@ from orchestrator.settings.model import Settings
 from orchestrator.worker.child.process_state import adopt_imports
 
 VARIABLES = (
-    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
     "BLIS_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS",
 )  # fmt: skip
 _NAMES = tuple((name, os.fsencode(name)) for name in VARIABLES)
 OF_THREADPOOLCTL = "KMP_DUPLICATE_LIB_OK", "True"
-"""The variable that threadpoolctl sets when it is imported, here or by scikit-learn: else a step would see it or not,
-by what ran before in its process."""
-_OF_LIBRARY = {"openblas": "OPENBLAS_NUM_THREADS", "mkl": "MKL_NUM_THREADS", "blis": "BLIS_NUM_THREADS"}
+"""The variable that threadpoolctl sets when it is imported, here or by scikit-learn: else a step
+would see it or not, by what ran before in its process."""
+_OF_LIBRARY = {
+    "openblas": "OPENBLAS_NUM_THREADS",
+    "mkl": "MKL_NUM_THREADS",
+    "blis": "BLIS_NUM_THREADS",
+}
 _WITH_THREADS = ("numpy", "scipy", "sklearn", "torch", "faiss", "lightgbm", "xgboost", "cv2")
-"""Modules with BLAS or OpenMP libraries: unless one of them is loaded nobody looks for such libraries, which takes
-a millisecond."""
+"""Modules with BLAS or OpenMP libraries: unless one of them is loaded nobody looks for such
+libraries, which takes a millisecond."""
 
 _data: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
 _share = 1  # of the cores, for one slot
@@ -43,7 +53,8 @@ _seen = -1  # loaded modules at the last look for libraries
 
 
 def share_cores(slots: int) -> None:
-    """Remember how many slots share the cores, and what the user has set; once, before any step and any child."""
+    """Remember how many slots share the cores, and what the user has set; once, before any step and
+    any child."""
     global _share
     _share = max(1, available_cores() // max(1, slots))
     for name in VARIABLES:
@@ -54,9 +65,11 @@ def share_cores(slots: int) -> None:
 
 
 def limit_threads(threads: int | None) -> None:
-    """Let numeric libraries use that many threads from now on, None for the slot's share; not below what is set.
+    """Let numeric libraries use that many threads from now on, None for the slot's share; not below
+    what is set.
 
-    Only where the main thread runs the steps: in a pool of threads they share the libraries, and have the share.
+    Only where the main thread runs the steps: in a pool of threads they share the libraries, and
+    have the share.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -108,7 +121,8 @@ def _wanted(variable: str, cap: int | None) -> int | None:
 
 
 def _libraries() -> Iterator[Any]:
-    """Return threadpoolctl's controllers of what is loaded; looked for anew when modules were loaded since."""
+    """Return threadpoolctl's controllers of what is loaded; looked for anew when modules were
+    loaded since."""
     global _controller, _seen
     if len(sys.modules) != _seen:
         from threadpoolctl import ThreadpoolController
@@ -119,6 +133,7 @@ def _libraries() -> Iterator[Any]:
 
 
 def _number(text: str | None) -> int | None:
-    """Return the number of a variable; of OpenMP's list for nested regions ("4,2") the first one."""
+    """Return the number of a variable; of OpenMP's list for nested regions ("4,2") the first
+    one."""
     first = (text or "").partition(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) else None

@@ -45,19 +45,34 @@ class Place:
 
     def write(self, name: str, text: str) -> str:
         """Write a file and give its name; Python gets the names of the package first."""
-        head = "from orchestrator import PipelineBuilder, pipeline, step\n" if name.endswith(".py") else ""
+        head = (
+            "from orchestrator import PipelineBuilder, pipeline, step\n"
+            if name.endswith(".py")
+            else ""
+        )
         (self.folder / name).write_text(head + textwrap.dedent(text))
         return name
 
     def environment(self) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRATOR_")}
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("ORCHESTRATOR_")
+        }
         return inherited | self.variables
 
     def start(self, *arguments: object, **options: Any) -> subprocess.Popen[str]:
         """Start a command whose outputs are pipes."""
-        given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, "text": True}
+        given = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "stdin": subprocess.DEVNULL,
+            "text": True,
+        }
         command = [self.command, *map(str, arguments)]
-        return subprocess.Popen(command, cwd=self.folder, env=self.environment(), **{**given, **options})
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.environment(), **{**given, **options}
+        )
 
     def call(self, *arguments: object, limit_s: float = LIMIT_S) -> Done:
         """Return a command and wait for its end."""
@@ -72,12 +87,15 @@ class Place:
         return Done(process.returncode, out, err)
 
     def processes(self) -> list[psutil.Process]:
-        """Return what runs in this folder: servers, workers and steps inherit it from the command that started them."""
+        """Return what runs in this folder: servers, workers and steps inherit it from the command
+        that started them."""
         found = []
         for pid in psutil.pids():
             with suppress(psutil.Error, OSError):
                 process = psutil.Process(pid)
-                if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(self.folder):
+                if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(
+                    self.folder
+                ):
                     found.append(process)
         return found
 
@@ -103,7 +121,9 @@ def _assert_exact(record: Mapping[str, Any]) -> None:
         assert [attempt["outcome"] for attempt in step["attempts"]] == ["succeeded"], name
         began = step["attempts"][0]["started_at"]
         for upstream in step["upstream"]:
-            assert began >= steps[upstream]["attempts"][-1]["ended_at"], f"{name} began before {upstream} had ended"
+            assert began >= steps[upstream]["attempts"][-1]["ended_at"], (
+                f"{name} began before {upstream} had ended"
+            )
     assert record["state"] == "succeeded"
 
 

@@ -28,11 +28,16 @@ def test_doctor_tells_how_many_targets_there_are_and_what_is_wrong_with_them(pla
 
 
 def test_doctor_says_when_nobody_is_told(place):
-    assert "ok       alerts: no target is set: nobody is told when a run fails" in place.call("doctor").out
+    assert (
+        "ok       alerts: no target is set: nobody is told when a run fails"
+        in place.call("doctor").out
+    )
 
 
 def test_a_pipeline_whose_alerts_nobody_could_send_is_refused(place):
-    file = place.write("told.yaml", "{alerts: ['slak://secret', 'json://$NOT_SET_HERE'], deadline: -1, steps: {}}")
+    file = place.write(
+        "told.yaml", "{alerts: ['slak://secret', 'json://$NOT_SET_HERE'], deadline: -1, steps: {}}"
+    )
     refused = place.call("plan", file)
 
     assert refused.code == 2
@@ -42,7 +47,10 @@ def test_a_pipeline_whose_alerts_nobody_could_send_is_refused(place):
     for command in ("plan", "run", "submit"):
         refused = place.call(command, file)
         assert refused.code == 2
-        assert "alerts[0], slak://***: Apprise knows no service 'slak'. Did you mean 'slack'?" in refused.err
+        assert (
+            "alerts[0], slak://***: Apprise knows no service 'slak'. Did you mean 'slack'?"
+            in refused.err
+        )
         assert "secret" not in refused.out + refused.err
         assert "Traceback" not in refused.err
 
@@ -80,12 +88,15 @@ def test_a_run_that_fails_tells_before_the_command_ends(place):
 def test_a_missed_deadline_tells_too(place):
     with serving() as hook:
         file = place.write(
-            "slow.yaml", f"{{deadline: 1, alerts: ['{hook.url('hook')}'], steps: {{slow: {{run: sleep 60}}}}}}"
+            "slow.yaml",
+            f"{{deadline: 1, alerts: ['{hook.url('hook')}'], steps: {{slow: {{run: sleep 60}}}}}}",
         )
         done = place.call("run", file)
 
     assert done.code == 1
-    assert [body["title"] for body in hook.messages("hook")] == ["pipeline slow failed: missed its deadline of 1 s"]
+    assert [body["title"] for body in hook.messages("hook")] == [
+        "pipeline slow failed: missed its deadline of 1 s"
+    ]
 
 
 def test_what_a_run_could_not_tell_is_left_to_a_coordinator(place, wait_until):
@@ -103,22 +114,39 @@ def test_what_a_run_could_not_tell_is_left_to_a_coordinator(place, wait_until):
             finally:
                 coordinator.terminate()
                 coordinator.communicate(timeout=120)
-        assert "not everybody could be told yet that it failed: orchestrator serve goes on trying" in done.err
+        assert (
+            "not everybody could be told yet that it failed: orchestrator serve goes on trying"
+            in done.err
+        )
         events = [event["event"] for event in place.call("events", "last", "--json").json]
 
-    assert [event for event in events if event.startswith("alert.")] == ["alert.failed", "alert.failed", "alert.sent"]
+    assert [event for event in events if event.startswith("alert.")] == [
+        "alert.failed",
+        "alert.failed",
+        "alert.sent",
+    ]
 
 
-def test_a_run_leaves_it_to_a_coordinator_for_all_to_tell_people(place, wait_until, shared_redis_url):
+def test_a_run_leaves_it_to_a_coordinator_for_all_to_tell_people(
+    place, wait_until, shared_redis_url
+):
     """It may know of targets that the one who follows the run does not."""
     place.write("nightly.yaml", FAILING)
-    place.variables |= {"ORCHESTRATOR_REDIS_URL": shared_redis_url, "ORCHESTRATOR_KEY_PREFIX": "telling"}
+    place.variables |= {
+        "ORCHESTRATOR_REDIS_URL": shared_redis_url,
+        "ORCHESTRATOR_KEY_PREFIX": "telling",
+    }
     place.variables["ORCHESTRATOR_POOLS"] = '{"cpu": {"queue": "telling-cpu"}}'
     with serving() as hook, ExitStack() as services:
         place.variables["ORCHESTRATOR_ALERTS"] = hook.url("hook")
         for command in (["serve"], ["worker", "--concurrency", "1"]):
             services.callback(end, services.enter_context(place.start(*command)))
-        wait_until(lambda: "coordinators: none" not in (found := place.call("doctor").out) and "1 slots" in found)
+        wait_until(
+            lambda: (
+                "coordinators: none" not in (found := place.call("doctor").out)
+                and "1 slots" in found
+            )
+        )
         del place.variables["ORCHESTRATOR_ALERTS"]
 
         for number in (1, 2, 3):

@@ -1,4 +1,5 @@
-"""Standard output of a command that answers a program holds the answer alone, whatever the user's code prints."""
+"""Standard output of a command that answers a program holds the answer alone, whatever the user's
+code prints."""
 
 from __future__ import annotations
 
@@ -61,7 +62,10 @@ def test_run_and_resume_and_plan_print_json_alone(place) -> None:
 
 @pytest.mark.parametrize("is_json", [True, False])
 def test_submit_prints_its_answer_alone(place, shared_redis_url, is_json) -> None:
-    place.variables |= {"ORCHESTRATOR_REDIS_URL": shared_redis_url, "ORCHESTRATOR_KEY_PREFIX": "answers"}
+    place.variables |= {
+        "ORCHESTRATOR_REDIS_URL": shared_redis_url,
+        "ORCHESTRATOR_KEY_PREFIX": "answers",
+    }
     place.variables["ORCHESTRATOR_POOLS"] = '{"cpu": {"queue": "answers-cpu"}}'
 
     done = place.call("submit", place.write("noisy.py", NOISY), *(["--json"] if is_json else []))

@@ -30,7 +30,9 @@ def started(place, wait_until):
     process.communicate()
 
 
-def test_a_cancelled_run_is_gone_with_all_that_its_steps_started(place, started, wait_until) -> None:
+def test_a_cancelled_run_is_gone_with_all_that_its_steps_started(
+    place, started, wait_until
+) -> None:
     done = place.call("cancel", "last", "--reason", "the data is wrong")
 
     assert done.code == 0
@@ -54,13 +56,21 @@ def test_a_cancelled_run_is_gone_with_all_that_its_steps_started(place, started,
     again = place.call("cancel", run_id)
     assert (again.code, again.out) == (0, f"run {run_id} has ended already: cancelled\n")
     as_json = place.call("cancel", run_id, "--json").json
-    assert as_json == {"run_id": run_id, "state": "cancelled", "cancelled": 0, "stopped": [], "stopping": []}
+    assert as_json == {
+        "run_id": run_id,
+        "state": "cancelled",
+        "cancelled": 0,
+        "stopped": [],
+        "stopping": [],
+    }
     why = place.call("why", run_id, "polite").out
     assert "polite was cancelled: the data is wrong." in why
     assert "Its attempt was stopped after 0." in why
 
 
-def test_of_a_cancelled_step_the_run_goes_on_and_what_is_below_it_follows_its_rules(place, started) -> None:
+def test_of_a_cancelled_step_the_run_goes_on_and_what_is_below_it_follows_its_rules(
+    place, started
+) -> None:
     done = place.call("cancel", "last", "polite", "quick", "--json")
 
     assert done.code == 0
@@ -69,7 +79,10 @@ def test_of_a_cancelled_step_the_run_goes_on_and_what_is_below_it_follows_its_ru
     assert told["reason"].startswith("cancelled by ")
     (stopped,) = told["stopped"]
     assert (stopped["step"], stopped["attempt"]) == ("polite", 1)
-    states = {name: step["state"] for name, step in place.call("show", "last", "--json").json["steps"].items()}
+    states = {
+        name: step["state"]
+        for name, step in place.call("show", "last", "--json").json["steps"].items()
+    }
     assert states["below"] == "upstream_failed"
     assert states["stubborn"] == "running"
     assert states["alarm"] in ("queued", "running", "succeeded")
@@ -84,7 +97,8 @@ def test_of_a_cancelled_step_the_run_goes_on_and_what_is_below_it_follows_its_ru
     shown = place.call("show", "last", "--json").json
     assert shown["state"] == "cancelled"
     assert shown["steps"]["alarm"]["state"] == "succeeded"
-    assert "how" in shown["steps"]["stubborn"]["attempts"][0]["stopped"]  # the run waited for it before it ended
+    # the run waited for it before it ended
+    assert "how" in shown["steps"]["stubborn"]["attempts"][0]["stopped"]
 
 
 def test_what_is_not_there_cannot_be_cancelled(place) -> None:

@@ -34,6 +34,9 @@ def test_show_and_verify_say_which_step_ran_other_code_and_what_changed(place):
     assert "note: attempt 1 of step 'use' ran other code than was submitted" in verified.out
     (remark,) = place.call("verify", "last", "--json").json["remarks"]
     assert "part.py" in remark
-    attempts = {name: step["attempts"] for name, step in place.call("show", "last", "--json").json["steps"].items()}
+    attempts = {
+        name: step["attempts"]
+        for name, step in place.call("show", "last", "--json").json["steps"].items()
+    }
     assert list(attempts["use"][0]["code"]["differs"]) == ["part.py"]
     assert "code" not in attempts["edit"][0]

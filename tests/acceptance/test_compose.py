@@ -1,7 +1,8 @@
 """docker-compose.yml and Dockerfile, kept true without a Docker engine.
 
-The files are read, and every service's own command is run as a process of this machine: in a folder with what the
-image copies to /app, with the service's environment, and with the Valkey binary in place of redis-server.
+The files are read, and every service's own command is run as a process of this machine: in a folder
+with what the image copies to /app, with the service's environment, and with the Valkey binary in
+place of redis-server.
 """
 
 from __future__ import annotations
@@ -93,13 +94,15 @@ def copied() -> dict[str, list[str]]:
 
 
 def command_of(service: dict[str, Any]) -> list[str]:
-    """Return what the container would start: the service's entrypoint or the image's, then the service's command."""
+    """Return what the container would start: the service's entrypoint or the image's, then the
+    service's command."""
     entrypoint = service.get("entrypoint") or json.loads(instructions("ENTRYPOINT")[0])
     return [*entrypoint, *service.get("command", json.loads(instructions("CMD")[0]))]
 
 
 def environment_of(service: dict[str, Any]) -> dict[str, str]:
-    """Return the service's environment: ${NAME...} is taken from the variables of the test; ${NAME:-x} may be unset."""
+    """Return the service's environment: ${NAME...} is taken from the variables of the test;
+    ${NAME:-x} may be unset."""
     given = {"ORCHESTRATOR_FLOWER_PASSWORD": PASSWORD}
 
     def value_of(match: re.Match[str]) -> str:
@@ -133,23 +136,36 @@ class Installation:
             k: v.replace("redis:6379", f"127.0.0.1:{self.redis_port}")
             for k, v in environment_of(SERVICES[service]).items()
         }
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(PREFIX)
+        }
         return {**inherited, **chosen, "ORCHESTRATOR_FLOWER_PORT": str(self.flower_port)}
 
     def local(self, command: list[str]) -> list[str]:
         """Return a command of a container as this machine can run it."""
         if command[0] == "redis-server":
-            return [str(get_binary_path()), *command[1:], "--port", str(self.redis_port), "--dir", str(self.app.parent)]
+            return [
+                str(get_binary_path()),
+                *command[1:],
+                "--port",
+                str(self.redis_port),
+                "--dir",
+                str(self.app.parent),
+            ]
         if command[0] == "orchestrator":
             return [str(Path(sys.executable).parent / "orchestrator"), *command[1:]]
         assert command[0] == "python"
-        return [sys.executable, *(word.replace(":5555/", f":{self.flower_port}/") for word in command[1:])]
+        return [
+            sys.executable,
+            *(word.replace(":5555/", f":{self.flower_port}/") for word in command[1:]),
+        ]
 
     def start(self, service: str, command: list[str]) -> None:
         with (self.app.parent / f"{service}.log").open("wb") as log:
             self.processes[service] = subprocess.Popen(
                 self.local(command),
-                cwd=self.app, env=self.environment(service), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=self.app, env=self.environment(service), stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log,
                 start_new_session=True,
             )  # fmt: skip
 
@@ -160,12 +176,15 @@ class Installation:
             cwd=self.app, env=self.environment(service), stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=LIMIT_S,
         )  # fmt: skip
-        assert ended.returncode == 0, f"{shlex.join(command)}: {ended.stdout}{ended.stderr}\n{self.logs()}"
+        assert ended.returncode == 0, (
+            f"{shlex.join(command)}: {ended.stdout}{ended.stderr}\n{self.logs()}"
+        )
         return ended.stdout
 
     def logs(self) -> str:
         return "\n".join(
-            f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in self.app.parent.glob("*.log")
+            f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}"
+            for path in self.app.parent.glob("*.log")
         )
 
     def get(self, path: str, password: str | None = None) -> tuple[int, str]:
@@ -220,13 +239,21 @@ def test_the_services_run_a_pipeline_through_every_pool(installation: Installati
     record = json.loads(installation.run("coordinator", "orchestrator", "show", run_id, "--json"))
     assert record["state"] == "succeeded"
     assert record["steps"]["report"]["output"] == 7
-    assert [made["outcome"] for made in record["steps"]["download"]["attempts"]] == ["failed", "succeeded"]
-    pools = {step: body["attempts"][-1]["worker"].partition("@")[0] for step, body in record["steps"].items()}
+    assert [made["outcome"] for made in record["steps"]["download"]["attempts"]] == [
+        "failed",
+        "succeeded",
+    ]
+    pools = {
+        step: body["attempts"][-1]["worker"].partition("@")[0]
+        for step, body in record["steps"].items()
+    }
     assert pools == {"download": "io", "train": "gpu", "report": "cpu"}
 
 
 def test_a_run_can_be_followed_from_a_container(installation: Installation) -> None:
-    record = json.loads(installation.run("coordinator", "orchestrator", "run", "examples/hello.py", "--json"))
+    record = json.loads(
+        installation.run("coordinator", "orchestrator", "run", "examples/hello.py", "--json")
+    )
 
     assert record["state"] == "succeeded"
 
@@ -239,7 +266,11 @@ def test_flower_asks_for_the_password_and_sees_the_workers(
     assert installation.get("/")[0] == 401
     assert installation.get("/", "a wrong one")[0] == 401
     assert installation.get("/", PASSWORD)[0] == 200
-    wait_until(lambda: all(f"{pool}@" in installation.get("/workers", PASSWORD)[1] for pool in ("cpu", "gpu", "io")))
+    wait_until(
+        lambda: all(
+            f"{pool}@" in installation.get("/workers", PASSWORD)[1] for pool in ("cpu", "gpu", "io")
+        )
+    )
 
 
 def test_the_health_checks_pass_and_the_doctor_has_nothing_to_say(
@@ -251,13 +282,19 @@ def test_the_health_checks_pass_and_the_doctor_has_nothing_to_say(
         kind, *command = service["healthcheck"]["test"]
         assert kind == "CMD"
         installation.run(name, *command)
-    found = json.loads(installation.run("coordinator", "orchestrator", "doctor", "--json"))["findings"]
+    found = json.loads(installation.run("coordinator", "orchestrator", "doctor", "--json"))[
+        "findings"
+    ]
     assert [item for item in found if item["level"] != "ok"] == []
 
 
 def test_every_pool_of_the_config_has_a_worker_service() -> None:
     config = load_settings(ROOT, env={})
-    served = [service["command"][2] for service in OURS.values() if service["command"][:2] == ["worker", "--pool"]]
+    served = [
+        service["command"][2]
+        for service in OURS.values()
+        if service["command"][:2] == ["worker", "--pool"]
+    ]
 
     assert sorted(served) == sorted(config.pools)
 
@@ -277,7 +314,11 @@ def test_the_image_has_the_command_and_everything_it_copies() -> None:
     assert "orchestrator" in project["scripts"]
     assert json.loads(instructions("CMD")[0]) == ["--help"]
 
-    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    allowed = [
+        line[1:]
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    ]
     for source in [name for names in copied().values() for name in names]:
         assert (ROOT / source).exists(), source
         assert any(fnmatch.fnmatch(source, pattern) for pattern in allowed), source
@@ -305,6 +346,6 @@ def test_every_service_has_a_health_check_and_comes_back_after_a_crash() -> None
     for name, service in SERVICES.items():
         assert service["healthcheck"]["test"][0] == "CMD", name
         assert service["restart"] == "unless-stopped", name
-    assert {name: service["depends_on"]["redis"]["condition"] for name, service in OURS.items()} == dict.fromkeys(
-        OURS, "service_healthy"
-    )
+    assert {
+        name: service["depends_on"]["redis"]["condition"] for name, service in OURS.items()
+    } == dict.fromkeys(OURS, "service_healthy")

@@ -1,4 +1,5 @@
-"""The demo: its steps as plain functions on the real data, and whole runs of it by the command that users give."""
+"""The demo: its steps as plain functions on the real data, and whole runs of it by the command that
+users give."""
 
 from __future__ import annotations
 
@@ -58,25 +59,36 @@ def orchestrator(folder: Path, *arguments: str) -> subprocess.CompletedProcess[s
 
 
 def processes_in(folder: Path) -> list[str]:
-    """Return the processes whose working folder lies in this one: a demo that has ended leaves none."""
+    """Return the processes whose working folder lies in this one: a demo that has ended leaves
+    none."""
     found = psutil.process_iter(["cwd", "name"])
-    return [process.info["name"] for process in found if str(process.info["cwd"]).startswith(str(folder))]
+    return [
+        process.info["name"]
+        for process in found
+        if str(process.info["cwd"]).startswith(str(folder))
+    ]
 
 
 def readme_outputs() -> list[str]:
-    """Return what the README says that the demo prints: of a run that succeeds, and of one whose gate fails."""
-    return re.findall(r"^```text\n(run .*?|….*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    """Return what the README says that the demo prints: of a run that succeeds, and of one whose
+    gate fails."""
+    return re.findall(
+        r"^```text\n(run .*?|….*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
 
 
 def is_as_shown(shown: str, printed: str) -> bool:
-    """Tell whether an output is the shown one but for its numbers; `…` stands for any text or lines."""
+    """Tell whether an output is the shown one but for its numbers; `…` stands for any text or
+    lines."""
 
     def without_numbers(text: str) -> str:
         return re.sub(r"\d[\d.]*", "#", re.sub(r"\d+ min \d+ s", "# s", text))
 
     lines = [
         r"(?:.*\n)*?" if line == "…" else ".*".join(map(re.escape, line.split("…"))) + r"\n"
-        for line in without_numbers(re.sub(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{10}", "RUN", shown)).splitlines()
+        for line in without_numbers(
+            re.sub(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{10}", "RUN", shown)
+        ).splitlines()
     ]
     plain = without_numbers(re.sub(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{10}", "RUN", printed))
     return re.fullmatch("".join(lines), plain) is not None
@@ -105,9 +117,12 @@ def test_the_demo_registers_an_svc_that_passes_the_gate(short_path: Path) -> Non
     model = Path(registered["model"])
     assert model.is_relative_to(tmp_path / ".orchestrator" / "models")
     assert hashlib.sha256(model.read_bytes()).hexdigest() == registered["sha256"]
-    assert json.loads((model.parent / "card.json").read_text())["metrics"] == steps["gate"]["output"]
+    assert (
+        json.loads((model.parent / "card.json").read_text())["metrics"] == steps["gate"]["output"]
+    )
 
-    printed = ended.stdout + orchestrator(tmp_path, "logs", "last", "compare").stdout  # as `make demo` does
+    # as `make demo` does
+    printed = ended.stdout + orchestrator(tmp_path, "logs", "last", "compare").stdout
     assert is_as_shown(readme_outputs()[0], printed), printed
 
 
@@ -123,7 +138,9 @@ def test_a_gate_that_is_too_high_keeps_the_model_out_and_says_why(tmp_path: Path
 
 
 def test_the_yaml_demo_registers_and_checks_the_file(tmp_path: Path) -> None:
-    record = json.loads(orchestrator(tmp_path, "run", str(ROOT / "examples" / "digits.yaml"), "--json").stdout)
+    record = json.loads(
+        orchestrator(tmp_path, "run", str(ROOT / "examples" / "digits.yaml"), "--json").stdout
+    )
 
     assert record["state"] == "succeeded"
     assert record["steps"]["check-file"]["output"].endswith("OK")
@@ -134,7 +151,9 @@ def test_the_yaml_demo_registers_and_checks_the_file(tmp_path: Path) -> None:
 def test_the_yaml_demo_raises_the_alarm_when_the_gate_fails(tmp_path: Path) -> None:
     target = str(ROOT / "examples" / "digits.yaml")
 
-    ended = orchestrator(tmp_path, "run", target, "-p", "gate=1.01", "-p", "rival=logistic-c1", "--json")
+    ended = orchestrator(
+        tmp_path, "run", target, "-p", "gate=1.01", "-p", "rival=logistic-c1", "--json"
+    )
 
     assert ended.returncode == 1
     states = {name: step["state"] for name, step in json.loads(ended.stdout)["steps"].items()}
@@ -143,7 +162,9 @@ def test_the_yaml_demo_raises_the_alarm_when_the_gate_fails(tmp_path: Path) -> N
     assert states["alert"] == states["sign-off"] == "succeeded"
 
 
-@pytest.mark.parametrize(("file", "steps"), [("digits.py", 65), ("digits.yaml", 15), ("hello.py", 3)])
+@pytest.mark.parametrize(
+    ("file", "steps"), [("digits.py", 65), ("digits.yaml", 15), ("hello.py", 3)]
+)
 def test_every_example_is_a_valid_pipeline(file: str, steps: int, tmp_path: Path) -> None:
     ended = orchestrator(tmp_path, "plan", str(ROOT / "examples" / file), "--json")
 
@@ -200,7 +221,9 @@ def test_features_of_an_image_do_not_depend_on_other_images(demo: ModuleType, im
     assert together.max() <= 1.0
 
 
-def test_the_split_is_stratified_seeded_and_without_overlap(demo: ModuleType, images: Any, parts: Any) -> None:
+def test_the_split_is_stratified_seeded_and_without_overlap(
+    demo: ModuleType, images: Any, parts: Any
+) -> None:
     samples = demo.featurize(images)
     again, other = demo.split(samples), demo.split(samples, seed=1)
     development, held_out = parts["development"], parts["held_out"]
@@ -209,7 +232,10 @@ def test_the_split_is_stratified_seeded_and_without_overlap(demo: ModuleType, im
     assert sorted(set(development.folds.tolist())) == [1, 2, 3, 4, 5]
     rows = {row.tobytes() for row in development.features}
     assert not rows & {row.tobytes() for row in held_out.features}
-    for part in (held_out.labels, *(development.labels[development.folds == fold] for fold in range(1, 6))):
+    for part in (
+        held_out.labels,
+        *(development.labels[development.folds == fold] for fold in range(1, 6)),
+    ):
         shares = np.bincount(part, minlength=10) / len(part)
         assert 0.08 < shares.min() < shares.max() < 0.12
     assert np.array_equal(again["held_out"].features, held_out.features)
@@ -217,7 +243,9 @@ def test_the_split_is_stratified_seeded_and_without_overlap(demo: ModuleType, im
 
 
 def test_every_configuration_learns_without_a_warning(demo: ModuleType, parts: Any) -> None:
-    scores = [demo.train(parts["development"], configuration, 1) for configuration in demo.CONFIGURATIONS]
+    scores = [
+        demo.train(parts["development"], configuration, 1) for configuration in demo.CONFIGURATIONS
+    ]
 
     assert [score["configuration"] for score in scores] == list(demo.CONFIGURATIONS)
     assert min(score["macro_f1"] for score in scores) > 0.9
@@ -228,7 +256,12 @@ def test_the_best_mean_wins_and_of_equals_the_faster(demo: ModuleType) -> None:
         return {"configuration": configuration, "fold": 1, "macro_f1": macro_f1, "fit_s": fit_s}
 
     compared = demo.compare(
-        [score("slow", 0.9, 2.0), score("fast", 0.8, 1.0), score("slow", 0.9, 2.0), score("fast", 1.0, 1.0)]
+        [
+            score("slow", 0.9, 2.0),
+            score("fast", 0.8, 1.0),
+            score("slow", 0.9, 2.0),
+            score("fast", 1.0, 1.0),
+        ]
     )
 
     assert compared["best"] == "fast"
@@ -240,11 +273,15 @@ def test_the_gate_lets_through_what_reaches_it_exactly(demo: ModuleType) -> None
     metrics = {"macro_f1": 0.97, "f1_by_digit": [1.0, 0.5]}
 
     assert demo.pass_gate(metrics, 0.97) is metrics
-    with pytest.raises(demo.GateNotPassed, match=r"0\.9700 is below the gate 0\.9701; the weakest digit is 1"):
+    with pytest.raises(
+        demo.GateNotPassed, match=r"0\.9700 is below the gate 0\.9701; the weakest digit is 1"
+    ):
         demo.pass_gate(metrics, 0.9701)
 
 
-def test_a_registered_model_can_be_loaded_and_predicts_the_same(demo: ModuleType, parts: Any, tmp_path: Path) -> None:
+def test_a_registered_model_can_be_loaded_and_predicts_the_same(
+    demo: ModuleType, parts: Any, tmp_path: Path
+) -> None:
     model = demo.refit(parts["development"], "svc-rbf-c10")
     metrics = demo.evaluate(model, parts["held_out"])
 
@@ -252,6 +289,9 @@ def test_a_registered_model_can_be_loaded_and_predicts_the_same(demo: ModuleType
     again = demo.register(model, "svc-rbf-c10", metrics, str(tmp_path))
 
     assert first == again
-    assert sorted(file.name for file in Path(first["model"]).parent.iterdir()) == ["card.json", "model.pickle"]
+    assert sorted(file.name for file in Path(first["model"]).parent.iterdir()) == [
+        "card.json",
+        "model.pickle",
+    ]
     loaded = pickle.loads(Path(first["model"]).read_bytes())
     assert demo.evaluate(loaded, parts["held_out"]) == metrics

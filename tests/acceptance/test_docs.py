@@ -1,8 +1,10 @@
-"""The README and the pages of docs/ say what is so: their code is run, their commands and tables are checked.
+"""The README and the pages of docs/ say what is so: their code is run, their commands and tables
+are checked.
 
-Blocks of Python and YAML whose first line names a file are written to that file. Blocks marked `console` are run in
-order in the same folder, and what they print must be what they show, where `…` stands for anything. Blocks marked `sh`
-need more than one machine; their commands must exist and take the options given.
+Blocks of Python and YAML whose first line names a file are written to that file. Blocks marked
+`console` are run in order in the same folder, and what they print must be what they show, where `…`
+stands for anything. Blocks marked `sh` need more than one machine; their commands must exist and
+take the options given.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def blocks(page: str) -> list[tuple[str, str]]:
 def environment() -> dict[str, str]:
     """Return the environment of a user whose virtual environment is active, with no setting set."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    return inherited | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    return inherited | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    }
 
 
 def write_files(page: str, folder: Path) -> None:
@@ -80,7 +84,8 @@ def shown_commands(text: str) -> Iterator[tuple[str, str]]:
 
 
 def looks_like(expected: str) -> re.Pattern[str]:
-    """Return the pattern of a shown output: `…` is any part of a line, on a line of its own any number of lines."""
+    """Return the pattern of a shown output: `…` is any part of a line, on a line of its own any
+    number of lines."""
     lines = [
         r"(?:.*\n)*?" if line == "…" else ".*".join(map(re.escape, line.split("…"))) + r"\n"
         for line in expected.splitlines()
@@ -89,7 +94,8 @@ def looks_like(expected: str) -> re.Pattern[str]:
 
 
 def table_rows(page: str, head: str) -> dict[str, str]:
-    """Return the first and the second column of the table under a heading row, without backquotes."""
+    """Return the first and the second column of the table under a heading row, without
+    backquotes."""
     _, found, rest = (ROOT / page).read_text().partition(f"| {head} |")
     assert found, f"{page} has no table {head!r}"
     rows = {}
@@ -108,7 +114,9 @@ def test_the_code_of_a_page_does_what_the_page_shows(page: str, tmp_path: Path) 
             continue
         for command, expected in shown_commands(text):
             printed = run(command, tmp_path)
-            assert looks_like(expected).fullmatch(printed), f"{command}\nprinted:\n{printed}\nshown:\n{expected}"
+            assert looks_like(expected).fullmatch(printed), (
+                f"{command}\nprinted:\n{printed}\nshown:\n{expected}"
+            )
 
 
 def test_the_json_of_a_run_has_the_shape_that_the_readme_shows(tmp_path: Path) -> None:
@@ -130,22 +138,29 @@ def test_steps_of_the_readme_are_plain_functions_outside_a_pipeline(tmp_path: Pa
     write_files("README.md", tmp_path)
     assert "`best([1, 3]) == 3`" in (ROOT / "README.md").read_text()
 
-    assert run("python -c 'from scores import best; print(best([1, 3]) == 3)'", tmp_path) == "True\n"
+    assert (
+        run("python -c 'from scores import best; print(best([1, 3]) == 3)'", tmp_path) == "True\n"
+    )
 
 
 def test_the_worker_command_of_the_readme_serves_a_run_on_that_server(tmp_path: Path) -> None:
     write_files("README.md", tmp_path)
-    (command,) = [text for kind, text in blocks("README.md") if kind == "sh" and text.startswith("celery ")]
+    (command,) = [
+        text for kind, text in blocks("README.md") if kind == "sh" and text.startswith("celery ")
+    ]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     data = str(tmp_path / "data")
     url = {"ORCHESTRATOR_REDIS_URL": f"redis://127.0.0.1:{port}/0", "ORCHESTRATOR_DATA_DIR": data}
     server = subprocess.Popen(
-        [get_binary_path(), "--port", str(port), "--appendonly", "yes"], cwd=tmp_path, stdout=subprocess.DEVNULL
+        [get_binary_path(), "--port", str(port), "--appendonly", "yes"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
     )
     worker = subprocess.Popen(
-        shlex.split(command), cwd=ROOT, env=environment() | url, start_new_session=True,  # in a checkout, as it says
+        # in a checkout, as it says
+        shlex.split(command), cwd=ROOT, env=environment() | url, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
@@ -178,7 +193,9 @@ def test_commands_that_are_not_run_here_exist_and_take_their_options(page: str) 
             if words[2] == "run":
                 assert words[4] in services, line
                 check_usage(words[5:], line)
-            for scaled in (word.partition("=")[0] for word in words if re.fullmatch(r"[\w-]+=\d+", word)):
+            for scaled in (
+                word.partition("=")[0] for word in words if re.fullmatch(r"[\w-]+=\d+", word)
+            ):
                 assert scaled in services, line
         elif words[0] == "export":
             load_settings(ROOT, env=dict([words[1].split("=", 1)]))
@@ -187,7 +204,8 @@ def test_commands_that_are_not_run_here_exist_and_take_their_options(page: str) 
 
 
 def check_usage(words: list[str], line: str) -> None:
-    """Fail unless the command exists and takes these options; metavars such as FILE[:NAME] count as arguments."""
+    """Fail unless the command exists and takes these options; metavars such as FILE[:NAME] count as
+    arguments."""
     assert words[0] in COMMANDS, line
     words = words[: words.index(">")] if ">" in words else words
     words = [word.strip("[]") for word in words]
@@ -231,8 +249,12 @@ def test_ci_runs_the_commands_that_people_run() -> None:
 def test_the_tables_name_every_command_setting_option_and_rule() -> None:
     commands = {row.split()[1] for row in table_rows("README.md", "command | what it does")}
     assert commands == set(COMMANDS)
-    assert set(table_rows("docs/pipelines.md", "key of the file | meaning")) == set(PipelineDocument.model_fields)
-    assert set(table_rows("docs/pipelines.md", "rule | starts when | else")) == {rule.value for rule in TriggerRule}
+    assert set(table_rows("docs/pipelines.md", "key of the file | meaning")) == set(
+        PipelineDocument.model_fields
+    )
+    assert set(table_rows("docs/pipelines.md", "rule | starts when | else")) == {
+        rule.value for rule in TriggerRule
+    }
     assert set(table_rows("docs/operations.md", "setting of a pool | default | meaning")) == set(
         PoolSettings.model_fields
     )

@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-# Signals 32 and 33 are not among `valid_signals`: `careless` cannot set them. Bit 31 was seen once all the same, in the
-# status of a command; its cause is not known.
+# Signals 32 and 33 are not among `valid_signals`: `careless` cannot set them. Bit 31 was seen once
+# all the same, in the status of a command; its cause is not known.
 OF_LIBC = 1 << 31 | 1 << 32
 SEEN = "grep -E '^Sig(Blk|Ign)' /proc/self/status"
 
@@ -27,7 +27,8 @@ signals.add("trains", run="touch trained", needs=["fails"])
 
 
 def careless() -> None:
-    """Ignore and block all that can be ignored and blocked; the command that is started next inherits it."""
+    """Ignore and block all that can be ignored and blocked; the command that is started next
+    inherits it."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())

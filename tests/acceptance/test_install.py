@@ -1,6 +1,8 @@
-"""The package as a stranger gets it: its wheel and what it declares, in an environment that holds nothing else.
+"""The package as a stranger gets it: its wheel and what it declares, in an environment that holds
+nothing else.
 
-Needs a package index (or wheels on disk), as every `pip install` does; skipped with a reason where none is reached.
+Needs a package index (or wheels on disk), as every `pip install` does; skipped with a reason where
+none is reached.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class Environment:
         self.bin = folder / "bin"
 
     def variables(self) -> dict[str, str]:
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ORCHESTRATOR_", "PYTHON"))}
+        inherited = {
+            k: v for k, v in os.environ.items() if not k.startswith(("ORCHESTRATOR_", "PYTHON"))
+        }
         # A system without time zones, as small images are.
         return inherited | {"PATH": f"{self.bin}{os.pathsep}{os.defpath}", "PYTHONTZPATH": ""}
 
@@ -50,16 +54,20 @@ class Environment:
     def call(self, folder: Path, *command: str) -> str:
         """Return what a command prints; fail unless it ends with 0."""
         done = subprocess.run(
-            [self.bin / command[0], *command[1:]], cwd=folder, env=self.variables(), stdin=subprocess.DEVNULL,
+            [self.bin / command[0], *command[1:]], cwd=folder, env=self.variables(),
+            stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=LIMIT_S,
         )  # fmt: skip
-        logs = "\n".join(path.read_text(errors="replace") for path in folder.parent.glob(f"{folder.name}-*.log"))
+        logs = "\n".join(
+            path.read_text(errors="replace") for path in folder.parent.glob(f"{folder.name}-*.log")
+        )
         assert done.returncode == 0, f"{shlex.join(command)}: {done.stdout}{done.stderr}\n{logs}"
         return done.stdout
 
 
 def pip(folder: Path, *arguments: str) -> None:
-    """Run the pip of this test's own environment for another one's; skip when there is no index to ask."""
+    """Run the pip of this test's own environment for another one's; skip when there is no index to
+    ask."""
     command = [sys.executable, "-m", "pip", *arguments]
     given = {"cwd": folder, "capture_output": True, "text": True, "timeout": INSTALL_LIMIT_S}
     done = subprocess.run(command, **given)  # type: ignore[call-overload]
@@ -84,7 +92,11 @@ def pip(folder: Path, *arguments: str) -> None:
 def copied_to_src() -> list[str]:
     """Return what the Dockerfile copies to the folder in which it calls pip."""
     text = (ROOT / "Dockerfile").read_text().partition("WORKDIR /app")[0]
-    return [word for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for word in line.split()[:-1]]
+    return [
+        word
+        for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE)
+        for word in line.split()[:-1]
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +106,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     for name in copied_to_src():
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
         else:
             shutil.copy(ROOT / name, folder / name)
     return folder
@@ -158,7 +172,9 @@ def test_the_wheel_installs_one_import_name_and_needs_nothing_undeclared(
 ) -> None:
     installed = {path.name for path in bare.bin.parent.glob("lib/python*/site-packages/*")}
     assert "orchestrator" in installed
-    assert not {"workers", "tests", "examples", "config", "docs", "pytest", "setuptools"} & installed
+    assert (
+        not {"workers", "tests", "examples", "config", "docs", "pytest", "setuptools"} & installed
+    )
 
     code, command = first_example()
     (tmp_path / "scores.py").write_text(code)
@@ -168,23 +184,36 @@ def test_the_wheel_installs_one_import_name_and_needs_nothing_undeclared(
 
     port = free_port()
     with ExitStack() as stack:
-        for words in (["serve"], ["worker", "--pool", "cpu", "--concurrency", "2"], ["flower", "--port", port]):
+        for words in (
+            ["serve"],
+            ["worker", "--pool", "cpu", "--concurrency", "2"],
+            ["flower", "--port", port],
+        ):
             stack.enter_context(service(bare, tmp_path, "orchestrator", *words))
 
         def is_served() -> bool:
             found = json.loads(bare.call(tmp_path, "orchestrator", "doctor", "--json"))["findings"]
-            return {"coordinators"} <= {item["what"] for item in found} and any("2 slots" in i["found"] for i in found)
+            return {"coordinators"} <= {item["what"] for item in found} and any(
+                "2 slots" in i["found"] for i in found
+            )
 
         wait_until(is_served)
         run_id = bare.call(tmp_path, "orchestrator", "submit", "scores.py").strip()
         bare.call(tmp_path, "orchestrator", "events", run_id, "--follow")
-        assert json.loads(bare.call(tmp_path, "orchestrator", "show", run_id, "--json"))["state"] == "succeeded"
+        assert (
+            json.loads(bare.call(tmp_path, "orchestrator", "show", run_id, "--json"))["state"]
+            == "succeeded"
+        )
         wait_until(lambda: status_of(f"http://127.0.0.1:{port}/"))
         assert status_of(f"http://127.0.0.1:{port}/") == 401
 
 
-def test_the_line_of_the_image_installs_what_the_examples_need(bare: Environment, source: Path, tmp_path: Path) -> None:
-    (line,) = re.findall(r"^RUN pip install --no-cache-dir (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+def test_the_line_of_the_image_installs_what_the_examples_need(
+    bare: Environment, source: Path, tmp_path: Path
+) -> None:
+    (line,) = re.findall(
+        r"^RUN pip install --no-cache-dir (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE
+    )
 
     pip(source, "--python", str(bare.bin / "python"), "install", "--quiet", *shlex.split(line))
 

@@ -53,14 +53,20 @@ SHELL = """
 
 @pytest.fixture
 def long_run(place, wait_until):
-    """Start a run, in a session of its own as a terminal would; give it once two steps are running."""
+    """Start a run, in a session of its own as a terminal would; give it once two steps are
+    running."""
     started = []
 
     def start(file, *options):
         process = place.start("run", file, *options, start_new_session=True)
         started.append(process)
 
-        wait_until(lambda: process.poll() is not None or {"holding", "stubborn"} <= set(os.listdir(place.folder)))
+        wait_until(
+            lambda: (
+                process.poll() is not None
+                or {"holding", "stubborn"} <= set(os.listdir(place.folder))
+            )
+        )
         assert process.poll() is None, process.communicate()
         return process
 
@@ -79,7 +85,9 @@ def long_run(place, wait_until):
         (signal.SIGHUP, "long.yaml", SHELL),
     ],
 )
-def test_an_interrupted_run_is_cancelled_in_the_record_and_all_it_started_is_gone(place, long_run, signum, name, text):
+def test_an_interrupted_run_is_cancelled_in_the_record_and_all_it_started_is_gone(
+    place, long_run, signum, name, text
+):
     process = long_run(place.write(name, text), "--json")
 
     os.kill(process.pid, signum)
@@ -90,10 +98,19 @@ def test_an_interrupted_run_is_cancelled_in_the_record_and_all_it_started_is_gon
     assert "Traceback" not in out + err
     shown = place.call("show", "last", "--json").json
     assert shown["state"] == "cancelled"
-    told = "interrupted by Ctrl-C" if signum == signal.SIGINT else f"its orchestrator run was ended by {signum.name}"
+    told = (
+        "interrupted by Ctrl-C"
+        if signum == signal.SIGINT
+        else f"its orchestrator run was ended by {signum.name}"
+    )
     assert shown["cancel_reason"] == told
     states = {step: shown["steps"][step]["state"] for step in shown["steps"]}
-    assert states == {"quick": "succeeded", "hold": "cancelled", "stubborn": "cancelled", "below": "cancelled"}
+    assert states == {
+        "quick": "succeeded",
+        "hold": "cancelled",
+        "stubborn": "cancelled",
+        "below": "cancelled",
+    }
     (attempt,) = shown["steps"]["hold"]["attempts"]
     assert attempt["outcome"] == "cancelled"
     assert attempt["ended_at"] is not None
@@ -123,7 +140,9 @@ def test_a_second_ctrl_c_changes_nothing(place, long_run):
     assert place.call("show", "last", "--json").json["state"] == "cancelled"
 
 
-def test_a_second_ctrl_c_does_not_wait_for_the_grace_of_steps_that_are_being_stopped(place, long_run):
+def test_a_second_ctrl_c_does_not_wait_for_the_grace_of_steps_that_are_being_stopped(
+    place, long_run
+):
     place.variables["ORCHESTRATOR_TIMEOUT_GRACE_S"] = "60"
     process = long_run(place.write("long.yaml", SHELL))
 
@@ -135,7 +154,9 @@ def test_a_second_ctrl_c_does_not_wait_for_the_grace_of_steps_that_are_being_sto
     assert process.returncode == 130
     assert "Traceback" not in out + err
     assert place.processes() == []
-    stopped = place.call("show", "last", "--json").json["steps"]["stubborn"]["attempts"][0]["stopped"]
+    stopped = place.call("show", "last", "--json").json["steps"]["stubborn"]["attempts"][0][
+        "stopped"
+    ]
     assert stopped["how"] == "killed with its worker"
 
 
@@ -159,7 +180,9 @@ def test_an_interrupt_before_the_run_began_leaves_nothing(place, wait_until):
 
 
 @pytest.mark.parametrize(("name", "text"), [("long.py", LONG), ("long.yaml", SHELL)])
-def test_a_killed_run_leaves_nothing_running_and_the_next_one_works(place, long_run, wait_until, name, text):
+def test_a_killed_run_leaves_nothing_running_and_the_next_one_works(
+    place, long_run, wait_until, name, text
+):
     process = long_run(place.write(name, text))
 
     process.kill()
@@ -170,11 +193,18 @@ def test_a_killed_run_leaves_nothing_running_and_the_next_one_works(place, long_
     assert done.code == 0
     assert done.json["steps"]["a"]["output"] == "next"
     listed = place.call("runs", "--json").json
-    assert [run["state"] for run in listed] == ["succeeded", "running"]  # nobody was left to record its end
+    # nobody was left to record its end
+    assert [run["state"] for run in listed] == [
+        "succeeded",
+        "running",
+    ]
 
 
 def test_a_run_whose_output_nobody_reads_any_more_is_cancelled(place):
-    steps = "".join(f'  s{n}: {{ uses: "time:sleep", args: [0.05], needs: [s{n - 1}] }}\n' for n in range(1, 200))
+    steps = "".join(
+        f'  s{n}: {{ uses: "time:sleep", args: [0.05], needs: [s{n - 1}] }}\n'
+        for n in range(1, 200)
+    )
     path = place.write("talking.yaml", 'steps:\n  s0: { uses: "time:sleep", args: [0] }\n' + steps)
     with place.start("run", path) as process:
         process.stdout.readline()

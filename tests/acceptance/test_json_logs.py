@@ -28,10 +28,14 @@ def free_port() -> int:
     ids=["serve", "worker", "flower"],
 )
 @pytest.mark.timeout(300)
-def test_every_line_of_a_service_is_a_json_object(tmp_path, shared_redis_url, wait_until, arguments, says) -> None:
+def test_every_line_of_a_service_is_a_json_object(
+    tmp_path, shared_redis_url, wait_until, arguments, says
+) -> None:
     if arguments == ["flower"]:
         arguments = ["flower", "--port", str(free_port())]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRATOR_")} | {
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRATOR_")
+    } | {
         "ORCHESTRATOR_REDIS_URL": shared_redis_url,
         "ORCHESTRATOR_KEY_PREFIX": f"json-{arguments[0]}",
         "ORCHESTRATOR_LOG_FORMAT": "json",

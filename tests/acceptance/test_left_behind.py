@@ -1,4 +1,5 @@
-"""Outside the data folder a run leaves nothing: no file, process, socket or shared memory, however it ends."""
+"""Outside the data folder a run leaves nothing: no file, process, socket or shared memory, however
+it ends."""
 
 from __future__ import annotations
 
@@ -51,13 +52,20 @@ def here(place_in, tmp_path, wait_until):
 
 
 def left(here):
-    """What is there of a run outside its data folder, but for the one folder that a user has for all sockets."""
+    """What is there of a run outside its data folder, but for the one folder that a user has for
+    all sockets."""
     sockets = [
-        line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if str(here.temporary) in line
+        line.split()[-1]
+        for line in Path("/proc/net/unix").read_text().splitlines()
+        if str(here.temporary) in line
     ]
     memory = [name for name in os.listdir("/dev/shm") if here.shared in name]
     return {
-        "files": sorted(str(path) for path in here.temporary.rglob("*") if path.name != f"orchestrator-{os.geteuid()}"),
+        "files": sorted(
+            str(path)
+            for path in here.temporary.rglob("*")
+            if path.name != f"orchestrator-{os.geteuid()}"
+        ),
         "processes": here.processes(),
         "sockets": sockets,
         "shared memory": memory,
@@ -77,14 +85,19 @@ def assert_nothing_left(here, limit_s=10.0):
 ENDS = {
     "by itself": lambda process: None,
     "by Ctrl-C": lambda process: process.send_signal(signal.SIGINT),
-    "by Ctrl-C twice": lambda process: (process.send_signal(signal.SIGINT), process.send_signal(signal.SIGINT)),
+    "by Ctrl-C twice": lambda process: (
+        process.send_signal(signal.SIGINT),
+        process.send_signal(signal.SIGINT),
+    ),
     "killed": lambda process: process.kill(),
 }
 
 
 @pytest.mark.parametrize("how", ENDS)
 def test_a_run_leaves_nothing_however_it_ends(here, wait_until, how):
-    file = here.write("using.py", PIPELINE.format(name=here.shared, seconds=0 if how == "by itself" else 600))
+    file = here.write(
+        "using.py", PIPELINE.format(name=here.shared, seconds=0 if how == "by itself" else 600)
+    )
     with here.start("run", file) as process:
         if how != "by itself":
             wait_until((here.folder / "began").exists, 60)
@@ -98,7 +111,8 @@ def test_a_run_leaves_nothing_however_it_ends(here, wait_until, how):
 @pytest.mark.parametrize("whom", ["worker", "child"])
 def test_a_worker_that_is_killed_leaves_nothing(here, wait_until, whom):
     file = here.write(
-        "using.py", PIPELINE.format(name=here.shared, seconds=5).replace("@step", "@step(lost_attempts=2)")
+        "using.py",
+        PIPELINE.format(name=here.shared, seconds=5).replace("@step", "@step(lost_attempts=2)"),
     )
     with here.start("run", file) as process:
         wait_until((here.folder / "began").exists, 60)

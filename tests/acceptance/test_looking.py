@@ -1,4 +1,5 @@
-"""Commands that only look: plan, schema, runs, show, events, logs; and the live panel on a terminal."""
+"""Commands that only look: plan, schema, runs, show, events, logs; and the live panel on a
+terminal."""
 
 from __future__ import annotations
 
@@ -68,7 +69,16 @@ def test_plan_as_json_has_the_chains_and_chords(looked_at):
 
     assert done.code == 0
     plan = done.json
-    keys = ["pipeline", "steps", "edges", "redundant_edges", "chains", "chords", "roots", "largest_message_bytes"]
+    keys = [
+        "pipeline",
+        "steps",
+        "edges",
+        "redundant_edges",
+        "chains",
+        "chords",
+        "roots",
+        "largest_message_bytes",
+    ]
     assert {*keys, "compile_s"} <= set(plan)
     assert plan["pipeline"] == "diamond"
     assert (plan["steps"], plan["edges"]) == (5, 6)
@@ -78,7 +88,9 @@ def test_plan_as_json_has_the_chains_and_chords(looked_at):
     assert plan["roots"] == [chain_of["a"]]
     chords = sorted((sorted(chord["header"]), chord["body"]) for chord in plan["chords"])
     expected = [(["a"], "b"), (["a"], "c"), (["b"], "b2"), (["b", "c"], "d")]
-    assert chords == sorted((sorted(chain_of[name] for name in header), chain_of[body]) for header, body in expected)
+    assert chords == sorted(
+        (sorted(chain_of[name] for name in header), chain_of[body]) for header, body in expected
+    )
     assert 0 < plan["largest_message_bytes"] < 8192
     assert 0 <= plan["compile_s"] < 1
 
@@ -101,7 +113,18 @@ def test_schema_describes_pipeline_files(looked_at):
     assert set(schema["properties"]) == keys
     assert schema["required"] == ["steps"]
     step = schema["properties"]["steps"]["additionalProperties"]["properties"]
-    assert {"uses", "run", "args", "with", "needs", "pool", "retries", "retry_on", "trigger", "timeout"} <= set(step)
+    assert {
+        "uses",
+        "run",
+        "args",
+        "with",
+        "needs",
+        "pool",
+        "retries",
+        "retry_on",
+        "trigger",
+        "timeout",
+    } <= set(step)
 
 
 def test_runs_are_listed_newest_first(looked_at):
@@ -141,8 +164,15 @@ def test_a_run_is_named_by_the_beginning_of_its_id_or_refused(looked_at):
 def test_logs_tell_step_and_attempt_where_it_is_not_clear(looked_at):
     older = looked_at.call("runs", "--json").json[1]["run_id"]
 
-    assert sorted(looked_at.call("logs", older).out.splitlines()) == ["c | aloud by c", "c | said by c", "d | kept"]
-    assert sorted(looked_at.call("logs", older, "c").out.splitlines()) == ["aloud by c", "said by c"]
+    assert sorted(looked_at.call("logs", older).out.splitlines()) == [
+        "c | aloud by c",
+        "c | said by c",
+        "d | kept",
+    ]
+    assert sorted(looked_at.call("logs", older, "c").out.splitlines()) == [
+        "aloud by c",
+        "said by c",
+    ]
     lines = looked_at.call("logs", "last").out.splitlines()
     second = lines.index("flaky attempt 2 | trying")
     assert lines[0] == "flaky attempt 1 | trying"
@@ -169,8 +199,14 @@ def test_logs_say_how_many_lines_were_dropped_and_lines_keep_their_numbers(place
 
 def test_logs_end_with_the_traceback_of_an_attempt_that_failed(looked_at, place):
     lines = looked_at.call("logs", "last", "flaky", "--attempt", 2).out.splitlines()
-    assert lines[:2] == ["flaky attempt 2 | trying", "flaky attempt 2 | Traceback (most recent call last):"]
-    assert lines[-2:] == ["flaky attempt 2 | ValueError: never works", "flaky attempt 2 | second line"]
+    assert lines[:2] == [
+        "flaky attempt 2 | trying",
+        "flaky attempt 2 | Traceback (most recent call last):",
+    ]
+    assert lines[-2:] == [
+        "flaky attempt 2 | ValueError: never works",
+        "flaky attempt 2 | second line",
+    ]
 
     told = looked_at.call("logs", "last", "--json").json
     made = looked_at.call("show", "last", "--json").json["steps"]["flaky"]["attempts"]
@@ -178,7 +214,9 @@ def test_logs_end_with_the_traceback_of_an_attempt_that_failed(looked_at, place)
     older = looked_at.call("runs", "--json").json[1]["run_id"]
     assert all("error" not in entry for entry in looked_at.call("logs", older, "--json").json)
 
-    place.call("run", place.write("silent.yaml", "steps: {silent: {uses: 'time:sleep', args: [-1]}}"))
+    place.call(
+        "run", place.write("silent.yaml", "steps: {silent: {uses: 'time:sleep', args: [-1]}}")
+    )
     silent = place.call("logs", "last", "silent")
     assert silent.out.splitlines()[-1] == "ValueError: sleep length must be non-negative"
     assert silent.err == ""
@@ -186,7 +224,8 @@ def test_logs_end_with_the_traceback_of_an_attempt_that_failed(looked_at, place)
 
 def test_a_skipped_step_blames_its_trigger_rule_and_no_step_that_succeeded(place):
     file = place.write(
-        "skipping.yaml", "steps: {best: {run: 'true'}, alert: {run: 'true', needs: best, trigger: one_failed}}"
+        "skipping.yaml",
+        "steps: {best: {run: 'true'}, alert: {run: 'true', needs: best, trigger: one_failed}}",
     )
 
     told = place.call("run", file).out + place.call("show", "last").out
@@ -207,14 +246,18 @@ def test_times_are_rfc_3339_in_utc_to_the_microsecond(looked_at):
 def test_a_person_reads_when_a_retry_is_due_as_a_time(looked_at):
     told = looked_at.call("events", "last").out
 
-    assert re.search(r"step\.retrying flaky attempt 1 .*due_at=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", told)
+    assert re.search(
+        r"step\.retrying flaky attempt 1 .*due_at=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", told
+    )
 
 
 def test_a_run_on_a_terminal_shows_a_live_panel(place):
     file = place.write("failing.py", FAILING)
     place.variables["TERM"] = "xterm-256color"
     ours, theirs = pty.openpty()
-    process = place.start("run", file, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    process = place.start(
+        "run", file, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
     os.close(theirs)
     shown = read_to_the_end(ours)
     os.close(ours)

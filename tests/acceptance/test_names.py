@@ -1,4 +1,5 @@
-"""A working folder whose files have all the names that we, our dependencies and Python use: nothing takes them."""
+"""A working folder whose files have all the names that we, our dependencies and Python use: nothing
+takes them."""
 
 from __future__ import annotations
 
@@ -18,7 +19,16 @@ import pytest
 from packaging.utils import canonicalize_name
 from webhook import serving
 
-OURS = {"orchestrator", "workers", "config", "tests", "examples", "celeryconfig", "flowerconfig", "sitecustomize"}
+OURS = {
+    "orchestrator",
+    "workers",
+    "config",
+    "tests",
+    "examples",
+    "celeryconfig",
+    "flowerconfig",
+    "sitecustomize",
+}
 HELLO = """
 import os
 from orchestrator import PipelineBuilder, pipeline, step
@@ -63,7 +73,9 @@ steps:
   double: {uses: "neighbour:double", args: [4]}
   shown: {run: "echo ${{ steps.double.output }}"}
 """
-DJANGO_SETTINGS = "SECRET_KEY = 'x'\nINSTALLED_APPS = ['shop']\nUSE_TZ = True\nTIME_ZONE = 'Asia/Tokyo'\n"
+DJANGO_SETTINGS = (
+    "SECRET_KEY = 'x'\nINSTALLED_APPS = ['shop']\nUSE_TZ = True\nTIME_ZONE = 'Asia/Tokyo'\n"
+)
 DJANGO_STEP = """
 from orchestrator import pipeline, step
 
@@ -87,11 +99,13 @@ def uses_django():
 
 @pytest.fixture(scope="module")
 def names(needed_distributions: set[str]) -> set[str]:
-    """The top-level modules of Python, of ours, and of everything that an installation of ours brings."""
+    """The top-level modules of Python, of ours, and of everything that an installation of ours
+    brings."""
     modules = {
         module
         for module, distributions in packages_distributions().items()
-        if needed_distributions & set(map(canonicalize_name, distributions)) and module.isidentifier()
+        if needed_distributions & set(map(canonicalize_name, distributions))
+        and module.isidentifier()
     }
     assert {"celery", "redis", "packaging", "yaml"} <= modules
     return {*sys.stdlib_module_names, *modules, *OURS} - {"__main__"}
@@ -130,7 +144,9 @@ def hostile(request: pytest.FixtureRequest, tmp_path: Path, names: set[str]) -> 
 def test_a_run_takes_nothing_of_the_users_but_what_its_code_imports(hostile, place_in, tmp_path):
     place = place_in(hostile.folder)
 
-    done = place.call("run", "hello.py", "-p", f"marker={tmp_path / 'marker'}", "-p", "forks=true", "--json")
+    done = place.call(
+        "run", "hello.py", "-p", f"marker={tmp_path / 'marker'}", "-p", "forks=true", "--json"
+    )
     assert done.code == 0, done.err
     outputs = {name: step["output"] for name, step in done.json["steps"].items()}
     assert (outputs["total"], outputs["fork"]) == (2 * sum(range(3000)), [2, 4])
@@ -143,7 +159,8 @@ def test_a_run_takes_nothing_of_the_users_but_what_its_code_imports(hostile, pla
         assert len(webhook.messages("failed")) == 2
     for arguments in (
         ["plan", "hello.py", "-p", "marker=x"], ["plan", "neighbour"], ["runs"], ["show", "last"],
-        ["why", "last", "broken"], ["events", "last"], ["logs", "last"], ["verify", "last"], ["doctor"], ["schema"],
+        ["why", "last", "broken"], ["events", "last"], ["logs", "last"], ["verify", "last"],
+        ["doctor"], ["schema"],
     ):  # fmt: skip
         done = place.call(*arguments)
         assert "was imported" not in done.out + done.err
@@ -187,9 +204,11 @@ def free_port() -> int:
         return port
 
 
-# What other projects of the user's may have set for Celery and Flower: all of it names modules and servers of theirs.
+# What other projects of the user's may have set for Celery and Flower: all of it names modules and
+# servers of theirs.
 FOREIGN_VARIABLES = {
-    "APP": "theirs", "BROKER_URL": "redis://127.0.0.1:9/0", "CONFIG_MODULE": "theirs", "LOADER": "theirs:Loader",
+    "APP": "theirs", "BROKER_URL": "redis://127.0.0.1:9/0", "CONFIG_MODULE": "theirs",
+    "LOADER": "theirs:Loader",
     "RESULT_BACKEND": "theirs://", "CELERY_APP": "theirs", "CELERY_BROKER_URL": "redis://127.0.0.1:9/0",
     "CELERY_BROKER_READ_URL": "redis://127.0.0.1:9/0", "CELERY_BROKER_WRITE_URL": "redis://127.0.0.1:9/0",
     "CELERY_CONFIG_MODULE": "theirs", "CELERY_LOADER": "theirs:Loader", "CELERY_RESULT_BACKEND": "theirs://",

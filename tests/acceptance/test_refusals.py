@@ -152,7 +152,9 @@ GOOD = """
     ],
 )
 def test_params_are_checked_before_anything_is_sent(guarded, refuse, given, told):
-    message = refuse("run", guarded[0].write("good.py", GOOD), *[word for pair in given for word in ("-p", pair)])
+    message = refuse(
+        "run", guarded[0].write("good.py", GOOD), *[word for pair in given for word in ("-p", pair)]
+    )
 
     for sentence in told:
         assert sentence in message
@@ -166,7 +168,11 @@ def test_params_are_checked_before_anything_is_sent(guarded, refuse, given, told
         ("imports.py", "import no_such_module_at_all\n", "no_such_module_at_all"),
         ("exits.py", "import sys; sys.exit(3)\n", "SystemExit: 3"),
         ("empty.py", "x = 1\n", "holds no pipeline"),
-        ("two.py", "@pipeline\ndef a(): pass\n@pipeline\ndef b(): pass\n", "holds 2 pipelines: a, b. Name one"),
+        (
+            "two.py",
+            "@pipeline\ndef a(): pass\n@pipeline\ndef b(): pass\n",
+            "holds 2 pipelines: a, b. Name one",
+        ),
         ("tabs.yaml", "steps:\n\t- a\n", "tabs.yaml"),
         ("list.yaml", "- a\n- b\n", "must be a mapping"),
         ("empty.yaml", "", "is empty"),
@@ -192,28 +198,45 @@ def test_what_does_not_exist_is_named_with_a_guess(guarded, refuse):
 
 
 def test_settings_are_checked_by_name(tmp_path, place_in):
-    variables = {"ORCHESTRATOR_REDIS_ULR": "redis://localhost", "ORCHESTRATOR_POLL_INTERVAL_S": "fast"}
+    variables = {
+        "ORCHESTRATOR_REDIS_ULR": "redis://localhost",
+        "ORCHESTRATOR_POLL_INTERVAL_S": "fast",
+    }
     place = place_in(tmp_path, variables)
 
     done = place.call("runs")
 
     assert done.code == 2
-    assert "ORCHESTRATOR_REDIS_ULR is no variable of the orchestrator. Did you mean 'ORCHESTRATOR_RED" in done.err
+    assert (
+        "ORCHESTRATOR_REDIS_ULR is no variable of the orchestrator. Did you mean 'ORCHESTRATOR_RED"
+        in done.err
+    )
     assert "ORCHESTRATOR_POLL_INTERVAL_S is 'fast'" in done.err
     assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize(
-    "arguments", [("run", "good.py", "-p", "count=1"), ("submit", "good.py", "-p", "count=1"), ("runs",), ("worker",)]
+    "arguments",
+    [
+        ("run", "good.py", "-p", "count=1"),
+        ("submit", "good.py", "-p", "count=1"),
+        ("runs",),
+        ("worker",),
+    ],
 )
-def test_a_server_that_cannot_be_reached_is_named_without_its_password(tmp_path, place_in, arguments):
+def test_a_server_that_cannot_be_reached_is_named_without_its_password(
+    tmp_path, place_in, arguments
+):
     place = place_in(tmp_path, {"ORCHESTRATOR_REDIS_URL": "redis://user:geheim@127.0.0.1:1/0"})
     place.write("good.py", GOOD)
 
     done = place.call(*arguments)
 
     assert done.code == 2
-    assert "ServerUnreachable: the Redis server at redis://user:***@127.0.0.1:1/0 does not answer" in done.err
+    assert (
+        "ServerUnreachable: the Redis server at redis://user:***@127.0.0.1:1/0 does not answer"
+        in done.err
+    )
     assert "geheim" not in done.out + done.err
     assert "Traceback" not in done.out + done.err
 
@@ -255,11 +278,17 @@ def test_a_server_that_cannot_be_used_is_told_in_a_sentence(place, redis_alone, 
         if wrong == "a database that is not there":
             place.variables["ORCHESTRATOR_REDIS_URL"] = url.replace("db=0", "db=99")
         elif wrong == "another service":
-            place.variables["ORCHESTRATOR_REDIS_URL"] = stack.enter_context(serving()).url("").replace("json", "redis")
+            place.variables["ORCHESTRATOR_REDIS_URL"] = (
+                stack.enter_context(serving()).url("").replace("json", "redis")
+            )
         else:
             client.config_set("maxmemory", 1)
             stack.callback(client.config_set, "maxmemory", 0)
-        file = [place.write("one.yaml", "steps: {one: {run: 'true'}}")] if command in ("run", "submit") else []
+        file = (
+            [place.write("one.yaml", "steps: {one: {run: 'true'}}")]
+            if command in ("run", "submit")
+            else []
+        )
         done = place.call(command, *file)
 
     assert "Traceback" not in done.out + done.err
@@ -293,10 +322,16 @@ def test_params_that_are_given_otherwise_are_told_how_to_give_them(refuse, comma
 
 
 @pytest.mark.parametrize("command", ["runs", "run", "submit", "doctor", "worker"])
-@pytest.mark.parametrize("url", ["redis://:gehe?im@127.0.0.1:1/0", "redis://127.0.0.1:1/0?password=geheim&nonsense=1"])
+@pytest.mark.parametrize(
+    "url", ["redis://:gehe?im@127.0.0.1:1/0", "redis://127.0.0.1:1/0?password=geheim&nonsense=1"]
+)
 def test_a_url_that_cannot_be_used_is_told_in_a_sentence_without_its_password(place, command, url):
     place.variables["ORCHESTRATOR_REDIS_URL"] = url
-    file = [place.write("one.yaml", "steps: {one: {run: 'true'}}")] if command in ("run", "submit") else []
+    file = (
+        [place.write("one.yaml", "steps: {one: {run: 'true'}}")]
+        if command in ("run", "submit")
+        else []
+    )
 
     done = place.call(command, *file)
 
@@ -307,9 +342,15 @@ def test_a_url_that_cannot_be_used_is_told_in_a_sentence_without_its_password(pl
 
 
 @pytest.mark.parametrize("command", ["runs", "run", "submit", "doctor", "worker"])
-def test_a_cluster_and_a_sentinel_are_refused_with_the_reason(place, command, tmp_path, cluster_url):
+def test_a_cluster_and_a_sentinel_are_refused_with_the_reason(
+    place, command, tmp_path, cluster_url
+):
     place.variables["ORCHESTRATOR_REDIS_URL"] = cluster_url
-    file = [place.write("one.yaml", "steps: {one: {run: 'true'}}")] if command in ("run", "submit") else []
+    file = (
+        [place.write("one.yaml", "steps: {one: {run: 'true'}}")]
+        if command in ("run", "submit")
+        else []
+    )
 
     done = place.call(command, *file)
 
@@ -327,10 +368,18 @@ def cluster_url(request, tmp_path_factory, wait_until):
         probe.bind(("127.0.0.1", 0))
         free_port = probe.getsockname()[1]
     lines = [f"unixsocket {path}", f"dir {folder}"]
-    lines += ["port 0", "cluster-enabled yes", f"cluster-port {free_port}"] if request.param == "cluster" else []
+    lines += (
+        ["port 0", "cluster-enabled yes", f"cluster-port {free_port}"]
+        if request.param == "cluster"
+        else []
+    )
     lines += [f"port {free_port}"] if request.param == "sentinel" else []
     (folder / "conf").write_text("\n".join(lines) + "\n")
-    command = [get_binary_path(), folder / "conf", *(["--sentinel"] if request.param == "sentinel" else [])]
+    command = [
+        get_binary_path(),
+        folder / "conf",
+        *(["--sentinel"] if request.param == "sentinel" else []),
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         wait_until(lambda: path.exists() or process.poll() is not None)
         assert process.poll() is None

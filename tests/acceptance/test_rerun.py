@@ -40,7 +40,9 @@ LEARN = """
         loaded = load(rows)
         train(features(loaded), check(loaded, limit))
 """
-BROKEN = LEARN.replace('return {row: "x" * 2000 for row in rows}', "raise ValueError('a bug in the edit')")
+BROKEN = LEARN.replace(
+    'return {row: "x" * 2000 for row in rows}', "raise ValueError('a bug in the edit')"
+)
 
 
 def ran(place):
@@ -52,7 +54,9 @@ def ran(place):
 
 
 def reused(record):
-    return {name: step["reused"]["run"] for name, step in record["steps"].items() if "reused" in step}
+    return {
+        name: step["reused"]["run"] for name, step in record["steps"].items() if "reused" in step
+    }
 
 
 def shown(place, run_id):
@@ -114,8 +118,12 @@ def test_another_param_runs_what_reads_it_and_all_below(good) -> None:
 
     assert (done.code, ran(place)) == (0, {"check": 1, "train": 1})
     assert done.json["steps"]["train"]["output"] == [4, False]
-    assert (record["params"], done.json["params"]) == ({"rows": 4, "limit": 9}, {"rows": 4, "limit": 2})
-    assert done.json["steps"]["features"]["output"] == record["steps"]["features"]["output"]  # by reference
+    assert (record["params"], done.json["params"]) == (
+        {"rows": 4, "limit": 9},
+        {"rows": 4, "limit": 2},
+    )
+    # by reference
+    assert done.json["steps"]["features"]["output"] == record["steps"]["features"]["output"]
     taken = done.json["steps"]["load"]
     assert (taken["state"], taken["output"], taken["attempts"]) == ("succeeded", [0, 1, 2, 3], [])
     assert taken["reused"] == {"run": record["run_id"], "attempt": 1}
@@ -129,8 +137,15 @@ def test_every_command_knows_a_step_that_was_taken_over(good) -> None:
     assert f"features taken over from run {run_id}" in done.out
     assert f"4 succeeded (3 taken over from run {run_id})" in done.out
 
-    (row,) = [line for line in place.call("show", "last").out.splitlines() if line.startswith("features ")]
-    assert row.split(maxsplit=3) == ["features", "succeeded", "0", f"taken over from attempt 1 of run {run_id}"]
+    (row,) = [
+        line for line in place.call("show", "last").out.splitlines() if line.startswith("features ")
+    ]
+    assert row.split(maxsplit=3) == [
+        "features",
+        "succeeded",
+        "0",
+        f"taken over from attempt 1 of run {run_id}",
+    ]
     assert (
         place.call("why", "last", "load").out
         == f"load was taken over: attempt 1 of run {run_id} has computed its output.\n"
@@ -140,7 +155,11 @@ def test_every_command_knows_a_step_that_was_taken_over(good) -> None:
     assert f"step features was taken over from attempt 1 of run {run_id}" in logs.err
     verified = place.call("verify", "last")
     assert (verified.code, "note:" in verified.out) == (0, False)
-    told = [event for event in place.call("events", "last", "--json").json if event["event"] == "step.reused"]
+    told = [
+        event
+        for event in place.call("events", "last", "--json").json
+        if event["event"] == "step.reused"
+    ]
     assert [(event["step"], event["attempt"], event["detail"]) for event in told] == [
         (name, 0, {"run": run_id, "attempt": 1}) for name in ("load", "features", "check")
     ]
@@ -166,7 +185,10 @@ def test_without_anything_to_run_again_all_is_taken_over_and_said_so(good) -> No
 
     assert (done.code, ran(place), done.json["state"]) == (0, {}, "succeeded")
     assert list(reused(done.json)) == ["load", "features", "check", "train"]
-    assert "nothing is run again: every step is taken over. --from STEP runs one and all below it" in done.err
+    assert (
+        "nothing is run again: every step is taken over. --from STEP runs one and all below it"
+        in done.err
+    )
 
 
 def test_what_makes_no_sense_is_refused(good) -> None:
@@ -175,7 +197,10 @@ def test_what_makes_no_sense_is_refused(good) -> None:
         (["none"], "there is no run 'none'"),
         ([record["run_id"], "--from", "lod"], "has no step 'lod'. Did you mean 'load'?"),
         ([record["run_id"], "-p", "row=5"], "there is no param 'row'. Did you mean 'rows'?"),
-        ([record["run_id"], "--detach"], "--detach leaves the run to a server's workers, and there is none"),
+        (
+            [record["run_id"], "--detach"],
+            "--detach leaves the run to a server's workers, and there is none",
+        ),
     ):
         refused = place.call("rerun", *arguments)
         assert refused.code == 2, arguments
@@ -192,7 +217,10 @@ def test_an_output_that_is_gone_from_the_store_is_computed_again(place) -> None:
 
     done = place.call("rerun", "last", "--from", "check", "--json")
 
-    assert f"step features is run again: its output {artifact} is not in the artifact store any more" in done.err
+    assert (
+        f"step features is run again: its output {artifact} is not in the artifact store any more"
+        in done.err
+    )
     assert (done.code, ran(place)) == (0, {"features": 1, "check": 1, "train": 1})
     assert done.json["steps"]["train"]["output"] == [4, True]
 
@@ -220,14 +248,19 @@ def test_what_is_called_or_wired_otherwise_now_is_run_again_with_all_below(place
     assert reused(done.json) == dict.fromkeys("ad", first["run_id"])
     assert done.json["steps"]["page"]["state"] == "skipped"
 
-    place.write(file, CHANGED.replace("needs: b}", "needs: d}") + '      e: {run: "echo e >> ran", needs: d}\n')
+    place.write(
+        file,
+        CHANGED.replace("needs: b}", "needs: d}") + '      e: {run: "echo e >> ran", needs: d}\n',
+    )
     done = place.call("rerun", first["run_id"], "-p", "word=said", "--json")
     assert (done.code, ran(place)) == (0, {"a": 1, "b": 1, "c": 1, "d": 1, "e": 1})
     assert done.json["steps"]["a"]["output"] == "said"
 
 
 def test_a_failed_run_can_be_the_beginning_of_another_one(place) -> None:
-    file = place.write("words.yaml", CHANGED.replace("echo c >> ran", "echo c >> ran; test -e good"))
+    file = place.write(
+        "words.yaml", CHANGED.replace("echo c >> ran", "echo c >> ran; test -e good")
+    )
     failed = place.call("run", file, "--json")
     assert (failed.code, ran(place)) == (1, {"a": 1, "b": 1, "c": 1, "d": 1, "page": 1})
     (place.folder / "good").touch()

@@ -1,4 +1,5 @@
-"""A run that ended goes on in its own record: after a failure, a cancel, a killed command, and with mended code."""
+"""A run that ended goes on in its own record: after a failure, a cancel, a killed command, and with
+mended code."""
 
 from __future__ import annotations
 
@@ -94,7 +95,9 @@ def test_the_change_of_code_is_told_and_stands_in_the_record(mended) -> None:
     place, _, _, resumed = mended
 
     assert "changed since the run was last started: learn.py" in resumed.err
-    told = {event["event"]: event.get("detail") for event in place.call("events", "last", "--json").json}
+    told = {
+        event["event"]: event.get("detail") for event in place.call("events", "last", "--json").json
+    }
     assert told["run.code_changed"] == {"changed": ["learn.py"]}
     assert told["run.resumed"]["code_changed"] == ["learn.py"]
 
@@ -138,10 +141,16 @@ def test_from_the_first_step_runs_all_of_it_again_with_the_new_param(place) -> N
 def test_a_resume_that_makes_no_sense_is_refused(mended, place) -> None:
     made, *_ = mended
     for arguments, told in (
-        (["resume", "last"], "has succeeded, and stays as it is. A new run can take over what it has computed"),
+        (
+            ["resume", "last"],
+            "has succeeded, and stays as it is. A new run can take over what it has computed",
+        ),
         (["resume", "last", "--from", "load"], "--from load"),
         (["resume", "none"], "there is no run 'none'"),
-        (["resume", "last", "--detach"], "--detach leaves the run to a server's workers, and there is none"),
+        (
+            ["resume", "last", "--detach"],
+            "--detach leaves the run to a server's workers, and there is none",
+        ),
     ):
         done = made.call(*arguments)
         assert done.code == 2, arguments
@@ -169,18 +178,28 @@ def test_what_a_failure_or_an_end_had_decided_is_decided_anew_when_the_run_goes_
     failed_again = place.call("resume", "last")
     assert failed_again.code == 1
     assert ran(place) == {"gate": 1, "page": 1, "told": 1, "cleanup": 1}
-    assert "succeeded, but are decided anew with what is above them: page, told, cleanup" in failed_again.err
+    assert (
+        "succeeded, but are decided anew with what is above them: page, told, cleanup"
+        in failed_again.err
+    )
 
     passes = place.call("resume", "last", "-p", "gate=open", "--json")
     assert (passes.code, ran(place)) == (1, {"gate": 1, "work": 1, "cleanup": 1})
-    assert {name: passes.json["steps"][name]["state"] for name in ("page", "told")} == dict.fromkeys(
-        ("page", "told"), "skipped"
-    )
+    assert {
+        name: passes.json["steps"][name]["state"] for name in ("page", "told")
+    } == dict.fromkeys(("page", "told"), "skipped")
 
     (place.folder / "good").touch()
     done = place.call("resume", "last", "--json")
     assert (done.code, ran(place)) == (0, {"work": 1, "cleanup": 1})
-    assert attempts(done.json) == {"gate": 3, "page": 2, "told": 2, "work": 2, "cleanup": 4, "beside": 1}
+    assert attempts(done.json) == {
+        "gate": 3,
+        "page": 2,
+        "told": 2,
+        "work": 2,
+        "cleanup": 4,
+        "beside": 1,
+    }
     assert place.call("verify", "last").code == 0
 
 
@@ -210,7 +229,9 @@ def test_a_param_that_is_converted_is_converted_once_however_often_the_run_goes_
     done = place.call("resume", "last", "--json")
 
     assert "x was 300 on 02.01." in failed.json["steps"]["show"]["attempts"][0]["error"]["message"]
-    assert [it.json["params"] for it in (failed, again, done)] == [{"x": 300, "day": "2026-01-02"}] * 3
+    assert [it.json["params"] for it in (failed, again, done)] == [
+        {"x": 300, "day": "2026-01-02"}
+    ] * 3
     assert "changed" not in again.out + again.err + done.out + done.err
     assert done.json["steps"]["show"]["output"] == [300, "02.01."]
 
@@ -240,7 +261,8 @@ def test_steps_and_options_of_a_file_that_was_changed_take_effect(place, place_i
     assert ran(place) == {"a": 1, "old": 1, "b": 1}
 
     place.write("words.yaml", SECOND)
-    done = elsewhere.call("resume", "last", "-p", "word=said", "--json")  # the file is found from any folder
+    # the file is found from any folder
+    done = elsewhere.call("resume", "last", "-p", "word=said", "--json")
 
     assert done.code == 0, done.err
     assert ran(elsewhere) == {"new": 1, "b": 1, "c": 1}
@@ -252,8 +274,12 @@ def test_steps_and_options_of_a_file_that_was_changed_take_effect(place, place_i
 
 
 def test_without_its_file_a_run_goes_on_as_it_was_recorded(place) -> None:
-    python = place.call("run", place.write("learn.py", MENDED.replace("sum(rows)", "wait(rows)")), "--json")
-    yaml = place.call("run", place.write("words.yaml", FIRST.replace("; false", "; test -e good")), "--json")
+    python = place.call(
+        "run", place.write("learn.py", MENDED.replace("sum(rows)", "wait(rows)")), "--json"
+    )
+    yaml = place.call(
+        "run", place.write("words.yaml", FIRST.replace("; false", "; test -e good")), "--json"
+    )
     assert (python.code, yaml.code) == (1, 1)
     (place.folder / "words.yaml").unlink()
     (place.folder / "good").touch()
@@ -305,11 +331,17 @@ def test_a_run_that_was_interrupted_goes_on_and_can_be_interrupted_again(place, 
 
     assert done.code == 0
     assert ran(place) == {"a": 1, "hold": 3, "below": 1}
-    assert [it["outcome"] for it in done.json["steps"]["hold"]["attempts"]] == ["cancelled", "cancelled", "succeeded"]
+    assert [it["outcome"] for it in done.json["steps"]["hold"]["attempts"]] == [
+        "cancelled",
+        "cancelled",
+        "succeeded",
+    ]
     assert all("how" in it["stopped"] for it in done.json["steps"]["hold"]["attempts"][:2])
 
 
-def test_a_run_whose_command_was_killed_is_cancelled_first_and_then_goes_on(place, wait_until) -> None:
+def test_a_run_whose_command_was_killed_is_cancelled_first_and_then_goes_on(
+    place, wait_until
+) -> None:
     place.variables["ORCHESTRATOR_LEASE_S"] = "1"
     with place.start("run", place.write("holding.yaml", HOLDING)) as process:
         wait_until(lambda: (place.folder / "holding").exists())
@@ -349,7 +381,9 @@ def server(tmp_path, place_in, shared_redis_url, wait_until):
 
 def test_of_two_resumes_at_once_on_a_server_one_goes_through_and_nothing_runs_twice(server) -> None:
     steps = "".join(f'  s{n}: {{run: "echo s{n} >> ran", needs: gate}}\n' for n in range(20))
-    file = server.write("wide.yaml", 'steps:\n  gate: {run: "echo gate >> ran; test -e good"}\n' + steps)
+    file = server.write(
+        "wide.yaml", 'steps:\n  gate: {run: "echo gate >> ran; test -e good"}\n' + steps
+    )
     assert server.call("run", file).code == 1
     (server.folder / "good").touch()
     ran(server)
@@ -359,7 +393,11 @@ def test_of_two_resumes_at_once_on_a_server_one_goes_through_and_nothing_runs_tw
 
     assert sorted(process.returncode for process in both) == [0, 2]
     refused = told[[process.returncode for process in both].index(2)][1]
-    late = ("somebody else has just resumed run", "only a run that has ended can be resumed", "has succeeded")
+    late = (
+        "somebody else has just resumed run",
+        "only a run that has ended can be resumed",
+        "has succeeded",
+    )
     assert any(words in refused for words in late), refused
     assert ran(server) == {"gate": 1, **{f"s{n}": 1 for n in range(20)}}
 
@@ -371,7 +409,10 @@ def test_of_two_resumes_at_once_on_a_server_one_goes_through_and_nothing_runs_tw
     assert followed[-1].split()[1] == "run.succeeded"
     assert ran(server) == {"s3": 1}
     record = server.call("show", run_id, "--json").json
-    assert (record["rerun_of"], sum("reused" in step for step in record["steps"].values())) == (first, 20)
+    assert (record["rerun_of"], sum("reused" in step for step in record["steps"].values())) == (
+        first,
+        20,
+    )
 
     (server.folder / "good").unlink()
     assert server.call("rerun", "last", "--from", "gate").code == 1
@@ -423,7 +464,14 @@ def test_a_step_whose_output_is_gone_from_the_store_is_run_again(place) -> None:
 
     done = place.call("resume", "last", "--json")
 
-    assert f"step load is run again: its output {artifact} is not in the artifact store any more" in done.err
+    assert (
+        f"step load is run again: its output {artifact} is not in the artifact store any more"
+        in done.err
+    )
     assert (done.code, done.json["steps"]["total"]["output"]) == (0, sum(range(100_000)))
-    assert Counter((place.folder / "ran").read_text().split()) == {"load": 2, "beside": 1, "total": 2}
+    assert Counter((place.folder / "ran").read_text().split()) == {
+        "load": 2,
+        "beside": 1,
+        "total": 2,
+    }
     assert place.call("verify", "last").code == 0

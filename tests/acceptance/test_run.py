@@ -53,15 +53,40 @@ def test_the_record_as_json_is_all_of_standard_output(place):
 
     assert done.code == 1
     record = done.json
-    assert list(record) == ["run_id", "pipeline", "state", "params", "created_at", "started_at", "ended_at", "steps"]
-    assert (record["pipeline"], record["state"], record["params"]) == ("mixed", "failed", {"rate": 1.0})
+    assert list(record) == [
+        "run_id",
+        "pipeline",
+        "state",
+        "params",
+        "created_at",
+        "started_at",
+        "ended_at",
+        "steps",
+    ]
+    assert (record["pipeline"], record["state"], record["params"]) == (
+        "mixed",
+        "failed",
+        {"rate": 1.0},
+    )
     assert all(TIME.fullmatch(record[name]) for name in ("created_at", "started_at", "ended_at"))
     assert list(record["steps"]) == ["give", "large", "bad", "below"]
     give, large, bad, below = record["steps"].values()
     assert set(give) == {"state", "upstream", "pool", "output", "arguments", "params", "attempts"}
-    assert (give["state"], give["upstream"], give["output"]) == ("succeeded", [], {"f1": 0.5, "pair": [1, 2]})
+    assert (give["state"], give["upstream"], give["output"]) == (
+        "succeeded",
+        [],
+        {"f1": 0.5, "pair": [1, 2]},
+    )
     (attempt,) = give["attempts"]
-    assert list(attempt) == ["attempt", "worker", "queued_at", "started_at", "ended_at", "outcome", "error"]
+    assert list(attempt) == [
+        "attempt",
+        "worker",
+        "queued_at",
+        "started_at",
+        "ended_at",
+        "outcome",
+        "error",
+    ]
     assert all(TIME.fullmatch(attempt[name]) for name in ("queued_at", "started_at", "ended_at"))
     assert attempt["queued_at"] <= attempt["started_at"] <= attempt["ended_at"]
     assert (attempt["attempt"], attempt["outcome"], attempt["error"]) == (1, "succeeded", None)
@@ -196,7 +221,15 @@ def test_params_of_every_type_are_read_from_the_command_line(place):
         take(text=text, equation=equation, count=count, rate=rate, whole=whole, flag=flag, names=names, sizes=sizes,
              kind=kind, untouched=untouched)
     """)  # fmt: skip
-    given = ["text=12", "equation=a=b", "count=7", "rate=1e-3", "whole=2", "flag=true", "names=[a, b]"]
+    given = [
+        "text=12",
+        "equation=a=b",
+        "count=7",
+        "rate=1e-3",
+        "whole=2",
+        "flag=true",
+        "names=[a, b]",
+    ]
     given += ['sizes={"a": 1}', "kind=large"]
 
     done = place.call("run", file, "--json", *[word for pair in given for word in ("-p", pair)])
@@ -275,7 +308,9 @@ def test_a_local_worker_that_is_killed_is_started_again_and_the_run_goes_on(plac
 
 
 def test_a_step_that_kills_each_local_worker_fails_the_run_with_its_cause(place):
-    file = place.write("poison.yaml", "steps: {poison: {run: 'kill -9 $(ps -o ppid= -p $PPID); sleep 600'}}")
+    file = place.write(
+        "poison.yaml", "steps: {poison: {run: 'kill -9 $(ps -o ppid= -p $PPID); sleep 600'}}"
+    )
 
     done = place.call("run", file)
 
@@ -292,7 +327,8 @@ def test_a_worker_that_dies_before_it_is_ready_is_told_with_the_end_of_its_log(p
         worker_of(process).kill()
         out, err = process.communicate(timeout=120)
 
-    assert process.returncode == 1  # it did not succeed, and no mistake of the user kept it from that
+    # it did not succeed, and no mistake of the user kept it from that
+    assert process.returncode == 1
     assert "LocalWorkerError: local worker" in err
     assert "Traceback" not in out + err
     shown = place.call("show", "last", "--json").json
@@ -300,7 +336,10 @@ def test_a_worker_that_dies_before_it_is_ready_is_told_with_the_end_of_its_log(p
 
 
 def test_a_retry_comes_soon_after_it_is_due(place):
-    file = place.write("flaky.yaml", "steps: {flaky: {run: 'exit 1', retries: 5, retry_delay: 0.15, retry_backoff: 1}}")
+    file = place.write(
+        "flaky.yaml",
+        "steps: {flaky: {run: 'exit 1', retries: 5, retry_delay: 0.15, retry_backoff: 1}}",
+    )
 
     done = place.call("run", file, "--json")
 
@@ -308,7 +347,11 @@ def test_a_retry_comes_soon_after_it_is_due(place):
     run_id = done.json["run_id"]
     events = place.call("events", run_id, "--json").json
     due = [event["detail"]["due_at"] / 1e6 for event in events if event["event"] == "step.retrying"]
-    queued = [datetime.fromisoformat(event["at"]).timestamp() for event in events if event["event"] == "step.queued"]
+    queued = [
+        datetime.fromisoformat(event["at"]).timestamp()
+        for event in events
+        if event["event"] == "step.queued"
+    ]
     late_s = sorted(came - was_due for was_due, came in zip(due, queued[1:], strict=True))
     assert late_s[0] >= 0
     assert late_s[len(late_s) // 2] < 0.25  # a poll twice a second alone would be later

@@ -49,12 +49,19 @@ def test_a_secret_is_asked_for_again_and_nothing_shows_it(place) -> None:
     (place.folder / "token").write_text("another-sesame")
     resumed = place.call("resume", "last", "-p", "token=@token", "--json")
     looks = [
-        place.call(*words) for words in (["show", "last", "--json"], ["events", "last", "--json"], ["logs", "last"])
+        place.call(*words)
+        for words in (["show", "last", "--json"], ["events", "last", "--json"], ["logs", "last"])
     ]
 
     assert missing.code == refused.code == 2
-    assert "param 'token' is a secret and missing; it has no default. Give it as -p token=@FILE" in missing.err
-    assert "param 'token' cannot be used again: it is a secret, of which nothing is kept" in refused.err
+    assert (
+        "param 'token' is a secret and missing; it has no default. Give it as -p token=@FILE"
+        in missing.err
+    )
+    assert (
+        "param 'token' cannot be used again: it is a secret, of which nothing is kept"
+        in refused.err
+    )
     assert "Give it as -p token=@FILE, or as -p token=@- on standard input" in refused.err
     assert (failed.code, resumed.code) == (1, 0), failed.err + resumed.err
     assert "ValueError: refused ***" in failed.out
@@ -78,11 +85,15 @@ def test_a_rerun_asks_for_a_secret_again_and_what_it_takes_over_has_the_new_one(
     done = place.call("rerun", "last", "--from", "use", "-p", "token=@token", "--json")
     log = place.call("logs", done.json["run_id"], "use")
     looks = [
-        place.call(*words) for words in (["show", "last", "--json"], ["events", "last", "--json"], ["verify", "last"])
+        place.call(*words)
+        for words in (["show", "last", "--json"], ["events", "last", "--json"], ["verify", "last"])
     ]
 
     assert (first.code, refused.code, done.code) == (0, 2, 0), done.err
-    assert "param 'token' cannot be used again: it is a secret, of which nothing is kept" in refused.err
+    assert (
+        "param 'token' cannot be used again: it is a secret, of which nothing is kept"
+        in refused.err
+    )
     assert "Give it as -p token=@FILE" in refused.err
     assert done.json["params"] == {"token": "***", "rows": 1}
     assert done.json["steps"]["keep"]["attempts"] == []
@@ -99,7 +110,8 @@ def test_a_secret_that_the_pipeline_no_longer_has_keeps_no_step_that_needs_it(pl
     (place.folder / "good").touch()
     (place.folder / "token").write_text(TOKEN)
     assert place.call("run", file, "-p", "token=@token").code == 0
-    place.write("guarded.py", PIPELINE.replace("token: Secret[str]", "password: Secret[str]").replace(
+    place.write("guarded.py", PIPELINE.replace("token: Secret[str]",
+    "password: Secret[str]").replace(
         "use(keep(token), token)", "use(keep('public-text'), password)"
     ))  # fmt: skip
 
@@ -136,11 +148,15 @@ def test_a_file_of_yaml_may_declare_one_and_standard_input_give_it(place) -> Non
 
 
 @pytest.mark.parametrize("is_answered", [True, False])
-def test_at_a_terminal_a_secret_that_is_missing_is_asked_for_without_showing_it(place, is_answered) -> None:
+def test_at_a_terminal_a_secret_that_is_missing_is_asked_for_without_showing_it(
+    place, is_answered
+) -> None:
     file = place.write("guarded.yaml", YAML)
     ours, theirs = pty.openpty()
     try:
-        with place.start("run", file, "--json", stdin=theirs, stderr=theirs, start_new_session=True) as process:
+        with place.start(
+            "run", file, "--json", stdin=theirs, stderr=theirs, start_new_session=True
+        ) as process:
             os.close(theirs)
             said = ""
             while "token (secret)" not in said:

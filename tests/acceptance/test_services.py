@@ -55,7 +55,10 @@ class Installation:
 
     def present(self):
         """Return what `doctor` finds, by what it looked at."""
-        return {item["what"]: item["found"] for item in self.place.call("doctor", "--json").json["findings"]}
+        return {
+            item["what"]: item["found"]
+            for item in self.place.call("doctor", "--json").json["findings"]
+        }
 
     def ended(self, run_id):
         """Return the record of a run at its end."""
@@ -81,7 +84,9 @@ def installation(tmp_path_factory, place_in, shared_redis_url, wait_until):
     variables = {
         "ORCHESTRATOR_REDIS_URL": shared_redis_url,
         "ORCHESTRATOR_KEY_PREFIX": "services",
-        "ORCHESTRATOR_POOLS": '{"cpu": {"queue": "services-cpu"}, "gpu": {"queue": "services-gpu"}}',
+        "ORCHESTRATOR_POOLS": (
+            '{"cpu": {"queue": "services-cpu"}, "gpu": {"queue": "services-gpu"}}'
+        ),
     }
     place = place_in(tmp_path_factory.mktemp("installation"), variables)
     place.write("retrying.py", PIPELINE)
@@ -89,42 +94,62 @@ def installation(tmp_path_factory, place_in, shared_redis_url, wait_until):
     made = Installation(place, wait_until)
     made.start("serve")
     made.start("worker", "--pool", "cpu", "--concurrency", "2")
-    wait_until(lambda: "2 slots on cpu@" in (found := made.present())["pool cpu"] and "coordinators" in found)
+    wait_until(
+        lambda: (
+            "2 slots on cpu@" in (found := made.present())["pool cpu"] and "coordinators" in found
+        )
+    )
     yield made
     made.close()
 
 
-def test_a_submitted_run_goes_through_with_a_retry_that_the_coordinator_sends_off(installation, tmp_path):
+def test_a_submitted_run_goes_through_with_a_retry_that_the_coordinator_sends_off(
+    installation, tmp_path
+):
     done = installation.place.call("submit", "retrying.py", "-p", f"marker={tmp_path / 'marker'}")
 
     assert (done.code, done.err) == (0, "")
     record = installation.ended(done.out.strip())
     assert record["state"] == "succeeded"
-    assert [attempt["outcome"] for attempt in record["steps"]["unsteady"]["attempts"]] == ["failed", "succeeded"]
+    assert [attempt["outcome"] for attempt in record["steps"]["unsteady"]["attempts"]] == [
+        "failed",
+        "succeeded",
+    ]
     assert record["steps"]["below"]["output"] == 2
     logs = installation.place.call("logs", record["run_id"]).out
     lines = logs.splitlines()
-    assert (lines[0], lines[-1]) == ("unsteady attempt 1 | attempt 1", "unsteady attempt 2 | attempt 2")
+    assert (lines[0], lines[-1]) == (
+        "unsteady attempt 1 | attempt 1",
+        "unsteady attempt 2 | attempt 2",
+    )
     assert lines[-2] == "unsteady attempt 1 | OSError: the first attempt fails"
-    only = installation.place.call("logs", record["run_id"], "unsteady", "--attempt", 2, "--json").json
+    only = installation.place.call(
+        "logs", record["run_id"], "unsteady", "--attempt", 2, "--json"
+    ).json
     assert only == [{"step": "unsteady", "attempt": 2, "lines": ["attempt 2"], "dropped": 0}]
 
 
 def test_submit_as_json_gives_the_run_id(installation, tmp_path):
-    done = installation.place.call("submit", "retrying.py", "-p", f"marker={tmp_path / 'marker'}", "--json")
+    done = installation.place.call(
+        "submit", "retrying.py", "-p", f"marker={tmp_path / 'marker'}", "--json"
+    )
 
     assert set(done.json) == {"run_id", "pipeline"}
     assert installation.ended(done.json["run_id"])["pipeline"] == "retrying"
 
 
 def test_run_uses_the_server_and_its_workers(installation, tmp_path):
-    done = installation.place.call("run", "retrying.py", "-p", f"marker={tmp_path / 'marker'}", "--json")
+    done = installation.place.call(
+        "run", "retrying.py", "-p", f"marker={tmp_path / 'marker'}", "--json"
+    )
 
     assert done.code == 0
     assert done.json["steps"]["below"]["attempts"][0]["worker"].startswith("cpu@")
 
 
-def test_a_run_that_somebody_deletes_ends_who_follows_it_and_troubles_nobody(installation, redis_client):
+def test_a_run_that_somebody_deletes_ends_who_follows_it_and_troubles_nobody(
+    installation, redis_client
+):
     place = installation.place
     kept = place.call("submit", "on-gpu.yaml").out.strip()
     with place.start("run", "on-gpu.yaml") as follower:
@@ -138,7 +163,9 @@ def test_a_run_that_somebody_deletes_ends_who_follows_it_and_troubles_nobody(ins
         for process in (follower, events):
             out, err = process.communicate(timeout=120)
             assert process.returncode == 2
-            assert err.endswith(f"RunNotFound: run {gone} is not on the server any more: somebody has deleted it\n")
+            assert err.endswith(
+                f"RunNotFound: run {gone} is not on the server any more: somebody has deleted it\n"
+            )
             assert "Traceback" not in out + err
     assert place.call("show", "last", "--json").json["run_id"] == kept
     assert gone not in place.call("runs").out
@@ -147,13 +174,16 @@ def test_a_run_that_somebody_deletes_ends_who_follows_it_and_troubles_nobody(ins
 
 
 def test_events_are_followed_to_the_end_of_the_run(installation, tmp_path):
-    run_id = installation.place.call("submit", "retrying.py", "-p", f"marker={tmp_path / 'marker'}").out.strip()
+    run_id = installation.place.call(
+        "submit", "retrying.py", "-p", f"marker={tmp_path / 'marker'}"
+    ).out.strip()
 
     followed = installation.place.call("events", run_id, "--follow", "--json")
 
     told = [json.loads(line) for line in followed.out.splitlines()]
     assert [event["event"] for event in told] == [
-        "run.created", "step.queued", "run.started", "step.started", "step.retrying", "step.queued", "step.started",
+        "run.created", "step.queued", "run.started", "step.started", "step.retrying", "step.queued",
+        "step.started",
         "step.succeeded", "step.queued", "step.started", "step.succeeded", "run.succeeded",
     ]  # fmt: skip
     assert told == installation.place.call("events", run_id, "--json").json
@@ -165,7 +195,9 @@ def test_events_are_followed_to_the_end_of_the_run(installation, tmp_path):
     assert "step.retrying unsteady attempt 1" in lines[4]
 
 
-def test_an_interrupted_run_is_cancelled_and_the_installation_goes_on(installation, tmp_path, wait_until):
+def test_an_interrupted_run_is_cancelled_and_the_installation_goes_on(
+    installation, tmp_path, wait_until
+):
     steps = "steps: {long: {run: 'echo began; sleep 3'}, below: {run: 'true', needs: long}}"
     file = installation.place.write("long.yaml", steps)
     with installation.place.start("run", file) as process:
@@ -181,22 +213,32 @@ def test_an_interrupted_run_is_cancelled_and_the_installation_goes_on(installati
     assert again.code == 0
 
 
-def test_steps_for_a_pool_that_nobody_serves_are_told_and_go_on_when_a_worker_comes(installation, wait_until):
+def test_steps_for_a_pool_that_nobody_serves_are_told_and_go_on_when_a_worker_comes(
+    installation, wait_until
+):
     place = installation.place
     submitted = place.call("submit", "on-gpu.yaml")
     assert submitted.code == 0
     run_id = submitted.out.strip()
-    wait_until(lambda: place.call("show", run_id, "--json").json["steps"]["prepare"]["state"] == "succeeded")
+    wait_until(
+        lambda: (
+            place.call("show", run_id, "--json").json["steps"]["prepare"]["state"] == "succeeded"
+        )
+    )
 
     shown = place.call("show", run_id)
     assert shown.out.count("waiting: no worker serves pool gpu") == 2
-    assert "no worker serves it: orchestrator worker --pool gpu" in installation.present()["pool gpu"]
+    assert (
+        "no worker serves it: orchestrator worker --pool gpu" in installation.present()["pool gpu"]
+    )
     first = place.write("gpu-first.yaml", "steps: {train: {run: 'true', pool: gpu}}")
     at_once = place.call("submit", first)
     assert "waiting: no worker serves pool gpu (step train)" in at_once.err
     with place.start("run", "on-gpu.yaml") as running:
         told = []
-        while not told or "waiting: no worker serves pool gpu (step train and 1 more)" not in told[-1]:
+        while (
+            not told or "waiting: no worker serves pool gpu (step train and 1 more)" not in told[-1]
+        ):
             told.append(running.stdout.readline())
             assert told[-1], "the run ended without a word"
         worker = installation.start("worker", "--pool", "gpu", "--concurrency", "1")
@@ -220,7 +262,12 @@ def test_doctor_tells_what_is_there_and_finds_no_fault(installation):
     done = installation.place.call("doctor")
 
     assert done.code == 0
-    for what in ("versions: Python", "append-only file: on", "pool cpu: 2 slots on cpu@", "coordinators: "):
+    for what in (
+        "versions: Python",
+        "append-only file: on",
+        "pool cpu: 2 slots on cpu@",
+        "coordinators: ",
+    ):
         assert what in done.out
     assert "warning  pool gpu: no worker serves it" in done.out
     assert set(installation.place.call("doctor", "--json").json) == {"settings", "findings"}
@@ -260,7 +307,9 @@ def test_services_share_the_embedded_server_of_a_folder_and_leave_nothing(place,
         installation.start("worker", "--concurrency", "1")
         wait_until(lambda: "1 slots on cpu@" in installation.present()["pool cpu"])
 
-        record = installation.ended(place.call("submit", "retrying.py", "-p", "marker=marker").out.strip())
+        record = installation.ended(
+            place.call("submit", "retrying.py", "-p", "marker=marker").out.strip()
+        )
 
         assert record["state"] == "succeeded"
         assert len(record["steps"]["unsteady"]["attempts"]) == 2

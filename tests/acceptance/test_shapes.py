@@ -1,4 +1,5 @@
-"""Graphs that other schedulers get wrong: each step once, never before its upstreams, no barrier nobody wrote."""
+"""Graphs that other schedulers get wrong: each step once, never before its upstreams, no barrier
+nobody wrote."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ RENDEZVOUS = """
 def write_graph(place, upstream: Mapping[str, Sequence[str]], name: str = "graph.json") -> str:
     """Write a pipeline of steps that do nothing."""
     steps = {
-        step: {"uses": "builtins:int", **({"needs": list(needs)} if needs else {})} for step, needs in upstream.items()
+        step: {"uses": "builtins:int", **({"needs": list(needs)} if needs else {})}
+        for step, needs in upstream.items()
     }
     return place.write(name, json.dumps({"name": "graph", "steps": steps}))
 
@@ -62,7 +64,8 @@ def test_in_the_n_shape_c_starts_while_b_still_runs(place, assert_exact):
 
 
 def test_the_long_side_of_a_diamond_goes_on_while_the_short_side_runs(place, assert_exact):
-    """Two unequal diamonds in a row; in each the short side ends only after the long side's last step has begun."""
+    """Two unequal diamonds in a row; in each the short side ends only after the long side's last
+    step has begun."""
     file = place.write("diamonds.py", RENDEZVOUS + """
     @pipeline
     def diamonds():
@@ -109,7 +112,8 @@ def test_two_fork_joins_in_a_row_each_run_side_by_side(place, assert_exact):
 
 
 def test_group_after_group_with_a_failing_member(place):
-    """Every member of the second group waits for all of the first; a branch that does not, goes on."""
+    """Every member of the second group waits for all of the first; a branch that does not, goes
+    on."""
     file = place.write("groups.py", RENDEZVOUS + """
     @pipeline
     def groups():
@@ -137,7 +141,8 @@ def test_group_after_group_with_a_failing_member(place):
 
 
 def test_nested_fork_join_with_an_inner_failure(place):
-    """outer -> (left -> (inner a, inner b fails) -> left join, right -> right end) -> outer join."""
+    """outer -> (left -> (inner a, inner b fails) -> left join, right -> right end) -> outer
+    join."""
     file = place.write("nested.py", RENDEZVOUS + """
     @pipeline
     def nested():
@@ -154,7 +159,9 @@ def test_nested_fork_join_with_an_inner_failure(place):
 
     assert done.code == 1
     assert states(done.json) == {
-        **dict.fromkeys(["outer", "left", "right", "inner-a", "right-end", "clean-up"], "succeeded"),
+        **dict.fromkeys(
+            ["outer", "left", "right", "inner-a", "right-end", "clean-up"], "succeeded"
+        ),
         **dict.fromkeys(["left-join", "outer-join"], "upstream_failed"),
         "inner-b": "failed",
     }
@@ -175,7 +182,11 @@ def test_ten_dense_layers_of_a_hundred(place, assert_exact):
 
 def test_five_thousand_steps(place, assert_exact):
     """Layers of 50 with three parents each, and long chains beside them."""
-    upstream = {f"c{n}-{depth}": [f"c{n}-{depth - 1}"] * (depth > 0) for n in range(10) for depth in range(100)}
+    upstream = {
+        f"c{n}-{depth}": [f"c{n}-{depth - 1}"] * (depth > 0)
+        for n in range(10)
+        for depth in range(100)
+    }
     for depth in range(80):
         for n in range(50):
             parents = {f"l{depth - 1}-{(n * k) % 50}" for k in (1, 3, 7)} if depth else set()
@@ -214,5 +225,8 @@ def test_small_and_odd_graphs(place, assert_exact, upstream, order):
     assert list(done.json["steps"]) == list(upstream)
     assert_exact(done.json)
     if order is not None:
-        began = sorted(done.json["steps"], key=lambda name: done.json["steps"][name]["attempts"][0]["started_at"])
+        began = sorted(
+            done.json["steps"],
+            key=lambda name: done.json["steps"][name]["attempts"][0]["started_at"],
+        )
         assert began == order

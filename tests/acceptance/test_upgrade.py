@@ -22,15 +22,26 @@ def upgraded(tmp_path_factory, place_in, shared_redis_url):
 @pytest.fixture
 def old_worker(redis_client):
     """The sign of life of a worker of version 0.1, whose card names no format."""
-    card = {"worker": OLD_WORKER, "queues": ["upgraded.cpu"], "slots": 1, "pool_type": "prefork", "host": "h", "pid": 1}
+    card = {
+        "worker": OLD_WORKER,
+        "queues": ["upgraded.cpu"],
+        "slots": 1,
+        "pool_type": "prefork",
+        "host": "h",
+        "pid": 1,
+    }
     redis_client.set(f"upgraded:worker:{OLD_WORKER}", json.dumps(card))
     redis_client.zadd("upgraded:workers", {OLD_WORKER: redis_client.time()[0] + 8.0})
     yield
     redis_client.delete(f"upgraded:worker:{OLD_WORKER}", "upgraded:workers")
 
 
-@pytest.mark.parametrize("command", [["serve"], ["worker", "--pool", "cpu"], ["submit", "p.yaml"], ["run", "p.yaml"]])
-def test_nothing_starts_beside_a_worker_of_version_0_1(upgraded, old_worker, redis_client, command) -> None:
+@pytest.mark.parametrize(
+    "command", [["serve"], ["worker", "--pool", "cpu"], ["submit", "p.yaml"], ["run", "p.yaml"]]
+)
+def test_nothing_starts_beside_a_worker_of_version_0_1(
+    upgraded, old_worker, redis_client, command
+) -> None:
     done = upgraded.call(*command)
 
     assert done.code == 2

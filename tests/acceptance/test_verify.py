@@ -1,4 +1,5 @@
-"""`orchestrator verify`: nothing is wrong with what the product does, and what somebody forged is told."""
+"""`orchestrator verify`: nothing is wrong with what the product does, and what somebody forged is
+told."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def test_a_run_that_was_retried_failed_and_resumed_has_no_violation(worked):
     events, attempts = map(int, re.fullmatch(told, done.out).groups())
     recorded = worked.call("events", "last", "--json").json
     assert events == len(recorded)
-    # flaky twice, gate, tidy; then gate, below, and tidy again, for what it was decided by was open again.
+    # flaky twice, gate, tidy; then gate, below, and tidy again, for what it was decided by was open
+    # again.
     assert attempts == [event["event"] for event in recorded].count("step.started") == 7
 
 

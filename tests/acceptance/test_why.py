@@ -1,4 +1,5 @@
-"""`orchestrator why` and the notes of `show`: what a step waits for, while it waits and when it has ended."""
+"""`orchestrator why` and the notes of `show`: what a step waits for, while it waits and when it has
+ended."""
 
 from __future__ import annotations
 
@@ -22,12 +23,15 @@ NET = """
 
 @pytest.fixture(scope="module")
 def waiting(tmp_path_factory, place_in, shared_redis_url, wait_until):
-    """A place on a server with one worker for pool cpu and none for gpu, where a run has come as far as it can."""
+    """A place on a server with one worker for pool cpu and none for gpu, where a run has come as
+    far as it can."""
     queues = {pool: f"why-{os.getpid()}-{pool}" for pool in ("cpu", "gpu")}
     variables = {
         "ORCHESTRATOR_REDIS_URL": shared_redis_url,
         "ORCHESTRATOR_KEY_PREFIX": f"why-{os.getpid()}",
-        "ORCHESTRATOR_POOLS": "{" + ", ".join(f'"{k}": {{"queue": "{q}"}}' for k, q in queues.items()) + "}",
+        "ORCHESTRATOR_POOLS": (
+            "{" + ", ".join(f'"{k}": {{"queue": "{q}"}}' for k, q in queues.items()) + "}"
+        ),
     }
     place = place_in(tmp_path_factory.mktemp("why"), variables)
     with (place.folder / "worker.log").open("wb") as log:
@@ -39,7 +43,8 @@ def waiting(tmp_path_factory, place_in, shared_redis_url, wait_until):
         return {name: step["state"] for name, step in steps.items()}
 
     expected = {
-        "load": "succeeded", "fit": "queued", "hold": "running", "again": "retrying", "join": "waiting",
+        "load": "succeeded", "fit": "queued", "hold": "running", "again": "retrying",
+        "join": "waiting",
         "last": "waiting", "broken": "failed", "below": "upstream_failed",
     }  # fmt: skip
     wait_until(lambda: states() == expected)
@@ -56,16 +61,22 @@ def say(place, step):
 
 
 def test_every_step_says_why_it_is_where_it_is(waiting) -> None:
-    worker = next(line for line in waiting.call("doctor").out.splitlines() if " pool cpu: " in line).split(" on ")[1]
+    worker = next(
+        line for line in waiting.call("doctor").out.splitlines() if " pool cpu: " in line
+    ).split(" on ")[1]
     on = f"on {worker} since T"
 
     assert (
-        say(waiting, "join") == f"join waits for hold (running {on}, N) and fit (queued: no worker serves pool gpu).\n"
+        say(waiting, "join")
+        == f"join waits for hold (running {on}, N) and fit (queued: no worker serves pool gpu).\n"
     )
     direct, behind = say(waiting, "last").splitlines()
     assert direct.startswith("last waits for join (waiting) and again (retrying: retry at ")
     assert direct.endswith("Z; no coordinator is there to send it: orchestrator serve starts one).")
-    assert behind == f"Behind that stands hold (running {on}, N) and fit (queued: no worker serves pool gpu)."
+    assert (
+        behind
+        == f"Behind that stands hold (running {on}, N) and fit (queued: no worker serves pool gpu)."
+    )
     assert "No worker serves that pool" in say(waiting, "fit")
     assert "orchestrator worker --pool gpu starts one" in say(waiting, "fit")
     assert "Its message is the next one in the queue." in say(waiting, "fit")
@@ -92,17 +103,25 @@ def test_show_notes_the_same_in_short(waiting) -> None:
     assert rows["join"].endswith("waits for hold and fit")
     assert rows["last"].endswith("waits for join and again")
     assert re.search(
-        r"retry at \S+Z; no coordinator is there to send it: orchestrator serve starts one$", rows["again"]
+        r"retry at \S+Z; no coordinator is there to send it: orchestrator serve starts one$",
+        rows["again"],
     )
 
 
 def test_programs_get_facts(waiting) -> None:
-    facts = {step: waiting.call("why", "last", step, "--json").json for step in ("last", "fit", "hold", "below")}
+    facts = {
+        step: waiting.call("why", "last", step, "--json").json
+        for step in ("last", "fit", "hold", "below")
+    }
 
     assert facts["last"]["state"] == "waiting"
     assert facts["last"]["waits_for"] == {"join": "waiting", "again": "retrying"}
     assert facts["last"]["behind"] == {"hold": "running", "fit": "queued"}
-    assert (facts["fit"]["pool"], facts["fit"]["workers"], facts["fit"]["messages_ahead"]) == ("gpu", [], 0)
+    assert (facts["fit"]["pool"], facts["fit"]["workers"], facts["fit"]["messages_ahead"]) == (
+        "gpu",
+        [],
+        0,
+    )
     assert 0 < facts["hold"]["timeout_left_s"] < 500
     assert facts["below"]["because"] == "broken"
     assert all(told["reasons"] for told in facts.values())

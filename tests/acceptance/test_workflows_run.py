@@ -17,16 +17,29 @@ from orchestrator import PipelineBuilder
 from orchestrator.definition.model import FunctionCall
 
 FOLDER = Path(os.environ.get("WORKFLOWS_DIR") or Path(__file__).parents[3] / "shared" / "workflows")
-INDEX = {entry["name"]: entry for entry in json.loads((FOLDER / "INDEX.json").read_text())} if FOLDER.is_dir() else {}
+INDEX = (
+    {entry["name"]: entry for entry in json.loads((FOLDER / "INDEX.json").read_text())}
+    if FOLDER.is_dir()
+    else {}
+)
 SCALED = ["montage-58", "epigenomics-41", "airflow-complex-37", "srasearch-22"]
-SCALED_TOO = ["tfx-taxi-8", "nf-scrnaseq-14", "nf-sarek-26", "blast-43", "nf-fetchngs-43", "1000genome-104"]
+SCALED_TOO = [
+    "tfx-taxi-8",
+    "nf-scrnaseq-14",
+    "nf-sarek-26",
+    "blast-43",
+    "nf-fetchngs-43",
+    "1000genome-104",
+]
 AT_ONCE = ["cycles-219", "nf-rnaseq-197", "seismology-1101"]
 TOLERANCE = 0.10
 LOOKS = 3  # a busy machine can only make a run longer
 
 pytestmark = [
     pytest.mark.alone,  # it measures time
-    pytest.mark.skipif(not INDEX, reason="no real workflows beside the repository; set WORKFLOWS_DIR"),
+    pytest.mark.skipif(
+        not INDEX, reason="no real workflows beside the repository; set WORKFLOWS_DIR"
+    ),
 ]
 
 
@@ -36,7 +49,9 @@ def built(name, scale):
     text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     builder = PipelineBuilder(name)
     for step in json.loads(text)["steps"]:
-        builder.add(step["id"], "time:sleep", args=[step["runtime_s"] * scale], needs=step["upstream"])
+        builder.add(
+            step["id"], "time:sleep", args=[step["runtime_s"] * scale], needs=step["upstream"]
+        )
     return builder.build()
 
 
@@ -45,7 +60,11 @@ def write_document(place, pipeline):
     steps = {}
     for name, step in pipeline.steps.items():
         assert isinstance(step.call, FunctionCall)
-        steps[name] = {"uses": step.call.uses, "args": list(step.call.args), "needs": list(step.upstream)}
+        steps[name] = {
+            "uses": step.call.uses,
+            "args": list(step.call.args),
+            "needs": list(step.upstream),
+        }
     suffix = "yaml" if len(steps) < 500 else "json"
     return place.write(f"workflow.{suffix}", json.dumps({"name": pipeline.name, "steps": steps}))
 
@@ -59,7 +78,8 @@ def makespan_s(record):
 
 @pytest.fixture(scope="module")
 def scaled_runs(tmp_path_factory, place_in):
-    """Run several workflows side by side, each on four slots of its own: sleeps leave the cores idle."""
+    """Run several workflows side by side, each on four slots of its own: sleeps leave the cores
+    idle."""
     started = {}
     for name in SCALED:
         place = place_in(tmp_path_factory.mktemp(name))
@@ -88,12 +108,16 @@ def run_alone(place, name):
 
 
 @pytest.mark.parametrize("name", SCALED)
-def test_a_scaled_workflow_takes_the_time_that_four_slots_allow(scaled_runs, place, assert_exact, name):
+def test_a_scaled_workflow_takes_the_time_that_four_slots_allow(
+    scaled_runs, place, assert_exact, name
+):
     record = scaled_runs[name]
 
     assert len(record["steps"]) == INDEX[name]["steps"]
     assert_exact(record)
-    assert is_in_time(name, record) or any(is_in_time(name, run_alone(place, name)) for _ in range(1, LOOKS))
+    assert is_in_time(name, record) or any(
+        is_in_time(name, run_alone(place, name)) for _ in range(1, LOOKS)
+    )
 
 
 @pytest.mark.long
@@ -107,7 +131,9 @@ def test_another_scaled_workflow_takes_the_time_that_four_slots_allow(place, ass
     pytest.fail("each look took longer than four slots need, or less")
 
 
-@pytest.mark.parametrize("name", [*AT_ONCE, pytest.param("montage-gen-9981", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "name", [*AT_ONCE, pytest.param("montage-gen-9981", marks=pytest.mark.long)]
+)
 def test_a_large_workflow_runs_without_sleeps(place, assert_exact, name):
     done = place.call("run", write_document(place, built(name, 0)), "--json", limit_s=110)
 

@@ -1,4 +1,5 @@
-"""Takes Celery events as Flower does, from the broker named on the command line, until standard input closes."""
+"""Takes Celery events as Flower does, from the broker named on the command line, until standard
+input closes."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ from orchestrator.ledger.connection import connect
 
 @dataclass(slots=True)
 class Comparison:
-    """One DAG on both sides; seconds of each repeat. `against` says how plain Celery runs the DAG."""
+    """One DAG on both sides; seconds of each repeat. `against` says how plain Celery runs the
+    DAG."""
 
     name: str
     against: str
@@ -57,11 +58,18 @@ def machine_facts(redis_url: str) -> dict[str, str | int]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "revision": revision.stdout.strip() or "unknown",
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        ),
         "machine": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "celery": version("celery"),
         "kombu": version("kombu"),
         "redis-py": version("redis"),
-        "server": f"{server.get('server_name', 'redis')} {server.get('valkey_version', server['redis_version'])}",
+        "server": (
+            f"{server.get('server_name', 'redis')}"
+            f" {server.get('valkey_version', server['redis_version'])}"
+        ),
     }

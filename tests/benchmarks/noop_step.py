@@ -1,4 +1,5 @@
-"""The step that every benchmark runs: it does nothing, so that only the orchestration costs time."""
+"""The step that every benchmark runs: it does nothing, so that only the orchestration costs
+time."""
 
 from __future__ import annotations
 

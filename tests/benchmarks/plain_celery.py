@@ -1,7 +1,7 @@
 """The other side: plain Celery canvas with a Redis result backend.
 
-Celery's defaults, but for what the orchestrator's workers do without too: gossip and mingle. The prefetch multiplier
-stays at Celery's 4: 1, 4 and 16 measure alike.
+Celery's defaults, but for what the orchestrator's workers do without too: gossip and mingle. The
+prefetch multiplier stays at Celery's 4: 1, 4 and 16 measure alike.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def clock() -> float:
 
 
 def canvas_of(app: Celery, shape: Shape) -> Signature:
-    """Return the canvas of a shape: a chain, a chord, or a chain of groups (a barrier between the levels)."""
+    """Return the canvas of a shape: a chain, a chord, or a chain of groups (a barrier between the
+    levels)."""
     levels = shape.levels()
     if max(levels) == 1:
         return chain(*_noops(app, len(levels)))
@@ -45,7 +46,8 @@ def canvas_of(app: Celery, shape: Shape) -> Signature:
 
 
 def level_groups(app: Celery, shape: Shape) -> list[Signature]:
-    """Return a group for each level of a shape, for a client that sends one when the one before has ended."""
+    """Return a group for each level of a shape, for a client that sends one when the one before has
+    ended."""
     return [group(_noops(app, width)) for width in shape.levels()]
 
 

@@ -1,4 +1,5 @@
-"""The Celery app of the plain side's worker, on the server and the queue that the worker's settings name."""
+"""The Celery app of the plain side's worker, on the server and the queue that the worker's settings
+name."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def end_with_parent(**_: Any) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        # Not SIGTERM: the server is gone too, and a warm shutdown would wait for it. The session is the worker's own.
+        # Not SIGTERM: the server is gone too, and a warm shutdown would wait for it. The session is
+        # the worker's own.
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -17,9 +17,13 @@ if not console.is_terminal:
 
 
 def show(
-    facts: Mapping[str, Any], comparisons: Sequence[Comparison], figures: Sequence[Figure], notes: Sequence[str]
+    facts: Mapping[str, Any],
+    comparisons: Sequence[Comparison],
+    figures: Sequence[Figure],
+    notes: Sequence[str],
 ) -> None:
-    """Print what was found. Times are medians in milliseconds a step; the ratio is of the medians of whole runs."""
+    """Print what was found. Times are medians in milliseconds a step; the ratio is of the medians
+    of whole runs."""
     console.print(" · ".join(f"{name} {value}" for name, value in facts.items()), highlight=False)
     done = [made for made in comparisons if made.ours_s and made.plain_s]
     if done:
@@ -51,7 +55,10 @@ def show(
 
 
 def as_json(
-    facts: Mapping[str, Any], comparisons: Sequence[Comparison], figures: Sequence[Figure], notes: Sequence[str]
+    facts: Mapping[str, Any],
+    comparisons: Sequence[Comparison],
+    figures: Sequence[Figure],
+    notes: Sequence[str],
 ) -> dict[str, Any]:
     return {
         "facts": dict(facts),

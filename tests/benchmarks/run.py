@@ -1,6 +1,8 @@
-"""Compares the orchestrator with plain Celery canvas, side by side in one run, and measures what else has a target.
+"""Compares the orchestrator with plain Celery canvas, side by side in one run, and measures what
+else has a target.
 
-    python tests/benchmarks/run.py [--quick] [--repeats N] [--limit SECONDS] [--only NAME] [--json FILE]
+    python tests/benchmarks/run.py [--quick] [--repeats N] [--limit SECONDS] [--only NAME] [--json
+    FILE]
 
 Nothing passes or fails by time. docs/benchmarks.md says what is measured and what was found.
 """
@@ -44,7 +46,8 @@ WORKFLOW = "montage-gen-9981"
 
 
 class Benchmark:
-    """One going-through of all measures. Repeats that the limit of time does not allow are left out, and said so."""
+    """One going-through of all measures. Repeats that the limit of time does not allow are left
+    out, and said so."""
 
     def __init__(self, *, is_quick: bool, repeats: int, limit_s: float, only: str) -> None:
         self.is_quick, self.repeats, self.only = is_quick, repeats, only
@@ -55,7 +58,10 @@ class Benchmark:
         self.notes: list[str] = []
 
     def run(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="benchmark-") as folder, server(Path(folder)) as url:
+        with (
+            tempfile.TemporaryDirectory(prefix="benchmark-") as folder,
+            server(Path(folder)) as url,
+        ):
             self.facts = machine_facts(url)
             self._compile_time()
             self._server_start()
@@ -70,14 +76,18 @@ class Benchmark:
                         self._message_bytes(ours)
                         self._workflow(ours, plain)
 
-    # -- both sides --------------------------------------------------------------------------------------------
+    # -- both sides
+    # --------------------------------------------------------------------------------------------
 
     def _compare(self, ours: Ours, plain: Plain, *, events: bool) -> None:
-        """Measure all shapes in each repeat, so that a slow minute of the machine falls on all of them."""
+        """Measure all shapes in each repeat, so that a slow minute of the machine falls on all of
+        them."""
         shapes = [chain(100), fan(200), *([] if self.is_quick else [fan(2000)]), layered(10, 20)]
         cases = []
         for shape in shapes:
-            for against in ("canvas", "groups") if shape.name.startswith("layered") else ("canvas",):
+            for against in (
+                ("canvas", "groups") if shape.name.startswith("layered") else ("canvas",)
+            ):
                 if self._wants(shape.name):
                     target = TARGETS[shape.name.split("-")[0]] if against == "canvas" else None
                     made = Comparison(shape.name, against, shape.steps, events, target)
@@ -87,11 +97,16 @@ class Benchmark:
         for repeat in range(self.repeats):
             for made, shape in cases:
                 if repeat and time.monotonic() > until:
-                    self.notes.append(f"events {'on' if events else 'off'}: {repeat} of {self.repeats} repeats in time")
+                    self.notes.append(
+                        f"events {'on' if events else 'off'}: {repeat} of {self.repeats} repeats in"
+                        " time"
+                    )
                     return
                 self._compare_once(ours, plain, made, shape, is_ours_first=repeat % 2 == 0)
 
-    def _compare_once(self, ours: Ours, plain: Plain, made: Comparison, shape: Shape, *, is_ours_first: bool) -> None:
+    def _compare_once(
+        self, ours: Ours, plain: Plain, made: Comparison, shape: Shape, *, is_ours_first: bool
+    ) -> None:
         plan = ours.plan(shape)
         run_plain = plain.run if made.against == "canvas" else plain.run_by_levels
         for side in ("ours", "plain") if is_ours_first else ("plain", "ours"):
@@ -113,19 +128,23 @@ class Benchmark:
         self._add("first start of a plain task", statistics.median(plain_s) * 1000, "ms")
 
     def _workflow(self, ours: Ours, plain: Plain) -> None:
-        """Run a real DAG of 10k steps once on each side; a canvas of it would be gigabytes, so plain sends levels."""
+        """Run a real DAG of 10k steps once on each side; a canvas of it would be gigabytes, so
+        plain sends levels."""
         if self.is_quick or not self._wants(WORKFLOW):
             return
         shape = workflow(WORKFLOW)
         if shape is None:
-            self.notes.append(f"{WORKFLOW} left out: it is not beside the repository (set WORKFLOWS_DIR)")
+            self.notes.append(
+                f"{WORKFLOW} left out: it is not beside the repository (set WORKFLOWS_DIR)"
+            )
             return
         made = Comparison(shape.name, "groups", shape.steps, events=False)
         self.comparisons.append(made)
         self._compare_once(ours, plain, made, shape, is_ours_first=True)
 
     def _safety_net(self, url: str, folder: Path) -> None:
-        """Measure what leases, their renewal and the coordinator's looks cost: ours with them against ours without."""
+        """Measure what leases, their renewal and the coordinator's looks cost: ours with them
+        against ours without."""
         shapes = [
             shape
             for shape in (chain(100), fan(200 if self.is_quick else 2000), layered(10, 20))
@@ -143,7 +162,8 @@ class Benchmark:
                 cost = statistics.median(with_s) / statistics.median(without_s) - 1
                 self._add(f"safety net, {shape.name}: its cost", cost * 100, "%", NET_COST_TARGET)
 
-    # -- ours alone --------------------------------------------------------------------------------------------
+    # -- ours alone
+    # --------------------------------------------------------------------------------------------
 
     def _compile_time(self) -> None:
         for layers in (100,) if self.is_quick else (100, 1000):
@@ -166,10 +186,13 @@ class Benchmark:
                 began = time.perf_counter()
                 with server(Path(folder)):
                     took_s.append(time.perf_counter() - began)
-        self._add("embedded server: start", statistics.median(took_s) * 1000, "ms", SERVER_START_TARGET_MS)
+        self._add(
+            "embedded server: start", statistics.median(took_s) * 1000, "ms", SERVER_START_TARGET_MS
+        )
 
     def _first_step_of_run(self) -> None:
-        """Measure `orchestrator run` from the command to the start of its first step, with the embedded server."""
+        """Measure `orchestrator run` from the command to the start of its first step, with the
+        embedded server."""
         if not self._wants("orchestrator run: first step"):
             return
         command = [str(Path(sys.executable).with_name("orchestrator")), "run", "one.yaml", "--json"]
@@ -183,10 +206,16 @@ class Benchmark:
                 ).stdout
                 first = json.loads(printed)["steps"]["one"]["attempts"][0]["started_at"]
                 took_s.append(datetime.fromisoformat(first).timestamp() - began)
-        self._add("orchestrator run: first step", statistics.median(took_s) * 1000, "ms", FIRST_STEP_TARGET_MS)
+        self._add(
+            "orchestrator run: first step",
+            statistics.median(took_s) * 1000,
+            "ms",
+            FIRST_STEP_TARGET_MS,
+        )
 
     def _memory(self, ours: Ours) -> None:
-        """Measure what a run leaves in Redis, and the most it takes while it runs, for each step."""
+        """Measure what a run leaves in Redis, and the most it takes while it runs, for each
+        step."""
         if not self._wants("memory"):
             return
         shape = layered(20 if self.is_quick else 100, 100)
@@ -197,7 +226,10 @@ class Benchmark:
             sample = ours.run(plan, RUN_LIMIT_S, is_forgotten=False)
         steps = shape.steps
         self._add(
-            f"memory a step, {steps} steps", (_used_memory(ours) - before) / steps, "bytes", BYTES_PER_STEP_TARGET
+            f"memory a step, {steps} steps",
+            (_used_memory(ours) - before) / steps,
+            "bytes",
+            BYTES_PER_STEP_TARGET,
         )
         self._add(f"memory a step at its peak, {steps} steps", (peak[0] - before) / steps, "bytes")
         self._add(f"time a step, {steps} steps", sample.total_s / steps * 1000, "ms")
@@ -206,12 +238,20 @@ class Benchmark:
         keys = client.scan_iter(ours.ledger.key(run_id, "*"))
         for key in sorted(keys, key=lambda key: -int(client.memory_usage(key, samples=0) or 0)):
             self._add(
-                f"  of it {key.rpartition(':')[2]}", int(client.memory_usage(key, samples=0) or 0) / steps, "bytes"
+                f"  of it {key.rpartition(':')[2]}",
+                int(client.memory_usage(key, samples=0) or 0) / steps,
+                "bytes",
             )
         ours.forget(run_id)
 
     def _message_bytes(self, ours: Ours) -> None:
-        for shape in (chain(100), fan(2000), layered(10, 20), layered(100, 100), workflow(WORKFLOW)):
+        for shape in (
+            chain(100),
+            fan(2000),
+            layered(10, 20),
+            layered(100, 100),
+            workflow(WORKFLOW),
+        ):
             if shape and self._wants(name := f"largest message of {shape.name}"):
                 self._add(name, plan_message_bytes(ours.plan(shape), ours.settings), "bytes")
 
@@ -228,7 +268,8 @@ def _used_memory(ours: Ours) -> int:
 
 @contextmanager
 def _peak_memory(ours: Ours) -> Iterator[list[int]]:
-    """Return a list whose one item is the most memory that the server used inside the block, looked at every 20 ms."""
+    """Return a list whose one item is the most memory that the server used inside the block, looked
+    at every 20 ms."""
     peak, stopped = [0], threading.Event()
 
     def watch() -> None:
@@ -250,10 +291,20 @@ def _leave(signal_number: int, _: FrameType | None) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer and smaller measures, within a minute")
-    parser.add_argument("--repeats", type=int, help=f"of each comparison (default {REPEATS}, quick {QUICK_REPEATS})")
-    parser.add_argument("--limit", type=float, help=f"seconds for all (default {LIMIT_S:g}, quick {QUICK_LIMIT_S:g})")
-    parser.add_argument("--only", default="", metavar="NAME", help="only the measures whose name holds NAME")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer and smaller measures, within a minute"
+    )
+    parser.add_argument(
+        "--repeats", type=int, help=f"of each comparison (default {REPEATS}, quick {QUICK_REPEATS})"
+    )
+    parser.add_argument(
+        "--limit",
+        type=float,
+        help=f"seconds for all (default {LIMIT_S:g}, quick {QUICK_LIMIT_S:g})",
+    )
+    parser.add_argument(
+        "--only", default="", metavar="NAME", help="only the measures whose name holds NAME"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     chosen = parser.parse_args()
     benchmark = Benchmark(

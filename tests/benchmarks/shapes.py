@@ -11,7 +11,9 @@ from pathlib import Path
 
 from orchestrator.definition.model import FunctionCall, Pipeline, Step
 
-WORKFLOWS = Path(os.environ.get("WORKFLOWS_DIR") or Path(__file__).parents[3] / "shared" / "workflows")
+WORKFLOWS = Path(
+    os.environ.get("WORKFLOWS_DIR") or Path(__file__).parents[3] / "shared" / "workflows"
+)
 NOOP = FunctionCall("noop_step:noop")
 
 
@@ -44,7 +46,9 @@ class Shape:
                 if missing:
                     stack += missing
                 else:
-                    depth[stack.pop()] = 1 + max((depth[parent] for parent in self.upstream[step]), default=-1)
+                    depth[stack.pop()] = 1 + max(
+                        (depth[parent] for parent in self.upstream[step]), default=-1
+                    )
         return [list(depth.values()).count(level) for level in range(max(depth.values()) + 1)]
 
 
@@ -52,7 +56,10 @@ def chain(length: int) -> Shape:
     steps = [f"s{number}" for number in range(length)]
     return Shape(
         f"chain-{length}",
-        {step: tuple(steps[number - 1 : number]) if number else () for number, step in enumerate(steps)},
+        {
+            step: tuple(steps[number - 1 : number]) if number else ()
+            for number, step in enumerate(steps)
+        },
     )
 
 
@@ -74,10 +81,13 @@ def layered(layers: int, width: int, parents: int = 3, seed: int = 7) -> Shape:
 
 
 def workflow(name: str) -> Shape | None:
-    """Return a real workflow of the folder WORKFLOWS with steps that take no time, None where it is absent."""
+    """Return a real workflow of the folder WORKFLOWS with steps that take no time, None where it is
+    absent."""
     for path in (WORKFLOWS / f"{name}.json", WORKFLOWS / f"{name}.json.gz"):
         if path.is_file():
             data = path.read_bytes()
             text = gzip.decompress(data) if path.suffix == ".gz" else data
-            return Shape(name, {step["id"]: tuple(step["upstream"]) for step in json.loads(text)["steps"]})
+            return Shape(
+                name, {step["id"]: tuple(step["upstream"]) for step in json.loads(text)["steps"]}
+            )
     return None

@@ -42,7 +42,8 @@ class MeasureFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One measured run, in seconds: from the call that submits it to its end, and to the start of its first step."""
+    """One measured run, in seconds: from the call that submits it to its end, and to the start of
+    its first step."""
 
     total_s: float
     first_start_s: float
@@ -50,7 +51,8 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """The orchestrator. The end of a run and the start of a step are read from the ledger's record."""
+    """The orchestrator. The end of a run and the start of a step are read from the ledger's
+    record."""
 
     settings: Settings
     ledger: Ledger
@@ -65,13 +67,15 @@ class Ours:
         began = time.time()
         run_id = submit(plan, self.ledger, self.app, self.settings)
         key = self.ledger.key(run_id, "run")
-        # The run's hash is polled, since reading its events would take time from the workers on the same cores.
+        # The run's hash is polled, since reading its events would take time from the workers on the
+        # same cores.
         while not (ended_at := client.hget(key, "ended_at")):
             self.worker.check()
             if time.time() - began > limit_s:
                 raise MeasureFailed(
-                    f"our run of {plan.pipeline.name} has not ended after {limit_s:g} s: "
-                    f"{self.ledger.run_fields(run_id)}\nThe end of the worker's log:\n{self.worker.log_tail()}"
+                    f"our run of {plan.pipeline.name} has not ended after {limit_s:g} s:"
+                    f" {self.ledger.run_fields(run_id)}\nThe end of the worker's"
+                    f" log:\n{self.worker.log_tail()}"
                 )
             time.sleep(POLL_S)
         fields = self.ledger.run_fields(run_id)
@@ -103,7 +107,8 @@ class Plain:
         return self._ended(began)
 
     def run_by_levels(self, shape: Shape, limit_s: float) -> float:
-        """Return the seconds that the shape takes as one group for each level, each sent when the last has ended."""
+        """Return the seconds that the shape takes as one group for each level, each sent when the
+        last has ended."""
         groups = plain_celery.level_groups(self.app, shape)
         began = time.time()
         for number, level in enumerate(groups):
@@ -118,7 +123,14 @@ class Plain:
     def first_start_s(self, limit_s: float) -> float:
         """Return the seconds from apply_async of one task until it runs."""
         began = time.time()
-        return float(self._get(self.app.tasks[plain_celery.CLOCK_TASK].apply_async(), "one task", limit_s)) - began
+        return (
+            float(
+                self._get(
+                    self.app.tasks[plain_celery.CLOCK_TASK].apply_async(), "one task", limit_s
+                )
+            )
+            - began
+        )
 
     def _get(self, result: Any, name: str, limit_s: float) -> Any:
         limit = time.monotonic() + limit_s
@@ -128,12 +140,15 @@ class Plain:
             except ResultTimeout:
                 self.worker.check()
                 if time.monotonic() > limit:
-                    raise MeasureFailed(f"plain Celery's {name} has not ended after {limit_s:g} s") from None
+                    raise MeasureFailed(
+                        f"plain Celery's {name} has not ended after {limit_s:g} s"
+                    ) from None
 
 
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
-    """Return the URL of an embedded server whose append-only file is on, but never rewritten: no fork in a sample."""
+    """Return the URL of an embedded server whose append-only file is on, but never rewritten: no
+    fork in a sample."""
     with embedded_server(folder) as url:
         client = connect(url)
         client.config_set("auto-aof-rewrite-percentage", 0)
@@ -142,17 +157,28 @@ def server(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def both_sides(url: str, folder: Path, *, events: bool) -> Iterator[tuple[Ours, Plain]]:
-    """Return both sides with warm workers; with `events`, each has a consumer of its Celery events as well."""
+    """Return both sides with warm workers; with `events`, each has a consumer of its Celery events
+    as well."""
     settings = Settings(data_dir=folder, celery_events=events)
     with ExitStack() as stack:
         ours_url, plain_url = url, url.replace("db=0", "db=1")
         ours = _ours(stack, settings, ours_url)
         plain_worker = stack.enter_context(
-            local_workers(settings, plain_url, SLOTS, import_path=HERE, app="plain_worker", ready_limit_s=READY_LIMIT_S)
+            local_workers(
+                settings,
+                plain_url,
+                SLOTS,
+                import_path=HERE,
+                app="plain_worker",
+                ready_limit_s=READY_LIMIT_S,
+            )
         )
-        app = plain_celery.create_plain_app(celery_broker_url(plain_url), plain_worker.settings.queue_of())
+        app = plain_celery.create_plain_app(
+            celery_broker_url(plain_url), plain_worker.settings.queue_of()
+        )
         plain = Plain(app, connect(plain_url), plain_worker)
-        # Without this a Celery result that is dropped later looks for a server that is gone, and says so.
+        # Without this a Celery result that is dropped later looks for a server that is gone, and
+        # says so.
         stack.callback(app.backend.result_consumer.subscribed_to.clear)
         if events:
             for watched in (ours_url, plain_url):
@@ -165,13 +191,18 @@ def both_sides(url: str, folder: Path, *, events: bool) -> Iterator[tuple[Ours, 
 
 @contextmanager
 def with_and_without_net(url: str, folder: Path) -> Iterator[tuple[Ours, Ours]]:
-    """Return our side twice with warm workers: with default leases and a coordinator that looks for what is lost, and
-    with neither (a lease that lasts for hours is renewed once in an hour, and nobody looks)."""
+    """Return our side twice with warm workers: with default leases and a coordinator that looks for
+    what is lost, and with neither (a lease that lasts for hours is renewed once in an hour, and
+    nobody looks)."""
     settings, stopped = Settings(data_dir=folder, celery_events=False), threading.Event()
     with ExitStack() as stack:
         netted = _ours(stack, settings, url)
-        bare = _ours(stack, settings.model_copy(update={"lease_s": 10_000.0, "key_prefix": "bare"}), url)
-        coordinator = threading.Thread(target=Coordinator(netted.ledger, netted.app, settings).serve, args=(stopped,))
+        bare = _ours(
+            stack, settings.model_copy(update={"lease_s": 10_000.0, "key_prefix": "bare"}), url
+        )
+        coordinator = threading.Thread(
+            target=Coordinator(netted.ledger, netted.app, settings).serve, args=(stopped,)
+        )
         coordinator.start()
         stack.callback(coordinator.join)
         stack.callback(stopped.set)
@@ -182,7 +213,9 @@ def with_and_without_net(url: str, folder: Path) -> Iterator[tuple[Ours, Ours]]:
 
 
 def _ours(stack: ExitStack, settings: Settings, url: str) -> Ours:
-    worker = stack.enter_context(local_workers(settings, url, SLOTS, import_path=HERE, ready_limit_s=READY_LIMIT_S))
+    worker = stack.enter_context(
+        local_workers(settings, url, SLOTS, import_path=HERE, ready_limit_s=READY_LIMIT_S)
+    )
     ledger = Ledger(connect(url), settings.key_prefix)
     return Ours(worker.settings, ledger, create_app(worker.settings, url), worker)
 

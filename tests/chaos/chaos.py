@@ -1,9 +1,11 @@
-"""A seeded chaos run: random pipelines on three workers while everything is done to them, and a look at the outcome.
+"""A seeded chaos run: random pipelines on three workers while everything is done to them, and a
+look at the outcome.
 
-    python tests/chaos/chaos.py --seeds 7 8 9 --pipelines 200      one run a seed; exit 1 and the seed when one fails
+    python tests/chaos/chaos.py --seeds 7 8 9 --pipelines 200      one run a seed; exit 1 and the
+    seed when one fails
 
-The seed decides the pipelines and the order of the harm. When the harm strikes is up to the machine, so a failing seed
-may need several goes.
+The seed decides the pipelines and the order of the harm. When the harm strikes is up to the
+machine, so a failing seed may need several goes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ from pathlib import Path
 from random import Random, SystemRandom
 
 if __name__ == "__main__":  # as pytest has it
-    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "orchestrator" / "ledger")]
+    sys.path[:0] = [
+        str(Path(__file__).parent),
+        str(Path(__file__).parents[1] / "orchestrator" / "ledger"),
+    ]
 
 from harm import Crew, Harm
 from surroundings import Disk, disk
@@ -49,9 +54,12 @@ INLINE_BYTES = 14  # about half of the outputs of chaos steps are longer, and go
 
 
 class Chaos:
-    """One run of the chaos: `pipelines` random pipelines by `seed`. `violations` stays empty when all is well."""
+    """One run of the chaos: `pipelines` random pipelines by `seed`. `violations` stays empty when
+    all is well."""
 
-    def __init__(self, seed: int, pipelines: int, folder: Path, redis_url: str, limit_s: float) -> None:
+    def __init__(
+        self, seed: int, pipelines: int, folder: Path, redis_url: str, limit_s: float
+    ) -> None:
         self.seed, self.limit_s = seed, limit_s
         self._rng = Random(seed)
         self._tangles = [tangle(self._rng) for _ in range(pipelines)]
@@ -91,7 +99,9 @@ class Chaos:
             ledger = Ledger(client, self._settings.key_prefix)
             harm = Harm(self._rng, crew, client, self._settings, store)
             threads = [
-                threading.Thread(target=Coordinator(ledger, app, self._settings).serve, args=(over,))
+                threading.Thread(
+                    target=Coordinator(ledger, app, self._settings).serve, args=(over,)
+                )
                 for _ in range(COORDINATORS)
             ]
             threads.append(threading.Thread(target=harm.go_on, args=(harmless, HARM_PAUSE_S)))
@@ -116,7 +126,8 @@ class Chaos:
                 self._look(ledger, number, run_id)
 
     def _submit_all(self, ledger: Ledger, app: object, limit: float) -> dict[int, str]:
-        """Submit all, some at a time, while the harm goes on; returns when the last ones have ended or time is up."""
+        """Submit all, some at a time, while the harm goes on; returns when the last ones have ended
+        or time is up."""
         run_ids: dict[int, str] = {}
         for number, it in enumerate(self._tangles):
             while len(self._open(ledger, run_ids)) >= AT_ONCE and time.monotonic() < limit:
@@ -128,7 +139,9 @@ class Chaos:
 
     def _open(self, ledger: Ledger, run_ids: dict[int, str]) -> list[str]:
         return [
-            run_id for run_id in run_ids.values() if run_id not in self._ended and not self._has_ended(ledger, run_id)
+            run_id
+            for run_id in run_ids.values()
+            if run_id not in self._ended and not self._has_ended(ledger, run_id)
         ]
 
     def _has_ended(self, ledger: Ledger, run_id: str) -> bool:
@@ -149,8 +162,14 @@ class Chaos:
         if not record.state.is_ended:
             found.append(f"it has not ended: {states}")
         elif states != it.states():
-            wrong = {step: (state, it.states()[step]) for step, state in states.items() if state != it.states()[step]}
-            found.append(f"steps ended otherwise than they must (as they did, as they must): {wrong}")
+            wrong = {
+                step: (state, it.states()[step])
+                for step, state in states.items()
+                if state != it.states()[step]
+            }
+            found.append(
+                f"steps ended otherwise than they must (as they did, as they must): {wrong}"
+            )
         else:
             found += self._look_at_outputs(ledger, it, record)
             found += self._look_at_traces(ledger, it, record, self._folder / "traces" / str(number))
@@ -158,10 +177,14 @@ class Chaos:
 
     def _look_at_outputs(self, ledger: Ledger, it: Tangle, record: RunRecord) -> list[str]:
         store = FolderStore(self._settings.artifact_root)
-        given = {step: decode_output(text, store) for step, text in ledger.outputs(record.run_id).items()}
+        given = {
+            step: decode_output(text, store) for step, text in ledger.outputs(record.run_id).items()
+        }
         return it.wrong_outputs(given)
 
-    def _look_at_traces(self, ledger: Ledger, it: Tangle, record: RunRecord, folder: Path) -> list[str]:
+    def _look_at_traces(
+        self, ledger: Ledger, it: Tangle, record: RunRecord, folder: Path
+    ) -> list[str]:
         """The side effect of each success is there once, with the token that the ledger holds."""
         wrong = []
         for step, told in record.steps.items():
@@ -171,7 +194,10 @@ class Chaos:
             if told.state == "succeeded":
                 token = str(ledger.token(record.run_id, step))
                 if done.count(token) != 1:
-                    wrong.append(f"step {step} succeeded with token {token}, but its side effects bear {done}")
+                    wrong.append(
+                        f"step {step} succeeded with token {token}, but its side effects bear"
+                        f" {done}"
+                    )
             elif done:
                 wrong.append(f"step {step} is {told.state}, but has side effects of {done}")
         return wrong
@@ -180,23 +206,42 @@ class Chaos:
         """Return what happened in a few lines."""
         repairs = {
             name: self.events[name]
-            for name in (*sorted(REPAIRS), "commit.refused", "attempt.handed_over", "attempt.put_back")
+            for name in (
+                *sorted(REPAIRS),
+                "commit.refused",
+                "attempt.handed_over",
+                "attempt.put_back",
+            )
         }
         return (
             f"chaos seed {self.seed}: {len(self._tangles)} pipelines in {self.took_s:.0f} s, "
             f"{self.events['step.succeeded']:,} successes, {len(self.violations)} violations\n"
             f"  harm done: {json.dumps(dict(self.harm.most_common()))}\n"
             f"  caught: {json.dumps(repairs)}"
-            + (f"\n  left out: harm to the artifact store; {self.left_out}" if self.left_out else "")
+            + (
+                f"\n  left out: harm to the artifact store; {self.left_out}"
+                if self.left_out
+                else ""
+            )
         )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", help="which runs to make; one by chance if none is given")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="which runs to make; one by chance if none is given"
+    )
     parser.add_argument("--pipelines", type=int, default=200, help="random pipelines in a run")
-    parser.add_argument("--limit", type=float, default=600.0, help="seconds that a run may take under harm")
-    parser.add_argument("--keep", type=Path, help="folder for logs and traces; a temporary one that goes if not given")
+    parser.add_argument(
+        "--limit", type=float, default=600.0, help="seconds that a run may take under harm"
+    )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="folder for logs and traces; a temporary one that goes if not given",
+    )
     given = parser.parse_args()
     failed = []
     for seed in given.seeds or [SystemRandom().randrange(10**6)]:
@@ -209,7 +254,10 @@ def main() -> int:
             print(chaos.report(), *chaos.violations[:20], sep="\n", flush=True)
             if chaos.violations:
                 failed.append(seed)
-                print(f"replay it: python {sys.argv[0]} --pipelines {given.pipelines} --seeds {seed}", flush=True)
+                print(
+                    f"replay it: python {sys.argv[0]} --pipelines {given.pipelines} --seeds {seed}",
+                    flush=True,
+                )
     return 1 if failed else 0
 
 

@@ -1,6 +1,8 @@
-"""The steps of the chaos runs: what they give depends on their inputs alone, and each leaves a trace of every attempt.
+"""The steps of the chaos runs: what they give depends on their inputs alone, and each leaves a
+trace of every attempt.
 
-The trace of a step is a file: a line with the attempt's token when its work is done, another when it fails on purpose.
+The trace of a step is a file: a line with the attempt's token when its work is done, another when
+it fails on purpose.
 """
 
 from __future__ import annotations
@@ -18,8 +20,11 @@ class OnPurpose(Exception):
     """The failure that the pipeline's maker has written into a step."""
 
 
-def work(name: str, inputs: list[int | None], folder: str, nap_s: float, failing: int, *, child: bool) -> int:
-    """Nap, fail the first `failing` times that it gets this far (-1: always), then give a number made of the inputs."""
+def work(
+    name: str, inputs: list[int | None], folder: str, nap_s: float, failing: int, *, child: bool
+) -> int:
+    """Nap, fail the first `failing` times that it gets this far (-1: always), then give a number
+    made of the inputs."""
     trace = Path(folder, name)
     if child:
         subprocess.run(["sleep", str(nap_s)], check=True)

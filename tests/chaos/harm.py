@@ -1,4 +1,5 @@
-"""What is done to an installation that runs: workers killed, halted and restarted, connections cut, messages astray.
+"""What is done to an installation that runs: workers killed, halted and restarted, connections cut,
+messages astray.
 
 What others do around it is in `surroundings.py`.
 """
@@ -30,14 +31,23 @@ class Crew:
         self._settings, self._folder = settings, folder
         self.names = [f"chaos-{number}" for number in range(size)]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._halted: dict[str, tuple[float, list[psutil.Process]]] = {}  # name -> until when, and what
+        self._halted: dict[
+            str, tuple[float, list[psutil.Process]]
+        ] = {}  # name -> until when, and what
 
     def start(self, name: str) -> None:
         command = worker_command(name, [self._settings.queue_of()], 2)
-        environment = self._settings.child_environment() | {"PYTHONPATH": str(Path(__file__).parent)}
+        environment = self._settings.child_environment() | {
+            "PYTHONPATH": str(Path(__file__).parent)
+        }
         with (self._folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                command, cwd=self._folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command,
+                cwd=self._folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
 
     def restart_dead(self) -> None:
@@ -62,7 +72,8 @@ class Crew:
                 process.suspend()
 
     def wake(self, *names: str) -> None:
-        """Let go on whose time is up, and these workers in any case; also what is left of one that died meanwhile."""
+        """Let go on whose time is up, and these workers in any case; also what is left of one that
+        died meanwhile."""
         for name, (until, processes) in list(self._halted.items()):
             if name in names or until < time.monotonic():
                 del self._halted[name]
@@ -78,13 +89,23 @@ class Crew:
 
 
 class Harm:
-    """Does one thing after another, chosen by the seed, until told to stop. `done` counts what was done."""
+    """Does one thing after another, chosen by the seed, until told to stop. `done` counts what was
+    done."""
 
     def __init__(
-        self, rng: Random, crew: Crew, client: redis.Redis, settings: Settings, disk: Disk | None = None
+        self,
+        rng: Random,
+        crew: Crew,
+        client: redis.Redis,
+        settings: Settings,
+        disk: Disk | None = None,
     ) -> None:
         self._rng, self._crew, self._client, self._settings = rng, crew, client, settings
-        self._disk, self._server, self.strangers = disk, ServerHarm(rng, client), Strangers(rng, client, settings)
+        self._disk, self._server, self.strangers = (
+            disk,
+            ServerHarm(rng, client),
+            Strangers(rng, client, settings),
+        )
         self._lists = queue_keys(settings.queue_of())
         self.done: Counter[str] = Counter()
         self._deeds = [
@@ -152,15 +173,20 @@ class Harm:
         self._crew.processes[self._rng.choice(self._crew.names)].kill()
 
     def kill_child(self) -> None:
-        """One that runs steps, and not what a step started: the death of that is the step's own affair."""
+        """One that runs steps, and not what a step started: the death of that is the step's own
+        affair."""
         main = psutil.Process(self._crew.processes[self._rng.choice(self._crew.names)].pid)
-        children = [process for process in main.children() if "guardian" not in " ".join(process.cmdline())]
+        children = [
+            process for process in main.children() if "guardian" not in " ".join(process.cmdline())
+        ]
         if children:
             self._rng.choice(children).kill()
 
     def halt_worker(self) -> None:
         """SIGSTOP for up to twice a lease."""
-        self._crew.halt(self._rng.choice(self._crew.names), self._rng.uniform(0.1, 2) * self._settings.lease_s)
+        self._crew.halt(
+            self._rng.choice(self._crew.names), self._rng.uniform(0.1, 2) * self._settings.lease_s
+        )
 
     def drain_worker(self) -> None:
         process = self._crew.processes[self._rng.choice(self._crew.names)]
@@ -195,6 +221,9 @@ class Harm:
         self._client.delete(*self._lists)
 
     def _messages(self) -> tuple[str, list[str]]:
-        """Return a list of the queue and our own messages in it: nobody asked us to harm those of others."""
-        key = self._rng.choice([key for key in self._lists if self._client.llen(key)] or self._lists)
+        """Return a list of the queue and our own messages in it: nobody asked us to harm those of
+        others."""
+        key = self._rng.choice(
+            [key for key in self._lists if self._client.llen(key)] or self._lists
+        )
         return key, [entry for entry in entries(self._client, key, 0, -1) if named_in(entry)]

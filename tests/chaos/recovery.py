@@ -65,21 +65,29 @@ class Figure:
         median, worst = statistics.median(self.seconds), max(self.seconds)
         verdict = "reached" if self.p95 <= self.target_s else "MISSED"
         return (
-            f"| {self.name} | {len(self.seconds)} | {median:.2f} s | **{self.p95:.2f} s** | {worst:.2f} s "
-            f"| ≤ {self.target_s:g} s | {verdict} |"
+            f"| {self.name} | {len(self.seconds)} | {median:.2f} s | **{self.p95:.2f} s** |"
+            f" {worst:.2f} s | ≤ {self.target_s:g} s | {verdict} |"
         )
 
 
 class Site:
     """Workers and a coordinator on a server, with the settings that the figure is about."""
 
-    def __init__(self, ledger: Ledger, settings: Settings, folder: Path, crew: Crew, submit_step: Callable[..., str]):
+    def __init__(
+        self,
+        ledger: Ledger,
+        settings: Settings,
+        folder: Path,
+        crew: Crew,
+        submit_step: Callable[..., str],
+    ):
         self.ledger, self.settings, self.folder, self.crew = ledger, settings, folder, crew
         self._submit = submit_step
         self._numbers = iter(range(10**6))
 
     def hold(self, function: Callable[[str], None] = hold) -> tuple[str, int, int]:
-        """Start a step that holds on; give its run, and the ids of its child and of its worker's main process."""
+        """Start a step that holds on; give its run, and the ids of its child and of its worker's
+        main process."""
         path = self.folder / f"holding-{next(self._numbers)}"
         run_id = self._submit(function, str(path))
         until(path.exists)
@@ -94,7 +102,11 @@ class Site:
         found: list[int] = []
 
         def look() -> bool:
-            found[:] = [it.at_us for it in self.ledger.events(run_id) if (it.kind, it.attempt) == (event, attempt)]
+            found[:] = [
+                it.at_us
+                for it in self.ledger.events(run_id)
+                if (it.kind, it.attempt) == (event, attempt)
+            ]
             return bool(found)
 
         until(look)
@@ -110,7 +122,9 @@ def until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
 
 
 @contextlib.contextmanager
-def site(app: Celery, redis_url: str, folder: Path, name: str, workers: int, **changed: float) -> Iterator[Site]:
+def site(
+    app: Celery, redis_url: str, folder: Path, name: str, workers: int, **changed: float
+) -> Iterator[Site]:
     """Return a site with default settings but for those that are changed."""
     folder = folder / name
     folder.mkdir()
@@ -130,12 +144,15 @@ def site(app: Celery, redis_url: str, folder: Path, name: str, workers: int, **c
             builder.add("hold", function, args=[path], lost_attempts=10)
             return submit(compile_pipeline(builder.build()), ledger, app, settings)
 
-        coordinator = threading.Thread(target=Coordinator(ledger, app, settings).serve, args=(stopped,))
+        coordinator = threading.Thread(
+            target=Coordinator(ledger, app, settings).serve, args=(stopped,)
+        )
         coordinator.start()
         try:
             crew.restart_dead()
             until(lambda: len(present_workers(client, settings.key_prefix)) == workers)
-            time.sleep(settings.renewal_interval_s * 2)  # a coordinator that has just come waits before it judges
+            # a coordinator that has just come waits before it judges
+            time.sleep(settings.renewal_interval_s * 2)
             yield Site(ledger, settings, folder, crew, submit_step)
         finally:
             stopped.set()
@@ -154,7 +171,9 @@ def child_killed(app: Celery, redis_url: str, folder: Path, trials: int) -> Figu
     return Figure("child killed → its step queued again", 2.0, seconds)
 
 
-def worker_killed(app: Celery, redis_url: str, folder: Path, trials: int, target_s: float, **changed: float) -> Figure:
+def worker_killed(
+    app: Celery, redis_url: str, folder: Path, trials: int, target_s: float, **changed: float
+) -> Figure:
     """Several workers at once; each is started anew for the next trials."""
     seconds: list[float] = []
     with site(app, redis_url, folder, f"worker-{len(changed)}", WORKERS, **changed) as it:
@@ -174,7 +193,9 @@ def worker_killed(app: Celery, redis_url: str, folder: Path, trials: int, target
             it.crew.restart_dead()
             until(lambda: all(p.poll() is None for p in it.crew.processes.values()))
     lease = f"lease {it.settings.lease_s:g} s"
-    return Figure(f"worker main process killed → re-dispatched ({lease})", target_s, seconds[:trials])
+    return Figure(
+        f"worker main process killed → re-dispatched ({lease})", target_s, seconds[:trials]
+    )
 
 
 def message_lost(app: Celery, redis_url: str, folder: Path, trials: int) -> Figure:
@@ -185,12 +206,16 @@ def message_lost(app: Celery, redis_url: str, folder: Path, trials: int) -> Figu
             it.ledger.client.delete(*queue_keys(it.settings.queue_of()))
             lost[run_id] = time.time() * 1e6
             time.sleep(0.13)
-        seconds = [(it.at_us(run_id, "message.lost", 1) - lost_us) / 1e6 for run_id, lost_us in lost.items()]
+        seconds = [
+            (it.at_us(run_id, "message.lost", 1) - lost_us) / 1e6
+            for run_id, lost_us in lost.items()
+        ]
     return Figure("message lost → sent again", 10.0, seconds)
 
 
 def cancelled(app: Celery, redis_url: str, folder: Path, trials: int) -> Figure:
-    """A Python step with children and grandchildren that ignore SIGTERM: the grace is always used up."""
+    """A Python step with children and grandchildren that ignore SIGTERM: the grace is always used
+    up."""
     seconds: list[float] = []
     with site(app, redis_url, folder, "cancel", 2) as it:
         grace_s = it.settings.timeout_grace_s
@@ -212,12 +237,16 @@ def cancelled(app: Celery, redis_url: str, folder: Path, trials: int) -> Figure:
                 time.sleep(0.01)
             seconds += [end - begin for begin, end in zip(began, ended, strict=True)]
     return Figure(
-        f"cancel → process tree gone (it ignores SIGTERM; grace {grace_s:g} s)", 2 + grace_s, seconds[:trials]
+        f"cancel → process tree gone (it ignores SIGTERM; grace {grace_s:g} s)",
+        2 + grace_s,
+        seconds[:trials],
     )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=20, help="trials for each figure")
     parser.add_argument("--json", type=Path, help="file for the figures with every trial")
     given = parser.parse_args()
@@ -226,7 +255,8 @@ def main() -> int:
         folder = Path(temporary)
         with embedded_server(folder / "server") as url, create_app(Settings(), url) as app:
             print(
-                "| what | trials | median | p95 | worst | target for p95 | |\n|---|---:|---:|---:|---:|---|---|",
+                "| what | trials | median | p95 | worst | target for p95 |"
+                " |\n|---|---:|---:|---:|---:|---|---|",
                 flush=True,
             )
             for measure in (
@@ -239,7 +269,10 @@ def main() -> int:
                 figures.append(measure())
                 print(figures[-1].row(), flush=True)
     if given.json:
-        shown = [{"name": it.name, "target_s": it.target_s, "p95_s": it.p95, "seconds": it.seconds} for it in figures]
+        shown = [
+            {"name": it.name, "target_s": it.target_s, "p95_s": it.p95, "seconds": it.seconds}
+            for it in figures
+        ]
         given.json.write_text(json.dumps(shown, indent=2))
     is_reached = all(it.p95 <= it.target_s for it in figures)
     return 0 if is_reached and not psutil.Process().children() else 1

@@ -21,7 +21,9 @@ def hold(folder: str) -> None:
 
 def hold_with_children(folder: str) -> None:
     """The same, with children and grandchildren that ignore SIGTERM."""
-    children = [subprocess.Popen(["/bin/sh", "-c", STUBBORN], start_new_session=True) for _ in range(2)]
+    children = [
+        subprocess.Popen(["/bin/sh", "-c", STUBBORN], start_new_session=True) for _ in range(2)
+    ]
     hold(folder)
     for child in children:
         child.wait()

@@ -1,4 +1,5 @@
-"""What others do around an installation: they push into its queues, halt its server, and fill its disk."""
+"""What others do around an installation: they push into its queues, halt its server, and fill its
+disk."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ SET_ASIDE_LIMIT_S = 60.0
 STORE_BYTES = 16 * 1024 * 1024
 BUSY_AFTER_MS = 50
 NONSENSE = [
-    b"42", b"null", b"[]", b"{}", b"no JSON", b"\xff\xfe\x00", b"[" * 10_000, pickle.dumps({"task": "x"}),
+    b"42", b"null", b"[]", b"{}", b"no JSON", b"\xff\xfe\x00", b"[" * 10_000,
+    pickle.dumps({"task": "x"}),
     b'{"body": 5, "headers": [], "properties": 7}',
     b'{"body": "", "headers": {"task": "pipeline.step"}, "properties": {}}',
     b'{"body": "e30=", "headers": {"task": "pipeline.failure"}, "properties": {}}',
@@ -52,8 +54,9 @@ class Strangers:
     def push_foreign(self, meanwhile: Callable[[], None]) -> None:
         """Push messages into the list that is read first, and wait until they are kept.
 
-        Queues are read without acknowledgements, so the one that a worker takes in the moment of its death is lost, as
-        is what lies in a queue that is dropped: no harm of that kind is done meanwhile.
+        Queues are read without acknowledgements, so the one that a worker takes in the moment of
+        its death is lost, as is what lies in a queue that is dropped: no harm of that kind is done
+        meanwhile.
         """
         pushed = [self._message() for _ in range(self._rng.randint(1, 3))]
         self._client.lpush(self._lists[0], *pushed)
@@ -73,7 +76,10 @@ class Strangers:
             time.sleep(0.05)
         found = [f"{left} entries that are not ours still lie in the queue"] if left else []
         if missing := self._foreign - set(self._kept()):
-            found.append(f"{len(missing)} of {len(self._foreign)} messages of somebody else are lost: {missing}")
+            found.append(
+                f"{len(missing)} of {len(self._foreign)} messages of somebody else are lost:"
+                f" {missing}"
+            )
         if self._nonsense and not self._dead():
             found.append(f"none of {self._nonsense} malformed entries is among the dead ones")
         return found
@@ -91,10 +97,16 @@ class Strangers:
     def _message(self) -> str:
         name = f"shop.order-{self._rng.getrandbits(48):x}"
         headers = {"lang": "py", "task": "shop.order", "id": name, "origin": "gen1@shop"}
-        properties = {"delivery_tag": name, "body_encoding": "base64", "delivery_info": {"routing_key": self._queue}}
+        properties = {
+            "delivery_tag": name,
+            "body_encoding": "base64",
+            "delivery_info": {"routing_key": self._queue},
+        }
         body = base64.b64encode(b"[[1], {}, {}]").decode()
-        return json.dumps({"body": body, "content-type": "application/json", "content-encoding": "utf-8",
-                           "headers": headers, "properties": properties}, separators=(", ", " :"))  # fmt: skip
+        return json.dumps({"body": body, "content-type": "application/json",
+        "content-encoding": "utf-8",
+                           "headers": headers, "properties": properties}, separators=(", ",
+                           " :"))  # fmt: skip
 
 
 class ServerHarm:
@@ -118,7 +130,8 @@ class ServerHarm:
 
 
 class Disk:
-    """A file system of its own for the artifact store, which can be full or read-only for a while."""
+    """A file system of its own for the artifact store, which can be full or read-only for a
+    while."""
 
     def __init__(self, rng: Random, root: Path) -> None:
         self._rng, self._root = rng, root
@@ -148,7 +161,8 @@ class Disk:
 
 @contextmanager
 def disk(rng: Random, root: Path) -> Iterator[Disk | str]:
-    """Mount a small file system at `root` while the block lasts; yield why not where that cannot be done."""
+    """Mount a small file system at `root` while the block lasts; yield why not where that cannot be
+    done."""
     root.mkdir(parents=True)
     try:
         _mount("-t", "tmpfs", "-o", f"size={STORE_BYTES}", "tmpfs", str(root))

@@ -1,7 +1,9 @@
-"""A site: a corner of a real server with workers, coordinators and runs of its own, where harm may be done.
+"""A site: a corner of a real server with workers, coordinators and runs of its own, where harm may
+be done.
 
-Every process that is started for a site bears the site's mark in its environment, and so does all that its steps
-start, wherever it is adopted: whatever bears the mark and is no worker's own process was left behind.
+Every process that is started for a site bears the site's mark in its environment, and so does all
+that its steps start, wherever it is adopted: whatever bears the mark and is no worker's own process
+was left behind.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ from orchestrator.settings.model import PoolSettings, Settings
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 MARK = "FAULT_TEST_MARK"
-LIMIT_S = 120.0  # of a wait for what must come: far more than it takes, so that a busy machine fails nothing
+# of a wait for what must come: far more than it takes, so that a busy machine fails nothing
+LIMIT_S = 120.0
 GONE_LIMIT_S = 60.0
 LEASE_S = 1.5
 GRACE_S = 0.5
@@ -99,7 +102,8 @@ def is_guardian(process: psutil.Process) -> bool:
 def marked(mark: str) -> list[psutil.Process]:
     """Return the running processes whose mark begins with this one."""
     found = []
-    for pid in psutil.pids():  # not process_iter, which passes over a process that has got the id of one it knew
+    for pid in psutil.pids():
+        # not process_iter, which passes over a process that has got the id of one it knew
         with suppress(psutil.Error, OSError):
             process = psutil.Process(pid)
             if process.environ().get(MARK, "").startswith(mark) and is_running(process):
@@ -131,7 +135,9 @@ class Worker:
 
     def children(self) -> list[psutil.Process]:
         """Return the processes in which it runs steps."""
-        return [child for child in psutil.Process(self.process.pid).children() if not is_guardian(child)]
+        return [
+            child for child in psutil.Process(self.process.pid).children() if not is_guardian(child)
+        ]
 
     def tell(self, signum: int) -> None:
         self.process.send_signal(signum)
@@ -166,7 +172,8 @@ class Worker:
 
 
 class Site:
-    """A key prefix and a queue on a server, and what is started there. Use `site` or `broken_server_site`."""
+    """A key prefix and a queue on a server, and what is started there. Use `site` or
+    `broken_server_site`."""
 
     def __init__(self, redis_url: str, folder: Path, stack: ExitStack, **changes: Any) -> None:
         name = f"site-{secrets.token_hex(4)}"
@@ -193,12 +200,20 @@ class Site:
         self._store = FolderStore(self.settings.artifact_root)
         self._folders = 0
 
-    # -- what works here -------------------------------------------------------------------------------------
+    # -- what works here
+    # -------------------------------------------------------------------------------------
 
     def add_workers(
-        self, count: int = 1, *, slots: int = 2, app: str = "workers.app", pool: str = "prefork", **changes: Any
+        self,
+        count: int = 1,
+        *,
+        slots: int = 2,
+        app: str = "workers.app",
+        pool: str = "prefork",
+        **changes: Any,
     ) -> list[Worker]:
-        """Start workers and give them once they are there. `app` may be a module in the site's folder."""
+        """Start workers and give them once they are there. `app` may be a module in the site's
+        folder."""
         started = [self._start_worker(slots, app, pool, changes) for _ in range(count)]
         for worker in started:
             wait_until(lambda worker=worker: not worker.is_alive or self.card(worker))
@@ -218,7 +233,7 @@ class Site:
     def replace_a_dead_worker(self) -> None:
         """Wait until a worker has died, and start another one, as a service manager does."""
         wait_until(lambda: not all(worker.is_alive for worker in self.workers))
-        (dead, *_) = (worker for worker in self.workers if not worker.is_alive)
+        dead, *_ = (worker for worker in self.workers if not worker.is_alive)
         self.workers.remove(dead)
         self.add_worker(slots=dead.slots)
 
@@ -226,14 +241,37 @@ class Site:
         name = f"w{next(self._worker_numbers)}"
         mark = f"{self.mark}.{name}."
         log_path = self.folder / f"{name}.log"
-        command = [str(BIN / "celery"), "-A", app, "worker", "-Q", self.queue, "-n", f"{name}.{self.mark}@%h"]
-        command += ["-c", str(slots), "-P", pool, "--without-gossip", "--without-mingle", "-l", "INFO", "-E"]
+        command = [
+            str(BIN / "celery"),
+            "-A",
+            app,
+            "worker",
+            "-Q",
+            self.queue,
+            "-n",
+            f"{name}.{self.mark}@%h",
+        ]
+        command += [
+            "-c",
+            str(slots),
+            "-P",
+            pool,
+            "--without-gossip",
+            "--without-mingle",
+            "-l",
+            "INFO",
+            "-E",
+        ]
         chosen = self.settings.model_copy(update=changes)
         with log_path.open("wb") as log:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=chosen.child_environment() | {"PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}", MARK: mark},
+                env=chosen.child_environment()
+                | {
+                    "PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}",
+                    MARK: mark,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -256,7 +294,8 @@ class Site:
             threads = []
             for _ in range(count):
                 ledger = Ledger(
-                    clients.enter_context(connect(self.settings.redis_url or "", retries=2)), self.settings.key_prefix
+                    clients.enter_context(connect(self.settings.redis_url or "", retries=2)),
+                    self.settings.key_prefix,
                 )
                 coordinator = Coordinator(ledger, self.app, self.settings)
                 threads.append(threading.Thread(target=coordinator.serve, args=(stopped,)))
@@ -293,7 +332,8 @@ class Site:
         self._stack.callback(end)
         return process
 
-    # -- messages --------------------------------------------------------------------------------------------
+    # -- messages
+    # --------------------------------------------------------------------------------------------
 
     @property
     def queue(self) -> str:
@@ -301,10 +341,13 @@ class Site:
 
     def messages(self) -> list[str]:
         """Return the messages that wait in the queue, the one that is taken next at the end."""
-        return [message for key in queue_keys(self.queue) for message in self.client.lrange(key, 0, -1)]
+        return [
+            message for key in queue_keys(self.queue) for message in self.client.lrange(key, 0, -1)
+        ]
 
     def drop_messages(self) -> int:
-        """Delete the queue; gives how many messages were in it. In one transaction: workers take from it meanwhile."""
+        """Delete the queue; gives how many messages were in it. In one transaction: workers take
+        from it meanwhile."""
         keys = queue_keys(self.queue)
         with self.client.pipeline(transaction=True) as pipe:
             for key in keys:
@@ -312,7 +355,8 @@ class Site:
             pipe.delete(*keys)
             return sum(pipe.execute()[:-1])
 
-    # -- runs ------------------------------------------------------------------------------------------------
+    # -- runs
+    # ----------------------------------------------------------------------------------------------
 
     def pipeline(self, source: str, **params: Any) -> Pipeline:
         """Return the pipeline that a Python source describes, in a folder of its own."""
@@ -342,15 +386,19 @@ class Site:
         return count
 
     def strays(self) -> list[str]:
-        """Tell of processes that are neither of a living worker itself nor expected; idle workers only."""
+        """Tell of processes that are neither of a living worker itself nor expected; idle workers
+        only."""
         allowed = set()
         for worker in self.workers:
             if worker.is_alive:
                 main = psutil.Process(worker.process.pid)
                 own = [main, *main.children()]
-                # A worker's main process has its children and its guardian, and nobody else's orphans.
+                # A worker's main process has its children and its guardian, and nobody else's
+                # orphans.
                 if len(own) > 2 + worker.slots:
-                    return [f"below {worker.name}: {it.pid} {it.status()} {it.name()}" for it in own]
+                    return [
+                        f"below {worker.name}: {it.pid} {it.status()} {it.name()}" for it in own
+                    ]
                 allowed.update(own)
         return [f"{it.pid} {it.cmdline()}" for it in marked(self.mark) if it not in allowed]
 
@@ -433,7 +481,9 @@ class Run:
         begin, lines = 0, [""]
         for event in self.events():
             begin = begin or event.at_us
-            told = f"{(event.at_us - begin) / 1e6:8.3f} {event.kind:20} {event.step}:{event.attempt}"
+            told = (
+                f"{(event.at_us - begin) / 1e6:8.3f} {event.kind:20} {event.step}:{event.attempt}"
+            )
             lines.append(f"{told} {json.dumps(event.detail)[:300]}")
         return "\n".join(lines)
 
@@ -445,7 +495,9 @@ class Run:
         resume(self.ledger, site.app, plan_resume(recorded, plan, site.settings, from_steps))
 
     def ended(
-        self, repairs: Iterable[Repair] | Callable[[list[Event]], object] = (), limit_s: float = LIMIT_S
+        self,
+        repairs: Iterable[Repair] | Callable[[list[Event]], object] = (),
+        limit_s: float = LIMIT_S,
     ) -> RunRecord:
         """Wait for the end and check what must hold at the end of every run: see `check`."""
         self.wait(limit_s=limit_s)
@@ -454,29 +506,41 @@ class Run:
     def check(self, repairs: Iterable[Repair] | Callable[[list[Event]], object] = ()) -> RunRecord:
         """Check a run that has ended, and give its record.
 
-        It is terminal, its record is free of violations, each step that succeeded has one committed success, the
-        safety net did what `repairs` say and no more, and no process of a step is left.
+        It is terminal, its record is free of violations, each step that succeeded has one committed
+        success, the safety net did what `repairs` say and no more, and no process of a step is
+        left.
         """
         self.site.assert_nothing_left()
         wait_until(lambda: not self.ledger.leased(self.run_id), GONE_LIMIT_S)
         events, record = self.events(), read_record(self.ledger, self.run_id)
         assert record.state.is_ended, self.story()
         assert not verify_run(self.ledger, self.run_id).violations, self.story()
-        last_resume = max((place for place, it in enumerate(events) if it.kind == "run.resumed"), default=0)
-        again = {step for it in events[last_resume:] if it.kind == "run.resumed" for step in it.detail["again"]}
+        last_resume = max(
+            (place for place, it in enumerate(events) if it.kind == "run.resumed"), default=0
+        )
+        again = {
+            step
+            for it in events[last_resume:]
+            if it.kind == "run.resumed"
+            for step in it.detail["again"]
+        }
         for name, step in record.steps.items():
             assert step.state.is_ended, self.story()
             successes = [
                 place
                 for place, it in enumerate(events)
-                if it.kind == "step.succeeded" and it.step == name and (name not in again or place > last_resume)
+                if it.kind == "step.succeeded"
+                and it.step == name
+                and (name not in again or place > last_resume)
             ]
             assert len(successes) == (step.state == "succeeded"), f"{name}: {self.story()}"
             assert all(attempt.ended_at_us for attempt in step.attempts), f"{name}: {self.story()}"
         self._check_repairs([it for it in events if it.kind in REPAIRS], repairs)
         return record
 
-    def _check_repairs(self, found: list[Event], expected: Iterable[Repair] | Callable[[list[Event]], object]) -> None:
+    def _check_repairs(
+        self, found: list[Event], expected: Iterable[Repair] | Callable[[list[Event]], object]
+    ) -> None:
         if callable(expected):
             assert expected(found), self.story()
             return
@@ -485,7 +549,9 @@ class Run:
             match = [
                 it
                 for it in left
-                if it.kind == event and it.step == step and re.search(pattern, str(it.detail["found"]))
+                if it.kind == event
+                and it.step == step
+                and re.search(pattern, str(it.detail["found"]))
             ]
             assert match, f"no {event} of {step} found {pattern!r}: {self.story()}"
             left.remove(match[0])
@@ -493,7 +559,8 @@ class Run:
 
 
 class Server:
-    """A Valkey server of the test's own, with its append-only file on, that may be killed and paused."""
+    """A Valkey server of the test's own, with its append-only file on, that may be killed and
+    paused."""
 
     def __init__(self, folder: Path, faketime: Path | None = None) -> None:
         """With `faketime`, the library of that name, its wall clock may be put."""
@@ -516,11 +583,20 @@ class Server:
         self.process = self._start()
 
     def _start(self, *more: str, is_waited_for: bool = True) -> subprocess.Popen[bytes]:
-        options = {"port": self._port, "bind": "127.0.0.1", "appendonly": "yes", "save": "", "dir": self.folder}
+        options = {
+            "port": self._port,
+            "bind": "127.0.0.1",
+            "appendonly": "yes",
+            "save": "",
+            "dir": self.folder,
+        }
         words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
         with (self.folder / "server.log").open("ab") as log:
             process = subprocess.Popen(
-                [str(get_binary_path()), *words, *more], stdin=subprocess.DEVNULL, stdout=log, env=self._environment
+                [str(get_binary_path()), *words, *more],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                env=self._environment,
             )
         if not is_waited_for:
             return process
@@ -562,7 +638,8 @@ def wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> Non
 
 
 def close_pools(app: Celery) -> None:
-    """Close an app's connections, and let nobody find their pools again: another server may get the same port."""
+    """Close an app's connections, and let nobody find their pools again: another server may get the
+    same port."""
     app.pool.force_close_all()
     for group in (pools.connections, pools.producers):
         with suppress(KeyError):
@@ -571,7 +648,8 @@ def close_pools(app: Celery) -> None:
 
 @pytest.fixture(scope="session")
 def session_url(shared_redis_url: str) -> Iterator[str]:
-    """The URL of the session's server. Pools of connections belong to the process, whichever app uses them."""
+    """The URL of the session's server. Pools of connections belong to the process, whichever app
+    uses them."""
     yield shared_redis_url
     create_app(Settings(), shared_redis_url).pool.force_close_all()
 
@@ -587,7 +665,8 @@ def lasting_site(session_url: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def shared(lasting_site: Site) -> Iterator[Site]:
-    """Two workers of two children and a coordinator, for harm that they outlive. No run outlives its test."""
+    """Two workers of two children and a coordinator, for harm that they outlive. No run outlives
+    its test."""
     yield lasting_site
     for run_id in lasting_site.ledger.active_runs():
         lasting_site.ledger.cancel(run_id, "its test is over")
@@ -596,7 +675,8 @@ def shared(lasting_site: Site) -> Iterator[Site]:
 
 @pytest.fixture
 def new_site(session_url: str, tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    """Return sites on the session's server, still without workers and coordinators; with settings of their own."""
+    """Return sites on the session's server, still without workers and coordinators; with settings
+    of their own."""
     with ExitStack() as stack:
         yield lambda **changes: Site(session_url, tmp_path, stack, **changes)
 
@@ -629,7 +709,8 @@ def server_site(server: Server, tmp_path: Path) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def lasting_server_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Site]]:
-    """A server that may be harmed and a site on it with two workers and a coordinator, for harm that they outlive."""
+    """A server that may be harmed and a site on it with two workers and a coordinator, for harm
+    that they outlive."""
     folder = tmp_path_factory.mktemp("harmed")
     server = Server(folder / "server")
     with ExitStack() as stack:
@@ -643,10 +724,13 @@ def lasting_server_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
 
 @pytest.fixture(scope="module")
 def clock_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Site]]:
-    """A server whose clock may be put and a site on it with two coordinators, for one test after the other."""
+    """A server whose clock may be put and a site on it with two coordinators, for one test after
+    the other."""
     library = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
     if library is None:
-        pytest.skip("the clock of a server can be put only with libfaketime (Debian: apt install faketime)")
+        pytest.skip(
+            "the clock of a server can be put only with libfaketime (Debian: apt install faketime)"
+        )
     folder = tmp_path_factory.mktemp("clock")
     server = Server(folder / "server", library)
     with ExitStack() as stack:

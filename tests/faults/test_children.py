@@ -1,4 +1,5 @@
-"""A worker's child dies in the middle of a step: the step runs again at once, the cause is named, nothing is left."""
+"""A worker's child dies in the middle of a step: the step runs again at once, the cause is named,
+nothing is left."""
 
 from __future__ import annotations
 
@@ -25,14 +26,32 @@ DYING = """
 """
 
 WAYS = {
-    "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", "ProcessLost", r"killed by signal 9 \(SIGKILL\)"),
-    "segmentation fault": ("ctypes.string_at(0)", "ProcessLost", r"killed by signal 11 \(SIGSEGV\)"),
-    "quiet exit": ("os._exit(0)", "ProcessLost", "ended with exit code 0 in the middle of the step"),
-    "exit code of a container without memory": ("os._exit(137)", "OutOfMemory", "exit code 137, as when memory is out"),
+    "SIGKILL": (
+        "os.kill(os.getpid(), signal.SIGKILL)",
+        "ProcessLost",
+        r"killed by signal 9 \(SIGKILL\)",
+    ),
+    "segmentation fault": (
+        "ctypes.string_at(0)",
+        "ProcessLost",
+        r"killed by signal 11 \(SIGSEGV\)",
+    ),
+    "quiet exit": (
+        "os._exit(0)",
+        "ProcessLost",
+        "ended with exit code 0 in the middle of the step",
+    ),
+    "exit code of a container without memory": (
+        "os._exit(137)",
+        "OutOfMemory",
+        "exit code 137, as when memory is out",
+    ),
     "native code at the end of its memory": (
-        "import resource; resource.setrlimit(resource.RLIMIT_AS, (2 << 30, -1)); "
-        "libc = ctypes.CDLL(None); libc.malloc.restype = ctypes.c_void_p; "
-        "libc.malloc(ctypes.c_size_t(4 << 30)) or libc.abort()",
+        (
+            "import resource; resource.setrlimit(resource.RLIMIT_AS, (2 << 30, -1)); "
+            "libc = ctypes.CDLL(None); libc.malloc.restype = ctypes.c_void_p; "
+            "libc.malloc(ctypes.c_size_t(4 << 30)) or libc.abort()"
+        ),
         "ProcessLost",
         r"killed by signal 6 \(SIGABRT\)",
     ),
@@ -181,7 +200,9 @@ def test_python_code_without_memory_fails_with_that_name_and_is_not_lost(shared)
     assert record.steps["end"].attempts[0].error["type"] == "MemoryError"
 
 
-def test_a_step_that_kills_its_child_each_time_fails_after_its_budget_and_others_are_unharmed(shared):
+def test_a_step_that_kills_its_child_each_time_fails_after_its_budget_and_others_are_unharmed(
+    shared,
+):
     poison = shared.submit("""
         @step(retries=5, retry_delay=0)
         def kill():
@@ -211,8 +232,10 @@ def test_a_step_that_kills_its_child_each_time_fails_after_its_budget_and_others
     assert record.state == "failed"
     assert record.steps["below"].state == "upstream_failed"
     assert [attempt.outcome for attempt in record.steps["kill"].attempts] == ["lost"] * 3
-    assert record.steps["kill"].attempts[-1].error["message"] == (
-        "its process was killed by signal 9 (SIGKILL) (lost attempt 3 of 3: it is not tried again)"
+    assert (
+        record.steps["kill"].attempts[-1].error["message"]
+        == "its process was killed by signal 9 (SIGKILL) (lost attempt 3 of 3: it is not tried"
+        " again)"
     )
     assert other.ended().state == "succeeded"
 

@@ -1,4 +1,5 @@
-"""The server's clock is put forward and back by an hour, while runs go on: nothing freezes, and nothing is failed."""
+"""The server's clock is put forward and back by an hour, while runs go on: nothing freezes, and
+nothing is failed."""
 
 from __future__ import annotations
 
@@ -48,7 +49,10 @@ KILLED = """
 """
 
 
-@pytest.fixture(params=[HOUR_S, -HOUR_S, 5, -5], ids=["an hour forward", "an hour back", "5 s forward", "5 s back"])
+@pytest.fixture(
+    params=[HOUR_S, -HOUR_S, 5, -5],
+    ids=["an hour forward", "an hour back", "5 s forward", "5 s back"],
+)
 def by_s(request):
     return request.param
 
@@ -58,7 +62,8 @@ def clocks_shifted(run):
 
 
 def put_seen(clock_site, by_s, wait_until):
-    """Put the server's clock, and wait until a coordinator has seen it, which it does though no run is active.
+    """Put the server's clock, and wait until a coordinator has seen it, which it does though no run
+    is active.
 
     What the test before has put may not be seen yet: the site's own look sees to that.
     """
@@ -87,9 +92,15 @@ def test_retries_leases_and_limits_outlive_a_step_of_the_clock(clock_site, by_s,
 
     record = run.ended()
     assert record.state == "succeeded", run.story()
-    assert {name: len(step.attempts) for name, step in record.steps.items()} == {"hold": 1, "again": 2, "waits": 1}
+    assert {name: len(step.attempts) for name, step in record.steps.items()} == {
+        "hold": 1,
+        "again": 2,
+        "waits": 1,
+    }
     assert clocks_shifted(run) == [by_s]  # though there are two coordinators
-    assert all(int(event.id.partition("-")[0]) >= last_event for event in run.events("clock.shifted"))
+    assert all(
+        int(event.id.partition("-")[0]) >= last_event for event in run.events("clock.shifted")
+    )
 
 
 def test_a_dead_worker_is_found_though_its_lease_is_of_another_hour(clock_site, by_s):
@@ -139,6 +150,7 @@ def test_a_run_that_begins_after_the_clock_was_put_is_not_shifted(clock_site, wa
 
 
 def test_two_steps_of_the_clock_are_not_seen_as_their_sum(clock_site, wait_until):
-    """They would cancel each other out; a run that begins in between has its times by the clock as it was then."""
+    """They would cancel each other out; a run that begins in between has its times by the clock as
+    it was then."""
     for by_s in (HOUR_S, -HOUR_S):
         put_seen(clock_site, by_s, wait_until)

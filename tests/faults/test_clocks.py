@@ -1,4 +1,5 @@
-"""What a timeout counts: the step's own call, and not the time in which server or store are away."""
+"""What a timeout counts: the step's own call, and not the time in which server or store are
+away."""
 
 from __future__ import annotations
 
@@ -85,7 +86,9 @@ def test_loading_inputs_does_not_count(site, pool):
     run.note("go")
 
     record = run.ended()
-    assert [attempt.outcome for attempt in record.steps["reader"].attempts] == ["succeeded"], run.story()
+    assert [attempt.outcome for attempt in record.steps["reader"].attempts] == ["succeeded"], (
+        run.story()
+    )
     assert site.value(record, "reader") == "loaded"
 
 
@@ -102,11 +105,15 @@ def test_time_before_the_server_went_away_counts_and_time_after_it(server, serve
     server.restart()
 
     record = run.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs))
-    assert [attempt.outcome for attempt in record.steps["hold"].attempts] == ["timed_out"], run.story()
+    assert [attempt.outcome for attempt in record.steps["hold"].attempts] == ["timed_out"], (
+        run.story()
+    )
     assert run.noted("ended") is None
 
 
-def test_time_in_which_the_server_is_away_counts_for_no_deadline_and_no_queue_timeout(server, server_site):
+def test_time_in_which_the_server_is_away_counts_for_no_deadline_and_no_queue_timeout(
+    server, server_site
+):
     away_s = 12  # so long may a worker take to start afterwards
     site = server_site
     site.coordinate(2)

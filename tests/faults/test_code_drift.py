@@ -1,4 +1,5 @@
-"""A run whose files change under it: its record says so, and a file that is broken for a moment fails no step."""
+"""A run whose files change under it: its record says so, and a file that is broken for a moment
+fails no step."""
 
 from __future__ import annotations
 
@@ -47,7 +48,11 @@ class Parts:
         source = HOLDING.format(suffix=self.suffix, options=options, folder=folder)
         mkdir = Path.mkdir
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Path, "mkdir", lambda path, *a, **k: None if path == folder else mkdir(path, *a, **k))
+            patch.setattr(
+                Path,
+                "mkdir",
+                lambda path, *a, **k: None if path == folder else mkdir(path, *a, **k),
+            )
             run = site.submit(source)
         run.wait_for_note("holds")
         return run, folder / self.name
@@ -106,7 +111,8 @@ def test_the_setting_decides_what_becomes_of_it(new_site, policy: str, wait_unti
     site.coordinate()
     parts = Parts(site)
     run, file = parts.hold("NUMBER = 1\n", ", retries=0, lost_attempts=1")
-    if policy == "refuse":  # what is imported before the step begins is refused; that it imports later is reported
+    if policy == "refuse":
+        # what is imported before the step begins is refused; that it imports later is reported
         own = file.parent / f"{run.pipeline.steps['work'].call.uses.partition(':')[0]}.py"
         own.write_text(own.read_text() + "\n# changed\n")
     file.write_text("NUMBER = 2\n")
@@ -213,7 +219,11 @@ class Late:
         self.init.write_text("")
         mkdir = Path.mkdir
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Path, "mkdir", lambda path, *a, **k: None if path == self.folder else mkdir(path, *a, **k))
+            patch.setattr(
+                Path,
+                "mkdir",
+                lambda path, *a, **k: None if path == self.folder else mkdir(path, *a, **k),
+            )
             self.run = site.submit(LATE)
         self.run.wait_for_note("begun")
 
@@ -326,7 +336,13 @@ def test_a_file_that_stays_broken_fails_its_step_with_its_own_error(new_site, ho
     (attempt,) = record.steps["work"].attempts
     assert attempt.outcome == "failed"
     kind = attempt.error["type"].rpartition(":")[2]
-    assert kind in ("SyntaxError", "FunctionNotFound", "ModuleNotFoundError", "IndentationError", "NameError"), kind
+    assert kind in (
+        "SyntaxError",
+        "FunctionNotFound",
+        "ModuleNotFoundError",
+        "IndentationError",
+        "NameError",
+    ), kind
 
 
 def test_what_is_broken_as_it_was_submitted_is_not_waited_for(shared):
@@ -343,4 +359,7 @@ def test_what_is_broken_as_it_was_submitted_is_not_waited_for(shared):
     """)
 
     record = run.ended()
-    assert {step.attempts[0].error["type"] for step in record.steps.values()} == {"ImportError", "ModuleNotFoundError"}
+    assert {step.attempts[0].error["type"] for step in record.steps.values()} == {
+        "ImportError",
+        "ModuleNotFoundError",
+    }

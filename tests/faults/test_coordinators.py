@@ -21,7 +21,10 @@ RETRYING = """
 
 def assert_retried(site, run, record):
     assert record.state == "succeeded"
-    assert [attempt.outcome for attempt in record.steps["again"].attempts] == ["failed", "succeeded"]
+    assert [attempt.outcome for attempt in record.steps["again"].attempts] == [
+        "failed",
+        "succeeded",
+    ]
     assert site.value(record, "below") == 2
     due_at = run.events("step.retrying")[0].detail["due_at"]
     assert record.steps["again"].attempts[1].queued_at_us >= due_at
@@ -128,8 +131,9 @@ def test_a_step_that_waits_too_long_for_a_worker_fails(site):
     }
     (failed,) = run.events("step.failed")
     assert failed.detail["error"]["type"] == "QueueTimeout"
-    assert failed.detail["error"]["message"] == (
-        f"it waited 1 s for a worker of queue {site.queue}, which is as long as it may"
+    assert (
+        failed.detail["error"]["message"]
+        == f"it waited 1 s for a worker of queue {site.queue}, which is as long as it may"
     )
     # The message is still there: a worker that comes now drops it.
     site.add_worker()

@@ -43,7 +43,8 @@ def test_descriptors_do_not_grow_with_restarts_of_the_server(server, server_site
             server_site.submit(WORKING).wait(lambda record: record.state.is_ended)
 
     server_site.submit(WORKING).wait(lambda record: record.state.is_ended)
-    # Each thread may have a connection of its own to the server, and gets it when two need one at once.
+    # Each thread may have a connection of its own to the server, and gets it when two need one at
+    # once.
     most = defaultdict(Counter)
     for _ in range(ROUNDS):
         restart(1)

@@ -1,4 +1,5 @@
-"""A worker is told to end: its steps end or are handed over, none is lost, and nothing counts as a failure."""
+"""A worker is told to end: its steps end or are handed over, none is lost, and nothing counts as a
+failure."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ def outcomes(record, step):
 
 @pytest.fixture
 def leaving(site):
-    """Return a worker with one child, a run of which it runs `hold` while `behind` waits, and the run's site."""
+    """Return a worker with one child, a run of which it runs `hold` while `behind` waits, and the
+    run's site."""
     site.coordinate()
     worker = site.add_worker(slots=1)
     run = site.submit(HOLDING)
@@ -46,7 +48,9 @@ def leaving(site):
 
 
 @pytest.mark.parametrize("to_whom", ["the worker", "its whole process group"])
-def test_a_worker_that_is_told_to_end_lets_its_step_end_and_takes_no_more(site, leaving, wait_until, to_whom):
+def test_a_worker_that_is_told_to_end_lets_its_step_end_and_takes_no_more(
+    site, leaving, wait_until, to_whom
+):
     worker, run = leaving
     if to_whom == "the worker":
         worker.tell(signal.SIGTERM)
@@ -84,7 +88,11 @@ app.conf.broker_transport_options = {**app.conf.broker_transport_options, "polli
     run = site.submit(HOLDING)
     run.wait_for("behind", "succeeded")
     run.wait_for_note("began-1")
-    run.wait(lambda _: any(it["cmd"] == "brpop" and "b" in it["flags"] for it in site.client.client_list()))
+    run.wait(
+        lambda _: any(
+            it["cmd"] == "brpop" and "b" in it["flags"] for it in site.client.client_list()
+        )
+    )
     worker.tell(signal.SIGTERM)
     run.wait(lambda _: "a second signal hands them over" in worker.log)
     # Its last request may still lie with the server, which answers it with the next message.
@@ -137,7 +145,9 @@ StepRequest.on_accepted = end_and_accept
 
 
 @pytest.mark.parametrize("how", ["SIGTERM twice", "SIGINT twice", "SIGQUIT"])
-def test_a_worker_that_is_hurried_hands_its_step_over_to_another_one(site, leaving, wait_until, how):
+def test_a_worker_that_is_hurried_hands_its_step_over_to_another_one(
+    site, leaving, wait_until, how
+):
     worker, run = leaving
     other = site.add_worker()
     signum = signal.Signals[how.split()[0]]
@@ -210,7 +220,9 @@ def test_handing_over_uses_up_neither_retries_nor_lost_attempts(site):
     assert outcomes(record, "hold") == ["handed_over", "handed_over", "failed", "succeeded"]
 
 
-def test_a_step_that_saves_a_checkpoint_when_it_should_stop_goes_on_from_there_on_another_worker(site):
+def test_a_step_that_saves_a_checkpoint_when_it_should_stop_goes_on_from_there_on_another_worker(
+    site,
+):
     site.coordinate()
     worker = site.add_worker(slots=1)
     run = site.submit("""

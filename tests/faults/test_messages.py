@@ -52,7 +52,9 @@ LAYERED = """
 
 def assert_each_ran_once(record):
     assert record.state == "succeeded"
-    assert {name: len(step.attempts) for name, step in record.steps.items()} == dict.fromkeys(record.steps, 1)
+    assert {name: len(step.attempts) for name, step in record.steps.items()} == dict.fromkeys(
+        record.steps, 1
+    )
 
 
 def test_a_message_that_is_removed_from_an_empty_queue_is_sent_again(site):
@@ -68,7 +70,9 @@ def test_a_message_that_is_removed_from_an_empty_queue_is_sent_again(site):
     busy.note("go")
 
     assert_each_ran_once(
-        run.ended([("message.lost", "plain", f"^queue {site.queue} is empty, and no worker has begun")])
+        run.ended(
+            [("message.lost", "plain", f"^queue {site.queue} is empty, and no worker has begun")]
+        )
     )
     assert busy.ended().state == "succeeded"
 
@@ -87,7 +91,9 @@ def test_a_message_that_is_removed_from_among_others_is_sent_again(site):
     run.wait(lambda _: run.events("message.lost"))
     busy.note("go")
 
-    found = rf"^queue {site.queue} holds younger messages only, and no worker has begun for 1\.\d s$"
+    found = (
+        rf"^queue {site.queue} holds younger messages only, and no worker has begun for 1\.\d s$"
+    )
     assert_each_ran_once(run.ended([("message.lost", "plain", found)]))
     assert_each_ran_once(younger.ended())
     assert busy.ended().state == "succeeded"
@@ -195,7 +201,8 @@ def test_messages_that_are_reordered_again_and_again_run_each_step_once(site):
     shuffling.start()
     try:
         site.add_workers(2)
-        # A list whose order means nothing may make a message look lost: then it is sent again, and dropped.
+        # A list whose order means nothing may make a message look lost: then it is sent again, and
+        # dropped.
         record = run.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs))
     finally:
         is_over.set()

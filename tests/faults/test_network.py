@@ -1,4 +1,5 @@
-"""A worker is cut off from the server: it may commit late if nobody took over, and cannot if somebody did."""
+"""A worker is cut off from the server: it may commit late if nobody took over, and cannot if
+somebody did."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ HOLDING = """
 
 
 class Wire:
-    """A way to a server that can be cut: `silent`, so that nobody is told, or by closing every connection."""
+    """A way to a server that can be cut: `silent`, so that nobody is told, or by closing every
+    connection."""
 
     def __init__(self, address):
         self._address = address
@@ -95,7 +97,9 @@ def wire(server):
 
 
 @pytest.mark.parametrize("silent", [True, False], ids=["in silence", "by closing"])
-def test_a_worker_that_was_cut_off_past_its_lease_cannot_commit_what_another_one_took_over(server_site, wire, silent):
+def test_a_worker_that_was_cut_off_past_its_lease_cannot_commit_what_another_one_took_over(
+    server_site, wire, silent
+):
     site = server_site
     site.add_worker(slots=1, redis_url=wire.url)
     site.coordinate()
@@ -111,7 +115,8 @@ def test_a_worker_that_was_cut_off_past_its_lease_cannot_commit_what_another_one
     assert run.wait().state == "succeeded"
     wire.mend()
 
-    # The child's late commit is refused, unless its main process hears first that somebody took over, and ends it.
+    # The child's late commit is refused, unless its main process hears first that somebody took
+    # over, and ends it.
     run.wait(lambda _: run.events("commit.refused") or run.events("attempt.stopped"))
     record = run.ended([("attempt.lost", "hold", "^the lease of worker w1")])
     assert [attempt.outcome for attempt in record.steps["hold"].attempts] == ["lost", "succeeded"]
@@ -139,7 +144,9 @@ def test_a_worker_that_was_cut_off_commits_late_if_nobody_took_over(server_site,
     assert [attempt.outcome for attempt in record.steps["hold"].attempts] == ["succeeded"]
 
 
-def test_a_worker_whose_connections_die_in_silence_keeps_its_lease_through_others(server_site, wire):
+def test_a_worker_whose_connections_die_in_silence_keeps_its_lease_through_others(
+    server_site, wire
+):
     """As when a firewall between them has forgotten the connections: the worker is told nothing."""
     site = server_site
     site.add_worker(slots=1, redis_url=wire.url)

@@ -8,7 +8,9 @@ import pytest
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_an_outage_is_one_line_when_it_begins_and_one_when_it_is_over(server, server_site, wait_until, pool):
+def test_an_outage_is_one_line_when_it_begins_and_one_when_it_is_over(
+    server, server_site, wait_until, pool
+):
     site = server_site
     worker = site.add_worker(pool=pool)
     site.start_coordinator()
@@ -43,10 +45,14 @@ def test_an_outage_is_one_line_when_it_begins_and_one_when_it_is_over(server, se
     threading.Event().wait(6)
     assert counts() == [1, 1, 1]
     grown = {who: text.count("\n") - after_a_while[who] for who, text in logs().items()}
-    assert all(lines <= 2 for lines in grown.values()), logs()  # another part may have noticed meanwhile
+    # another part may have noticed meanwhile
+    assert all(lines <= 2 for lines in grown.values()), logs()
     server.restart()
 
     wait_until(lambda: counts() == [2, 2, 2])  # it is said that it is over
     run.note("go")
-    assert run.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs)).state == "succeeded"
+    assert (
+        run.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs)).state
+        == "succeeded"
+    )
     assert not any("Traceback" in text for text in logs().values()), logs()

@@ -1,4 +1,5 @@
-"""Somebody sends a signal to the process that runs a step: the record says which, and never that time was up."""
+"""Somebody sends a signal to the process that runs a step: the record says which, and never that
+time was up."""
 
 from __future__ import annotations
 
@@ -41,7 +42,10 @@ def test_a_signal_from_outside_is_told_as_what_it_was(shared, signum):
     record = run.wait(lambda record: record.state.is_ended)
 
     first, second = record.steps["hit"].attempts
-    assert (first.outcome, second.outcome) == ("failed" if signum in RAISED else "lost", "succeeded")
+    assert (first.outcome, second.outcome) == (
+        "failed" if signum in RAISED else "lost",
+        "succeeded",
+    )
     assert signal.Signals(signum).name in first.error["message"]
     assert ("SignalReceived" in first.error["type"]) is (signum in RAISED)
 

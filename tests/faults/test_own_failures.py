@@ -1,4 +1,5 @@
-"""What goes wrong in a worker's own code, or while a step is being stopped, harms no other step and no other run."""
+"""What goes wrong in a worker's own code, or while a step is being stopped, harms no other step and
+no other run."""
 
 from __future__ import annotations
 
@@ -9,17 +10,21 @@ import time
 import psutil
 import pytest
 
-# A library that can be set up once in a process only, as numpy; the first time that takes until its step is to stop.
+# A library that can be set up once in a process only, as numpy; the first time that takes until its
+# step is to stop.
 LIBRARY = {
-    "__init__.py": """
+    "__init__.py": (
+        """
 from once import registry
 if registry.names:
     raise ImportError("cannot load module more than once per process")
 registry.names.append("once")
 from once import slow
-""",
+"""
+    ),
     "registry.py": "names = []",
-    "slow.py": """
+    "slow.py": (
+        """
 import pathlib, time
 from orchestrator import context
 
@@ -28,11 +33,14 @@ if not began.exists():
     began.touch()
     while not context.should_stop:
         time.sleep(0.01)
-""",
+"""
+    ),
 }
 
 
-def test_a_stop_that_lands_in_an_import_leaves_the_process_whole_for_the_next_run(new_site, wait_until):
+def test_a_stop_that_lands_in_an_import_leaves_the_process_whole_for_the_next_run(
+    new_site, wait_until
+):
     site = new_site(timeout_grace_s=10.0)
     library = site.folder / "once"
     library.mkdir()
@@ -58,7 +66,9 @@ def test_a_stop_that_lands_in_an_import_leaves_the_process_whole_for_the_next_ru
 
     assert run.ended().state == "cancelled"
     assert run.noted("imported") is not None
-    assert [event.detail["how"] for event in run.events("attempt.stopped")] == ["it ended when asked"]
+    assert [event.detail["how"] for event in run.events("attempt.stopped")] == [
+        "it ended when asked"
+    ]
     other = site.submit(source.format(then=""))
     record = other.ended()
     assert record.state == "succeeded", other.story()
@@ -98,10 +108,14 @@ def test_a_step_that_was_asked_to_end_tidies_up_undisturbed(new_site):
 
     assert run.ended().state == "cancelled"
     assert run.noted("tidy") is not None
-    assert [event.detail["how"] for event in run.events("attempt.stopped")] == ["it ended when asked"]
+    assert [event.detail["how"] for event in run.events("attempt.stopped")] == [
+        "it ended when asked"
+    ]
 
 
-def test_what_the_next_step_of_a_process_starts_is_not_stopped_with_a_step_that_has_just_ended(site, wait_until):
+def test_what_the_next_step_of_a_process_starts_is_not_stopped_with_a_step_that_has_just_ended(
+    site, wait_until
+):
     (site.folder / "late_app.py").write_text("""
 import pathlib, time
 from orchestrator.worker.main import stopping
@@ -157,7 +171,9 @@ stopping.current_process, stopping._tell = late, tell_and_note
     assert site.value(record, "work") is None
 
 
-def test_a_worker_that_ends_while_its_server_is_away_says_so_at_a_calm_pace(server, server_site, wait_until):
+def test_a_worker_that_ends_while_its_server_is_away_says_so_at_a_calm_pace(
+    server, server_site, wait_until
+):
     site = server_site
     (site.folder / "telling_app.py").write_text("""
 from celery.signals import worker_shutdown
@@ -185,14 +201,16 @@ def tell(**_):
     before, began = sum(main.cpu_times()[:2]), time.monotonic()
     threading.Event().wait(2)
 
-    assert sum(main.cpu_times()[:2]) - before < (time.monotonic() - began) / 2  # it pauses between two tries
+    # it pauses between two tries
+    assert sum(main.cpu_times()[:2]) - before < (time.monotonic() - began) / 2
     assert worker.log.count("leases cannot be renewed") == 1
     assert worker.is_alive
 
 
 def test_a_solo_pool_hands_its_step_over_and_keeps_no_message(site):
     site.coordinate()
-    # All messages lie there before the worker comes, so that it begins with the one that goes first.
+    # All messages lie there before the worker comes, so that it begins with the one that goes
+    # first.
     run = site.submit("""
         def hold():
             note("began")
@@ -216,7 +234,10 @@ def test_a_solo_pool_hands_its_step_over_and_keeps_no_message(site):
     assert worker.process.wait(20) == 0
     other = site.add_worker()
     record = run.ended()
-    assert [attempt.outcome for attempt in record.steps["hold"].attempts] == ["handed_over", "succeeded"]
+    assert [attempt.outcome for attempt in record.steps["hold"].attempts] == [
+        "handed_over",
+        "succeeded",
+    ]
     assert all(site.value(record, step).startswith(other.name) for step in record.steps)
 
 
@@ -251,8 +272,12 @@ DIVIDING = """
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-@pytest.mark.parametrize("error", ["MemoryError('no room')", "OSError(28, 'No space left on device')"])
-def test_an_attempt_at_which_our_own_code_fails_is_replaced_at_once_and_the_record_says_why(new_site, error, pool):
+@pytest.mark.parametrize(
+    "error", ["MemoryError('no room')", "OSError(28, 'No space left on device')"]
+)
+def test_an_attempt_at_which_our_own_code_fails_is_replaced_at_once_and_the_record_says_why(
+    new_site, error, pool
+):
     site = new_site(lease_s=60.0)
     (site.folder / "broken_app.py").write_text(BROKEN.format(error=error))
     worker = site.add_worker(app="broken_app", pool=pool)
@@ -262,7 +287,9 @@ def test_an_attempt_at_which_our_own_code_fails_is_replaced_at_once_and_the_reco
 
     run = site.submit(DIVIDING)
 
-    record = run.ended([("attempt.lost", "work", f"worker {worker.name}.* could not go on with it")])
+    record = run.ended(
+        [("attempt.lost", "work", f"worker {worker.name}.* could not go on with it")]
+    )
     assert record.state == "succeeded"
     (lost,) = run.events("attempt.lost")
     kind, _, text = error.partition("(")
@@ -333,7 +360,9 @@ Ledger.report_lost = fail_too
     assert beside.ended().state == "succeeded"
 
 
-def test_an_attempt_that_could_not_be_claimed_is_sent_again_at_the_pace_of_the_coordinators(site, wait_until):
+def test_an_attempt_that_could_not_be_claimed_is_sent_again_at_the_pace_of_the_coordinators(
+    site, wait_until
+):
     (site.folder / "stubborn_app.py").write_text("""
 import pathlib
 from orchestrator.ledger.ledger import Ledger
@@ -407,7 +436,9 @@ def test_steps_that_obey_while_their_worker_ends_are_heard_beside_silent_ones(si
         run.ledger.cancel(run.run_id, "enough")
         run.wait(lambda _, run=run: run.events("attempt.stopped"))
 
-    assert [run.events("attempt.stopped")[0].detail["how"] for run in runs[:4]] == ["it ended when asked"] * 4
+    assert [run.events("attempt.stopped")[0].detail["how"] for run in runs[:4]] == [
+        "it ended when asked"
+    ] * 4
     runs[4].note("go")
     assert worker.process.wait(20) == 0
     assert runs[4].ended().state == "succeeded"

@@ -1,4 +1,5 @@
-"""A server that is alive and refuses: all wait for it, no finished work is thrown away, no worker ends."""
+"""A server that is alive and refuses: all wait for it, no finished work is thrown away, no worker
+ends."""
 
 from __future__ import annotations
 
@@ -45,7 +46,10 @@ def busy(server: Any, client: redis.Redis) -> Iterator[None]:
     client.config_set("lua-time-limit", 50)
 
     def keep_busy() -> None:
-        with redis.Redis.from_url(server.url, socket_timeout=None) as script, suppress(redis.RedisError):
+        with (
+            redis.Redis.from_url(server.url, socket_timeout=None) as script,
+            suppress(redis.RedisError),
+        ):
             script.eval("while true do end", 0)
 
     thread = threading.Thread(target=keep_busy)
@@ -57,13 +61,20 @@ def busy(server: Any, client: redis.Redis) -> Iterator[None]:
 
 @contextmanager
 def loading(server: Any, client: redis.Redis) -> Iterator[None]:
-    """Its data takes as long to load as the block lasts: each key of another database costs it some time."""
+    """Its data takes as long to load as the block lasts: each key of another database costs it some
+    time."""
     with redis.Redis.from_url(server.url, db=1) as other, other.pipeline(transaction=False) as pipe:
         for number in range(4000):
             pipe.set(f"filler-{number}", "x" * 100)
         pipe.execute()
     server.kill()
-    server.restart("--key-load-delay", "5000", "--loading-process-events-interval-bytes", "1024", is_waited_for=False)
+    server.restart(
+        "--key-load-delay",
+        "5000",
+        "--loading-process-events-interval-bytes",
+        "1024",
+        is_waited_for=False,
+    )
     yield
     server.kill()
     server.restart()
@@ -82,7 +93,9 @@ def configured(client: redis.Redis, *settings: tuple[str, object, object]) -> It
 def replica_of_nobody(client: redis.Redis, *, serves_stale_data: bool) -> Iterator[None]:
     with socket.socket() as nobody:  # bound, and it does not listen
         nobody.bind(("127.0.0.1", 0))
-        with configured(client, ("replica-serve-stale-data", "yes" if serves_stale_data else "no", "yes")):
+        with configured(
+            client, ("replica-serve-stale-data", "yes" if serves_stale_data else "no", "yes")
+        ):
             client.replicaof("127.0.0.1", nobody.getsockname()[1])
             yield
             client.replicaof("NO", "ONE")
@@ -92,7 +105,9 @@ def replica_of_nobody(client: redis.Redis, *, serves_stale_data: bool) -> Iterat
 def unable_to_save(server: Any, client: redis.Redis) -> Iterator[None]:
     in_the_way = server.folder / "dump.rdb"
     in_the_way.mkdir()
-    with configured(client, ("save", "3600 1000000", ""), ("stop-writes-on-bgsave-error", "yes", "no")):
+    with configured(
+        client, ("save", "3600 1000000", ""), ("stop-writes-on-bgsave-error", "yes", "no")
+    ):
         client.bgsave()
         while client.info("persistence")["rdb_last_bgsave_status"] != "err":
             threading.Event().wait(0.01)
@@ -121,11 +136,15 @@ HARMS: dict[str, Callable[[Any, redis.Redis], object]] = {
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_server_that_refuses_for_longer_than_a_lease_costs_no_attempt(lasting_server_site, wait_until, harm):
+def test_a_server_that_refuses_for_longer_than_a_lease_costs_no_attempt(
+    lasting_server_site, wait_until, harm
+):
     server, site = lasting_server_site
     main_processes = [worker.process.pid for worker in site.workers]
     run = site.submit(WORKING)
-    run.wait(lambda record: run.noted("began") is not None and record.steps["again"].state == "retrying")
+    run.wait(
+        lambda record: run.noted("began") is not None and record.steps["again"].state == "retrying"
+    )
 
     # Made by redis-py alone: it must get through, and see what the server says.
     with redis.Redis.from_url(server.url, decode_responses=True) as operator:
@@ -139,7 +158,11 @@ def test_a_server_that_refuses_for_longer_than_a_lease_costs_no_attempt(lasting_
 
     record = run.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs))
     assert record.state == "succeeded", run.story()
-    assert {name: len(step.attempts) for name, step in record.steps.items()} == {"hold": 1, "again": 2, "below": 1}
+    assert {name: len(step.attempts) for name, step in record.steps.items()} == {
+        "hold": 1,
+        "again": 2,
+        "below": 1,
+    }
     assert not [it for it in run.events() if it.kind.endswith(".refused")]
     assert run.ledger.log_lines(run.run_id, "hold", 1) == ["before", "after"]
     assert [worker.process.pid for worker in site.workers if worker.is_alive] == main_processes

@@ -41,13 +41,35 @@ def cancel_step(run):
     dispatch(run.site.app, run.run_id, run.pipeline.name, chains)
 
 
-# What the step does, its options, those of the pipeline, what else is done, how the run ends, outcomes of the attempts.
+# What the step does, its options, those of the pipeline, what else is done, how the run ends,
+# outcomes of the attempts.
 HARMS = {
     "an exception": ('raise ValueError("as planned")', "", "", None, "failed", ["failed"]),
-    "no memory": ("raise MemoryError", "(retries=1, retry_delay=0)", "", None, "failed", ["failed", "failed"]),
-    "a child killed each time": ("os.kill(os.getpid(), signal.SIGKILL)", "", "", None, "failed", ["lost"] * 3),
+    "no memory": (
+        "raise MemoryError",
+        "(retries=1, retry_delay=0)",
+        "",
+        None,
+        "failed",
+        ["failed", "failed"],
+    ),
+    "a child killed each time": (
+        "os.kill(os.getpid(), signal.SIGKILL)",
+        "",
+        "",
+        None,
+        "failed",
+        ["lost"] * 3,
+    ),
     "a timeout": (HANG, "(timeout=0.5)", "", None, "failed", ["timed_out"]),
-    "a timeout of C code": ("sum(range(10**12))", "(timeout=0.5)", "", None, "failed", ["timed_out"]),
+    "a timeout of C code": (
+        "sum(range(10**12))",
+        "(timeout=0.5)",
+        "",
+        None,
+        "failed",
+        ["timed_out"],
+    ),
     "a missed deadline": (HANG, "", "(deadline=2)", None, "failed", ["cancelled"]),
     "a cancelled run": (HANG, "", "", cancel_run, "cancelled", ["cancelled"]),
     "a cancelled step": (HANG, "", "", cancel_step, "cancelled", ["cancelled"]),
@@ -63,7 +85,10 @@ def assert_goes_on(run, outcomes, repairs=()):
     record = run.ended(repairs)
     assert record.state == "succeeded"
     assert [attempt.outcome for attempt in record.steps["kept"].attempts] == ["succeeded"]
-    assert [attempt.outcome for attempt in record.steps["harmed"].attempts] == [*outcomes, "succeeded"]
+    assert [attempt.outcome for attempt in record.steps["harmed"].attempts] == [
+        *outcomes,
+        "succeeded",
+    ]
     assert run.site.value(record, "below") == 3
     assert run.events()[: len(before)] == before
 
@@ -71,7 +96,9 @@ def assert_goes_on(run, outcomes, repairs=()):
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_run_is_resumed_after(shared, harm):
     what, options, pipeline_options, do, state, outcomes = HARMS[harm]
-    run = shared.submit(HARMED.format(harm=what, options=options, pipeline_options=pipeline_options))
+    run = shared.submit(
+        HARMED.format(harm=what, options=options, pipeline_options=pipeline_options)
+    )
     if do:
         run.wait_for_note("began")
         do(run)
@@ -122,7 +149,8 @@ def test_a_run_is_resumed_after_its_step_has_waited_too_long_for_a_worker(site):
 
 
 def test_a_run_that_is_resumed_while_its_old_attempt_wakes_is_not_disturbed_by_it(site):
-    """The worker is frozen, its step cancelled, the lease over, the run resumed: then the old attempt goes on."""
+    """The worker is frozen, its step cancelled, the lease over, the run resumed: then the old
+    attempt goes on."""
     site.coordinate()
     frozen = site.add_worker(slots=1)
     run = site.submit("""

@@ -1,4 +1,5 @@
-"""The server is cut off, killed and paused: what is committed stays, and nothing is taken over because of it."""
+"""The server is cut off, killed and paused: what is committed stays, and nothing is taken over
+because of it."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ def cut(site):
 
 
 def has_begun(run):
-    return lambda record: run.noted("began") is not None and record.steps["again"].state == "retrying"
+    return lambda record: (
+        run.noted("began") is not None and record.steps["again"].state == "retrying"
+    )
 
 
 def test_connections_cut_in_the_middle_of_a_step_do_no_harm(server_site):
@@ -101,11 +104,15 @@ def test_connections_cut_again_and_again_cost_messages_at_most(server_site):
 
     record = run.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs))
     assert record.state == "succeeded", run.story()
-    assert [len(step.attempts) for name, step in record.steps.items() if name != "again"] == [1] * 22
+    assert [len(step.attempts) for name, step in record.steps.items() if name != "again"] == [
+        1
+    ] * 22
     assert site.value(record, "total") == TOTAL
 
 
-def test_a_server_that_is_killed_and_started_again_loses_nothing_and_repeats_nothing(server, server_site):
+def test_a_server_that_is_killed_and_started_again_loses_nothing_and_repeats_nothing(
+    server, server_site
+):
     site = server_site
     site.add_workers(2)
     site.coordinate()
@@ -120,7 +127,9 @@ def test_a_server_that_is_killed_and_started_again_loses_nothing_and_repeats_not
     # A message that was on its way when the server died may be lost; an attempt may not.
     record = run.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs))
     assert record.state == "succeeded", run.story()
-    assert [len(step.attempts) for name, step in record.steps.items() if name != "again"] == [1] * 22
+    assert [len(step.attempts) for name, step in record.steps.items() if name != "again"] == [
+        1
+    ] * 22
     assert not [it for it in run.events() if it.kind.endswith(".refused")]
     assert site.value(record, "total") == TOTAL
     assert run.ledger.log_lines(run.run_id, "hold", 1) == ["before", "after"]
@@ -139,7 +148,9 @@ def test_a_server_that_is_paused_for_longer_than_a_lease_costs_no_attempt(server
 
     record = run.ended()
     assert record.state == "succeeded", run.story()
-    assert [len(step.attempts) for name, step in record.steps.items() if name != "again"] == [1] * 22
+    assert [len(step.attempts) for name, step in record.steps.items() if name != "again"] == [
+        1
+    ] * 22
     assert site.value(record, "total") == TOTAL
 
 
@@ -159,14 +170,20 @@ def test_a_worker_takes_steps_again_soon_after_its_server_was_away_for_long(serv
     assert run.ended(lambda repairs: True).state == "succeeded"
 
 
-def test_a_step_that_a_child_begins_after_its_worker_had_to_connect_anew_keeps_its_lease(server_site):
+def test_a_step_that_a_child_begins_after_its_worker_had_to_connect_anew_keeps_its_lease(
+    server_site,
+):
     """The child got the message and had not answered yet when the connection broke."""
     site = server_site
     worker = site.add_worker(slots=1)
     site.coordinate()
     first = site.submit(HOLDING.replace('wait_for("go")', "pass"))
     first.wait()
-    first.wait(lambda _: any(it["cmd"] == "brpop" and "b" in it["flags"] for it in site.client.client_list()))
+    first.wait(
+        lambda _: any(
+            it["cmd"] == "brpop" and "b" in it["flags"] for it in site.client.client_list()
+        )
+    )
     (child,) = worker.children()
 
     child.suspend()

@@ -1,4 +1,5 @@
-"""Steps that are cancelled or take too long: they are gone soon, whatever they do, with all that they started."""
+"""Steps that are cancelled or take too long: they are gone soon, whatever they do, with all that
+they started."""
 
 from __future__ import annotations
 
@@ -10,14 +11,18 @@ ENDED_WHEN_ASKED = "it ended when asked"
 KILLED = "killed after a grace of 0.5 s"
 KILLED_BELOW = "it ended when asked; what it had started was killed after a grace of 0.5 s"
 
-# What the step does, how many commands that turn a deaf ear to SIGTERM it has started then, and how it is stopped.
+# What the step does, how many commands that turn a deaf ear to SIGTERM it has started then, and how
+# it is stopped.
 STEPS = {
     "python": ("slow.add('slow', turn{options})", 0, ENDED_WHEN_ASKED),
     "python that swallows": ("slow.add('slow', swallow{options})", 0, KILLED),
     "C that holds the GIL": ("slow.add('slow', count{options})", 0, KILLED),
     "python with commands": ("slow.add('slow', command{options})", 4, KILLED_BELOW),
     "shell": (
-        "slow.add('slow', run=f'touch {{FOLDER}}/began; {{DEAF}} & setsid {{DEAF}} & {{DEAF}}'{options})",
+        (
+            "slow.add('slow', run=f'touch {{FOLDER}}/began; {{DEAF}} & setsid {{DEAF}} &"
+            " {{DEAF}}'{options})"
+        ),
         6,
         KILLED_BELOW,
     ),
@@ -88,7 +93,9 @@ def test_a_step_that_takes_too_long_is_gone_soon_with_all_it_started(shared, nam
     assert record.state == "failed"
     (attempt,) = record.steps["slow"].attempts
     assert attempt.outcome == "timed_out"
-    assert (attempt.ended_at_us - attempt.started_at_us) / 1e6 < 1 + 2 + shared.settings.timeout_grace_s
+    assert (
+        attempt.ended_at_us - attempt.started_at_us
+    ) / 1e6 < 1 + 2 + shared.settings.timeout_grace_s
     told = "" if how.startswith(ENDED_WHEN_ASKED) else f"; it did not stop when asked and was {how}"
     assert attempt.error["message"] == f"the attempt took longer than its timeout of 1 s{told}"
     assert record.steps["below"].state == "upstream_failed"
@@ -110,7 +117,8 @@ def test_a_pool_that_cannot_end_a_step_says_so_and_asks_it(site):
         slow.add("below", "time:time", needs="slow")
     """
     assert (
-        "a pool of type threads cannot end a step: timeouts, cancelling and draining only ask it to stop" in worker.log
+        "a pool of type threads cannot end a step: timeouts, cancelling and draining only ask it to"
+        " stop" in worker.log
     )
     cancelled = site.submit(source.format(options=""))
     timed_out = site.submit(source.format(options=", timeout=0.5"))
@@ -132,8 +140,10 @@ def test_a_pool_that_cannot_end_a_step_says_so_and_asks_it(site):
     assert record.state == "failed"
     (attempt,) = record.steps["slow"].attempts
     assert attempt.outcome == "timed_out"
-    assert attempt.error["message"] == (
-        "the attempt took longer than its timeout of 0.5 s; its pool cannot end a step, so it was waited for"
+    assert (
+        attempt.error["message"]
+        == "the attempt took longer than its timeout of 0.5 s; its pool cannot end a step, so it"
+        " was waited for"
     )
 
 
@@ -172,7 +182,8 @@ def test_one_step_of_a_run_can_be_cancelled_and_the_rest_goes_on(shared):
 
 
 def test_a_cancelled_step_whose_server_was_away_is_waited_for_until_it_is_gone(server, server_site):
-    """Nobody could renew meanwhile. A resume would begin another attempt beside the one that is being stopped."""
+    """Nobody could renew meanwhile. A resume would begin another attempt beside the one that is
+    being stopped."""
     site = server_site
     site.settings = site.settings.model_copy(update={"timeout_grace_s": 4.0})
     site.add_workers(2)
@@ -199,7 +210,9 @@ def test_a_cancelled_step_whose_server_was_away_is_waited_for_until_it_is_gone(s
 
     last_beat, began = float(run.noted("beat-1")), run.events("step.started")[-1].at_us / 1e6
     assert last_beat < began
-    assert [event.detail["how"] for event in run.events("attempt.stopped")] == ["killed after a grace of 4 s"]
+    assert [event.detail["how"] for event in run.events("attempt.stopped")] == [
+        "killed after a grace of 4 s"
+    ]
     run.ledger.cancel(run.run_id, "over")
     run.wait(lambda _: not run.ledger.stopping(run.run_id))
 

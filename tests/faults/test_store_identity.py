@@ -1,4 +1,5 @@
-"""A worker starts with the installation's own artifact store only, and only one of each name runs."""
+"""A worker starts with the installation's own artifact store only, and only one of each name
+runs."""
 
 from __future__ import annotations
 
@@ -13,12 +14,17 @@ from orchestrator.ledger.store_id import recorded_store
 
 
 def refused(site, **changes) -> str:
-    """Return what a worker says that does not start; Celery may warn before of being run as root."""
+    """Return what a worker says that does not start; Celery may warn before of being run as
+    root."""
     worker = site._start_worker(1, "workers.app", "prefork", changes)
     site.workers.remove(worker)
     assert worker.process.wait(30) == 2, worker.log
     assert "Traceback" not in worker.log
-    (said,) = (line for line in worker.log.splitlines() if line.startswith(("StoreRefused: ", "WorkerNameTaken: ")))
+    (said,) = (
+        line
+        for line in worker.log.splitlines()
+        if line.startswith(("StoreRefused: ", "WorkerNameTaken: "))
+    )
     return said
 
 
@@ -27,10 +33,17 @@ def test_workers_that_do_not_see_the_same_folder_are_refused_in_one_sentence(new
     site = new_site(artifact_dir=first)
     worker = site.add_worker(slots=1)
     recorded = recorded_store(site.client, site.settings.key_prefix)
-    assert recorded == {"id": read_marker(first), "host": site.card(worker).host, "folder": str(first)}
+    assert recorded == {
+        "id": read_marker(first),
+        "host": site.card(worker).host,
+        "folder": str(first),
+    }
     write_marker(second)
 
-    for folder, what in ((second, "is another store than"), (tmp_path / "third", "does not bear the marker of")):
+    for folder, what in (
+        (second, "is another store than"),
+        (tmp_path / "third", "does not bear the marker of"),
+    ):
         said = refused(site, artifact_dir=folder)
         assert said.startswith(f"StoreRefused: the artifact folder {folder} ")
         assert what in said
@@ -95,7 +108,9 @@ def test_a_worker_whose_name_is_taken_is_refused_and_one_that_was_killed_is_foll
     site._worker_numbers = iter(["1", "1"])
 
     said = refused(site)
-    assert said.startswith(f"WorkerNameTaken: a worker named {name} runs already, as process {worker.process.pid}")
+    assert said.startswith(
+        f"WorkerNameTaken: a worker named {name} runs already, as process {worker.process.pid}"
+    )
 
     worker.end()
     site.workers.remove(worker)

@@ -1,4 +1,5 @@
-"""Faults of the host and its artifact store: no step pays for them, and a worker that met one takes no more steps."""
+"""Faults of the host and its artifact store: no step pays for them, and a worker that met one takes
+no more steps."""
 
 from __future__ import annotations
 
@@ -81,7 +82,11 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def why_text(site, run, step: str) -> str:
     around = look_around(site.ledger, run.run_id)
-    return " ".join(explain(site.ledger, site.settings, read_record(site.ledger, run.run_id), step, around).sentences)
+    return " ".join(
+        explain(
+            site.ledger, site.settings, read_record(site.ledger, run.run_id), step, around
+        ).sentences
+    )
 
 
 HARMS: dict[str, tuple[Callable[[Store], None], Callable[[Store], None], str]] = {
@@ -117,7 +122,9 @@ def test_a_store_that_cannot_be_used_costs_the_step_nothing(new_site, store, wai
     assert record.state == "succeeded", run.story()
     assert {attempt.outcome for attempt in record.steps["give"].attempts[:-1]} == {"put_back"}
     assert run.events("attempt.put_back")[0].detail["host"] == card.host
-    wait_until(lambda: (card := site.card(worker)) and card.queues == (site.queue,) and not card.fault)
+    wait_until(
+        lambda: (card := site.card(worker)) and card.queues == (site.queue,) and not card.fault
+    )
     assert site.value(record, "take") == 300_000
 
 
@@ -138,7 +145,9 @@ def test_a_step_that_may_never_run_twice_fails_and_names_the_store(new_site, sto
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_an_input_that_cannot_be_read_is_no_fault_of_its_reader(new_site, store, wait_until, pool: str):
+def test_an_input_that_cannot_be_read_is_no_fault_of_its_reader(
+    new_site, store, wait_until, pool: str
+):
     site = new_site(artifact_dir=store.root)
     site.add_worker(slots=1, pool=pool)
     site.coordinate()
@@ -166,7 +175,8 @@ def test_an_input_that_cannot_be_read_is_no_fault_of_its_reader(new_site, store,
     store.move_back()
 
     record = run.ended()
-    assert record.state == "succeeded", run.story()  # it had not begun, so that it could go back with lost_attempts=1
+    # it had not begun, so that it could go back with lost_attempts=1
+    assert record.state == "succeeded", run.story()
     assert site.value(record, "take") == 300_000
 
 
@@ -252,7 +262,8 @@ def test_one_bad_host_does_not_poison_its_pool(new_site, store, wait_until, tmp_
     good = tmp_path / "good"
     site = new_site(artifact_dir=good)
     site.add_worker(slots=1)
-    shutil.copy(good / MARKER, store.root / MARKER)  # the same store for all that can be seen, on another disk
+    # the same store for all that can be seen, on another disk
+    shutil.copy(good / MARKER, store.root / MARKER)
     bad = site.add_worker(slots=2, artifact_dir=store.root)
     site.coordinate()
     store.fill()
@@ -269,6 +280,9 @@ def test_one_bad_host_does_not_poison_its_pool(new_site, store, wait_until, tmp_
 
     record = run.ended()
     assert record.state == "succeeded", run.story()
-    assert {event.detail["worker"] for event in run.events("attempt.put_back")} == {site.card(bad).worker}
-    assert len(run.events("attempt.put_back")) <= 4  # what it had in hand, and what it was just taking
+    assert {event.detail["worker"] for event in run.events("attempt.put_back")} == {
+        site.card(bad).worker
+    }
+    # what it had in hand, and what it was just taking
+    assert len(run.events("attempt.put_back")) <= 4
     assert site.card(bad).queues == ()

@@ -1,4 +1,5 @@
-"""A whole worker dies, or is silent: what it ran goes on elsewhere, and it can spoil nothing any more."""
+"""A whole worker dies, or is silent: what it ran goes on elsewhere, and it can spoil nothing any
+more."""
 
 from __future__ import annotations
 
@@ -72,7 +73,9 @@ def test_what_a_killed_worker_had_started_is_gone_in_seconds_and_its_steps_run_e
     doomed.kill()
     run.wait(lambda _: not doomed.processes())
 
-    record = run.ended([("attempt.lost", step, GONE) for step in ("plain", "commands", "daemon", "busy")])
+    record = run.ended(
+        [("attempt.lost", step, GONE) for step in ("plain", "commands", "daemon", "busy")]
+    )
     assert record.state == "succeeded"
     assert site.value(record, "plain").startswith(other.name)
     assert site.value(record, "join") == 1
@@ -115,11 +118,17 @@ def watched_by(process):
     found = set()
     for path in Path(f"/proc/{process.pid}/fdinfo").iterdir():
         with suppress(FileNotFoundError):  # closed meanwhile
-            found |= {int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("Pid:")}
+            found |= {
+                int(line.split()[1])
+                for line in path.read_text().splitlines()
+                if line.startswith("Pid:")
+            }
     return found
 
 
-def test_a_worker_that_loses_its_parent_leaves_nothing_of_a_step_that_starts_processes_all_the_time(site):
+def test_a_worker_that_loses_its_parent_leaves_nothing_of_a_step_that_starts_processes_all_the_time(
+    site,
+):
     (site.folder / "orphaned_app.py").write_text("""
 import os, pathlib
 from orchestrator.worker.app import app
@@ -167,7 +176,8 @@ def test_a_frozen_worker_that_wakes_after_its_lease_can_commit_nothing(site):
     site.add_worker(slots=1)
     assert run.wait().state == "succeeded"
 
-    # The child wakes before the main process, which would stop it: it ends its work as if nothing had happened.
+    # The child wakes before the main process, which would stop it: it ends its work as if nothing
+    # had happened.
     run.note("go")
     frozen.children()[0].resume()
     run.wait(lambda _: run.events("commit.refused"))
@@ -271,7 +281,13 @@ def test_a_message_that_dies_with_its_worker_before_the_claim_is_sent_again(site
     holding.kill()
 
     record = run.ended(
-        [("message.lost", "end", rf"^queue {site.queue} is empty, and no worker has begun for 1\.\d s$")]
+        [
+            (
+                "message.lost",
+                "end",
+                rf"^queue {site.queue} is empty, and no worker has begun for 1\.\d s$",
+            )
+        ]
     )
 
     assert record.state == "succeeded"
@@ -409,4 +425,9 @@ def test_a_step_that_kills_every_worker_fails_after_its_budget_and_another_run_i
     assert error["message"].endswith(
         "is gone: host lost, no sign of life for 1.5 s (lost attempt 3 of 3: it is not tried again)"
     )
-    assert site.value(other.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs)), "total") == 190
+    assert (
+        site.value(
+            other.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs)), "total"
+        )
+        == 190
+    )

@@ -29,7 +29,10 @@ class Message:
 
 @pytest.fixture
 def chosen(ledger: Ledger) -> Settings:
-    queues = {"cpu": PoolSettings(queue=f"{ledger.prefix}-cpu"), "gpu": PoolSettings(queue=f"{ledger.prefix}-gpu")}
+    queues = {
+        "cpu": PoolSettings(queue=f"{ledger.prefix}-cpu"),
+        "gpu": PoolSettings(queue=f"{ledger.prefix}-gpu"),
+    }
     return Settings(pools=queues)
 
 

@@ -21,10 +21,17 @@ CASES = {
         2,
     ),
     "version 2 in a container": ("0::/\n", {"cpu.max": "300000 100000"}, 3),
-    "version 2 in a container that sees the host's path": ("0::/host/x\n", {"cpu.max": "300000 100000"}, 3),
+    "version 2 in a container that sees the host's path": (
+        "0::/host/x\n",
+        {"cpu.max": "300000 100000"},
+        3,
+    ),
     "version 1": (
         "4:cpu,cpuacct:/pod\n",
-        {"cpu,cpuacct/pod/cpu.cfs_quota_us": "250000", "cpu,cpuacct/pod/cpu.cfs_period_us": "100000"},
+        {
+            "cpu,cpuacct/pod/cpu.cfs_quota_us": "250000",
+            "cpu,cpuacct/pod/cpu.cfs_period_us": "100000",
+        },
         2.5,
     ),
     "version 1, mounted alone": (
@@ -32,7 +39,11 @@ CASES = {
         {"cpu/p/cpu.cfs_quota_us": "50000", "cpu/p/cpu.cfs_period_us": "100000"},
         0.5,
     ),
-    "version 1 without a quota": ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+    "version 1 without a quota": (
+        "1:cpu:/\n",
+        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+        None,
+    ),
     "version 1 in a container that sees the host's path": (
         "5:cpuset:/\n4:cpu,cpuacct:/docker/1\n",
         {"cpu,cpuacct/cpu.cfs_quota_us": "100000", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
@@ -62,9 +73,9 @@ def test_nothing_to_read_is_no_quota(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
 def test_affinity_counts():
     script = (
-        "import os; from orchestrator.cores import available_cores;"
-        "from orchestrator.settings.model import PoolSettings;"
-        "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); print(available_cores(), PoolSettings().slots)"
+        "import os; from orchestrator.cores import available_cores;from orchestrator.settings.model"
+        " import PoolSettings;os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);"
+        " print(available_cores(), PoolSettings().slots)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
 

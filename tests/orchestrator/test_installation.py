@@ -11,12 +11,17 @@ import pytest
 from orchestrator.ledger.ledger import Ledger
 
 
-@pytest.mark.parametrize(("command", "code"), [("runs", 2), ("show last", 2), ("cancel last", 2), ("doctor", 1)])
+@pytest.mark.parametrize(
+    ("command", "code"), [("runs", 2), ("show last", 2), ("cancel last", 2), ("doctor", 1)]
+)
 def test_a_key_of_another_kind_where_ours_should_be_is_told(
     ledger: Ledger, shared_redis_url: str, command: str, code: int
 ) -> None:
     ledger.client.set(f"{ledger.prefix}:runs", "taken")
-    variables = {"ORCHESTRATOR_REDIS_URL": shared_redis_url, "ORCHESTRATOR_KEY_PREFIX": ledger.prefix}
+    variables = {
+        "ORCHESTRATOR_REDIS_URL": shared_redis_url,
+        "ORCHESTRATOR_KEY_PREFIX": ledger.prefix,
+    }
 
     done = subprocess.run(
         [sys.executable, "-c", "from orchestrator.cli.main import main; main()", *command.split()],

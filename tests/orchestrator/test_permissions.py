@@ -42,9 +42,16 @@ def fill(root: Path, permissions: Permissions) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "file_mode", "folder_mode"),
-    [("0600", "0o600", "0o700"), ("0640", "0o640", "0o750"), ("0660", "0o660", "0o770"), ("644", "0o644", "0o755")],
+    [
+        ("0600", "0o600", "0o700"),
+        ("0640", "0o640", "0o750"),
+        ("0660", "0o660", "0o770"),
+        ("644", "0o644", "0o755"),
+    ],
 )
-def test_an_artifact_folder_has_the_mode_of_the_settings(tmp_path, mode, file_mode, folder_mode) -> None:
+def test_an_artifact_folder_has_the_mode_of_the_settings(
+    tmp_path, mode, file_mode, folder_mode
+) -> None:
     root = tmp_path / "new" / "artifacts"
 
     fill(root, Settings(artifact_mode=mode).artifact_permissions)

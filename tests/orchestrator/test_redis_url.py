@@ -84,7 +84,9 @@ def test_what_is_no_secret_is_shown() -> None:
         ("redis+cluster://host", "Cluster and Sentinel"),
     ],
 )
-def test_an_option_or_a_kind_of_server_that_is_not_served_is_refused_in_a_sentence(given: str, reason: str) -> None:
+def test_an_option_or_a_kind_of_server_that_is_not_served_is_refused_in_a_sentence(
+    given: str, reason: str
+) -> None:
     with pytest.raises(ValueError, match=reason):
         normalise_redis_url(given)
 

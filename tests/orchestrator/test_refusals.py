@@ -6,12 +6,20 @@ import pytest
 from redis import exceptions
 from redis._parsers.base import BaseParser
 
-from orchestrator.refusals import REFUSALS, SCRIPT_KILLED, TOO_MANY_CLIENTS, ServerRefuses, refusal_in
+from orchestrator.refusals import (
+    REFUSALS,
+    SCRIPT_KILLED,
+    TOO_MANY_CLIENTS,
+    ServerRefuses,
+    refusal_in,
+)
 
 WRAPPINGS = {
     "plain": "{code} for a reason",
     "in a script, Redis 7": "{code} for a reason script: 2f0e, on @user_script:1.",
-    "in a script, Redis 6": "ERR Error running script (call to f_2f): @user_script:1: @user_script: 1: -{code} for it",
+    "in a script, Redis 6": (
+        "ERR Error running script (call to f_2f): @user_script:1: @user_script: 1: -{code} for it"
+    ),
     "in a transaction": "EXECABORT Transaction discarded because of: {code} for a reason",
 }
 
@@ -31,8 +39,14 @@ def test_a_refusal_is_known_by_its_code_wherever_it_stands(code, wrapping):
     [
         ("ERR max number of clients reached", TOO_MANY_CLIENTS),
         ("ERR max number of clients + cluster connections reached", TOO_MANY_CLIENTS),
-        ("ERR Error running script: @user_script:1: Script killed by user with SCRIPT KILL.", SCRIPT_KILLED),
-        ("ERR Script killed by user with FUNCTION KILL. script: f, on @user_function:1.", SCRIPT_KILLED),
+        (
+            "ERR Error running script: @user_script:1: Script killed by user with SCRIPT KILL.",
+            SCRIPT_KILLED,
+        ),
+        (
+            "ERR Script killed by user with FUNCTION KILL. script: f, on @user_function:1.",
+            SCRIPT_KILLED,
+        ),
     ],
 )
 def test_a_refusal_without_a_code_is_known_by_its_words(text, meaning):

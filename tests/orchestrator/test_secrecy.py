@@ -1,4 +1,5 @@
-"""What is taken out of a process's environment is seen by nobody, and all else stays where people look for it."""
+"""What is taken out of a process's environment is seen by nobody, and all else stays where people
+look for it."""
 
 from __future__ import annotations
 
@@ -24,7 +25,11 @@ def test_a_withdrawn_variable_hides_no_other_one_from_who_looks_at_the_process()
     command = [sys.executable, "-c", CODE]
 
     with subprocess.Popen(
-        command, env=variables | os.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command,
+        env=variables | os.environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

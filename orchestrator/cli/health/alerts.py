@@ -16,9 +16,15 @@ def check_alert_targets(chosen: Settings) -> Iterator[Finding]:
         if target.fault:
             yield Finding("warning", "alerts", f"{target.label}: {target.fault}")
     if good := [target.label for target in targets if not target.fault]:
-        yield Finding("ok", "alerts", f"{len(good)} of {len(targets)} targets can be told: {', '.join(good)}")
+        yield Finding(
+            "ok", "alerts", f"{len(good)} of {len(targets)} targets can be told: {', '.join(good)}"
+        )
     elif not targets:
-        yield Finding("ok", "alerts", "no target is set: nobody is told when a run fails, but by its pipeline's own")
+        yield Finding(
+            "ok",
+            "alerts",
+            "no target is set: nobody is told when a run fails, but by its pipeline's own",
+        )
 
 
 def targets_of(chosen: Settings) -> list[Target]:

@@ -9,7 +9,12 @@ from orchestrator.cli.health.finding import Finding
 from orchestrator.cli.health.machine import check_config, check_pool_settings, check_versions
 from orchestrator.cli.health.neighbours import check_set_aside, check_shared_queues
 from orchestrator.cli.health.own import check_own_coordinator, check_own_flower, check_own_worker
-from orchestrator.cli.health.presence import check_cards, check_coordinators, check_hosts, check_workers
+from orchestrator.cli.health.presence import (
+    check_cards,
+    check_coordinators,
+    check_hosts,
+    check_workers,
+)
 from orchestrator.cli.health.server import check_persistence, check_server
 from orchestrator.cli.health.sizes import check_disk, check_memory, check_run_sizes
 from orchestrator.cli.health.store import check_artifact_folder, check_store
@@ -55,14 +60,19 @@ ROLES: dict[str, tuple[tuple[MachineCheck, ...], tuple[ServerCheck, ...]]] = {
 def findings_of(
     chosen: Settings, of_machine: Iterable[MachineCheck], of_server: Iterable[ServerCheck]
 ) -> Iterator[Finding]:
-    """Yield what these checks find. A server that cannot be used is a fault, and ends the checks of it."""
+    """Yield what these checks find. A server that cannot be used is a fault, and ends the checks of
+    it."""
     for machine_check in of_machine:
         yield from machine_check(chosen)
     server_checks = tuple(of_server)
     if not server_checks:
         return
     if chosen.redis_url is None:
-        yield Finding("ok", "server", f"embedded, data in {chosen.data_dir} (ORCHESTRATOR_REDIS_URL is not set)")
+        yield Finding(
+            "ok",
+            "server",
+            f"embedded, data in {chosen.data_dir} (ORCHESTRATOR_REDIS_URL is not set)",
+        )
     try:
         with open_installation() as installation:
             for server_check in server_checks:

@@ -32,7 +32,10 @@ def check_versions(chosen: Settings) -> Iterator[Finding]:
             importlib.import_module(module)
             usable.append(f"{name} {version(name)}")
         except Exception as error:
-            found = f"{module} cannot be imported ({type(error).__name__}: {error}). Install it again with pip."
+            found = (
+                f"{module} cannot be imported ({type(error).__name__}: {error}). Install it again"
+                " with pip."
+            )
             yield Finding("fault", f"package {name}", found)
     yield Finding("ok", "versions", ", ".join([f"Python {platform.python_version()}", *usable]))
 

@@ -18,8 +18,9 @@ def check_shared_queues(installation: Installation) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"queue {it.queue}",
-            f"{it.reader} reads it, too (found at {clock_text(round(it.found_at * 1e6))}): messages get lost and are "
-            "sent again. Let it read another queue, or give the pool another one.",
+            f"{it.reader} reads it, too (found at {clock_text(round(it.found_at * 1e6))}): messages"
+            " get lost and are sent again. Let it read another queue, or give the pool another"
+            " one.",
         )
 
 
@@ -30,13 +31,15 @@ def check_set_aside(installation: Installation) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 f"queue {it.queue}",
-                f"{it.foreign:,} messages of another application came to it and are kept. Give one of the two another "
-                f"queue, then return them: {returning_command(prefix, it.queue, chosen.list_of(it.queue))}",
+                f"{it.foreign:,} messages of another application came to it and are kept. Give one"
+                " of the two another queue, then return them:"
+                f" {returning_command(prefix, it.queue, chosen.list_of(it.queue))}",
             )
         if it.dead:
             yield Finding(
                 "warning",
                 f"queue {it.queue}",
-                f"{it.dead:,} entries that are not messages of ours were put aside; the last ones are in the list "
-                f"{dead_key(prefix, it.queue)} (the latest: {it.last_reason}). Delete it when you have seen them.",
+                f"{it.dead:,} entries that are not messages of ours were put aside; the last ones"
+                f" are in the list {dead_key(prefix, it.queue)} (the latest: {it.last_reason})."
+                " Delete it when you have seen them.",
             )

@@ -1,4 +1,5 @@
-"""Checks of one service from inside its own container, for its health check: only what that service itself needs."""
+"""Checks of one service from inside its own container, for its health check: only what that service
+itself needs."""
 
 from __future__ import annotations
 
@@ -51,4 +52,6 @@ def check_own_flower(chosen: Settings) -> Iterator[Finding]:
             answer.read()
         yield Finding("ok", "flower", f"{url} answers")
     except (URLError, OSError) as error:
-        yield Finding("fault", "flower", f"{url} does not answer: {getattr(error, 'reason', None) or error}")
+        yield Finding(
+            "fault", "flower", f"{url} does not answer: {getattr(error, 'reason', None) or error}"
+        )

@@ -1,6 +1,8 @@
-"""Checks of sizes: what runs take in Redis and artifacts on disk, and whether either is about to be full.
+"""Checks of sizes: what runs take in Redis and artifacts on disk, and whether either is about to be
+full.
 
-Bounded, so that neither a large server nor a large folder is held up: the newest runs, by samples; the first files.
+Bounded, so that neither a large server nor a large folder is held up: the newest runs, by samples;
+the first files.
 """
 
 from __future__ import annotations
@@ -31,10 +33,17 @@ def check_memory(installation: Installation) -> Iterator[Finding]:
     info = installation.ledger.client.info()
     used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
     if 0 < limit <= used:
-        yield Finding("fault", "memory", "full: the server takes no writes. Raise maxmemory, or delete old runs.")
+        yield Finding(
+            "fault",
+            "memory",
+            "full: the server takes no writes. Raise maxmemory, or delete old runs.",
+        )
         return
     if limit:
-        of, advice = "of its maxmemory", "Raise maxmemory, or delete old runs, before it takes no more writes."
+        of, advice = (
+            "of its maxmemory",
+            "Raise maxmemory, or delete old runs, before it takes no more writes.",
+        )
     else:
         limit, of = int(info.get("total_system_memory", 0)), "of its machine's memory"
         advice = "It has no maxmemory, so its machine may end it. Delete old runs, or give it more."
@@ -57,13 +66,17 @@ def check_run_sizes(installation: Installation) -> Iterator[Finding]:
     try:
         sizes = {run_id: ledger.bytes_of(run_id, SAMPLES) for run_id in run_ids}
     except (ResponseError, NoPermissionError) as error:
-        yield Finding("ok", "runs", f"{kept:,} kept; the server does not say how large they are ({error})")
+        yield Finding(
+            "ok", "runs", f"{kept:,} kept; the server does not say how large they are ({error})"
+        )
         return
     largest = max(sizes, key=lambda run_id: sizes[run_id])
     shown = "they take" if kept == len(run_ids) else f"the newest {len(run_ids)} take"
     total, most = size_text(sum(sizes.values())), size_text(sizes[largest])
     yield Finding(
-        "ok", "runs", f"{kept:,} kept, {shown} {total} in Redis without logs; the largest is {largest}: {most}"
+        "ok",
+        "runs",
+        f"{kept:,} kept, {shown} {total} in Redis without logs; the largest is {largest}: {most}",
     )
 
 
@@ -78,9 +91,14 @@ def check_disk(chosen: Settings) -> Iterator[Finding]:
         usage = shutil.disk_usage(root)
         if usage.used + usage.free:
             share = usage.used / (usage.used + usage.free)  # of what this user may fill
-            told = f"{size_text(size)} in {count:,} files{more}, disk {share:.0%} full, {size_text(usage.free)} free"
+            told = (
+                f"{size_text(size)} in {count:,} files{more}, disk {share:.0%} full,"
+                f" {size_text(usage.free)} free"
+            )
             if share >= FULL_SHARE:
-                yield Finding("warning", "artifact disk", f"{told}. Make room: steps wait once it is full.")
+                yield Finding(
+                    "warning", "artifact disk", f"{told}. Make room: steps wait once it is full."
+                )
             else:
                 yield Finding("ok", "artifact disk", told)
 
@@ -111,4 +129,6 @@ def size_text(size: float) -> str:
     power = 0
     while size >= 1000 and power < len(_UNITS) - 1:
         size, power = size / 1000, power + 1
-    return f"{size:.0f} {_UNITS[power]}" if size >= 10 or not power else f"{size:.1f} {_UNITS[power]}"
+    return (
+        f"{size:.0f} {_UNITS[power]}" if size >= 10 or not power else f"{size:.1f} {_UNITS[power]}"
+    )

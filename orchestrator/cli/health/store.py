@@ -18,7 +18,8 @@ from orchestrator.wording import punctuated
 
 
 def check_artifact_folder(chosen: Settings) -> Iterator[Finding]:
-    """Write and read in the folder, as a worker does; where there is none yet, see whether one could be made."""
+    """Write and read in the folder, as a worker does; where there is none yet, see whether one
+    could be made."""
     root = chosen.artifact_root
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     if existing != root and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
@@ -30,16 +31,25 @@ def check_artifact_folder(chosen: Settings) -> Iterator[Finding]:
         FolderStore(root, permissions=chosen.artifact_permissions).check()
         yield Finding("ok", "artifacts", str(root))
     except StoreUnusable as error:
-        yield Finding("fault", "artifacts", f"{punctuated(error)} Make it writable, or set ORCHESTRATOR_ARTIFACT_DIR.")
+        yield Finding(
+            "fault",
+            "artifacts",
+            f"{punctuated(error)} Make it writable, or set ORCHESTRATOR_ARTIFACT_DIR.",
+        )
 
 
 def check_store(installation: Installation) -> Iterator[Finding]:
-    """Compare the folder with the store that the installation's workers use. Embedded: it has nobody to share with."""
+    """Compare the folder with the store that the installation's workers use. Embedded: it has
+    nobody to share with."""
     fields = recorded_store(installation.ledger.client, installation.ledger.prefix)
     if installation.is_embedded:
         return
     if not fields:
-        yield Finding("ok", "store", "no worker has used one yet; the first that starts decides which folder it is")
+        yield Finding(
+            "ok",
+            "store",
+            "no worker has used one yet; the first that starts decides which folder it is",
+        )
         return
     try:
         refuse_another(StoreId(**fields), installation.settings.artifact_root)
@@ -49,7 +59,12 @@ def check_store(installation: Installation) -> Iterator[Finding]:
 
 
 def accept_store(installation: Installation) -> str:
-    """Let this host's folder be the installation's store from now on, and return its id. Raises StoreRefused."""
-    store = marked_store(installation.settings.artifact_root, installation.settings.artifact_permissions)
-    record_store(installation.ledger.client, installation.ledger.prefix, asdict(store), replaces=True)
+    """Let this host's folder be the installation's store from now on, and return its id. Raises
+    StoreRefused."""
+    store = marked_store(
+        installation.settings.artifact_root, installation.settings.artifact_permissions
+    )
+    record_store(
+        installation.ledger.client, installation.ledger.prefix, asdict(store), replaces=True
+    )
     return store.id

@@ -13,7 +13,9 @@ from orchestrator.wording import listed
 def check_queues(installation: Installation) -> Iterator[Finding]:
     for name in installation.settings.pools:
         queue = installation.settings.queue_of(name)
-        if waiting := queue_length(installation.ledger.client, installation.settings.list_of(queue)):
+        if waiting := queue_length(
+            installation.ledger.client, installation.settings.list_of(queue)
+        ):
             yield Finding("ok", f"queue {queue}", f"{waiting} messages wait")
 
 

@@ -1,7 +1,8 @@
 -- Telling people that a run has failed.
 
--- alert lease_us: asks to tell people that the run failed. Returns {which try this is, what was sent before (JSON list),
--- incident}, or {0} when there is nothing to tell now or somebody else is at it. An incident is one end of the run.
+-- alert lease_us: asks to tell people that the run failed. Returns {which try this is, what was
+-- sent before (JSON list), incident}, or {0} when there is nothing to tell now or somebody else is
+-- at it. An incident is one end of the run.
 function ops.alert()
   local alert_at, sent, ended_at = unpack(call('HMGET', RUN, 'alert_at', 'alert_sent', 'ended_at'))
   if not alert_at or tonumber(alert_at) > now_us then return {0} end
@@ -9,9 +10,10 @@ function ops.alert()
   return {call('HINCRBY', RUN, 'alert_tries', 1), sent or '[]', ended_at}
 end
 
--- alerted report_id incident try retry_in_us sent(JSON list) then event detail ...: what came of a try. retry_in_us '' =
--- there is no more to tell. Of an incident that is over (the run was resumed) only the events are kept; who was
--- overtaken by a later try adds what it sent. The same report_id again changes nothing.
+-- alerted report_id incident try retry_in_us sent(JSON list) then event detail ...: what came of a
+-- try. retry_in_us '' = there is no more to tell. Of an incident that is over (the run was resumed)
+-- only the events are kept; who was overtaken by a later try adds what it sent. The same report_id
+-- again changes nothing.
 function ops.alerted()
   local report_id, incident, try, retry_in_us = ARGS[2], ARGS[3], ARGS[4], ARGS[5]
   local ended_at, alert_at, tries, before, told =

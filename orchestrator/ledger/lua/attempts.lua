@@ -1,19 +1,27 @@
 -- The life of an attempt: claim, log lines, commit.
 
--- claim step attempt claim_id worker lease_us: a worker asks to begin an attempt.
--- Returns {1, token, spec, params or '', import_path, pipeline, attempts that do not count against the retries, code_id,
--- secrets (JSON; '' = the run has none, 'null' = they are lost), step, output, ...} or {0, why not}. The same claim_id
--- asking again (a reply was lost on the way) gets the same answer.
+-- claim step attempt claim_id worker lease_us: a worker asks to begin an attempt. Returns {1,
+-- token, spec, params or '', import_path, pipeline, attempts that do not count against the retries,
+-- code_id, secrets (JSON; '' = the run has none, 'null' = they are lost), step, output, ...} or {0,
+-- why not}. The same claim_id asking again (a reply was lost on the way) gets the same answer.
 function ops.claim()
-  local step, wanted, claim_id, worker, lease_us = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], tonumber(ARGS[6])
+  local step, wanted, claim_id, worker, lease_us =
+    ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], tonumber(ARGS[6])
   local owner = worker .. ' ' .. claim_id
   local run_state, import_path, pipeline, last, created_at, code_id, secrets, v =
-    unpack(call('HMGET', RUN, 'state', 'import_path', 'pipeline', 'token', 'created_at', 'code_id', 'secrets', 'v'))
-  if unknown_format(v, run_state) then return {0, 'the run has format ' .. (v or 0) .. ', not ' .. FORMAT} end
+    unpack(call('HMGET', RUN, 'state', 'import_path', 'pipeline', 'token', 'created_at',
+      'code_id', 'secrets', 'v'))
+  if unknown_format(v, run_state) then
+    return {0, 'the run has format ' .. (v or 0) .. ', not ' .. FORMAT}
+  end
   local state, attempt, token, _, holder = read(step)
-  if attempt ~= wanted then return {0, 'attempt ' .. wanted .. ' is not current, the step is ' .. state .. ' at attempt ' .. attempt} end
+  if attempt ~= wanted then
+    return {0, 'attempt ' .. wanted .. ' is not current, the step is ' .. state
+      .. ' at attempt ' .. attempt}
+  end
   if state == 'queued' then
-    -- By the clock, so that a token never comes again even if a server that crashed has forgotten the last ones.
+    -- By the clock, so that a token never comes again even if a server that crashed has forgotten
+    -- the last ones.
     token = string.format('%.0f', math.max(tonumber(last) + 1, now_us - tonumber(created_at)))
     call('HSET', RUN, 'token', token)
     leave(step, state)
@@ -33,7 +41,8 @@ function ops.claim()
   local uncounted = 0
   if attempt > 1 then _, uncounted = uncounted_of(step) end
   secrets = secrets and (call('GET', SECRET) or 'null') or ''
-  local reply = {1, tonumber(token), call('HGET', SPEC, step), params, import_path or '', pipeline, uncounted, code_id or '',
+  local reply = {1, tonumber(token), call('HGET', SPEC, step), params, import_path or '',
+    pipeline, uncounted, code_id or '',
     secrets}
   local inputs = call('HGET', INPUTS, step)
   if inputs then
@@ -45,10 +54,11 @@ function ops.claim()
   return reply
 end
 
--- commit step attempt token worker outcome detail output next next_attempt retry_in_us [code_id code]: an attempt has ended.
--- token 0 is for who ended the attempt without having claimed it (a worker's main process): it counts for a queued
--- attempt and for one whose holder is owned by `worker`. retry_in_us is '' when there is no retry.
--- Returns {1, state, 1 if Celery's own chain goes on with `next` else 0, {chain, ...}} or {0, why refused}.
+-- commit step attempt token worker outcome detail output next next_attempt retry_in_us [code_id
+-- code]: an attempt has ended. token 0 is for who ended the attempt without having claimed it (a
+-- worker's main process): it counts for a queued attempt and for one whose holder is owned by
+-- `worker`. retry_in_us is '' when there is no retry. Returns {1, state, 1 if Celery's own chain
+-- goes on with `next` else 0, {chain, ...}} or {0, why refused}.
 function ops.commit()
   local step, wanted, token, worker = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5]
   local outcome, detail, output = ARGS[6], ARGS[7], ARGS[8]
@@ -90,22 +100,28 @@ function ops.commit()
     queued = still_queued(children_of(step))
   else
     if token ~= '0' and call('EXISTS', RUN) == 1 then
-      emit('commit.refused', step, wanted, cjson.encode({outcome = outcome, state = state}), 'token', token)
+      emit('commit.refused', step, wanted, cjson.encode({outcome = outcome, state = state}),
+        'token', token)
     end
     return {0, 'the step is ' .. state .. ' at attempt ' .. attempt}
   end
 
   local rest = {}
   for _, item in ipairs(queued) do
-    if item[1] == follower and item[2] == follower_attempt then goes_on = 1 else rest[#rest + 1] = item end
+    if item[1] == follower and item[2] == follower_attempt then
+      goes_on = 1
+    else
+      rest[#rest + 1] = item
+    end
   end
   return {1, (read(step)), goes_on, chains_of(rest)}
 end
 
--- log step attempt token limit before line ...: appends lines of a running attempt, or of one that is being stopped,
--- keeping the last `limit`. `before` is how many lines the attempt has written before these, so that lines keep their
--- numbers and a repeated call adds nothing; empty: as many as are there. Returns 1, or 0 when the token is no longer
--- the current one; then the refusal is recorded.
+-- log step attempt token limit before line ...: appends lines of a running attempt, or of one that
+-- is being stopped, keeping the last `limit`. `before` is how many lines the attempt has written
+-- before these, so that lines keep their numbers and a repeated call adds nothing; empty: as many
+-- as are there. Returns 1, or 0 when the token is no longer the current one; then the refusal is
+-- recorded.
 function ops.log()
   local state, attempt, token, _, holder = read(ARGS[2])
   local is_writing = state == 'running' or (state == 'cancelled' and holder ~= '-')

@@ -1,7 +1,7 @@
 -- Cancelling a run, or steps of it.
 
--- Ends a step before its time. A running one keeps lease and holder until its attempt has been stopped; its worker is
--- noted in `workers`.
+-- Ends a step before its time. A running one keeps lease and holder until its attempt has been
+-- stopped; its worker is noted in `workers`.
 local function cancel_step(step, detail, workers)
   local state, attempt, token, _, holder = read(step)
   if ENDED[state] then return false end
@@ -31,9 +31,11 @@ local function with_names(reply, names)
   return reply
 end
 
--- How many steps the cancelling of that id has cancelled, nil if it is a new one; and who has attempts to stop.
+-- How many steps the cancelling of that id has cancelled, nil if it is a new one; and who has
+-- attempts to stop.
 local function cancelled_before(cancel_id)
-  local count = string.match(';' .. (call('HGET', RUN, 'cancelled_by') or ''), ';' .. cancel_id .. ' (%d+);')
+  local count =
+    string.match(';' .. (call('HGET', RUN, 'cancelled_by') or ''), ';' .. cancel_id .. ' (%d+);')
   if not count then return nil end
   local workers = {}
   for _, step in ipairs(call('ZRANGE', DUE, 0, -1)) do
@@ -49,9 +51,9 @@ local function remember_cancel(cancel_id, count)
   call('HSET', RUN, 'cancelled_by', string.sub(cancel_id .. ' ' .. count .. ';' .. others, 1, 800))
 end
 
--- cancel reason cancel_id: every step that has not ended is cancelled and the run ends. Returns {how many steps that
--- were, or -1 when the run had ended before, worker with an attempt to stop, ...}. The same cancel_id asking again gets
--- the same answer.
+-- cancel reason cancel_id: every step that has not ended is cancelled and the run ends. Returns
+-- {how many steps that were, or -1 when the run had ended before, worker with an attempt to stop,
+-- ...}. The same cancel_id asking again gets the same answer.
 function ops.cancel()
   local newer = unknown_format(call('HGET', RUN, 'v'))
   if newer then return redis.error_reply(newer) end
@@ -64,15 +66,18 @@ function ops.cancel()
   return with_names({cancelled}, workers)
 end
 
--- cancel_steps reason cancel_id step ...: these steps are cancelled, unless they have ended; for what is below them they
--- failed. Returns {how many steps that were, {chain, ...}, worker with an attempt to stop, ...}. The same cancel_id asking
--- again gets the same answer, with the chains of what is still queued.
+-- cancel_steps reason cancel_id step ...: these steps are cancelled, unless they have ended; for
+-- what is below them they failed. Returns {how many steps that were, {chain, ...}, worker with an
+-- attempt to stop, ...}. The same cancel_id asking again gets the same answer, with the chains of
+-- what is still queued.
 function ops.cancel_steps()
   local other = unknown_format(unpack(call('HMGET', RUN, 'v', 'state')))
   if other then return redis.error_reply(other) end
   local detail, workers, worklist = cjson.encode({reason = ARGS[2]}), {}, {}
   for index = 4, #ARGS do
-    if call('HEXISTS', GRAPH, ARGS[index]) == 0 then return redis.error_reply('UNKNOWN ' .. ARGS[index]) end
+    if call('HEXISTS', GRAPH, ARGS[index]) == 0 then
+      return redis.error_reply('UNKNOWN ' .. ARGS[index])
+    end
   end
   local before, still_stopping = cancelled_before(ARGS[3])
   if before then

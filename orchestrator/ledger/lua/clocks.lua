@@ -1,18 +1,22 @@
--- The ledger's clocks when the server's own clock is put forward or back, and when the server was away. Lua has the wall
--- clock only, so callers who watch it (`server_clock.py`) say what they know.
--- And what is due by the clock: retries, queue timeouts, deadlines, messages that must be sent again.
+-- The ledger's clocks when the server's own clock is put forward or back, and when the server was
+-- away. Lua has the wall clock only, so callers who watch it (`server_clock.py`) say what they
+-- know. And what is due by the clock: retries, queue timeouts, deadlines, messages that must be
+-- sent again.
 
-local CLOCK_TOLERANCE_US = 2000000  -- by so much the server's time may differ from the one that a caller expects
+-- by so much the server's time may differ from the one that a caller expects
+local CLOCK_TOLERANCE_US = 2000000
 
--- Whether times must not be judged now: the server's clock is not what the caller expects ('' = it expects nothing), or
--- the run has not been shifted by all steps of the clock that the caller knows of.
+-- Whether times must not be judged now: the server's clock is not what the caller expects ('' = it
+-- expects nothing), or the run has not been shifted by all steps of the clock that the caller knows
+-- of.
 local function is_off(expected_us, known_step, run_step)
   if expected_us == nil or expected_us == '' then return false end
   return math.abs(now_us - tonumber(expected_us)) > CLOCK_TOLERANCE_US
     or tonumber(run_step or 0) < tonumber(known_step)
 end
 
--- Adds to what people have set a limit of time to: the deadline, and the queue timeouts of steps that wait.
+-- Adds to what people have set a limit of time to: the deadline, and the queue timeouts of steps
+-- that wait.
 local function put_off(by_us, may)
   local deadline_at, deadline_s = unpack(call('HMGET', RUN, 'deadline_at', 'deadline_s'))
   local count = 0
@@ -33,8 +37,9 @@ end
 
 local function every() return true end
 
--- The server was away for `away_us`, as a caller knows who waited for it. As much of that as nobody has tended the run
--- for is added to its deadline and queue timeouts; so of several callers the first one adds it, once.
+-- The server was away for `away_us`, as a caller knows who waited for it. As much of that as nobody
+-- has tended the run for is added to its deadline and queue timeouts; so of several callers the
+-- first one adds it, once.
 local function pardon(away_us)
   local limits, tended_at = unpack(call('HMGET', RUN, 'limits', 'tended_at'))
   if not limits then return end
@@ -46,13 +51,16 @@ local function pardon(away_us)
   if away_us > 0 or since_us >= 1000000 then call('HSET', RUN, 'tended_at', now) end
 end
 
--- shift step by_us last_us lease_us: the server's clock was put forward by so much (back, if negative) when it showed
--- last_us; `step` numbers such steps of the clock. Each run is shifted once by each: retries, queue timeouts, the
--- deadline, alerts and when messages were sent. Leases are given anew, as workers may have renewed them by either clock.
--- What was written since then is left as it is; the record's times always are. Returns 1, or 0 when there is no need.
+-- shift step by_us last_us lease_us: the server's clock was put forward by so much (back, if
+-- negative) when it showed last_us; `step` numbers such steps of the clock. Each run is shifted
+-- once by each: retries, queue timeouts, the deadline, alerts and when messages were sent. Leases
+-- are given anew, as workers may have renewed them by either clock. What was written since then is
+-- left as it is; the record's times always are. Returns 1, or 0 when there is no need.
 function ops.shift()
-  local step, by_us, last_us, lease_us = tonumber(ARGS[2]), tonumber(ARGS[3]), tonumber(ARGS[4]), tonumber(ARGS[5])
-  local run_state, run_step, lists, alert_at = unpack(call('HMGET', RUN, 'state', 'clock_step', 'lists', 'alert_at'))
+  local step, by_us, last_us, lease_us =
+    tonumber(ARGS[2]), tonumber(ARGS[3]), tonumber(ARGS[4]), tonumber(ARGS[5])
+  local run_state, run_step, lists, alert_at =
+    unpack(call('HMGET', RUN, 'state', 'clock_step', 'lists', 'alert_at'))
   if not run_state or tonumber(run_step or 0) >= step then return 0 end
   call('HSET', RUN, 'clock_step', step)
   local function is_before(at_us) return at_us < last_us + by_us or at_us > now_us end
@@ -74,7 +82,9 @@ function ops.shift()
     local sent = call('ZRANGE', key, 0, -1, 'WITHSCORES')
     for index = 1, #sent, 2 do
       local at_us = tonumber(sent[index + 1])
-      if is_before(at_us) then call('ZADD', key, string.format('%.0f', at_us + by_us), sent[index]) end
+      if is_before(at_us) then
+        call('ZADD', key, string.format('%.0f', at_us + by_us), sent[index])
+      end
     end
   end
   if alert_at and is_before(tonumber(alert_at)) then
@@ -88,20 +98,24 @@ function ops.shift()
   return 1
 end
 
--- advance_due limit expected_us clock_step away_us: does what is due: queues retries, fails what has waited too long for a worker, ends a run that missed its
--- deadline. Leases that have run out and queues to look into are told to the caller, who knows what became of worker
--- and message. Returns {run state or '', next due time or '', now, {chain, ...},
--- {JSON [step, attempt, holder, since when the lease is over, state], ...}, JSON [[queue, level, oldest sent at], ...],
--- alert_at or '', the last step of the clock that the run was shifted by, 1 if times were judged}. Nothing is judged by a
--- clock that does not show what the caller expects, nor before the run is shifted by the steps that it knows.
+-- advance_due limit expected_us clock_step away_us: does what is due: queues retries, fails what
+-- has waited too long for a worker, ends a run that missed its deadline. Leases that have run out
+-- and queues to look into are told to the caller, who knows what became of worker and message.
+-- Returns {run state or '', next due time or '', now, {chain, ...}, {JSON [step, attempt, holder,
+-- since when the lease is over, state], ...}, JSON [[queue, level, oldest sent at], ...], alert_at
+-- or '', the last step of the clock that the run was shifted by, 1 if times were judged}. Nothing
+-- is judged by a clock that does not show what the caller expects, nor before the run is shifted by
+-- the steps that it knows.
 function ops.advance_due()
-  local run_state, lists, clock_step, v = unpack(call('HMGET', RUN, 'state', 'lists', 'clock_step', 'v'))
+  local run_state, lists, clock_step, v =
+    unpack(call('HMGET', RUN, 'state', 'lists', 'clock_step', 'v'))
   if not run_state then return {'', '', now, {}, {}, '[]', '', 0, 1} end
   if unknown_format(v, run_state) then return redis.error_reply(unknown_format(v, run_state)) end
   clock_step = tonumber(clock_step or 0)
   if is_off(ARGS[3], ARGS[4], clock_step) then
     local nearest = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
-    return {run_state, nearest[2] or '', now, {}, {}, '[]', call('HGET', RUN, 'alert_at') or '', clock_step, 0}
+    return {run_state, nearest[2] or '', now, {}, {}, '[]', call('HGET', RUN, 'alert_at') or '',
+      clock_step, 0}
   end
   if not ENDED[run_state] then pardon(tonumber(ARGS[5] or 0)) end
   local deadline_at = call('HGET', RUN, 'deadline_at')
@@ -122,10 +136,12 @@ function ops.advance_due()
         queued[#queued + 1] = {step, attempt + 1}
       elseif state == 'queued' then
         local entry = graph_of(step)
-        local message = 'it waited ' .. string.format('%g', entry.w) .. ' s for a worker of queue ' .. entry.q .. ', which is as long as it may'
+        local message = 'it waited ' .. string.format('%g', entry.w)
+          .. ' s for a worker of queue ' .. entry.q .. ', which is as long as it may'
         leave(step, state)
         write(step, state, 'failed', attempt, token, '-')
-        emit('step.failed', step, attempt, cjson.encode({outcome = 'timed_out', error = {type = 'QueueTimeout', message = message}}))
+        emit('step.failed', step, attempt, cjson.encode({outcome = 'timed_out',
+          error = {type = 'QueueTimeout', message = message}}))
         for _, item in ipairs(propagate({{step, 'bad', step}})) do queued[#queued + 1] = item end
       end
     end
@@ -133,15 +149,18 @@ function ops.advance_due()
   settle()
   local nearest = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
   for _, list in ipairs(lists and cjson.decode(lists) or {}) do
-    local oldest = call('ZRANGE', BASE .. 'queued:' .. list[1] .. ':' .. list[2], 0, 0, 'WITHSCORES')
+    local oldest =
+      call('ZRANGE', BASE .. 'queued:' .. list[1] .. ':' .. list[2], 0, 0, 'WITHSCORES')
     if oldest[2] then waiting[#waiting + 1] = {list[1], list[2], oldest[2]} end
   end
   local state, alert_at = unpack(call('HMGET', RUN, 'state', 'alert_at'))
-  return {state, nearest[2] or '', now, chains_of(queued), expired, #waiting > 0 and cjson.encode(waiting) or '[]', alert_at or '', clock_step, 1}
+  local lists_text = #waiting > 0 and cjson.encode(waiting) or '[]'
+  return {state, nearest[2] or '', now, chains_of(queued), expired, lists_text, alert_at or '',
+    clock_step, 1}
 end
 
--- resend step attempt sent_at detail: the message of a queued step is gone, and is sent again by the one caller whose
--- sent_at is the last. Returns {chain}, or {} when there is nothing to send.
+-- resend step attempt sent_at detail: the message of a queued step is gone, and is sent again by
+-- the one caller whose sent_at is the last. Returns {chain}, or {} when there is nothing to send.
 function ops.resend()
   local step, wanted, sent_at, detail = ARGS[2], tonumber(ARGS[3]), tonumber(ARGS[4]), ARGS[5]
   local state, attempt = read(step)
@@ -153,7 +172,8 @@ function ops.resend()
   return chains_of({{step, attempt}})
 end
 
--- queue_shared detail: somebody else reads a queue of this run's steps. Returns 1, or 0 when the run is not there.
+-- queue_shared detail: somebody else reads a queue of this run's steps. Returns 1, or 0 when the
+-- run is not there.
 function ops.queue_shared()
   if call('EXISTS', RUN) == 0 then return 0 end
   emit('queue.shared', '', 0, ARGS[2])

@@ -1,7 +1,9 @@
--- What the end of a step decides about those below it, the chains that become ready by that, and the end of a run.
+-- What the end of a step decides about those below it, the chains that become ready by that, and
+-- the end of a run.
 
--- The message for a queued step: its link and those that follow it in its chain, as JSON [[step, attempt, queue,
--- priority, timeout], ...]. A later link that a success above it cannot start ends the message.
+-- The message for a queued step: its link and those that follow it in its chain, as JSON [[step,
+-- attempt, queue, priority, timeout], ...]. A later link that a success above it cannot start ends
+-- the message.
 local function chain_from(step, attempt, max_links)
   local links, entry = {}, graph_of(step)
   while true do
@@ -17,7 +19,8 @@ local function chain_from(step, attempt, max_links)
   return cjson.encode(links)
 end
 
--- What a step becomes now that `done` of its upstreams have ended: 'queued', 'skipped', 'upstream_failed' or nil (wait).
+-- What a step becomes now that `done` of its upstreams have ended: 'queued', 'skipped',
+-- 'upstream_failed' or nil (wait).
 local function decide(rule, upstreams, done, bad, skipped)
   if rule == 'one_failed' then
     if bad > 0 then return 'queued' end
@@ -30,8 +33,9 @@ local function decide(rule, upstreams, done, bad, skipped)
   return 'queued'
 end
 
--- Tells the children of every step in `worklist` ({step, kind, cause}; kind is ok, bad or skipped) that it has ended.
--- Steps that end by this are told on in the same call. Returns the steps that are queued now, in order.
+-- Tells the children of every step in `worklist` ({step, kind, cause}; kind is ok, bad or skipped)
+-- that it has ended. Steps that end by this are told on in the same call. Returns the steps that
+-- are queued now, in order.
 local function propagate(worklist)
   local queued, head = {}, 1
   while worklist[head] do
@@ -75,7 +79,9 @@ local function end_run(final, detail)
   call('HSET', RUN, 'state', final, 'ended_at', now)
   call('DEL', SECRET)
   emit('run.' .. final, '', 0, detail)
-  if final == 'failed' then call('HSET', RUN, 'alert_at', now, 'alert_tries', 0, 'alert_sent', '[]') end
+  if final == 'failed' then
+    call('HSET', RUN, 'alert_at', now, 'alert_tries', 0, 'alert_sent', '[]')
+  end
 end
 
 local function set_deadline()
@@ -83,7 +89,8 @@ local function set_deadline()
   if seconds then call('HSET', RUN, 'deadline_at', after(tonumber(seconds) * 1000000)) end
 end
 
--- Writes the counts of this call and ends the run when nothing is open. `is_empty`: a run without steps.
+-- Writes the counts of this call and ends the run when nothing is open. `is_empty`: a run without
+-- steps.
 local function settle(is_empty)
   for state, change in pairs(counts) do
     if change ~= 0 then call('HINCRBY', RUN, 'n:' .. state, change) end
@@ -93,7 +100,8 @@ local function settle(is_empty)
   local open = call('HINCRBY', RUN, 'open', -ended)
   ended = 0
   if open > 0 then return end
-  local run_state, failed, cancelled = unpack(call('HMGET', RUN, 'state', 'n:failed', 'n:cancelled'))
+  local run_state, failed, cancelled =
+    unpack(call('HMGET', RUN, 'state', 'n:failed', 'n:cancelled'))
   if ENDED[run_state] then return end
   if tonumber(failed or 0) > 0 then
     end_run('failed', '')
@@ -104,8 +112,8 @@ local function settle(is_empty)
   end
 end
 
--- For an answer that is given again: those of `steps` that still wait for a worker and, where a step ended without
--- having run, those below it.
+-- For an answer that is given again: those of `steps` that still wait for a worker and, where a
+-- step ended without having run, those below it.
 local function still_queued(steps)
   local queued, seen, head = {}, {}, 1
   while steps[head] do

@@ -1,9 +1,11 @@
--- Leases of running attempts: renewing them, and what follows when an attempt is over without an end of its own.
+-- Leases of running attempts: renewing them, and what follows when an attempt is over without an
+-- end of its own.
 
 local LOST_ATTEMPTS = 3  -- a step may have so many, where its graph entry (b) says nothing else
 
--- Queues a running step again because its attempt is over without an end of its own, or fails it when it has lost as
--- many as it may. `kind` is lost or handed_over. A step that fails keeps its holder, who may still be at it and is told so. Returns the steps that are queued now.
+-- Queues a running step again because its attempt is over without an end of its own, or fails it
+-- when it has lost as many as it may. `kind` is lost or handed_over. A step that fails keeps its
+-- holder, who may still be at it and is told so. Returns the steps that are queued now.
 local function replace(step, attempt, token, holder, kind, detail)
   local lost, uncounted = uncounted_of(step)
   leave(step, 'running')
@@ -25,20 +27,23 @@ local function replace(step, attempt, token, holder, kind, detail)
   return {{step, attempt + 1}}
 end
 
--- Notes that an attempt of a cancelled step is over. Who still may be at it (`keeps`) stays its holder, and can take its
--- lease up again.
+-- Notes that an attempt of a cancelled step is over. Who still may be at it (`keeps`) stays its
+-- holder, and can take its lease up again.
 local function end_stopping(step, attempt, token, at, detail, keeps)
   call('ZREM', DUE, step)
   if not keeps then set(step, 'cancelled', attempt, token, at, '-') end
   emit('attempt.stopped', step, attempt, detail)
 end
 
--- lost step attempt token owner kind detail expected_us: an attempt is over and has no end of its own: its process died (kind
--- lost) or gives it up (kind handed_over). Who says so shows it by the token, by being the holder's owner, or, with
--- neither, by the lease having run out by a clock that shows what it expects (expected_us, '' = anything). A step that is
--- still queued lost its message only, or gives it back: that is sent again. One that was cancelled needs no more stopping. Returns {1, state, {chain, ...}} or {0, why refused}.
+-- lost step attempt token owner kind detail expected_us: an attempt is over and has no end of its
+-- own: its process died (kind lost) or gives it up (kind handed_over). Who says so shows it by the
+-- token, by being the holder's owner, or, with neither, by the lease having run out by a clock that
+-- shows what it expects (expected_us, '' = anything). A step that is still queued lost its message
+-- only, or gives it back: that is sent again. One that was cancelled needs no more stopping.
+-- Returns {1, state, {chain, ...}} or {0, why refused}.
 function ops.lost()
-  local step, wanted, token, owner, kind, detail = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], ARGS[6], ARGS[7]
+  local step, wanted, token, owner, kind, detail =
+    ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], ARGS[6], ARGS[7]
   local state, attempt, holding, at, holder = read(step)
   local queued
   if state == 'queued' and attempt == wanted and owner ~= '' then
@@ -58,7 +63,8 @@ function ops.lost()
     else
       if is_off(ARGS[8], 0) then return {0, "the server's clock is not what it should be"} end
       local lease_until = call('ZSCORE', DUE, step)
-      may, how = lease_until and tonumber(lease_until) <= now_us, 'its worker is gone: the lease ran out'
+      may, how = lease_until and tonumber(lease_until) <= now_us,
+        'its worker is gone: the lease ran out'
     end
     if not may then return {0, 'the attempt is held by another'} end
     if state == 'cancelled' then
@@ -81,24 +87,32 @@ function ops.lost()
   return {1, (read(step)), chains_of(queued)}
 end
 
--- put_back step attempt token owner first_us longest_us detail instead: a running attempt goes back, because of something
--- that is no fault of its step: it counts neither against the retries nor as lost. It is due again after first_us,
--- doubled for each time before in a row, longest_us at most. Who says so shows it by the token or by being the holder's
--- owner. `instead` '' = it may always go back; else it is the detail with which a step fails that may lose no attempt.
--- Returns {1, state, {chain, ...}} or {0, why refused}.
+-- put_back step attempt token owner first_us longest_us detail instead: a running attempt goes
+-- back, because of something that is no fault of its step: it counts neither against the retries
+-- nor as lost. It is due again after first_us, doubled for each time before in a row, longest_us at
+-- most. Who says so shows it by the token or by being the holder's owner. `instead` '' = it may
+-- always go back; else it is the detail with which a step fails that may lose no attempt. Returns
+-- {1, state, {chain, ...}} or {0, why refused}.
 function ops.put_back()
-  local step, wanted, token, owner, detail, instead = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], ARGS[8], ARGS[9]
+  local step, wanted, token, owner, detail, instead =
+    ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], ARGS[8], ARGS[9]
   local state, attempt, holding, at, holder = read(step)
-  if attempt == wanted and token == holding and holder == '-' and (state == 'retrying' or state == 'failed') then
-    return {1, state, state == 'failed' and chains_of(still_queued(children_of(step))) or {}}  -- said before
+  if attempt == wanted and token == holding and holder == '-'
+    and (state == 'retrying' or state == 'failed') then
+    -- said before
+    return {1, state, state == 'failed' and chains_of(still_queued(children_of(step))) or {}}
   end
   local is_held = state == 'running' or (state == 'cancelled' and holder ~= '-')
-  if attempt ~= wanted or not is_held then return {0, 'the step is ' .. state .. ' at attempt ' .. attempt} end
-  if not (token ~= '0' and token == holding or token == '0' and owner ~= '' and is_owned(holder, owner)) then
+  if attempt ~= wanted or not is_held then
+    return {0, 'the step is ' .. state .. ' at attempt ' .. attempt}
+  end
+  if not (token ~= '0' and token == holding
+    or token == '0' and owner ~= '' and is_owned(holder, owner)) then
     return {0, 'the attempt is held by another'}
   end
   if state == 'cancelled' then
-    local told = cjson.encode({how = 'it gave its step back', worker = string.match(holder, '^%S+')})
+    local told =
+      cjson.encode({how = 'it gave its step back', worker = string.match(holder, '^%S+')})
     end_stopping(step, attempt, holding, at, told)
     return {1, state, {}}
   end
@@ -121,11 +135,13 @@ function ops.put_back()
   return {1, (read(step)), chains_of(chains)}
 end
 
--- States of a step that say to who held its attempt that somebody took over; a resume may have led there.
+-- States of a step that say to who held its attempt that somebody took over; a resume may have led
+-- there.
 local FENCES = {running = true, waiting = true, skipped = true, upstream_failed = true}
 
--- renew lease_us then step attempt owner ...: a worker's main process is alive and so are these attempts of it.
--- Returns {place in the call from 1, why, ...} for those to be stopped: cancelled, or fenced (somebody took over).
+-- renew lease_us then step attempt owner ...: a worker's main process is alive and so are these
+-- attempts of it. Returns {place in the call from 1, why, ...} for those to be stopped: cancelled,
+-- or fenced (somebody took over).
 function ops.renew()
   local until_us, stop = after(tonumber(ARGS[2])), {}
   for index = 3, #ARGS, 3 do
@@ -138,7 +154,8 @@ function ops.renew()
       call('ZADD', DUE, until_us, step)
       why = 'cancelled'
     elseif attempt > wanted or FENCES[state] or (state == 'cancelled' and holder == '-')
-      or (state == 'failed' and is_owned(holder, owner)) then  -- failed behind its back: lost once too often
+      -- failed behind its back: lost once too often
+      or (state == 'failed' and is_owned(holder, owner)) then
       why = 'fenced'
     end
     if why then
@@ -149,11 +166,12 @@ function ops.renew()
   return stop
 end
 
--- stopped step attempt owner detail ended_alone: the process of an attempt that had to be stopped is gone, with all it
--- started. Of one that `ended_alone` (1) nothing is to be told unless its step was cancelled meanwhile. Saying it again
--- changes nothing for a cancelled step.
+-- stopped step attempt owner detail ended_alone: the process of an attempt that had to be stopped
+-- is gone, with all it started. Of one that `ended_alone` (1) nothing is to be told unless its step
+-- was cancelled meanwhile. Saying it again changes nothing for a cancelled step.
 function ops.stopped()
-  local step, wanted, owner, detail, ended_alone = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], ARGS[6] == '1'
+  local step, wanted, owner, detail, ended_alone =
+    ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], ARGS[6] == '1'
   local state, attempt, token, at, holder = read(step)
   if call('EXISTS', RUN) == 0 then return 0 end
   if state == 'cancelled' and attempt == wanted then

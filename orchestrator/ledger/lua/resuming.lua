@@ -10,8 +10,8 @@ local function set_aside(step)
   call('HDEL', OUTPUT, step)
 end
 
--- Keeps what the N-th resume (`number`) is about to replace of what earlier attempts were given: the specs of
--- `respecified`, and the params where `params` are others.
+-- Keeps what the N-th resume (`number`) is about to replace of what earlier attempts were given:
+-- the specs of `respecified`, and the params where `params` are others.
 local function keep_past(number, respecified, params)
   local before = call('HGET', RUN, 'params')
   if params and params ~= before then call('HSET', PAST, 'params ' .. number, before) end
@@ -28,16 +28,18 @@ local function argument_named(name, first, last)
   end
 end
 
--- resume resume_id staged(steps staged under that id, 0 = as they were) seen(how often the caller saw the run resumed before, ''
--- = it does not matter) detail again(JSON list) gone(JSON list) respecified(JSON list: steps that have had an attempt
--- and get another spec, or none) fields(count) field value ... then step done ...: a run that has ended, and not well, goes on.
--- Each listed step waits anew, `done` of its upstreams being kept with their success; `again`
--- are those among them that had succeeded, `gone` are steps that there no longer are. All other steps are kept as they
--- are. Where fields are given the run has the deadline among them, or none. Returns the chains. The same resume_id asking
--- again gets the chains of what is still queued.
+-- resume resume_id staged(steps staged under that id, 0 = as they were) seen(how often the caller
+-- saw the run resumed before, '' = it does not matter) detail again(JSON list) gone(JSON list)
+-- respecified(JSON list: steps that have had an attempt and get another spec, or none)
+-- fields(count) field value ... then step done ...: a run that has ended, and not well, goes on.
+-- Each listed step waits anew, `done` of its upstreams being kept with their success; `again` are
+-- those among them that had succeeded, `gone` are steps that there no longer are. All other steps
+-- are kept as they are. Where fields are given the run has the deadline among them, or none.
+-- Returns the chains. The same resume_id asking again gets the chains of what is still queued.
 function ops.resume()
   local resume_id, staged, seen, detail = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5]
-  local again, gone, respecified = cjson.decode(ARGS[6]), cjson.decode(ARGS[7]), cjson.decode(ARGS[8])
+  local again, gone, respecified =
+    cjson.decode(ARGS[6]), cjson.decode(ARGS[7]), cjson.decode(ARGS[8])
   local fields = tonumber(ARGS[9])
   local run_state, resumed_by, started_at, resumes, succeeded, v =
     unpack(call('HMGET', RUN, 'state', 'resume_id', 'started_at', 'resumes', 'n:succeeded', 'v'))
@@ -56,13 +58,16 @@ function ops.resume()
   local stopping = call('ZCARD', DUE)
   if stopping > 0 then return redis.error_reply('STOPPING ' .. stopping) end
   local steps = call('HLEN', staged > 0 and staged_keys(resume_id)[1] or GRAPH)
-  if staged > 0 and steps ~= staged then return redis.error_reply('STAGED are ' .. steps .. ' steps of ' .. staged) end
+  if staged > 0 and steps ~= staged then
+    return redis.error_reply('STAGED are ' .. steps .. ' steps of ' .. staged)
+  end
   local kept = tonumber(succeeded or 0) - #again
   for _, step in ipairs(gone) do
     if (read(step)) == 'succeeded' then kept = kept - 1 end
   end
   if steps - (#ARGS - first + 1) / 2 ~= kept then
-    return redis.error_reply('RESETS are not all that has not succeeded: ' .. kept .. ' steps of ' .. steps .. ' are kept')
+    return redis.error_reply('RESETS are not all that has not succeeded: ' .. kept
+      .. ' steps of ' .. steps .. ' are kept')
   end
   keep_past(tonumber(resumes or 0) + 1, respecified, argument_named('params', 10, first - 1))
   if staged > 0 then take_staged(resume_id, 4) end
@@ -85,18 +90,21 @@ function ops.resume()
   for _, name in ipairs(call('HKEYS', RUN)) do
     if string.sub(name, 1, 2) == 'n:' then call('HDEL', RUN, name) end
   end
-  call('HDEL', RUN, 'ended_at', 'cancel_reason', 'deadline_at', 'tended_at', 'alert_at', 'alert_tries', 'alert_sent')
+  call('HDEL', RUN, 'ended_at', 'cancel_reason', 'deadline_at', 'tended_at', 'alert_at',
+    'alert_tries', 'alert_sent')
   if fields > 0 then
     call('HDEL', RUN, 'deadline_s', 'secrets')
     set_fields(10, first - 1)
   end
-  call('HSET', RUN, 'state', started_at and 'running' or 'queued', 'resume_id', resume_id, 'open', open,
-    'n:waiting', open, 'n:succeeded', kept)
+  call('HSET', RUN, 'state', started_at and 'running' or 'queued', 'resume_id', resume_id,
+    'open', open, 'n:waiting', open, 'n:succeeded', kept)
   call('HINCRBY', RUN, 'resumes', 1)
   set_deadline()
   emit('run.resumed', '', 0, detail)
   local told = cjson.decode(detail)
-  if told.code_changed then emit('run.code_changed', '', 0, cjson.encode({changed = told.code_changed})) end
+  if told.code_changed then
+    emit('run.code_changed', '', 0, cjson.encode({changed = told.code_changed}))
+  end
   if told.clock_step then call('HSET', RUN, 'clock_step', told.clock_step) end
 
   local queued, worklist = {}, {}

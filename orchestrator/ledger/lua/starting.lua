@@ -1,11 +1,13 @@
 -- Staging the steps of a run, and making the run exist.
 
--- The keys of what is staged for each step, in the order of the columns of `stage`; those of a resume are the first four.
+-- The keys of what is staged for each step, in the order of the columns of `stage`; those of a
+-- resume are the first four.
 local function parts()
   return {GRAPH, CHILDREN, INPUTS, SPEC, OUTPUT, REUSED}
 end
 
--- The keys under which a submit, a rerun or a resume stages the steps of its run, that of the graph first.
+-- The keys under which a submit, a rerun or a resume stages the steps of its run, that of the graph
+-- first.
 local function staged_keys(stage_id)
   local keys = {}
   for place, key in ipairs(parts()) do keys[place] = key .. '~' .. stage_id end
@@ -35,8 +37,8 @@ local function reused_steps()
   return found
 end
 
--- Writes fields of the run from the arguments `name value ...` from `first` to `last`. `secret_values` among them goes
--- where secrets are: nothing else of the run ever holds it.
+-- Writes fields of the run from the arguments `name value ...` from `first` to `last`.
+-- `secret_values` among them goes where secrets are: nothing else of the run ever holds it.
 local function set_fields(first, last)
   for index = first, last, 2 do
     if ARGS[index] == 'secret_values' then
@@ -47,9 +49,10 @@ local function set_fields(first, last)
   end
 end
 
--- stage stage_id step graph children inputs spec output reused ...: writes steps as the submit, the rerun or the resume of
--- that id will have them, beside what there is; may be called many times. Many who stage for one run at once do not mix
--- what they stage. `output` and `reused` are of a step that is taken over from another run, else ''.
+-- stage stage_id step graph children inputs spec output reused ...: writes steps as the submit, the
+-- rerun or the resume of that id will have them, beside what there is; may be called many times.
+-- Many who stage for one run at once do not mix what they stage. `output` and `reused` are of a
+-- step that is taken over from another run, else ''.
 function ops.stage()
   local keys = staged_keys(ARGS[2])
   for index = 3, #ARGS, 7 do
@@ -58,14 +61,16 @@ function ops.stage()
       if text ~= '' then call('HSET', key, ARGS[index], text) end
     end
   end
-  for _, key in ipairs(keys) do call('EXPIRE', key, 3600) end  -- one who dies leaves nothing for ever
+  -- one who dies leaves nothing for ever
+  for _, key in ipairs(keys) do call('EXPIRE', key, 3600) end
   return 1
 end
 
--- start steps start_id roots(JSON list) field value ...: makes the run exist with the steps that were staged under
--- start_id; those that are taken over have succeeded with that, and its roots and what waits for nothing else are queued.
--- Returns their chains. The same start_id asking again (a reply was lost on the way) gets the chains of what is still
--- queued; any other one is refused, and what it has staged is dropped.
+-- start steps start_id roots(JSON list) field value ...: makes the run exist with the steps that
+-- were staged under start_id; those that are taken over have succeeded with that, and its roots and
+-- what waits for nothing else are queued. Returns their chains. The same start_id asking again (a
+-- reply was lost on the way) gets the chains of what is still queued; any other one is refused, and
+-- what it has staged is dropped.
 function ops.start()
   local steps, start_id, roots = tonumber(ARGS[2]), ARGS[3], cjson.decode(ARGS[4])
   local started_by = call('HGET', RUN, 'start_id')
@@ -81,10 +86,12 @@ function ops.start()
     return redis.error_reply('EXISTS the run is already started')
   end
   local staged = call('HLEN', staged_keys(start_id)[1])
-  if staged ~= steps then return redis.error_reply('STAGED are ' .. staged .. ' steps of ' .. steps) end
+  if staged ~= steps then
+    return redis.error_reply('STAGED are ' .. staged .. ' steps of ' .. steps)
+  end
   take_staged(start_id, 6)
-  call('HSET', RUN, 'state', 'queued', 'created_at', now, 'token', 0, 'open', steps, 'n:waiting', steps,
-    'start_id', start_id)
+  call('HSET', RUN, 'state', 'queued', 'created_at', now, 'token', 0, 'open', steps,
+    'n:waiting', steps, 'start_id', start_id)
   set_fields(5, #ARGS)
   set_deadline()
   emit('run.created', '', 0, '')

@@ -1,8 +1,10 @@
 -- The state of steps, and how it changes: always by `write`, with an event in the same call.
 
--- What may become of a step in each state. `states.py` has the same table, for who reads the record.
+-- What may become of a step in each state. `states.py` has the same table, for who reads the
+-- record.
 local TRANSITIONS = {
-  waiting = {queued = 1, upstream_failed = 1, skipped = 1, cancelled = 1, succeeded = 1},  -- taken over: succeeded
+  -- taken over: succeeded
+  waiting = {queued = 1, upstream_failed = 1, skipped = 1, cancelled = 1, succeeded = 1},
   queued = {running = 1, failed = 1, retrying = 1, cancelled = 1},
   running = {succeeded = 1, failed = 1, retrying = 1, queued = 1, cancelled = 1},
   retrying = {queued = 1, cancelled = 1},
@@ -10,10 +12,11 @@ local TRANSITIONS = {
   skipped = {waiting = 1}, upstream_failed = {waiting = 1},
 }
 
--- Records what happened. `detail` is JSON that is never read here, for cjson would spoil long numbers and empty lists;
--- what is to be added to it goes beside it, as `name, number, ...`.
+-- Records what happened. `detail` is JSON that is never read here, for cjson would spoil long
+-- numbers and empty lists; what is to be added to it goes beside it, as `name, number, ...`.
 local function emit(event, step, attempt, detail, ...)
-  call('XADD', EVENTS, '*', 'event', event, 'at', now, 'step', step, 'attempt', attempt, 'detail', detail, ...)
+  call('XADD', EVENTS, '*', 'event', event, 'at', now, 'step', step, 'attempt', attempt,
+    'detail', detail, ...)
 end
 
 local function graph_of(step)
@@ -30,7 +33,8 @@ local function children_of(step)
   return text and cjson.decode(text) or {}
 end
 
--- state, attempt, token, at, holder. Token and time stay text: Lua writes numbers from 1e14 on without their last digits.
+-- state, attempt, token, at, holder. Token and time stay text: Lua writes numbers from 1e14 on
+-- without their last digits.
 local function read(step)
   local text = call('HGET', STATE, step)
   if not text then return 'waiting', 0, '0', '0', '-' end
@@ -38,13 +42,15 @@ local function read(step)
   return state, tonumber(attempt), token, at, holder
 end
 
--- Whether a holder is of this owner: a worker's name, or "worker incarnation.pid." for one process of it.
+-- Whether a holder is of this owner: a worker's name, or "worker incarnation.pid." for one process
+-- of it.
 local function is_owned(holder, owner)
   if not string.find(owner, ' ', 1, true) then owner = owner .. ' ' end
   return string.sub(holder, 1, #owner) == owner
 end
 
--- lost attempts since the last resume, attempts that do not count against the retries, how often in a row put back
+-- lost attempts since the last resume, attempts that do not count against the retries, how often in
+-- a row put back
 local function uncounted_of(step)
   local text = call('HGET', UNCOUNTED, step)
   if not text then return 0, 0, 0 end
@@ -57,7 +63,9 @@ local function set(step, state, attempt, token, at, holder)
 end
 
 local function check(step, old, new)
-  if not TRANSITIONS[old][new] then error('step ' .. step .. ' cannot become ' .. new .. ', it is ' .. old) end
+  if not TRANSITIONS[old][new] then
+    error('step ' .. step .. ' cannot become ' .. new .. ', it is ' .. old)
+  end
 end
 
 -- Changes the state of a step, and counts it.
@@ -69,7 +77,8 @@ local function write(step, old, new, attempt, token, holder)
   if ENDED[new] then ended = ended + 1 end
 end
 
--- Lets a step wait anew, whose attempts so far are kept; a resume counts its steps itself. Returns their number.
+-- Lets a step wait anew, whose attempts so far are kept; a resume counts its steps itself. Returns
+-- their number.
 local function reset(step)
   local state, attempt, token = read(step)
   if state ~= 'waiting' then check(step, state, 'waiting') end
@@ -77,7 +86,8 @@ local function reset(step)
   return attempt
 end
 
--- The list of the broker that a step's message lies in: kombu has one for each of the levels 0, 3, 6 and 9.
+-- The list of the broker that a step's message lies in: kombu has one for each of the levels 0, 3,
+-- 6 and 9.
 local function queued_key(entry)
   return BASE .. 'queued:' .. entry.q .. ':' .. (entry.s or 0)
 end

@@ -1,4 +1,5 @@
-"""What is held for each step around the user's code, so that it finds the process as if it were the first one there."""
+"""What is held for each step around the user's code, so that it finds the process as if it were the
+first one there."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ _logger = logging.getLogger(__name__)
 class process_held:  # noqa: N801 (used as a function; generators cost three times as much, and this is in every step's way)
     """Put back afterwards what a step has changed in its process, or let the process be replaced.
 
-    In a thread that is not the main one only what belongs to the thread is held; only prefork children are replaced.
+    In a thread that is not the main one only what belongs to the thread is held; only prefork
+    children are replaced.
     """
 
     __slots__ = ("_decimal", "_is_main", "_threads", "_what")
@@ -47,6 +49,8 @@ class process_held:  # noqa: N801 (used as a function; generators cost three tim
                 if is_prefork:
                     renew_if_needed(self._threads, faults, self._what)
         except Exception:
-            _logger.exception("what %s has changed in its process could not be put back", self._what)
+            _logger.exception(
+                "what %s has changed in its process could not be put back", self._what
+            )
         if is_stopped:
             raise StopRequested  # anew: the step may have caught it, and returned a value

@@ -42,11 +42,12 @@ def code_check(process: WorkerProcess, run_id: str, claim: Claim) -> CodeCheck:
 
 
 def call_step(claim: Claim, store: ArtifactStore, code: CodeCheck) -> Any:
-    """Run what the claim's spec names and give its value. Every exception of the step's own code passes through."""
+    """Run what the claim's spec names and give its value. Every exception of the step's own code
+    passes through."""
     if claim.secrets is None:
         raise SecretsLost(
-            "the server has lost the secret params of this run. Cancel the run, and resume it with them: "
-            "orchestrator resume RUN -p NAME=@FILE"
+            "the server has lost the secret params of this run. Cancel the run, and resume it with"
+            " them: orchestrator resume RUN -p NAME=@FILE"
         )
     chosen, spec = settings(), claim.spec
     options, pool = spec.options, spec.pool
@@ -78,14 +79,18 @@ class _Values:
 
     def output(self, step: str, path: tuple[str | int, ...]) -> Any:
         if step not in self._decoded:
-            self._decoded[step] = decode_output(self._claim.outputs.get(step, ""), self._store, self._secret)
+            self._decoded[step] = decode_output(
+                self._claim.outputs.get(step, ""), self._store, self._secret
+            )
         return _walk(self._decoded[step], path, f"output of step {step!r}")
 
     def _secret(self, name: str, path: tuple[str | int, ...]) -> str:
         """Return a secret that an output holds."""
         secrets = self._claim.secrets or {}
         if name not in secrets:
-            raise SecretsLost(f"an output holds the secret param {name!r}, which this run no longer has")
+            raise SecretsLost(
+                f"an output holds the secret param {name!r}, which this run no longer has"
+            )
         return secrets[name]
 
     def param(self, name: str, path: tuple[str | int, ...]) -> Any:
@@ -116,14 +121,16 @@ def _walk(value: Any, path: tuple[str | int, ...], what: str) -> Any:
 
 
 def _run_shell(command: str | Template, values: _Values, output_mb: int) -> Any:
-    """Run a command with /bin/sh -e; standard output is the output, parsed when it is a JSON object or list."""
+    """Run a command with /bin/sh -e; standard output is the output, parsed when it is a JSON object
+    or list."""
     with handed_over(command, values.of_reference) as given:
         process = _started(given)
         output, error = _ShellOutput(output_mb), Shown("stderr")
         with counted(), _ended_with_us(process):
             try:
                 code = follow(process, output.add, error)
-            except StopRequested:  # who stops us has sent it SIGTERM, and kills it when the grace is over
+            except StopRequested:
+                # who stops us has sent it SIGTERM, and kills it when the grace is over
                 follow(process, output.show, error)
                 raise
             for shown in (output.show, error):
@@ -163,21 +170,22 @@ class _ShellOutput:
         self.show = Shown("stdout")
 
     def add(self, data: bytes) -> None:
-        """Raise CommandFailed when it is more than may be kept: a part of it would pass for the whole."""
+        """Raise CommandFailed when it is more than may be kept: a part of it would pass for the
+        whole."""
         self.show(data)
         if len(self._kept) + len(data) > self._limit_mb * 1024 * 1024:
             raise CommandFailed(
-                f"the command wrote more than {self._limit_mb} MB to standard output, which is its output. Write what "
-                "is not to standard error (>&2), write large results to files, or raise shell_output_mb"
+                f"the command wrote more than {self._limit_mb} MB to standard output, which is its"
+                " output. Write what is not to standard error (>&2), write large results to files,"
+                " or raise shell_output_mb"
             )
         self._kept += data
 
     def value(self) -> Any:
         text = self._kept.decode(errors="replace").rstrip("\n")
         if text.lstrip(" \t\r\n")[:1] in ("{", "["):
-            with contextlib.suppress(
-                ValueError, RecursionError
-            ):  # it only looks like JSON, or is more than Python reads
+            with contextlib.suppress(ValueError, RecursionError):
+                # it only looks like JSON, or is more than Python reads
                 return json.loads(text)
         return text or None
 

@@ -1,10 +1,12 @@
 """Standard output, standard error and logging of each attempt, shipped to the ledger while it runs.
 
-In a worker child (prefork, solo) the file descriptors themselves are captured, so that what C libraries and
-subprocesses print is there too. In a pool of threads they are shared, and only what Python prints is captured.
+In a worker child (prefork, solo) the file descriptors themselves are captured, so that what C
+libraries and subprocesses print is there too. In a pool of threads they are shared, and only what
+Python prints is captured.
 
-The descriptors lead to a file. The next attempt uses it again, unless a process that the step has left behind still can
-write to it: what that writes is nobody's log. Such a file is emptied again and again, and closed after its last writer.
+The descriptors lead to a file. The next attempt uses it again, unless a process that the step has
+left behind still can write to it: what that writes is nobody's log. Such a file is emptied again
+and again, and closed after its last writer.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ from orchestrator.worker.log_shipment import SHIP_INTERVAL_S, Shipment
 from orchestrator.worker.masking import NO_MASKS, Masks
 from orchestrator.worker.own_descriptors import forget, is_kept, keep
 
-_ERRORS = "backslashreplace"  # as Python's own standard error: no record is lost for half a surrogate pair
+_ERRORS = (  # as Python's own standard error: no record is lost for half a surrogate pair
+    "backslashreplace"
+)
 FILE_BYTES = 16 * 1024 * 1024  # of a noisy attempt's output kept before its head is given back
 
 
@@ -48,7 +52,8 @@ class Capture(Protocol):
     def attempt(
         self, run_id: str, step: str, attempt: int, token: int, masks: Masks = NO_MASKS
     ) -> AbstractContextManager[None]:
-        """Capture what is printed and logged inside the block; it is in the ledger at the block's end, masked."""
+        """Capture what is printed and logged inside the block; it is in the ledger at the block's
+        end, masked."""
 
 
 def capture_for_process(ledger: Ledger, settings: Settings) -> Capture:
@@ -89,14 +94,18 @@ class DescriptorCapture:
         self._is_installed = True
 
     @contextlib.contextmanager
-    def attempt(self, run_id: str, step: str, attempt: int, token: int, masks: Masks = NO_MASKS) -> Iterator[None]:
+    def attempt(
+        self, run_id: str, step: str, attempt: int, token: int, masks: Masks = NO_MASKS
+    ) -> Iterator[None]:
         if not self._is_installed:
             self._install()
         with self._lock:
             if self._fd < 0:
                 self._use_new_file()
             empty(self._fd)  # where nobody can tell of writers
-            self._shipment = Shipment(self._ledger, self._limit, run_id, step, attempt, token, masks)
+            self._shipment = Shipment(
+                self._ledger, self._limit, run_id, step, attempt, token, masks
+            )
             self._shipped = self._freed = HEAD_BYTES
             self._has_head = True
         os.dup2(self._writer, 1)
@@ -106,11 +115,13 @@ class DescriptorCapture:
             yield
         finally:
             for stream in (sys.stdout, sys.stderr, *self._streams):
-                with contextlib.suppress(
-                    ValueError, OSError, AttributeError
-                ):  # the step may have closed or replaced it
+                with contextlib.suppress(ValueError, OSError, AttributeError):
+                    # the step may have closed or replaced it
                     stream.flush()
-            self._streams = sys.stdout, sys.stderr = _whole(self._streams[0], 1), _whole(self._streams[1], 2)
+            self._streams = sys.stdout, sys.stderr = (
+                _whole(self._streams[0], 1),
+                _whole(self._streams[1], 2),
+            )
             os.dup2(self._stdout, 1)
             os.dup2(self._stderr, 2)
             self._wake.clear()
@@ -130,7 +141,8 @@ class DescriptorCapture:
         """Empty the file for the next attempt, or leave it to those who still can write to it."""
         if _has_children():
             with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(self._writer, fcntl.LOCK_EX | fcntl.LOCK_NB)  # lasts until the last copy is closed
+                # lasts until the last copy is closed
+                fcntl.flock(self._writer, fcntl.LOCK_EX | fcntl.LOCK_NB)
             forget(self._writer)
             os.close(self._writer)
             if _has_writers(self._fd):
@@ -138,7 +150,8 @@ class DescriptorCapture:
                 leave(self._fd)
                 self._left.append(self._fd)
                 self._fd = -1
-                with contextlib.suppress(HostFault):  # it is met again by the next attempt, which says so
+                with contextlib.suppress(HostFault):
+                    # it is met again by the next attempt, which says so
                     self._use_new_file()
                 return
             self._writer = opened_anew(self._fd)
@@ -146,11 +159,15 @@ class DescriptorCapture:
         empty(self._fd)
 
     def _ship(self, size: int, *, is_end: bool = False) -> None:
-        """Ship what was in the file when it had that size: somebody may write faster than it can be shipped."""
+        """Ship what was in the file when it had that size: somebody may write faster than it can be
+        shipped."""
         assert self._shipment is not None
-        if size < self._shipped or (self._has_head and not has_head(self._fd)):  # truncated by what the step does
+        if size < self._shipped or (self._has_head and not has_head(self._fd)):
+            # truncated by what the step does
             self._shipped, self._freed, self._has_head = 0, 0, False
-        while data := os.pread(self._fd, min(READ_BYTES, max(0, size - self._shipped)), self._shipped):
+        while data := os.pread(
+            self._fd, min(READ_BYTES, max(0, size - self._shipped)), self._shipped
+        ):
             self._shipped += len(data)
             self._shipment.add(data)
         if is_end:
@@ -176,13 +193,18 @@ class DescriptorCapture:
         return lambda text: text.encode(errors="replace") in os.pread(self._fd, READ_BYTES, size)
 
     def _ship_for_ever(self) -> None:
-        pause, outage = threading.Event(), Outage(logging.getLogger(__name__), "logs of steps cannot be shipped")
+        pause, outage = (
+            threading.Event(),
+            Outage(logging.getLogger(__name__), "logs of steps cannot be shipped"),
+        )
         while True:
             self._wake.wait(SHIP_INTERVAL_S if self._left else None)
             pause.wait(SHIP_INTERVAL_S)
             with self._lock:
                 if self._shipment and not is_kept(self._fd):
-                    return  # the step has closed it, so this process ends after it, and its main process ships the rest
+                    # the step has closed it, so this process ends after it, and its main process
+                    # ships the rest
+                    return
                 if self._shipment and (size := os.fstat(self._fd).st_size) != self._shipped:
                     try:
                         self._ship(size)
@@ -193,7 +215,8 @@ class DescriptorCapture:
 
 
 def _has_children() -> bool:
-    """Whether anything that a step has started may be left: what loses its parent becomes a child of this process."""
+    """Whether anything that a step has started may be left: what loses its parent becomes a child
+    of this process."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -202,7 +225,8 @@ def _has_children() -> bool:
 
 
 def _has_writers(file: int) -> bool:
-    """Whether somebody has a copy of the writer, which was locked; to be told only where files can be opened anew."""
+    """Whether somebody has a copy of the writer, which was locked; to be told only where files can
+    be opened anew."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         fcntl.flock(file, fcntl.LOCK_UN)
@@ -214,7 +238,8 @@ def _has_writers(file: int) -> bool:
 
 
 def _is_done_with(file: int) -> bool:
-    """Close a file that nobody writes to any more; else keep what is in it from growing without end."""
+    """Close a file that nobody writes to any more; else keep what is in it from growing without
+    end."""
     if _has_writers(file):
         os.ftruncate(file, 0)
         return False

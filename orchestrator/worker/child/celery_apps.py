@@ -1,8 +1,10 @@
-"""The Celery app that user code finds as the current one inside a step: that of its pool, or one that sends nothing.
+"""The Celery app that user code finds as the current one inside a step: that of its pool, or one
+that sends nothing.
 
-Celery keeps the current app per thread and the default app per process (`celery._state`), and whatever `Celery(...)` is
-made last becomes the current one. So `shared_task(...).delay()` would go to our broker, where nobody knows the task, or
-to the project that an earlier step of the same child had imported.
+Celery keeps the current app per thread and the default app per process (`celery._state`), and
+whatever `Celery(...)` is made last becomes the current one. So `shared_task(...).delay()` would go
+to our broker, where nobody knows the task, or to the project that an earlier step of the same child
+had imported.
 """
 
 from __future__ import annotations
@@ -30,12 +32,15 @@ class _NoResults(DisabledBackend):  # type: ignore[misc]
     def ensure_chords_allowed(self) -> None:
         raise self.app.fault("sends a Celery chord")
 
-    get_state = get_status = get_result = get_traceback = get_task_meta_for = wait_for = get_many = _is_disabled
+    get_state = get_status = get_result = get_traceback = get_task_meta_for = wait_for = (
+        get_many
+    ) = _is_disabled
     _get_task_meta_for = _is_disabled
 
 
 class _SilentApp(Celery):  # type: ignore[misc]
-    """An app that can be read and configured, and whose every way to the broker raises NoCeleryApp."""
+    """An app that can be read and configured, and whose every way to the broker raises
+    NoCeleryApp."""
 
     def __init__(self, pool: str) -> None:
         super().__init__("no_app", set_as_current=False, fixups=[], broker="memory://")
@@ -53,14 +58,17 @@ class _SilentApp(Celery):  # type: ignore[misc]
     def fault(self, what: str) -> NoCeleryApp:
         name = self._pool_name
         return NoCeleryApp(
-            f"this step {what}, but pool {name!r} names no Celery app of yours for that: set it in the "
+            f"this step {what}, but pool {name!r} names no Celery app of yours for that: set it in"
+            " the "
             f'settings, as in `celery_app = "proj.celery:app"` below [pools.{name}]'
         )
 
 
 class _CurrentApp(threading.local):
-    """Stands in for `celery._state._tls`: during a step an app that is being made does not become the current one,
-    else it would depend on the imports of earlier steps what is. `app.set_current()` works as ever."""
+    """Stands in for `celery._state._tls`: during a step an app that is being made does not become
+    the current one, else it would depend on the imports of earlier steps what is.
+    `app.set_current()` works as ever.
+    """
 
     held: Any = None
     is_step_running = False
@@ -83,14 +91,16 @@ _silent_apps: dict[str, _SilentApp] = {}
 def _install() -> _CurrentApp:
     global _current
     if _current is None:
-        _CurrentApp.held = _state._tls.current_app or _state.default_app  # in every thread that runs no step
+        # in every thread that runs no step
+        _CurrentApp.held = _state._tls.current_app or _state.default_app
         _current = _CurrentApp()
         _state._tls = _current
     return _current
 
 
 class user_celery_app:  # noqa: N801 (used as a function; generators cost three times as much, and this is in every step's way)
-    """Let `celery.current_app` and the default app be what the pool says inside the block, and no task be running.
+    """Let `celery.current_app` and the default app be what the pool says inside the block, and no
+    task be running.
 
     The step is no task of the user's app: what it sends has no parent, and it may wait for results.
     """
@@ -126,7 +136,8 @@ class user_celery_app:  # noqa: N801 (used as a function; generators cost three 
         current = _install()
         current.is_step_running = False
         current.held, default, is_blocking = self._before
-        if threading.current_thread() is threading.main_thread():  # else other steps of the pool are using it
+        if threading.current_thread() is threading.main_thread():
+            # else other steps of the pool are using it
             _state.set_default_app(default)
         _state._set_task_join_will_block(is_blocking)
         _state._task_stack.stack.clear()
@@ -164,9 +175,12 @@ def _named_app(name: str, pool: str) -> Any:
 
 
 def forget_shared_tasks(modules: Iterable[str]) -> None:
-    """Drop what `shared_task` has kept of modules that are imported anew: else an app might get the old function."""
+    """Drop what `shared_task` has kept of modules that are imported anew: else an app might get the
+    old function."""
     gone = set(modules)
     for register in list(_state._on_app_finalizers):
         cells = [cell.cell_contents for cell in register.__closure__ or ()]
-        if any(callable(content) and getattr(content, "__module__", None) in gone for content in cells):
+        if any(
+            callable(content) and getattr(content, "__module__", None) in gone for content in cells
+        ):
             _state._on_app_finalizers.discard(register)

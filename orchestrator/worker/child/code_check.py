@@ -1,7 +1,9 @@
-"""Whether the code that an attempt runs is the code that was submitted, and what follows where it is not.
+"""Whether the code that an attempt runs is the code that was submitted, and what follows where it
+is not.
 
-The submitted digests are read once for each run in a process. A file that is broken for a moment, as while it is being
-copied, is waited for (`half_copied.py`); one that is broken as it was submitted fails its step at once.
+The submitted digests are read once for each run in a process. A file that is broken for a moment,
+as while it is being copied, is waited for (`half_copied.py`); one that is broken as it was
+submitted fails its step at once.
 """
 
 from __future__ import annotations
@@ -26,26 +28,44 @@ from orchestrator.worker.process import WorkerProcess
 SHOWN_DIGITS = 12
 NAMED_FILES = 20
 KEPT_RUNS = 1000
-# What importing a file raises that is not there yet, is cut off, or does not yet fit to another one.
-_OF_HALF_A_COPY = (SyntaxError, ImportError, FunctionNotFound, NameError, AttributeError, EOFError, UnicodeError)
+# What importing a file raises that is not there yet, is cut off, or does not yet fit to another
+# one.
+_OF_HALF_A_COPY = (
+    SyntaxError,
+    ImportError,
+    FunctionNotFound,
+    NameError,
+    AttributeError,
+    EOFError,
+    UnicodeError,
+)
 
 _submitted: dict[str, Mapping[str, str]] = {}  # id -> digests, by file
 _recorded: dict[tuple[str, str], None] = {}  # runs and ids whose digests are in the ledger
 
 
 class CodeRefused(BaseException):
-    """The setting `code_drift` refuses to run other code than was submitted. Not the step's own error."""
+    """The setting `code_drift` refuses to run other code than was submitted. Not the step's own
+    error."""
 
 
 class CodeCheck:
     """The code of one attempt."""
 
-    def __init__(self, process: WorkerProcess, run_id: str, claim: Claim, user_code: UserCode) -> None:
-        self._process, self._run_id, self._claim, self._user_code = process, run_id, claim, user_code
+    def __init__(
+        self, process: WorkerProcess, run_id: str, claim: Claim, user_code: UserCode
+    ) -> None:
+        self._process, self._run_id, self._claim, self._user_code = (
+            process,
+            run_id,
+            claim,
+            user_code,
+        )
         self._half_copied = user_code.half_copied
 
     def function(self, uses: str) -> Callable[..., Any]:
-        """Return the function of a step. Raises CodeRefused, or what importing it raises when that does not pass."""
+        """Return the function of a step. Raises CodeRefused, or what importing it raises when that
+        does not pass."""
         self._half_copied.begin(self._claim.import_path, until_answered(self._submitted_code))
         is_last_try = False
         while True:
@@ -59,13 +79,14 @@ class CodeCheck:
                 if is_tried and self._half_copied.may_wait():
                     is_last_try = not changed
                     self._user_code.forget()
-                    with self._user_code.of(
-                        self._claim.import_path, uses.partition(":")[0]
-                    ):  # the folder itself may have been missing
+                    with self._user_code.of(self._claim.import_path, uses.partition(":")[0]):
+                        # the folder itself may have been missing
                         continue
                 if changed and self._process.settings.code_drift == "refuse":
                     raise CodeRefused(self._refusal(changed)) from error
-                if isinstance(error, ImportError | FunctionNotFound) and (missing := self._half_copied.missing()):
+                if isinstance(error, ImportError | FunctionNotFound) and (
+                    missing := self._half_copied.missing()
+                ):
                     raise FunctionNotFound(self._half_copied.told_missing(missing)) from error
                 raise
         if self._process.settings.code_drift == "refuse" and (differing := self._differing()):
@@ -73,8 +94,9 @@ class CodeCheck:
         return function
 
     def told(self) -> dict[str, Any]:
-        """Return what the end of the attempt says of its code: an id of all its files, and which differ from what was
-        submitted, with both digests. Empty when it ran none of the user's files."""
+        """Return what the end of the attempt says of its code: an id of all its files, and which
+        differ from what was submitted, with both digests. Empty when it ran none of the user's
+        files."""
         loaded = self._loaded()
         if not loaded.files:
             return {}
@@ -88,7 +110,8 @@ class CodeCheck:
         return {"code": told}
 
     def to_record(self) -> tuple[str, str] | None:
-        """Return id and digests (JSON) to be kept with the run, None if this process has done so before."""
+        """Return id and digests (JSON) to be kept with the run, None if this process has done so
+        before."""
         loaded = self._loaded()
         key = (self._run_id, loaded.id)
         if not loaded.files or key in _recorded:
@@ -113,7 +136,8 @@ class CodeCheck:
         }
 
     def _has_just_changed(self) -> bool:
-        """Whether a submitted file was written a moment ago, so that it may have been another one when it was read."""
+        """Whether a submitted file was written a moment ago, so that it may have been another one
+        when it was read."""
         since = time.time() - BUDGET_S
         for file in self._submitted_code():
             with contextlib.suppress(OSError):

@@ -1,8 +1,9 @@
-"""Importing the user's modules as their files are now: bytecode is believed only where it cannot be out of date.
+"""Importing the user's modules as their files are now: bytecode is believed only where it cannot be
+out of date.
 
-Python compares bytecode with its source by size and whole seconds. A file that was changed twice within a second, and
-kept its size, would run as it was at first; a step would run other code than the digests in its record say. A file that
-is being copied is waited for (`half_copied.py`).
+Python compares bytecode with its source by size and whole seconds. A file that was changed twice
+within a second, and kept its size, would run as it was at first; a step would run other code than
+the digests in its record say. A file that is being copied is waited for (`half_copied.py`).
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ class _FreshLoader(SourceFileLoader):
         return super().get_code(fullname)
 
     def path_stats(self, path: str) -> Any:
-        """Raise OSError, which lets Python compile the source and keep no bytecode, unless the bytecode can be trusted:
-        it was written when the source was so old that any later change shows in its time."""
+        """Raise OSError, which lets Python compile the source and keep no bytecode, unless the
+        bytecode can be trusted: it was written when the source was so old that any later change
+        shows in its time."""
         stats = super().path_stats(path)
         if os.stat(cache_from_source(path)).st_mtime < stats["mtime"] + SAFE_AGE_S:
             raise OSError("the bytecode may be of an earlier state of the file")
@@ -48,8 +50,11 @@ class _FreshFinder(FileFinder):
 
     def find_spec(self, fullname: str, target: Any = None) -> Any:
         spec = super().find_spec(fullname, target)
-        is_there = spec is not None and spec.loader is not None  # a folder may be there before its __init__.py
-        if not is_there and self.half_copied.wait_for_module(self.path, fullname.rpartition(".")[2]):
+        # a folder may be there before its __init__.py
+        is_there = spec is not None and spec.loader is not None
+        if not is_there and self.half_copied.wait_for_module(
+            self.path, fullname.rpartition(".")[2]
+        ):
             self.invalidate_caches()
             spec = super().find_spec(fullname, target)
         return spec
@@ -68,7 +73,9 @@ class FreshSources:
 
     def turn_to(self, folder: str) -> None:
         for known in (self._folder, folder):
-            for path in [path for path in sys.path_importer_cache if known and _is_inside(path, known)]:
+            for path in [
+                path for path in sys.path_importer_cache if known and _is_inside(path, known)
+            ]:
                 del sys.path_importer_cache[path]
         self._folder = folder
 

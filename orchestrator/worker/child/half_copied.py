@@ -1,7 +1,9 @@
-"""Files of the user that are being copied just now: an import waits for them, for some seconds of each attempt.
+"""Files of the user that are being copied just now: an import waits for them, for some seconds of
+each attempt.
 
-It waits in the import itself, at the beginning of a step or in its midst, so that a step which imports something late
-need not run again. Only files that were submitted are waited for, and only while they are not as they were submitted.
+It waits in the import itself, at the beginning of a step or in its midst, so that a step which
+imports something late need not run again. Only files that were submitted are waited for, and only
+while they are not as they were submitted.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from orchestrator.definition.code import file_digest
 from orchestrator.wording import listed
 
 BUDGET_S = 5.0  # of one attempt
-QUIET_S = 1.0  # a valid file that nobody has written to for so long is taken for whole, and for another version
+# a valid file that nobody has written to for so long is taken for whole, and for another version
+QUIET_S = 1.0
 LOOK_S = 0.1
 
 
@@ -28,7 +31,8 @@ class HalfCopied:
         self._left_s = BUDGET_S
 
     def begin(self, folder: str, submitted: Mapping[str, str]) -> None:
-        """Begin with an attempt, whose run was submitted with these SHA-256 of files below a folder."""
+        """Begin with an attempt, whose run was submitted with these SHA-256 of files below a
+        folder."""
         self._folder, self._submitted, self._left_s = folder, submitted, BUDGET_S
 
     def may_wait(self) -> bool:
@@ -42,7 +46,11 @@ class HalfCopied:
 
     def unsettled(self) -> list[str]:
         """Return the submitted files that are not here as they were submitted."""
-        return [file for file, digest in self._submitted.items() if file_digest(self._path(file)) != digest]
+        return [
+            file
+            for file, digest in self._submitted.items()
+            if file_digest(self._path(file)) != digest
+        ]
 
     def missing(self) -> list[str]:
         """Return the submitted files that are not here at all."""
@@ -55,13 +63,15 @@ class HalfCopied:
             pass
 
     def wait_for_module(self, place: str, name: str) -> bool:
-        """Wait until a module that was submitted in a folder is there. Return False if it was not submitted, and if it
-        has not come: then the error says which file is missing."""
+        """Wait until a module that was submitted in a folder is there. Return False if it was not
+        submitted, and if it has not come: then the error says which file is missing."""
         whole = os.path.join(place, name)
         inside = self._relative(whole) + os.sep
         for path in (os.path.join(whole, "__init__.py"), f"{whole}.py", whole):
             file = self._relative(path)
-            if file in self._submitted or (path == whole and any(it.startswith(inside) for it in self._submitted)):
+            if file in self._submitted or (
+                path == whole and any(it.startswith(inside) for it in self._submitted)
+            ):
                 while not os.path.exists(path):
                     if not self.may_wait():
                         raise ModuleNotFoundError(self.told_missing([file]), name=name)
@@ -71,8 +81,8 @@ class HalfCopied:
     def told_missing(self, files: list[str]) -> str:
         """Return a sentence that names files that are not here."""
         return (
-            f"host {socket.gethostname()} lacks {listed(files, 3)} in {self._folder}, though the run was "
-            f"submitted with it: copy it there, and resume"
+            f"host {socket.gethostname()} lacks {listed(files, 3)} in {self._folder}, though the"
+            " run was submitted with it: copy it there, and resume"
         )
 
     def _path(self, file: str) -> str:
@@ -83,7 +93,8 @@ class HalfCopied:
 
 
 def _may_be_growing(path: str) -> bool:
-    """Whether a file that is not as it was submitted is missing, empty, no Python, or was written just now."""
+    """Whether a file that is not as it was submitted is missing, empty, no Python, or was written
+    just now."""
     try:
         status = os.stat(path)
         with open(path, "rb") as file:

@@ -1,8 +1,9 @@
 """Log records of steps: each is in the log of its attempt once, whatever handlers its logger has.
 
-A handler that writes to the captured output shows a record by itself. Every other record is shown by ours, also where a
-logger does not propagate, as Celery's task loggers do not, or where a step has set up logging anew. That needs a look
-at all handlers of a record, so `Logger.callHandlers` is replaced (as sentry-sdk does, `integrations/logging.py`).
+A handler that writes to the captured output shows a record by itself. Every other record is shown
+by ours, also where a logger does not propagate, as Celery's task loggers do not, or where a step
+has set up logging anew. That needs a look at all handlers of a record, so `Logger.callHandlers` is
+replaced (as sentry-sdk does, `integrations/logging.py`).
 """
 
 from __future__ import annotations
@@ -46,10 +47,13 @@ def capture_records(output: CapturedOutput) -> None:
     original = logging.Logger.callHandlers
 
     def call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
-        if not output.is_open() or (record.name.startswith(_NOT_OF_STEPS) and not record.name.startswith(_OF_STEPS)):
+        if not output.is_open() or (
+            record.name.startswith(_NOT_OF_STEPS) and not record.name.startswith(_OF_STEPS)
+        ):
             original(logger, record)
             return
-        record = _masked(record, output.masks())  # for every handler: the worker's own log is read by people too
+        # for every handler: the worker's own log is read by people too
+        record = _masked(record, output.masks())
         if not _is_shown(logger, record, output):
             handler.handle(record)
 
@@ -69,7 +73,8 @@ def _masked(record: logging.LogRecord, masks: Masks) -> logging.LogRecord:
 
 
 def _is_shown(logger: logging.Logger, record: logging.LogRecord, output: CapturedOutput) -> bool:
-    """Call the handlers of a record, as `Logger.callHandlers` does; True if one of them has shown it."""
+    """Call the handlers of a record, as `Logger.callHandlers` does; True if one of them has shown
+    it."""
     is_shown = has_own = False
     at: logging.Logger | None = logger
     while at:
@@ -101,10 +106,15 @@ def _shows(handler: logging.Handler, output: CapturedOutput) -> bool | None:
     """Whether a handler writes to the captured output; None if only its writing can tell."""
     handlers = [handler, *_behind(handler)]
     for each in handlers:
-        stream = getattr(each, "stream", None) or getattr(getattr(each, "console", None), "file", None)
+        stream = getattr(each, "stream", None) or getattr(
+            getattr(each, "console", None), "file", None
+        )
         if stream is not None and output.is_behind(stream):
             return True
-    is_known = all(type(each).emit.__module__.startswith("logging") or hasattr(each, "stream") for each in handlers)
+    is_known = all(
+        type(each).emit.__module__.startswith("logging") or hasattr(each, "stream")
+        for each in handlers
+    )
     return False if is_known else None
 
 
@@ -112,7 +122,8 @@ def _behind(handler: logging.Handler) -> Iterator[logging.Handler]:
     """Return the handlers that get what a handler only passes on."""
     if isinstance(handler, logging.handlers.MemoryHandler) and handler.target:
         yield handler.target
-    listener = getattr(handler, "listener", None)  # of a QueueHandler, set by dictConfig from Python 3.12 on
+    # of a QueueHandler, set by dictConfig from Python 3.12 on
+    listener = getattr(handler, "listener", None)
     yield from getattr(listener, "handlers", ())
 
 
@@ -125,9 +136,13 @@ def descriptor_of(stream: Any) -> int:
 
 
 def stream_handlers() -> Iterator[logging.StreamHandler[Any]]:
-    """Return the handlers by which the worker logs to its own standard streams, of whatever logger."""
+    """Return the handlers by which the worker logs to its own standard streams, of whatever
+    logger."""
     loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
     for logger in loggers:
         for handler in getattr(logger, "handlers", ()):  # a place holder has none
-            if isinstance(handler, logging.StreamHandler) and descriptor_of(handler.stream) in (1, 2):
+            if isinstance(handler, logging.StreamHandler) and descriptor_of(handler.stream) in (
+                1,
+                2,
+            ):
                 yield handler

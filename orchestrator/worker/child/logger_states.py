@@ -1,4 +1,5 @@
-"""How loggers are set up: levels, handlers, filters, and which are disabled, as one aspect of a process's state."""
+"""How loggers are set up: levels, handlers, filters, and which are disabled, as one aspect of a
+process's state."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ _LEVELS = dict(logging._levelToName)  # names that a step adds to them harm nobo
 class LoggerStates:
     """Compares the set-up of all loggers with that of the last time, and puts it back.
 
-    A logger that a step made keeps its set-up: the library that it belongs to has set it up when it was imported, and
-    would not do so again.
+    A logger that a step made keeps its set-up: the library that it belongs to has set it up when it
+    was imported, and would not do so again.
     """
 
     def __init__(self) -> None:
@@ -23,14 +24,18 @@ class LoggerStates:
         self._seen = (-1, -1)
 
     def read(self) -> tuple[Any, ...]:
-        """Return the set-up of all loggers that are known since `look`, in that order, to be compared with one that was
-        kept. Lists of handlers and filters are the loggers' own: this is done after every step."""
+        """Return the set-up of all loggers that are known since `look`, in that order, to be
+        compared with one that was kept. Lists of handlers and filters are the loggers' own: this is
+        done after every step."""
         return (
             logging.Logger.manager.disable,
             logging.raiseExceptions,
             logging._loggerClass,  # type: ignore[attr-defined]
             logging._logRecordFactory,  # type: ignore[attr-defined]
-            [*map(logging._levelToName.get, _LEVELS), *map(logging._nameToLevel.get, _LEVELS.values())],
+            [
+                *map(logging._levelToName.get, _LEVELS),
+                *map(logging._nameToLevel.get, _LEVELS.values()),
+            ],
             [*map(_set_up, self._loggers.values())],
         )
 
@@ -58,7 +63,9 @@ class LoggerStates:
         logging.setLogRecordFactory(kept[3])
         logging._levelToName.update(zip(_LEVELS, kept[4][: len(_LEVELS)], strict=True))
         logging._nameToLevel.update(zip(_LEVELS.values(), kept[4][len(_LEVELS) :], strict=True))
-        for logger, (level, disabled, propagate, handlers, filters) in zip(self._loggers, kept[5], strict=True):
+        for logger, (level, disabled, propagate, handlers, filters) in zip(
+            self._loggers, kept[5], strict=True
+        ):
             if logger.level != level:
                 logger.setLevel(level)
             logger.disabled, logger.propagate = disabled, propagate

@@ -1,4 +1,5 @@
-"""The aspects of a process that a step may change: how each is read, and how it is put back. See `process_state.py`."""
+"""The aspects of a process that a step may change: how each is read, and how it is put back. See
+`process_state.py`."""
 
 from __future__ import annotations
 
@@ -24,22 +25,31 @@ from operator import attrgetter
 from typing import Any
 
 _environ = os.environ
-_RESERVED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)  # installed before each step (`worker.interruption`)
+# installed before each step (`worker.interruption`)
+_RESERVED = (
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTERM,
+)
 _HANDLED = tuple(
-    int(number) for number in signal.valid_signals() if number not in (*_RESERVED, signal.SIGKILL, signal.SIGSTOP)
+    int(number)
+    for number in signal.valid_signals()
+    if number not in (*_RESERVED, signal.SIGKILL, signal.SIGSTOP)
 )
 _TIMERS = int(signal.ITIMER_REAL), int(signal.ITIMER_VIRTUAL), int(signal.ITIMER_PROF)
 _SIG_BLOCK = int(signal.SIG_BLOCK)
 _SYS_LISTS = ("path", "meta_path", "path_hooks", "argv", "warnoptions")
 _SYS_NAMES = (
-    "stdin", "excepthook", "unraisablehook", "displayhook", "breakpointhook", "dont_write_bytecode", "pycache_prefix",
+    "stdin", "excepthook", "unraisablehook", "displayhook", "breakpointhook", "dont_write_bytecode",
+    "pycache_prefix",
 )  # fmt: skip
 _names_of_sys, _lists_of_sys = attrgetter(*_SYS_NAMES), attrgetter(*_SYS_LISTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Aspect:
-    """`read` returns a value that compares equal as long as nothing has changed; `put_back` takes such a value."""
+    """`read` returns a value that compares equal as long as nothing has changed; `put_back` takes
+    such a value."""
 
     name: str
     read: Callable[[], Any]
@@ -63,7 +73,8 @@ def _read_handlers() -> list[Any]:
 
 def _put_back_handlers(handlers: list[Any]) -> None:
     for number, handler in zip(_HANDLED, handlers, strict=True):
-        if handler is not None and _signal.getsignal(number) is not handler:  # None: C code has set it
+        if handler is not None and _signal.getsignal(number) is not handler:
+            # None: C code has set it
             signal.signal(number, handler)
 
 
@@ -148,8 +159,10 @@ def _put_back_sys_names(values: tuple[Any, ...]) -> None:
 def _read_interpreter() -> tuple[Any, ...]:
     return (
         sys.getrecursionlimit(), sys.getswitchinterval(), sys.get_int_max_str_digits(),
-        gc.isenabled(), gc.get_threshold(), gc.get_debug(), socket.getdefaulttimeout(), faulthandler.is_enabled(),
-        sys.get_asyncgen_hooks(), sys.get_coroutine_origin_tracking_depth(), sys.getdlopenflags(), _stack_size(),
+        gc.isenabled(), gc.get_threshold(), gc.get_debug(), socket.getdefaulttimeout(),
+        faulthandler.is_enabled(),
+        sys.get_asyncgen_hooks(), sys.get_coroutine_origin_tracking_depth(), sys.getdlopenflags(),
+        _stack_size(),
     )  # fmt: skip
 
 
@@ -231,11 +244,16 @@ def _put_back_start_method(context: Any) -> None:
 
 def _read_event_loops() -> tuple[Any, Any]:
     events: Any = sys.modules.get("asyncio.events")
-    return (getattr(events, "_event_loop_policy", None), events._get_running_loop()) if events else (None, None)
+    return (
+        (getattr(events, "_event_loop_policy", None), events._get_running_loop())
+        if events
+        else (None, None)
+    )
 
 
 def _put_back_event_loops(loops: tuple[Any, Any]) -> None:
-    """Let the next step find no event loop of this one, nor the mark that there was one, or that one is running."""
+    """Let the next step find no event loop of this one, nor the mark that there was one, or that
+    one is running."""
     events: Any = sys.modules.get("asyncio.events")
     if events:
         events._event_loop_policy, running = loops
@@ -275,7 +293,11 @@ ASPECTS = (
     Aspect("timers", _read_timers, _stop_timers, is_of_imports=False),
     Aspect("signal handlers", _read_handlers, _put_back_handlers),
     Aspect("descriptor that signals write to", _read_wakeup, _put_back_wakeup),
-    Aspect("blocked signals", _read_mask, lambda mask: void(signal.pthread_sigmask(signal.SIG_SETMASK, mask))),
+    Aspect(
+        "blocked signals",
+        _read_mask,
+        lambda mask: void(signal.pthread_sigmask(signal.SIG_SETMASK, mask)),
+    ),
     Aspect("working folder", _read_folder, _put_back_folder),
     Aspect("umask", _read_umask, lambda mask: void(os.umask(mask))),
     Aspect("environment", _read_environment, _put_back_environment),

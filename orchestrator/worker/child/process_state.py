@@ -1,15 +1,18 @@
-"""What a step may change in the process that runs it, and how that is put back for the steps that come after it.
+"""What a step may change in the process that runs it, and how that is put back for the steps that
+come after it.
 
 A child runs steps of many runs, one after the other; threads share one process. Each aspect of it
-(`process_aspects.py`) is read before a step and after it, and put back if the two differ. What cannot be put back makes
-the child be replaced (`worker.renewal`).
-What nobody can see at a price that every step would pay is not held: attributes that the step replaced in modules and
-classes, the state of random generators, variables set by C code alone. docs/pipelines.md says so to users.
+(`process_aspects.py`) is read before a step and after it, and put back if the two differ. What
+cannot be put back makes the child be replaced (`worker.renewal`). What nobody can see at a price
+that every step would pay is not held: attributes that the step replaced in modules and classes, the
+state of random generators, variables set by C code alone. docs/pipelines.md says so to users.
 
-What the user's modules change when they are imported is no step's doing: it would be missing at the second step, for
-which nothing is imported again. It stays (`adopt`) until the modules are dropped (`go_back`).
+What the user's modules change when they are imported is no step's doing: it would be missing at the
+second step, for which nothing is imported again. It stays (`adopt`) until the modules are dropped
+(`go_back`).
 
-In a pool of threads only what belongs to the thread is held; the rest is shared with steps that are running.
+In a pool of threads only what belongs to the thread is held; the rest is shared with steps that are
+running.
 """
 
 from __future__ import annotations
@@ -25,12 +28,14 @@ _logger = logging.getLogger(__name__)
 
 
 class ProcessState:
-    """The state of this process around its steps, one at a time, and which of it imports have brought."""
+    """The state of this process around its steps, one at a time, and which of it imports have
+    brought."""
 
     def __init__(self, aspects: tuple[Aspect, ...]) -> None:
         self._aspects = aspects
         self._before: list[Any] | None = None  # while a step runs
-        self._between: list[Any] | None = None  # what the last step has left as it was: nothing of ours changes it
+        # what the last step has left as it was: nothing of ours changes it
+        self._between: list[Any] | None = None
         self._imported: dict[int, Any] = {}  # by aspect, what was there before the imports
         # Loggers are many. Between two steps nobody sets them up, so they are read once a step.
         self._loggers = LoggerStates()
@@ -39,10 +44,14 @@ class ProcessState:
     def begin(self) -> None:
         if self._loggers.look() or self._logging is None:
             self._logging = self._loggers.keep()
-        self._before, self._between = self._between or [aspect.read() for aspect in self._aspects], None
+        self._before, self._between = (
+            self._between or [aspect.read() for aspect in self._aspects],
+            None,
+        )
 
     def end(self) -> list[str]:
-        """Put back what has changed since `begin`; return the names of what could not be put back."""
+        """Put back what has changed since `begin`; return the names of what could not be put
+        back."""
         before, self._before = self._before, None
         if before is None:
             return []
@@ -84,7 +93,9 @@ def _is_put_back(aspect: Aspect, value: Any) -> bool:
     try:
         aspect.put_back(value)
     except Exception as error:
-        _logger.warning("a step has changed the %s, which cannot be put back: %s", aspect.name, error)
+        _logger.warning(
+            "a step has changed the %s, which cannot be put back: %s", aspect.name, error
+        )
         return False
     return True
 
@@ -96,12 +107,15 @@ def state_of_process(*, is_prefork: bool) -> ProcessState:
     """Return the one of this process."""
     global _state
     if _state is None:
-        _state = ProcessState(tuple(aspect for aspect in ASPECTS if is_prefork or aspect.name not in OF_PREFORK_ONLY))
+        _state = ProcessState(
+            tuple(aspect for aspect in ASPECTS if is_prefork or aspect.name not in OF_PREFORK_ONLY)
+        )
     return _state
 
 
 def adopt_imports(*, are_of_user: bool = True) -> None:
-    """Let what the user's modules have changed when they were imported stay for the steps that follow.
+    """Let what the user's modules have changed when they were imported stay for the steps that
+    follow.
 
     `are_of_user` is false for what we have changed ourselves: then it stays for good.
     """

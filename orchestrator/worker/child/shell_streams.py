@@ -1,7 +1,8 @@
 """What a shell command writes to its standard streams, read by the process that runs its step.
 
-Both streams are pipes and not the file of the attempt's log: a command that opens `/dev/stderr` anew to write would
-truncate a file, and what it had written before would be gone. A pipe stays as it is, however it is opened.
+Both streams are pipes and not the file of the attempt's log: a command that opens `/dev/stderr`
+anew to write would truncate a file, and what it had written before would be gone. A pipe stays as
+it is, however it is opened.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ Take = Callable[[bytes], None]
 
 
 class Shown:
-    """Prints what a stream of a command has, as it comes, to the stream of that name of this process."""
+    """Prints what a stream of a command has, as it comes, to the stream of that name of this
+    process."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def __call__(self, data: bytes, *, is_end: bool = False) -> None:
-        with contextlib.suppress(ValueError, AttributeError):  # a closed stream must not fail the step
+        with contextlib.suppress(ValueError, AttributeError):
+            # a closed stream must not fail the step
             stream = getattr(sys, self._name)
             stream.write(self._decoder.decode(data, is_end))
             stream.flush()
@@ -70,8 +73,8 @@ def follow(process: KnownChild, take_output: Take, take_error: Take) -> int:
 
 
 def let_go(stream: IO[bytes] | None) -> None:
-    """Close a stream of a command that has ended, once nobody has its other end any more: what the command has left
-    running may go on to write, and nobody reads it."""
+    """Close a stream of a command that has ended, once nobody has its other end any more: what the
+    command has left running may go on to write, and nobody reads it."""
     if stream is None or stream.closed:
         return
     poller = select.poll()
@@ -79,7 +82,9 @@ def let_go(stream: IO[bytes] | None) -> None:
     if poller.poll(0):  # POLLHUP: there is no writer
         stream.close()
     else:
-        threading.Thread(target=_drain, args=[stream], name="left-by-a-command", daemon=True).start()
+        threading.Thread(
+            target=_drain, args=[stream], name="left-by-a-command", daemon=True
+        ).start()
 
 
 def _take_rest(stream: int, take: Take) -> None:
@@ -90,7 +95,8 @@ def _take_rest(stream: int, take: Take) -> None:
 
 
 def _drain(stream: IO[bytes]) -> None:
-    """Read what nobody wants, at a pace at which one that writes without end has to wait, and costs no core."""
+    """Read what nobody wants, at a pace at which one that writes without end has to wait, and costs
+    no core."""
     with stream, contextlib.suppress(OSError):
         while os.read(stream.fileno(), _READ_BYTES):
             time.sleep(_DRAIN_PAUSE_S)
@@ -98,7 +104,8 @@ def _drain(stream: IO[bytes]) -> None:
 
 @contextlib.contextmanager
 def _end_of(process: KnownChild) -> Iterator[int | None]:
-    """Return a descriptor that becomes readable when a process has ended; None where there is none."""
+    """Return a descriptor that becomes readable when a process has ended; None where there is
+    none."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except (AttributeError, OSError):  # no such call here, or it is gone already

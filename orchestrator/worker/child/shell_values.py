@@ -24,13 +24,15 @@ from orchestrator.processes.temporary import temporary_folder
 from orchestrator.wording import listed, punctuated
 
 _NAMED = 5
-# Linux: MAX_ARG_STRLEN, of one argument or variable with its last NUL; elsewhere only their sum is limited.
+# Linux: MAX_ARG_STRLEN, of one argument or variable with its last NUL; elsewhere only their sum is
+# limited.
 _STRING_BYTES = 32 * os.sysconf("SC_PAGE_SIZE") if sys.platform.startswith("linux") else sys.maxsize
 _POINTER_BYTES = 8
 
 
 class ReferenceUnusable(ValueError):
-    """A value cannot be handed over to a command; the text names its reference and what to write instead."""
+    """A value cannot be handed over to a command; the text names its reference and what to write
+    instead."""
 
 
 @dataclass
@@ -42,13 +44,16 @@ class HandedOver:
     written: dict[str, str] = field(default_factory=dict)
 
     def check_length(self, environment: Mapping[str, str]) -> None:
-        """Raise ReferenceUnusable where the system would not start a command with so much (E2BIG)."""
-        sizes = {name: len(os.fsencode(f"{name}={value}")) + 1 for name, value in self.variables.items()}
+        """Raise ReferenceUnusable where the system would not start a command with so much
+        (E2BIG)."""
+        sizes = {
+            name: len(os.fsencode(f"{name}={value}")) + 1 for name, value in self.variables.items()
+        }
         own = len(os.fsencode(self.text)) + 1
         if own > _STRING_BYTES:
             raise ReferenceUnusable(
-                f"the command itself is too long: {own - 1:,} bytes, of which the system takes {_STRING_BYTES - 1:,}. "
-                "Put it into a script."
+                f"the command itself is too long: {own - 1:,} bytes, of which the system takes"
+                f" {_STRING_BYTES - 1:,}. Put it into a script."
             )
         too_long = [name for name, size in sizes.items() if size > _STRING_BYTES]
         others = sum(
@@ -57,7 +62,8 @@ class HandedOver:
             if name not in sizes
         )
         total = own + others + sum(size + _POINTER_BYTES for size in sizes.values())
-        for name in sorted(sizes, key=lambda name: -sizes[name]):  # as many of the largest as do not fit
+        for name in sorted(sizes, key=lambda name: -sizes[name]):
+            # as many of the largest as do not fit
             if total <= os.sysconf("SC_ARG_MAX"):
                 break
             total -= sizes[name]
@@ -67,19 +73,28 @@ class HandedOver:
             raise ReferenceUnusable(self.too_long(too_long))
 
     def too_long(self, names: list[str] | None = None) -> str:
-        """Return a sentence about variables that are too long, all of them if it is not known which."""
+        """Return a sentence about variables that are too long, all of them if it is not known
+        which."""
         names = names or sorted(self.variables, key=lambda name: -len(self.variables[name]))
         if not names:
-            return "the environment of the worker is too long for a command (Argument list too long)"
-        told = [f"{_braced(self.written[name])} ({len(os.fsencode(self.variables[name])):,} bytes)" for name in names]
+            return (
+                "the environment of the worker is too long for a command (Argument list too long)"
+            )
+        told = [
+            f"{_braced(self.written[name])} ({len(os.fsencode(self.variables[name])):,} bytes)"
+            for name in names
+        ]
         return (
-            f"too long for a command (Argument list too long): {listed(told, _NAMED)}. "
-            f"Write {_braced(f'file({self.written[names[0]]})')}, which stands for the path of a file with the value."
+            f"too long for a command (Argument list too long): {listed(told, _NAMED)}. Write"
+            f" {_braced(f'file({self.written[names[0]]})')}, which stands for the path of a file"
+            " with the value."
         )
 
 
 @contextlib.contextmanager
-def handed_over(command: str | Template, look_up: Callable[[OutputRef | ParamRef], Any]) -> Iterator[HandedOver]:
+def handed_over(
+    command: str | Template, look_up: Callable[[OutputRef | ParamRef], Any]
+) -> Iterator[HandedOver]:
     """Return a command with its values looked up; the files for them are there inside the block.
 
     Raises ReferenceUnusable.
@@ -112,13 +127,16 @@ def handed_over(command: str | Template, look_up: Callable[[OutputRef | ParamRef
 
 @contextlib.contextmanager
 def _named(reference: OutputRef | ParamRef) -> Iterator[None]:
-    """Name the reference whose value JSON cannot say: an int of too many digits, a list that holds itself."""
+    """Name the reference whose value JSON cannot say: an int of too many digits, a list that holds
+    itself."""
     try:
         yield
     except ReferenceUnusable:
         raise
     except (RecursionError, ValueError) as error:
-        raise ReferenceUnusable(f"the value of {_braced(written(reference))} has no JSON form: {error}") from None
+        raise ReferenceUnusable(
+            f"the value of {_braced(written(reference))} has no JSON form: {error}"
+        ) from None
 
 
 def shell_text(value: Any) -> str:
@@ -130,9 +148,14 @@ def shell_text(value: Any) -> str:
 
 
 def _checked(text: str, reference: str) -> str:
-    instead = f"Write {_braced(f'file({reference})')}, which stands for the path of a file with the value."
+    instead = (
+        f"Write {_braced(f'file({reference})')}, which stands for the path of a file with the"
+        " value."
+    )
     if "\0" in text:
-        raise ReferenceUnusable(f"the value of {_braced(reference)} holds a NUL, which no variable can. {instead}")
+        raise ReferenceUnusable(
+            f"the value of {_braced(reference)} holds a NUL, which no variable can. {instead}"
+        )
     try:
         os.fsencode(text)
     except UnicodeEncodeError as error:
@@ -147,7 +170,8 @@ def _braced(reference: str) -> str:
 
 
 def _value_file(path: Path, value: Any) -> Path:
-    """Write a value as text, bytes as they are, all else as JSON; return the path with its suffix."""
+    """Write a value as text, bytes as they are, all else as JSON; return the path with its
+    suffix."""
     if isinstance(value, bytes | bytearray | memoryview):
         path = path.with_suffix(".bin")
         path.write_bytes(value)
@@ -172,7 +196,8 @@ def _encoded(text: str) -> bytes:
 
 @contextlib.contextmanager
 def _private_folder() -> Iterator[Path]:
-    """Make a folder that nobody else can read, and remove it after the block, or with the worker's temporary folder."""
+    """Make a folder that nobody else can read, and remove it after the block, or with the worker's
+    temporary folder."""
     folder = Path(tempfile.mkdtemp(prefix="values-", dir=temporary_folder()))
     try:
         yield folder

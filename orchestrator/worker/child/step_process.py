@@ -1,7 +1,8 @@
-"""What a process does once before it runs steps: the user's working folder enters `sys.path`, and Django is set up.
+"""What a process does once before it runs steps: the user's working folder enters `sys.path`, and
+Django is set up.
 
-In a prefork pool that process is a child, and the worker's main process never imports anything of the user's. Pools of
-threads and solo pools have only the main process.
+In a prefork pool that process is a child, and the worker's main process never imports anything of
+the user's. Pools of threads and solo pools have only the main process.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ def prepare_for_steps(app: Celery) -> None:
 
 
 def _set_up_django(app: Celery) -> None:
-    """Do what Celery's fix-up does for steps: load the apps, and close what connections a step has used.
+    """Do what Celery's fix-up does for steps: load the apps, and close what connections a step has
+    used.
 
-    Not by the fix-up as a whole, which also puts the working folder first on `sys.path`, in the main process too.
+    Not by the fix-up as a whole, which also puts the working folder first on `sys.path`, in the
+    main process too.
     """
     try:
         from celery.fixups.django import DjangoWorkerFixup
@@ -46,4 +49,6 @@ def _set_up_django(app: Celery) -> None:
         fixup.install()
     except (Exception, SystemExit) as error:
         module = os.environ[DJANGO_VARIABLE]
-        logger.warning("%s is %s, and Django cannot be set up with it: %s", DJANGO_VARIABLE, module, error)
+        logger.warning(
+            "%s is %s, and Django cannot be set up with it: %s", DJANGO_VARIABLE, module, error
+        )

@@ -1,4 +1,5 @@
-"""What Python prints and logs in the thread of an attempt, in a pool of threads: they share the descriptors."""
+"""What Python prints and logs in the thread of an attempt, in a pool of threads: they share the
+descriptors."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ class ThreadCapture:
                 threading.Thread(target=_ship_open_logs, name="attempt-log", daemon=True).start()
 
     @contextlib.contextmanager
-    def attempt(self, run_id: str, step: str, attempt: int, token: int, masks: Masks = NO_MASKS) -> Iterator[None]:
+    def attempt(
+        self, run_id: str, step: str, attempt: int, token: int, masks: Masks = NO_MASKS
+    ) -> Iterator[None]:
         shipment = Shipment(self._ledger, self._limit, run_id, step, attempt, token, masks)
         mark = _thread_log.set(shipment)
         _open_logs[id(shipment)] = shipment
@@ -74,7 +77,10 @@ class ThreadCapture:
 
 
 def _ship_open_logs() -> None:
-    pause, outage = threading.Event(), Outage(logging.getLogger(__name__), "logs of steps cannot be shipped")
+    pause, outage = (
+        threading.Event(),
+        Outage(logging.getLogger(__name__), "logs of steps cannot be shipped"),
+    )
     while True:
         _is_any_open.wait()
         pause.wait(SHIP_INTERVAL_S)
@@ -90,7 +96,8 @@ def _ship_open_logs() -> None:
 
 
 class _Router(io.TextIOBase):
-    """A text stream that sends what an attempt writes to its log, and all else to the stream it stands for."""
+    """A text stream that sends what an attempt writes to its log, and all else to the stream it
+    stands for."""
 
     encoding = "utf-8"
     errors = "backslashreplace"

@@ -1,7 +1,9 @@
-"""The user's modules in a worker process: those of the run's own folder, and as their files are now.
+"""The user's modules in a worker process: those of the run's own folder, and as their files are
+now.
 
-A worker lives long and serves many runs. Two folders may hold modules of the same name (`train.py`, `pipeline.py`),
-and files change between runs; Python alone would go on with whatever this process happened to import first.
+A worker lives long and serves many runs. Two folders may hold modules of the same name (`train.py`,
+`pipeline.py`), and files change between runs; Python alone would go on with whatever this process
+happened to import first.
 """
 
 from __future__ import annotations
@@ -44,31 +46,44 @@ class LoadedCode:
 
 
 class UserCode:
-    """One folder's modules at a time. Attempts in threads share it: those of two folders are kept apart in prefork."""
+    """One folder's modules at a time. Attempts in threads share it: those of two folders are kept
+    apart in prefork."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._folder = ""
-        self._stamps: dict[str, tuple[int, int]] = {}  # source file -> its time and size when it was imported
+        self._stamps: dict[
+            str, tuple[int, int]
+        ] = {}  # source file -> its time and size when it was imported
         self._modules_seen = 0
         self._functions: dict[str, Callable[..., Any]] = {}
         self.half_copied = HalfCopied()
         self._sources = FreshSources(self.half_copied)
         self._digests: dict[str, str] = {}
-        self._brought: dict[str, set[str]] = {}  # module of a step -> files that were loaded for it or while it ran
+        self._brought: dict[
+            str, set[str]
+        ] = {}  # module of a step -> files that were loaded for it or while it ran
         self._loaded: dict[tuple[str, str], LoadedCode] = {}
 
-    def loaded(self, module: str, submitted: Mapping[str, str] | None, submitted_id: str) -> LoadedCode:
-        """Return the folder's files that are loaded, as far as they belong to the run of a step of this module.
+    def loaded(
+        self, module: str, submitted: Mapping[str, str] | None, submitted_id: str
+    ) -> LoadedCode:
+        """Return the folder's files that are loaded, as far as they belong to the run of a step of
+        this module.
 
-        Those are the submitted ones, and what was imported for the module. The others belong to runs that this process
-        has had before. If it is not known what was submitted (None), all are returned.
+        Those are the submitted ones, and what was imported for the module. The others belong to
+        runs that this process has had before. If it is not known what was submitted (None), all are
+        returned.
         """
         with self._lock:
             self._look("")
             found = self._loaded.get((module, submitted_id))
             if found is None:
-                own = self._digests.keys() if submitted is None else {*submitted, *self._brought.get(module, ())}
+                own = (
+                    self._digests.keys()
+                    if submitted is None
+                    else {*submitted, *self._brought.get(module, ())}
+                )
                 files = {file: digest for file, digest in self._digests.items() if file in own}
                 found = self._loaded[module, submitted_id] = LoadedCode(files, code_id(files))
             return found
@@ -80,7 +95,8 @@ class UserCode:
 
     @contextlib.contextmanager
     def of(self, import_path: str, module: str = "") -> Iterator[None]:
-        """Let imports find the modules of a folder, unless this machine has no such folder; "" for no folder.
+        """Let imports find the modules of a folder, unless this machine has no such folder; "" for
+        no folder.
 
         What is imported meanwhile is for a step of this module.
         """
@@ -110,7 +126,8 @@ class UserCode:
 
     def _turn_to(self, folder: str) -> None:
         self._forget()
-        if self._folder in sys.path and self._folder:  # the first of them is the one that we put there
+        if self._folder in sys.path and self._folder:
+            # the first of them is the one that we put there
             sys.path.remove(self._folder)
         self._folder = folder
         self._sources.turn_to(folder)
@@ -135,7 +152,8 @@ class UserCode:
         linecache.checkcache()
 
     def _look(self, module: str) -> None:
-        """Remember the files of modules that are new, as they are now, and for a step of which module they are."""
+        """Remember the files of modules that are new, as they are now, and for a step of which
+        module they are."""
         if len(sys.modules) == self._modules_seen:
             return
         self._modules_seen = len(sys.modules)
@@ -152,7 +170,8 @@ class UserCode:
         return any(_stamp(file) != stamp for file, stamp in self._stamps.items())
 
     def _modules(self) -> Iterator[tuple[str, str]]:
-        """Return name and source file of the folder's modules. Compiled ones cannot be imported twice: they stay."""
+        """Return name and source file of the folder's modules. Compiled ones cannot be imported
+        twice: they stay."""
         if not self._folder:
             return
         inside = self._folder.rstrip(os.sep) + os.sep
@@ -175,7 +194,9 @@ class UserCode:
             if not self._folder or spec is None or spec.origin is not None:
                 continue
             places = map(str, spec.submodule_search_locations or ())
-            if any(place.startswith(inside) and not place.startswith(_INSTALLED) for place in places):
+            if any(
+                place.startswith(inside) and not place.startswith(_INSTALLED) for place in places
+            ):
                 yield name
 
 

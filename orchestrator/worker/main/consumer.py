@@ -1,4 +1,5 @@
-"""Celery's consumer of messages, made to bear with a server that is away: nobody delivers a message again."""
+"""Celery's consumer of messages, made to bear with a server that is away: nobody delivers a message
+again."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ class StepConsumer(Consumer):  # type: ignore[misc]
         super().__init__(*args, **options)
 
     def ensure_connected(self, conn: Any) -> Any:
-        """Try again every two seconds at most. Between two tries the main process hears nothing of its children, and
-        Celery would let the pauses grow to half a minute."""
+        """Try again every two seconds at most. Between two tries the main process hears nothing of
+        its children, and Celery would let the pauses grow to half a minute."""
         connect = conn.ensure_connection
 
         def ensure_connection(_: Any, *args: Any, **options: Any) -> Any:
@@ -62,15 +63,19 @@ class StepConsumer(Consumer):  # type: ignore[misc]
             self.timer.call_after(SETTLED_S, self._outage.is_over)
 
     def on_close(self) -> None:
-        """Drop what no child has got; keep what one has, though it has not answered yet: it begins when it can."""
+        """Drop what no child has got; keep what one has, though it has not answered yet: it begins
+        when it can."""
         jobs = getattr(getattr(self.pool, "_pool", None), "_cache", {})
-        written = {number: job for number, job in list(jobs.items()) if not job._accepted and job._write_to}
+        written = {
+            number: job for number, job in list(jobs.items()) if not job._accepted and job._write_to
+        }
         super().on_close()
         for number, job in written.items():
             jobs.setdefault(number, job)
 
     def call_soon(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Let the event loop call something that a command from afar asks for; one without sense must not end it."""
+        """Let the event loop call something that a command from afar asks for; one without sense
+        must not end it."""
         return super().call_soon(_outlived, function, *args, **kwargs)
 
 
@@ -80,4 +85,8 @@ def _outlived(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     except (RedisError, OSError):  # the connection's, to which the consumer attends
         raise
     except Exception as error:
-        logger.error("what a remote control command asked for cannot be done: %s: %s", type(error).__name__, error)
+        logger.error(
+            "what a remote control command asked for cannot be done: %s: %s",
+            type(error).__name__,
+            error,
+        )

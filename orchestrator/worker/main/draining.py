@@ -1,8 +1,10 @@
-"""A worker that was told to end: it waits for its running steps, and hands over those that take too long.
+"""A worker that was told to end: it waits for its running steps, and hands over those that take too
+long.
 
-The first signal lets steps end for `drain_grace_s` and tells them (`context.should_stop`); from then on Celery takes no
-more messages. At the end of the grace, at a second signal, or at SIGQUIT, what still runs is stopped and given back to
-the ledger, so that another worker goes on with it at once.
+The first signal lets steps end for `drain_grace_s` and tells them (`context.should_stop`); from
+then on Celery takes no more messages. At the end of the grace, at a second signal, or at SIGQUIT,
+what still runs is stopped and given back to the ledger, so that another worker goes on with it at
+once.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, parent: Any, **options: Any) -> None:
-        # Plain values, not events: one handler may interrupt another one in the middle of taking an event's lock.
+        # Plain values, not events: one handler may interrupt another one in the middle of taking an
+        # event's lock.
         self._orders, self._is_hurried = 0, False
         self._has_ended = threading.Event()
         self._told: Callable[[], None] = lambda: None
@@ -51,7 +54,8 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
         is_main_thread = threading.current_thread() is threading.main_thread()
 
         def hurry(*_: Any) -> None:
-            # In place of Celery's cold shutdown, which sends SIGTERM to the children and then waits for them itself.
+            # In place of Celery's cold shutdown, which sends SIGTERM to the children and then waits
+            # for them itself.
             if os.getpid() == main_pid:
                 self._is_hurried = True
                 os.kill(main_pid, signal.SIGTERM)
@@ -65,7 +69,8 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
                 signal.signal(signal.SIGINT, hurry)
             if is_first:
                 note_draining()
-                # No daemon: the interpreter waits for it, so what is handed over is handed over whole.
+                # No daemon: the interpreter waits for it, so what is handed over is handed over
+                # whole.
                 threading.Thread(target=self._drain, args=(parent,), name="drain").start()
 
         def end(**_: Any) -> None:
@@ -78,14 +83,16 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
             signal.signal(signal.SIGQUIT, hurry)
 
     def stop(self, parent: Any) -> None:
-        """Begin to drain, if no signal has said so: somebody ends the worker from afar, as Flower can."""
+        """Begin to drain, if no signal has said so: somebody ends the worker from afar, as Flower
+        can."""
         if not self._orders:
             self._told()
 
     terminate = stop
 
     def _is_over(self) -> bool:
-        """Whether the worker has waited for all its steps, or its main thread is at its end for another reason."""
+        """Whether the worker has waited for all its steps, or its main thread is at its end for
+        another reason."""
         return self._has_ended.is_set() or not threading.main_thread().is_alive()
 
     def _drain(self, parent: Any) -> None:
@@ -93,32 +100,46 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
         limit = time.monotonic() + settings().drain_grace_s
         left = list(running)
         if left:
-            logger.warning("waiting for %d running steps; a second signal hands them over", len(left))
-        # Not only while something runs: a child may have begun with a step of which this process has not heard yet.
+            logger.warning(
+                "waiting for %d running steps; a second signal hands them over", len(left)
+            )
+        # Not only while something runs: a child may have begun with a step of which this process
+        # has not heard yet.
         while not self._is_over() and not self._is_hurried and time.monotonic() < limit:
             time.sleep(LOOK_S)
         began = time.monotonic()
-        # Until Celery takes no more messages this worker would itself take the steps that it hands over.
-        while parent.consumer.blueprint.state != bootsteps.TERMINATE and time.monotonic() < began + END_LIMIT_S:
+        # Until Celery takes no more messages this worker would itself take the steps that it hands
+        # over.
+        while (
+            parent.consumer.blueprint.state != bootsteps.TERMINATE
+            and time.monotonic() < began + END_LIMIT_S
+        ):
             if is_solo and list(running):
                 break  # it takes none while its only thread runs a step
             time.sleep(LOOK_S)
         began = time.monotonic()
         while not self._is_over() and time.monotonic() < began + END_LIMIT_S:
             left = list(running)
-            threads = [thread for attempt in left if (thread := stop_soon(parent.app, attempt, HANDED_OVER))]
+            threads = [
+                thread
+                for attempt in left
+                if (thread := stop_soon(parent.app, attempt, HANDED_OVER))
+            ]
             for thread in threads:
                 thread.join(END_LIMIT_S)
             if any(attempt.pid == os.getpid() for attempt in left):
-                logger.warning("%d steps were handed over; the threads that run them end with this process", len(left))
+                logger.warning(
+                    "%d steps were handed over; the threads that run them end with this process",
+                    len(left),
+                )
                 kill_strays()
                 os._exit(0)
             time.sleep(LOOK_S)
 
 
 def _listen_to_all(pool: Any) -> None:
-    """Let a pool that is ending hear of any child within ROUND_S: Celery sleeps half a second at every silent one, in
-    turn, so steps that obey would be taken for deaf."""
+    """Let a pool that is ending hear of any child within ROUND_S: Celery sleeps half a second at
+    every silent one, in turn, so steps that obey would be taken for deaf."""
     handler = getattr(getattr(pool, "_pool", None), "_result_handler", None)
     flush = getattr(handler, "_flush_outqueue", None)
     if flush is None:

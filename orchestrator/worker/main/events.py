@@ -1,4 +1,5 @@
-"""Celery's task events, which Flower needs, sent a few times a second instead of at every turn of the event loop.
+"""Celery's task events, which Flower needs, sent a few times a second instead of at every turn of
+the event loop.
 
 Sent one by one they cost a worker's main process half of what a step costs it (docs/benchmarks.md).
 """
@@ -14,8 +15,8 @@ BATCH_EVENTS = 500
 
 
 class EventBatches(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Lets events gather for BATCH_S seconds. None is left out: Flower takes names from task-received, slots in use
-    from task-started."""
+    """Lets events gather for BATCH_S seconds. None is left out: Flower takes names from
+    task-received, slots in use from task-started."""
 
     requires = ("celery.worker.consumer.events:Events",)
 

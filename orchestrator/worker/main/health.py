@@ -1,7 +1,9 @@
-"""Whether this worker can do steps at all: after a fault of its host it takes none until its own check passes again.
+"""Whether this worker can do steps at all: after a fault of its host it takes none until its own
+check passes again.
 
-A child meets the fault and puts its attempt back; the main process learns it from the child's answer, stops reading its
-queues, gives back what nobody has begun, and looks every CHECK_S seconds whether the store can be used again.
+A child meets the fault and puts its attempt back; the main process learns it from the child's
+answer, stops reading its queues, gives back what nobody has begun, and looks every CHECK_S seconds
+whether the store can be used again.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class Health(bootsteps.StartStopStep):  # type: ignore[misc]
     def _on_change(self, parent: Any) -> None:
         self._has_news.set()
         if host_state.fault:
-            logger.error("this worker takes no steps until its check passes again: %s", host_state.fault)
+            logger.error(
+                "this worker takes no steps until its check passes again: %s", host_state.fault
+            )
             act: Callable[[Any], None] = _pause
         else:
             logger.warning("this worker takes steps again")
@@ -73,9 +77,8 @@ def _pause(consumer: Any) -> None:
     queues = tuple(consumer.app.amqp.queues.consume_from)
     host_state.paused_queues = tuple(dict.fromkeys((*host_state.paused_queues, *queues)))
     for queue in queues:
-        with suppress(
-            AttributeError
-        ):  # there is no connection just now; it will not be read after the next one is made
+        with suppress(AttributeError):
+            # there is no connection just now; it will not be read after the next one is made
             consumer.cancel_task_queue(queue)
     try:
         give_back(consumer.app)

@@ -1,4 +1,5 @@
-"""Keeps what a worker takes from its queues and must not run, whatever state the server is in at that moment."""
+"""Keeps what a worker takes from its queues and must not run, whatever state the server is in at
+that moment."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class _Taken:
 
 
 class Keeping:
-    """The entries that could not be set aside yet. What Redis does not take now is tried again at each sign of life."""
+    """The entries that could not be set aside yet. What Redis does not take now is tried again at
+    each sign of life."""
 
     def __init__(self, app_settings: Settings) -> None:
         self._waiting: deque[_Taken] = deque()
@@ -47,7 +49,9 @@ class Keeping:
         """One that gives up soon: the worker's event loop waits for it."""
         return connect(broker_url(), retries=0, timeout_s=ANSWER_LIMIT_S)
 
-    def __call__(self, queue: str, list_key: str, entry: bytes, found: ForeignMessage | BrokenMessage, /) -> None:
+    def __call__(
+        self, queue: str, list_key: str, entry: bytes, found: ForeignMessage | BrokenMessage, /
+    ) -> None:
         self._waiting.append(_Taken(queue, list_key, entry, found, time.time()))
         try:
             self.flush()
@@ -55,9 +59,13 @@ class Keeping:
             logger.warning("a message of queue %s cannot be set aside yet: %s", queue, error)
 
     def clear_the_way(self, queue: str, list_key: str, /) -> None:
-        kept = clear_the_way(self._client, self._prefix, queue, self._broker_prefix + list_key, time.time())
+        kept = clear_the_way(
+            self._client, self._prefix, queue, self._broker_prefix + list_key, time.time()
+        )
         if kept:
-            logger.error("the key %s of queue %s is not a list; it is called %s now", list_key, queue, kept)
+            logger.error(
+                "the key %s of queue %s is not a list; it is called %s now", list_key, queue, kept
+            )
 
     def flush(self) -> None:
         """Set aside what waits. Raise what Redis says; nothing is forgotten."""
@@ -72,18 +80,21 @@ class Keeping:
             bury(self._client, prefix, queue, taken.entry, found.reason, taken.at)
             if self._is_new(queue, found.reason):
                 logger.error(
-                    "queue %s held an entry that is not a message of ours: %s. It is among the dead ones now "
-                    "(orchestrator doctor); others of this kind are not logged.",
+                    "queue %s held an entry that is not a message of ours: %s. It is among the "
+                    "dead ones now (orchestrator doctor); others of this kind are not logged.",
                     queue, found.reason,
                 )  # fmt: skip
             return
         lists = self._broker_prefix + taken.list_key
-        if not keep_foreign(self._client, prefix, queue, lists, taken.entry) and self._is_new(queue, found.task):
+        if not keep_foreign(self._client, prefix, queue, lists, taken.entry) and self._is_new(
+            queue, found.task
+        ):
             logger.warning(
-                "queue %s is read by this worker, and another application sends to it: task %s from %s is not ours. "
-                "Such messages are kept in the list %s (orchestrator doctor says how to return them); others of this "
-                "task are not logged.",
-                queue, found.task or "without a name", found.origin or "an unknown sender", foreign_key(prefix, queue),
+                "queue %s is read by this worker, and another application sends to it: task %s "
+                "from %s is not ours. Such messages are kept in the list %s (orchestrator doctor "
+                "says how to return them); others of this task are not logged.",
+                queue, found.task or "without a name", found.origin or "an unknown sender",
+                foreign_key(prefix, queue),
             )  # fmt: skip
 
     def _is_new(self, queue: str, kind: str) -> bool:

@@ -1,7 +1,8 @@
-"""The leases of a worker's running attempts and the clocks of their timeouts, kept by threads of its main process.
+"""The leases of a worker's running attempts and the clocks of their timeouts, kept by threads of
+its main process.
 
-User code runs in the children and cannot delay them. In a pool of threads, and in the solo pool, it can: a step that
-holds the interpreter's lock for longer than a lease loses it.
+User code runs in the children and cannot delay them. In a pool of threads, and in the solo pool, it
+can: a step that holds the interpreter's lock for longer than a lease loses it.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ LONGEST_LOOK_S = 1.0  # so long an attempt that could not be stopped waits for t
 class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
     """Renews the leases of all running attempts in one call, and stops those that the answer names.
 
-    The threads outlive this step's stop: while the worker waits for its last steps, and for what is left of those that
-    are being stopped, their leases are renewed on.
+    The threads outlive this step's stop: while the worker waits for its last steps, and for what is
+    left of those that are being stopped, their leases are renewed on.
     """
 
     requires = ("celery.worker.components:Pool",)
@@ -50,13 +51,17 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
         if pool_type != "prefork":
             share_cores(slots_of(parent))
             logger.warning(
-                "a pool of type %s cannot end a step: timeouts, cancelling and draining only ask it to stop, "
-                "and a step that holds the interpreter's lock can lose its lease",
+                "a pool of type %s cannot end a step: timeouts, cancelling and draining only ask it"
+                " to stop, and a step that holds the interpreter's lock can lose its lease",
                 pool_type,
             )
-        threading.Thread(target=watch_memory, args=(parent.app,), name="memory", daemon=True).start()
+        threading.Thread(
+            target=watch_memory, args=(parent.app,), name="memory", daemon=True
+        ).start()
         for target in (self._renew_for_ever, self._watch_timeouts):
-            threading.Thread(target=target, args=(parent,), name=target.__name__.strip("_"), daemon=True).start()
+            threading.Thread(
+                target=target, args=(parent,), name=target.__name__.strip("_"), daemon=True
+            ).start()
 
     def _end(self, **_: Any) -> None:
         self._over.set()
@@ -65,8 +70,11 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
     def _renew_for_ever(self, parent: Any) -> None:
         process = current_process(parent.app)
         chosen = process.settings
-        # A client of its own that gives up soon: through another connection it goes before the last renewal is over.
-        ledger = Ledger(connect(broker_url(), retries=0, timeout_s=chosen.lease_s / 2), chosen.key_prefix)
+        # A client of its own that gives up soon: through another connection it goes before the last
+        # renewal is over.
+        ledger = Ledger(
+            connect(broker_url(), retries=0, timeout_s=chosen.lease_s / 2), chosen.key_prefix
+        )
         nudged = ledger.nudge_key(parent.hostname)
         outage = Outage(logger, "leases cannot be renewed")
         while not self._over.is_set() or running.held():
@@ -78,7 +86,8 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
                 ledger.client.blpop([nudged], max(0.05, pause_s))
             except Exception as error:
                 outage.begins(error)
-                time.sleep(chosen.renewal_interval_s / 4)  # also at the end, while attempts are still being stopped
+                # also at the end, while attempts are still being stopped
+                time.sleep(chosen.renewal_interval_s / 4)
 
     def _renew(self, parent: Any, ledger: Ledger) -> None:
         attempts = {attempt.held: attempt for attempt in running.held()}
@@ -103,7 +112,8 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
                 if left_s <= 0:
                     stop_soon(parent.app, attempt, TIMED_OUT)
                 else:
-                    # Exact though the call may not have begun: until then its clock stands, and all of it is left.
+                    # Exact though the call may not have begun: until then its clock stands, and all
+                    # of it is left.
                     pause_s = min(pause_s, max(left_s, SHORTEST_LOOK_S))
             running.timeout_set.wait(pause_s)
             running.timeout_set.clear()

@@ -1,4 +1,5 @@
-"""Watching how much memory attempts hold whose limits no control group keeps; see `worker/memory.py`."""
+"""Watching how much memory attempts hold whose limits no control group keeps; see
+`worker/memory.py`."""
 
 from __future__ import annotations
 
@@ -24,11 +25,17 @@ def watch_memory(app: Any) -> None:
     while True:
         time.sleep(LOOK_S)
         for attempt in running:
-            if attempt.pid != os.getpid() and (limit := limit_of(attempt.pid)) and not attempt.stop_reason:
+            if (
+                attempt.pid != os.getpid()
+                and (limit := limit_of(attempt.pid))
+                and not attempt.stop_reason
+            ):
                 try:
                     _look(app, attempt, limit)
                 except Exception:
-                    logger.exception("the memory of step %s could not be looked at", attempt.held.step)
+                    logger.exception(
+                        "the memory of step %s could not be looked at", attempt.held.step
+                    )
 
 
 def _look(app: Any, attempt: RunningAttempt, limit: int) -> None:

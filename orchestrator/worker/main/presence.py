@@ -1,6 +1,8 @@
-"""A worker's sign of life in the ledger, sent by its main process so that user code cannot delay it.
+"""A worker's sign of life in the ledger, sent by its main process so that user code cannot delay
+it.
 
-The solo pool has only one process: while a step runs there, the worker counts as gone after a few seconds.
+The solo pool has only one process: while a step runs there, the worker counts as gone after a few
+seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +23,12 @@ from celery import bootsteps
 from celery.signals import worker_shutdown
 from celery.utils.log import get_logger
 
-from orchestrator.ledger.presence import SIGN_OF_LIFE_S, WorkerCard, announce_worker, withdraw_worker
+from orchestrator.ledger.presence import (
+    SIGN_OF_LIFE_S,
+    WorkerCard,
+    announce_worker,
+    withdraw_worker,
+)
 from orchestrator.messages.former import take_over_former_queues
 from orchestrator.outages import Outage
 from orchestrator.settings.sources import settings
@@ -37,7 +44,8 @@ PARENT_LOOK_S = 0.5
 
 
 class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Announces the worker every SIGN_OF_LIFE_S seconds, and ends a local worker whose parent has gone."""
+    """Announces the worker every SIGN_OF_LIFE_S seconds, and ends a local worker whose parent has
+    gone."""
 
     requires = ("celery.worker.components:Pool",)
 
@@ -49,11 +57,15 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, parent: Any) -> None:
         worker_shutdown.connect(self._end, weak=False)
-        self._thread = threading.Thread(target=self._announce, args=(parent,), name="presence", daemon=True)
+        self._thread = threading.Thread(
+            target=self._announce, args=(parent,), name="presence", daemon=True
+        )
         self._thread.start()
         host_state.listen(self._has_news.set)
         if watched := settings().parent_pid:
-            threading.Thread(target=self._end_with, args=(watched,), name="parent-watch", daemon=True).start()
+            threading.Thread(
+                target=self._end_with, args=(watched,), name="parent-watch", daemon=True
+            ).start()
 
     def stop(self, parent: Any) -> None:
         """Say that the worker takes no more steps; it is there until the last one has ended."""
@@ -84,14 +96,20 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
         try:
             take_over_former_queues(process.ledger, settings())
         except Exception as error:
-            logger.warning("messages in the queues of a former version could not be taken over yet: %s", error)
+            logger.warning(
+                "messages in the queues of a former version could not be taken over yet: %s", error
+            )
         has_begun, twin = False, ""
         outage = Outage(logger, "no sign of life can be sent")
         while not self._over.is_set():
             try:
-                before = announce_worker(client, prefix, replace(self._now(card, parent), twin=twin))
+                before = announce_worker(
+                    client, prefix, replace(self._now(card, parent), twin=twin)
+                )
                 # At the first sign it may be a predecessor's.
-                is_other = has_begun and before is not None and before.incarnation not in ("", INCARNATION)
+                is_other = (
+                    has_begun and before is not None and before.incarnation not in ("", INCARNATION)
+                )
                 twin = f"process {before.pid} of host {before.host}" if is_other and before else ""
                 has_begun = True
                 flush_kept()
@@ -110,19 +128,24 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
         if self._is_draining:
             return replace(card, queues=())
         if fault := host_state.fault:
-            return replace(card, queues=(), fault=fault, paused_queues=host_state.paused_queues or card.queues)
+            return replace(
+                card, queues=(), fault=fault, paused_queues=host_state.paused_queues or card.queues
+            )
         return card
 
     @staticmethod
     def _end_with(watched: int) -> None:
-        """Kill the whole tree at once when the parent has gone, as the parent would have: nobody waits for its steps.
+        """Kill the whole tree at once when the parent has gone, as the parent would have: nobody
+        waits for its steps.
 
-        A thread of its own, because signs of life wait for a server that went with the parent. Where there is a
-        guardian it ends the rest, and misses nothing that is started meanwhile.
+        A thread of its own, because signs of life wait for a server that went with the parent.
+        Where there is a guardian it ends the rest, and misses nothing that is started meanwhile.
         """
         while os.getppid() == watched:  # also while a shutdown waits for a step
             time.sleep(PARENT_LOOK_S)
-        logger.warning("the process that started this worker has gone: the worker ends with all it started")
+        logger.warning(
+            "the process that started this worker has gone: the worker ends with all it started"
+        )
         if has_guardian():
             os.kill(os.getpid(), signal.SIGKILL)
         myself = psutil.Process()
@@ -133,7 +156,8 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
 
 
 def queues_read_by(worker: Any) -> tuple[str, ...]:
-    """Return the queues that a Celery worker reads now, by their former names as well, which older runs have.
+    """Return the queues that a Celery worker reads now, by their former names as well, which older
+    runs have.
 
     Remote control adds queues and cancels some.
     """
@@ -152,7 +176,8 @@ def slots_of(worker: Any) -> int:
 
 
 def _session() -> Iterator[psutil.Process]:
-    """Return the processes of the session that a local worker leads: also what a step handed over to init."""
+    """Return the processes of the session that a local worker leads: also what a step handed over
+    to init."""
     for process in psutil.process_iter():
         with contextlib.suppress(OSError):
             if os.getsid(process.pid) == os.getpid():

@@ -1,4 +1,5 @@
-"""What a worker refuses to start with: a store that is not the installation's, a name that another worker bears."""
+"""What a worker refuses to start with: a store that is not the installation's, a name that another
+worker bears."""
 
 from __future__ import annotations
 
@@ -18,7 +19,13 @@ from redis.exceptions import RedisError
 from orchestrator.artifacts.identity import StoreId, marked_store, refuse_another
 from orchestrator.errors import OrchestratorError, WorkerNameTaken
 from orchestrator.ledger.connection import connect
-from orchestrator.ledger.presence import SIGN_OF_LIFE_S, WorkerCard, claim_name, last_sign_of_life, refuse_older
+from orchestrator.ledger.presence import (
+    SIGN_OF_LIFE_S,
+    WorkerCard,
+    claim_name,
+    last_sign_of_life,
+    refuse_older,
+)
 from orchestrator.ledger.store_id import record_store, recorded_store
 from orchestrator.settings.sources import settings
 from orchestrator.worker.process import broker_url
@@ -46,10 +53,12 @@ def _refuse(sender: Any, **_: Any) -> None:
 
 
 def _settle_store(client: Redis, prefix: str, root: Path) -> None:
-    """Mark and record the store if nobody has used one yet. Raises StoreRefused if this folder is another one."""
+    """Mark and record the store if nobody has used one yet. Raises StoreRefused if this folder is
+    another one."""
     refuse_another(_recorded(client, prefix), root)
     record_store(client, prefix, asdict(marked_store(root, settings().artifact_permissions)))
-    refuse_another(_recorded(client, prefix), root)  # somebody with another folder may have been quicker
+    # somebody with another folder may have been quicker
+    refuse_another(_recorded(client, prefix), root)
 
 
 def _recorded(client: Redis, prefix: str) -> StoreId | None:
@@ -64,8 +73,9 @@ def _claim_name(client: Redis, prefix: str, name: str) -> None:
     if other is None or _is_gone(client, prefix, other):
         return  # one that was killed a moment ago gives way to its successor
     raise WorkerNameTaken(
-        f"a worker named {name} runs already, as process {other.pid} of host {other.host}, and nobody could tell "
-        "the two apart. Give this one another name: orchestrator worker --name NAME"
+        f"a worker named {name} runs already, as process {other.pid} of host {other.host}, and"
+        " nobody could tell the two apart. Give this one another name: orchestrator worker --name"
+        " NAME"
     )
 
 
@@ -77,7 +87,8 @@ def _is_gone(client: Redis, prefix: str, other: WorkerCard) -> bool:
             return "worker" not in " ".join(psutil.Process(other.pid).cmdline())
         except psutil.Error:
             return True
-    # In a container that was started again its process had the same id; so has that of another container's.
+    # In a container that was started again its process had the same id; so has that of another
+    # container's.
     seen = last_sign_of_life(client, prefix, other.worker)
     time.sleep(1.5 * SIGN_OF_LIFE_S)
     now = last_sign_of_life(client, prefix, other.worker)

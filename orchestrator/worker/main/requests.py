@@ -1,7 +1,9 @@
-"""The messages that a worker has taken from its queues: those not begun, which go back, and those that run.
+"""The messages that a worker has taken from its queues: those not begun, which go back, and those
+that run.
 
-Queues are read without acknowledgements, so nothing in Redis remembers a message that was taken. Celery forgets those
-that no child has accepted when it stops and when its connection breaks, trusting the broker to deliver them again.
+Queues are read without acknowledgements, so nothing in Redis remembers a message that was taken.
+Celery forgets those that no child has accepted when it stops and when its connection breaks,
+trusting the broker to deliver them again.
 """
 
 from __future__ import annotations
@@ -36,9 +38,11 @@ _not_begun: dict[str, StepRequest] = {}
 
 
 class StepRequest(Request):  # type: ignore[misc]
-    """A message of a queue without acknowledgements: Celery's own would look for it among the unacked in vain.
+    """A message of a queue without acknowledgements: Celery's own would look for it among the
+    unacked in vain.
 
-    Its time limit is kept by `worker.leases`, which ends all that a step started; Celery would end the child alone.
+    Its time limit is kept by `worker.leases`, which ends all that a step started; Celery would end
+    the child alone.
     """
 
     time_limits: tuple[float | None, float | None]  # hard, soft; as Celery's pool will have them
@@ -55,7 +59,9 @@ class StepRequest(Request):  # type: ignore[misc]
         if fast := cls.__dict__.get("on_success"):
 
             def on_success(self: StepRequest, result: Any, **kwargs: Any) -> Any:
-                if not result[0]:  # else on_failure is next, and tells the failure callback which attempt ended
+                if not result[
+                    0
+                ]:  # else on_failure is next, and tells the failure callback which attempt ended
                     running.forget_log(running.end(id(self)))
                 try:
                     return fast(self, result, **kwargs)
@@ -71,7 +77,12 @@ class StepRequest(Request):  # type: ignore[misc]
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         named = self.kwargs
-        held = Held(named["run_id"], named["step"], named["attempt"], owner_of(self._hostname, INCARNATION, pid))
+        held = Held(
+            named["run_id"],
+            named["step"],
+            named["attempt"],
+            owner_of(self._hostname, INCARNATION, pid),
+        )
         running.begin(id(self), RunningAttempt(held, pid, self.timeout_s, log=log_of_child(pid)))
         super().on_accepted(pid, time_accepted)
 
@@ -82,7 +93,9 @@ class StepRequest(Request):  # type: ignore[misc]
             host_state.note(str(hindrance), hindrance.needed_bytes)
         event = _event_instead_of_failure(exc_info.exception, attempt)
         try:
-            answer = super().on_failure(exc_info, send_failed_event=send_failed_event and not event, **kwargs)
+            answer = super().on_failure(
+                exc_info, send_failed_event=send_failed_event and not event, **kwargs
+            )
         finally:
             running.forget_log(attempt)
         if event:
@@ -91,23 +104,28 @@ class StepRequest(Request):  # type: ignore[misc]
 
 
 def _event_instead_of_failure(error: object, attempt: RunningAttempt | None) -> str:
-    """Return the event that tells Flower of an end that is no failure, an empty text if Celery's own does."""
+    """Return the event that tells Flower of an end that is no failure, an empty text if Celery's
+    own does."""
     error = getattr(error, "exc", error) if not isinstance(error, Retry) else error
     if isinstance(error, MessageDropped):
         return "task-rejected"
-    was_stopped = isinstance(error, AttemptStopped) or (attempt is not None and attempt.stop_reason in REVOKING)
+    was_stopped = isinstance(error, AttemptStopped) or (
+        attempt is not None and attempt.stop_reason in REVOKING
+    )
     return "task-revoked" if was_stopped and not isinstance(error, Retry) else ""
 
 
 def hindrance_of(error: object) -> AttemptHindered | None:
     """Return the fault of the host behind what a child has answered, None if there is none."""
     while error is not None and not isinstance(error, AttemptHindered):
-        error = getattr(error, "exc", None)  # of a Retry, and of what billiard wraps around an exception
+        # of a Retry, and of what billiard wraps around an exception
+        error = getattr(error, "exc", None)
     return error
 
 
 class GivingBack(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Gives back, when the worker is connected again and when it has stopped, what no child has begun with."""
+    """Gives back, when the worker is connected again and when it has stopped, what no child has
+    begun with."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -119,7 +137,8 @@ class GivingBack(bootsteps.StartStopStep):  # type: ignore[misc]
         give_back(parent.app)
 
     def stop(self, parent: Any) -> None:
-        """Take no more messages, and give back what nobody has begun: Celery would keep it until the last step ends."""
+        """Take no more messages, and give back what nobody has begun: Celery would keep it until
+        the last step ends."""
         is_told = state.should_stop is not None or state.should_terminate is not None
         if not is_told and parent.controller.blueprint.state == bootsteps.RUN:
             return  # it connects anew
@@ -131,15 +150,18 @@ class GivingBack(bootsteps.StartStopStep):  # type: ignore[misc]
 
     @staticmethod
     def _stop_asking(consumer: Any) -> None:
-        """Wait for the answer to the last request for a message, a second at most. It may be one."""
+        """Wait for the answer to the last request for a message, a second at most. It may be
+        one."""
         consumer.cancel()
         if consumer.channel._in_poll:
             with suppress(Empty):
-                consumer.channel._brpop_read()  # goes back to its queue at once, as there is no consumer
+                # goes back to its queue at once, as there is no consumer
+                consumer.channel._brpop_read()
 
 
 def give_back(app: Celery) -> None:
-    """Put what was not begun back into its queues. One that was begun all the same is harmless: the claim drops it."""
+    """Put what was not begun back into its queues. One that was begun all the same is harmless: the
+    claim drops it."""
     requests = list(_not_begun.values())
     if not requests:
         return

@@ -1,4 +1,5 @@
-"""The attempts that run on this worker, as its main process knows them: from when a child accepts one to its end."""
+"""The attempts that run on this worker, as its main process knows them: from when a child accepts
+one to its end."""
 
 from __future__ import annotations
 
@@ -10,14 +11,22 @@ from orchestrator.ledger.values import Held
 from orchestrator.worker.call_clock import call_s
 from orchestrator.worker.log_file import LogOfChild
 
-TIMED_OUT, CANCELLED, FENCED, HANDED_OVER = "timed_out", "cancelled", "fenced", "handed_over"  # reasons to stop one
+# reasons to stop one
+TIMED_OUT, CANCELLED, FENCED, HANDED_OVER = (
+    "timed_out",
+    "cancelled",
+    "fenced",
+    "handed_over",
+)
 
 
 @dataclass(eq=False, slots=True)
 class RunningAttempt:
-    """One attempt. `pid` is the process that runs it: a child, or (threads, solo) the worker itself.
+    """One attempt. `pid` is the process that runs it: a child, or (threads, solo) the worker
+    itself.
 
-    `stop_reason` is set once it is being stopped; from then on who stops it tells the ledger of its end.
+    `stop_reason` is set once it is being stopped; from then on who stops it tells the ledger of its
+    end.
     """
 
     held: Held
@@ -26,13 +35,15 @@ class RunningAttempt:
     stop_reason: str = ""
     failure: BaseException | None = None  # what to record of it, if it is stopped for its own fault
     was_killed: bool = False
-    terminated_at: float | None = None  # when it was first seen that somebody has sent its child SIGTERM
+    # when it was first seen that somebody has sent its child SIGTERM
+    terminated_at: float | None = None
     is_fenced: bool = False  # the ledger said once that somebody took over
     ended: threading.Event = field(default_factory=threading.Event)
     log: LogOfChild | None = None  # what it writes, for when its process dies
 
     def time_left_s(self) -> float | None:
-        """Return how much of its timeout is left; None when it has none, is being stopped, or has ended its call."""
+        """Return how much of its timeout is left; None when it has none, is being stopped, or has
+        ended its call."""
         if not self.timeout_s or self.stop_reason:
             return None
         call = self.call_s()
@@ -45,7 +56,8 @@ class RunningAttempt:
 
 
 class Running:
-    """The set of them. `lock` is held while one is signalled, so that its process cannot have gone on to another."""
+    """The set of them. `lock` is held while one is signalled, so that its process cannot have gone
+    on to another."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -68,7 +80,8 @@ class Running:
         return attempt
 
     def forget_log(self, attempt: RunningAttempt | None) -> None:
-        """Close the log of an attempt that has ended and that nobody stops. Celery keeps its request for a while."""
+        """Close the log of an attempt that has ended and that nobody stops. Celery keeps its
+        request for a while."""
         if attempt:
             with self.lock:
                 if attempt not in self._stopping:
@@ -84,7 +97,8 @@ class Running:
             return True
 
     def give_up_stopping(self, attempt: RunningAttempt) -> None:
-        """Note that an attempt could not be stopped, so that whoever wants it to end may try again."""
+        """Note that an attempt could not be stopped, so that whoever wants it to end may try
+        again."""
         with self.lock:
             self._stopping.discard(attempt)
             attempt.stop_reason = ""
@@ -96,8 +110,8 @@ class Running:
             attempt.log = None
 
     def held(self) -> set[RunningAttempt]:
-        """Return all whose leases this worker keeps: those that run, and those that ended while they were being stopped
-        and of which something may still be left."""
+        """Return all whose leases this worker keeps: those that run, and those that ended while
+        they were being stopped and of which something may still be left."""
         with self.lock:
             return {*self._attempts.values(), *self._stopping}
 

@@ -1,7 +1,8 @@
-"""Stopping an attempt from outside, with all that it started: ask, wait for the grace, kill, see that it is gone.
+"""Stopping an attempt from outside, with all that it started: ask, wait for the grace, kill, see
+that it is gone.
 
-Runs in threads of the worker's main process, which no user code can hold up. Only a process can be stopped; in a pool
-of threads, and in the solo pool, a step is only asked (`context.should_stop`).
+Runs in threads of the worker's main process, which no user code can hold up. Only a process can be
+stopped; in a pool of threads, and in the solo pool, a step is only asked (`context.should_stop`).
 """
 
 from __future__ import annotations
@@ -43,18 +44,27 @@ ASK_AGAIN_S = 0.2  # a step that imports hears nothing (`worker.interruption`)
 
 
 class _CallEnded(Exception):
-    """The call ended before it could be stopped for its timeout: what it has come to is being recorded."""
+    """The call ended before it could be stopped for its timeout: what it has come to is being
+    recorded."""
 
 
 def stop_soon(app: Celery, attempt: RunningAttempt, reason: str) -> threading.Thread | None:
-    """Begin to stop an attempt, in a thread that is given back; None if it is being stopped already or has ended."""
+    """Begin to stop an attempt, in a thread that is given back; None if it is being stopped already
+    or has ended."""
     if not running.begin_stopping(attempt, reason):
         return None
-    thread = threading.Thread(target=_stop, args=(app, attempt, reason), name=f"stop-{attempt.held.step}")
+    thread = threading.Thread(
+        target=_stop, args=(app, attempt, reason), name=f"stop-{attempt.held.step}"
+    )
     try:
         thread.start()
     except RuntimeError as error:  # no more threads: the step itself may have used them up
-        logger.error("run %s: step %s cannot be stopped now: %s", attempt.held.run_id, attempt.held.step, error)
+        logger.error(
+            "run %s: step %s cannot be stopped now: %s",
+            attempt.held.run_id,
+            attempt.held.step,
+            error,
+        )
         running.give_up_stopping(attempt)
         return None
     return thread
@@ -71,7 +81,9 @@ def _stop(app: Celery, attempt: RunningAttempt, reason: str) -> None:
         running.give_up_stopping(attempt)
         withdraw(attempt.pid, *_named(attempt), ASK[TIMED_OUT])
     except Exception:
-        logger.exception("run %s: step %s could not be stopped", attempt.held.run_id, attempt.held.step)
+        logger.exception(
+            "run %s: step %s could not be stopped", attempt.held.run_id, attempt.held.step
+        )
         running.give_up_stopping(attempt)
     else:
         running.end_stopping(attempt)
@@ -81,9 +93,11 @@ def _stop(app: Celery, attempt: RunningAttempt, reason: str) -> None:
 
 
 def pass_on_terminations() -> None:
-    """Let steps fail whose child somebody has sent SIGTERM, which a child alone takes for the worker's end.
+    """Let steps fail whose child somebody has sent SIGTERM, which a child alone takes for the
+    worker's end.
 
-    That is known after a while only: when a whole group is told to end, the child may hear of it before us.
+    That is known after a while only: when a whole group is told to end, the child may hear of it
+    before us.
     """
     now = time.monotonic()
     for attempt in running:
@@ -117,10 +131,18 @@ def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) 
         if tree:
             _ask(attempt, reason)
     if tree is None:
-        return _tell(process, attempt, reason, {"reason": reason, "how": "it ended by itself", "worker": worker}, "")
+        return _tell(
+            process,
+            attempt,
+            reason,
+            {"reason": reason, "how": "it ended by itself", "worker": worker},
+            "",
+        )
     tree.terminate()
     limit, asks_at = began + grace_s, began + ASK_AGAIN_S
-    while (_left(tree, attempt) or not attempt.ended.is_set()) and (now := time.monotonic()) < limit:
+    while (_left(tree, attempt) or not attempt.ended.is_set()) and (
+        now := time.monotonic()
+    ) < limit:
         _leave_if_its_call_has_ended(attempt, reason)
         if now >= asks_at:
             asks_at = now + ASK_AGAIN_S
@@ -155,11 +177,18 @@ def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) 
         "run %s: attempt %d of step %s was stopped (%s): %s",
         attempt.held.run_id, attempt.held.attempt, attempt.held.step, reason, detail["how"],
     )  # fmt: skip
-    return _tell(process, attempt, reason, detail, "" if was_polite else f"; it did not stop when asked and was {how}")
+    return _tell(
+        process,
+        attempt,
+        reason,
+        detail,
+        "" if was_polite else f"; it did not stop when asked and was {how}",
+    )
 
 
 def _ask(attempt: RunningAttempt, reason: str) -> None:
-    """Signal the process of an attempt; `running.lock` is held and the attempt runs, so it is no other attempt's."""
+    """Signal the process of an attempt; `running.lock` is held and the attempt runs, so it is no
+    other attempt's."""
     signum = ASK.get(reason, signal.SIGUSR2)
     announce(attempt.pid, *_named(attempt), signum)
     with suppress(ProcessLookupError):
@@ -167,7 +196,8 @@ def _ask(attempt: RunningAttempt, reason: str) -> None:
 
 
 def _left(tree: ProcessTree, attempt: RunningAttempt) -> list[psutil.Process]:
-    """Return what still runs of the tree. Once the attempt has ended, what its process starts is another attempt's."""
+    """Return what still runs of the tree. Once the attempt has ended, what its process starts is
+    another attempt's."""
     with running.lock:
         if running.is_running(attempt):
             return tree.look()
@@ -176,7 +206,8 @@ def _left(tree: ProcessTree, attempt: RunningAttempt) -> list[psutil.Process]:
 
 
 def _halt(attempt: RunningAttempt) -> bool:
-    """Halt the attempt's process, so that it can neither end the attempt nor begin another; False if it has ended."""
+    """Halt the attempt's process, so that it can neither end the attempt nor begin another; False
+    if it has ended."""
     with running.lock:
         if not running.is_running(attempt):
             return False
@@ -186,16 +217,19 @@ def _halt(attempt: RunningAttempt) -> bool:
 
 
 def _leave_if_its_call_has_ended(attempt: RunningAttempt, reason: str) -> None:
-    """Raise _CallEnded if a timeout came too late: the attempt may wait for server or store as long as it must."""
+    """Raise _CallEnded if a timeout came too late: the attempt may wait for server or store as long
+    as it must."""
     if reason == TIMED_OUT and not attempt.ended.is_set() and attempt.call_s() is None:
         raise _CallEnded
 
 
 def _kill_child(attempt: RunningAttempt, reason: str) -> bool:
-    """Kill the attempt's process; False if the attempt, or in case of a timeout its call, ended just before it was
-    halted: then the process goes on."""
+    """Kill the attempt's process; False if the attempt, or in case of a timeout its call, ended
+    just before it was halted: then the process goes on."""
     with running.lock, suppress(ProcessLookupError):
-        attempt.was_killed = running.is_running(attempt) and not (reason == TIMED_OUT and attempt.call_s() is None)
+        attempt.was_killed = running.is_running(attempt) and not (
+            reason == TIMED_OUT and attempt.call_s() is None
+        )
         os.kill(attempt.pid, signal.SIGKILL if attempt.was_killed else signal.SIGCONT)
     return attempt.was_killed
 
@@ -205,7 +239,8 @@ def _stop_thread(process: WorkerProcess, attempt: RunningAttempt, reason: str) -
     held = attempt.held
     began = time.monotonic()
     logger.warning(
-        "run %s: attempt %d of step %s should stop (%s), but its pool cannot end a step: it is asked, and waited for",
+        "run %s: attempt %d of step %s should stop (%s), but its pool cannot end a step: "
+        "it is asked, and waited for",
         held.run_id, held.attempt, held.step, reason,
     )  # fmt: skip
     with ExitStack() as asking:
@@ -222,19 +257,29 @@ def _stop_thread(process: WorkerProcess, attempt: RunningAttempt, reason: str) -
         "processes": 0,
         "worker": held.owner.partition(" ")[0],
     }
-    return _tell(process, attempt, reason, detail, "; its pool cannot end a step, so it was waited for")
+    return _tell(
+        process, attempt, reason, detail, "; its pool cannot end a step, so it was waited for"
+    )
 
 
 def _tell(
-    process: WorkerProcess, attempt: RunningAttempt, reason: str, detail: Mapping[str, object], told_of_timeout: str
+    process: WorkerProcess,
+    attempt: RunningAttempt,
+    reason: str,
+    detail: Mapping[str, object],
+    told_of_timeout: str,
 ) -> None:
     held = attempt.held
     answer: Commit | Replaced | Refusal
     if attempt.was_killed:
         with suppress(Exception):  # a log is less than the record of the end
-            ship_what_is_left(attempt.log, held, process.ledger, process.settings.log_lines_per_attempt)
+            ship_what_is_left(
+                attempt.log, held, process.ledger, process.settings.log_lines_per_attempt
+            )
     if reason == HANDED_OVER:
-        answer = process.ledger.hand_over(held.run_id, held.step, held.attempt, "its worker ended", owner=held.owner)
+        answer = process.ledger.hand_over(
+            held.run_id, held.step, held.attempt, "its worker ended", owner=held.owner
+        )
     elif reason == OUT_OF_MEMORY and attempt.failure:
         answer = commit_for(process, held, attempt.failure)
     elif reason == TIMED_OUT:
@@ -243,7 +288,8 @@ def _tell(
     else:
         return process.ledger.report_stopped(held, detail)
     if isinstance(answer, Refusal):
-        process.ledger.report_stopped(held, detail, ended_alone=True)  # its step may have been cancelled meanwhile
+        # its step may have been cancelled meanwhile
+        process.ledger.report_stopped(held, detail, ended_alone=True)
     else:
         dispatch_ready(process.app, process.ledger, held.run_id, answer.ready)
     return None

@@ -29,13 +29,25 @@ class Incidents:
     ledger: Ledger
     wait_until: Callable[..., None]
 
-    def submit(self, *alerts: str, steps: Mapping[str, str] | None = None, deadline: float | None = None) -> str:
-        """Start a run of a pipeline with these alerts and give its id. `steps` are needs by step."""
+    def submit(
+        self, *alerts: str, steps: Mapping[str, str] | None = None, deadline: float | None = None
+    ) -> str:
+        """Start a run of a pipeline with these alerts and give its id. `steps` are needs by
+        step."""
         builder = PipelineBuilder("churn", deadline=deadline, alerts=alerts)
         for step, needs in (steps or {"train": "", "report": "train"}).items():
             builder.add(step, run="true", needs=needs.split())
-        plan, settings, run_id = compile_pipeline(builder.build()), Settings(), f"churn-{next(_numbers)}"
-        fields: dict[str, str | int] = {"pipeline": "churn", "params": "{}", "import_path": "", "max_links": 9}
+        plan, settings, run_id = (
+            compile_pipeline(builder.build()),
+            Settings(),
+            f"churn-{next(_numbers)}",
+        )
+        fields: dict[str, str | int] = {
+            "pipeline": "churn",
+            "params": "{}",
+            "import_path": "",
+            "max_links": 9,
+        }
         fields |= {"lists": json.dumps(broker_lists(plan, settings)), "alerts": json.dumps(alerts)}
         if deadline:
             fields["deadline_s"] = f"{deadline:g}"
@@ -51,10 +63,14 @@ class Incidents:
         self.ledger.append_log(run_id, step, attempt, claim.token, lines, 100)
         return claim.token
 
-    def fail(self, run_id: str, step: str = "train", attempt: int = 1, error: Mapping[str, Any] = ERROR) -> None:
+    def fail(
+        self, run_id: str, step: str = "train", attempt: int = 1, error: Mapping[str, Any] = ERROR
+    ) -> None:
         """Let an attempt fail, which is its step's last."""
         token = self.begin(run_id, step, attempt)
-        self.ledger.commit(run_id, step, attempt, token, "gpu@host", Outcome.FAILED, detail={"error": error})
+        self.ledger.commit(
+            run_id, step, attempt, token, "gpu@host", Outcome.FAILED, detail={"error": error}
+        )
 
     def failed(self, *alerts: str) -> str:
         """Return the id of a run that has failed."""
@@ -90,4 +106,8 @@ class Incidents:
 
     def events(self, run_id: str) -> list[tuple[str, dict[str, Any]]]:
         """Return what the record says of telling people."""
-        return [(event.kind, event.detail) for event in self.ledger.events(run_id) if event.kind[:6] == "alert."]
+        return [
+            (event.kind, event.detail)
+            for event in self.ledger.events(run_id)
+            if event.kind[:6] == "alert."
+        ]

@@ -1,4 +1,5 @@
-"""Telling people of failed runs: once for each failure, whatever becomes of coordinators and targets."""
+"""Telling people of failed runs: once for each failure, whatever becomes of coordinators and
+targets."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ from orchestrator.ledger.states import Outcome
 from orchestrator.settings.model import Settings
 
 
-def test_targets_of_the_settings_and_of_the_pipeline_are_told(incidents: Incidents, webhook: Webhook) -> None:
+def test_targets_of_the_settings_and_of_the_pipeline_are_told(
+    incidents: Incidents, webhook: Webhook
+) -> None:
     run_id = incidents.failed(webhook.url("pipeline"), webhook.url("both"))
 
     incidents.tell(run_id, incidents.delivery(webhook.url("settings"), webhook.url("both")))
@@ -29,11 +32,15 @@ def test_targets_of_the_settings_and_of_the_pipeline_are_told(incidents: Inciden
     assert sorted(path for path, _ in webhook.told) == ["both", "pipeline", "settings"]
     events = incidents.events(run_id)
     assert [event for event, _ in events] == ["alert.sent"] * 3
-    assert {detail["target"] for _, detail in events} == {f"{webhook.label} ({number})" for number in (1, 2, 3)}
+    assert {detail["target"] for _, detail in events} == {
+        f"{webhook.label} ({number})" for number in (1, 2, 3)
+    }
     assert [detail["try"] for _, detail in events] == [1, 1, 1]
 
 
-def test_one_incident_is_told_once_however_many_coordinators_there_are(incidents: Incidents, webhook: Webhook) -> None:
+def test_one_incident_is_told_once_however_many_coordinators_there_are(
+    incidents: Incidents, webhook: Webhook
+) -> None:
     run_ids = [incidents.failed(webhook.url("hook")) for _ in range(5)]
     deliveries = [incidents.delivery() for _ in range(4)]
 
@@ -49,17 +56,27 @@ def test_one_incident_is_told_once_however_many_coordinators_there_are(incidents
         coordinator.join(30)
     assert all(delivery.finish(10) for delivery in deliveries)
 
-    told = [run_id for run_id in run_ids for body in webhook.messages("hook") if f"Run {run_id} of" in body["message"]]
+    told = [
+        run_id
+        for run_id in run_ids
+        for body in webhook.messages("hook")
+        if f"Run {run_id} of" in body["message"]
+    ]
     assert told == run_ids
-    assert [[event for event, _ in incidents.events(run_id)] for run_id in run_ids] == [["alert.sent"]] * 5
+    assert [[event for event, _ in incidents.events(run_id)] for run_id in run_ids] == [
+        ["alert.sent"]
+    ] * 5
 
 
-def test_offers_come_back_at_once_and_one_alone_is_in_flight(incidents: Incidents, webhook: Webhook) -> None:
+def test_offers_come_back_at_once_and_one_alone_is_in_flight(
+    incidents: Incidents, webhook: Webhook
+) -> None:
     webhook.hanging.add("hook")
     run_id = incidents.failed(webhook.url("hook"))
     delivery = incidents.delivery()
 
-    for _ in range(100):  # none of them waits for the target, which does not answer: the test would not end
+    for _ in range(100):
+        # none of them waits for the target, which does not answer: the test would not end
         delivery.offer(run_id, 0, 1)
     incidents.wait_until(lambda: webhook.told)
     assert not delivery.finish(0.01)
@@ -102,7 +119,8 @@ def test_a_coordinator_that_is_killed_while_sending_leaves_it_to_another_one(
     webhook.hanging.add("hook")
     run_id = incidents.failed(webhook.url("hook"))
     with subprocess.Popen(
-        [sys.executable, "-c", COORDINATOR, shared_redis_url, ledger.prefix, run_id], stdout=subprocess.DEVNULL
+        [sys.executable, "-c", COORDINATOR, shared_redis_url, ledger.prefix, run_id],
+        stdout=subprocess.DEVNULL,
     ) as first:
         incidents.wait_until(lambda: webhook.told)
         os.kill(first.pid, signal.SIGKILL)
@@ -133,7 +151,9 @@ delivery.finish(60)
 """
 
 
-def test_a_claim_that_nobody_acted_on_runs_out(incidents: Incidents, webhook: Webhook, ledger: Ledger) -> None:
+def test_a_claim_that_nobody_acted_on_runs_out(
+    incidents: Incidents, webhook: Webhook, ledger: Ledger
+) -> None:
     run_id = incidents.failed(webhook.url("hook"))
     assert ledger.claim_alert(run_id, 0.5)
 
@@ -143,7 +163,9 @@ def test_a_claim_that_nobody_acted_on_runs_out(incidents: Incidents, webhook: We
     assert len(webhook.told) == 1
 
 
-def test_a_target_that_refuses_is_told_again_and_no_other_one(incidents: Incidents, webhook: Webhook) -> None:
+def test_a_target_that_refuses_is_told_again_and_no_other_one(
+    incidents: Incidents, webhook: Webhook
+) -> None:
     webhook.answers["bad"] = [500, 503]
     run_id = incidents.failed(webhook.url("bad"), f"json://localhost:{webhook.port}/good")
 
@@ -173,11 +195,16 @@ def test_tries_are_given_up_at_last_and_the_run_is_over(
     incidents.tell(run_id)
 
     events = incidents.events(run_id)
-    assert [(event, detail["try"]) for event, detail in events] == [("alert.failed", number) for number in (1, 2, 3, 4)]
+    assert [(event, detail["try"]) for event, detail in events] == [
+        ("alert.failed", number) for number in (1, 2, 3, 4)
+    ]
     assert [detail.get("given_up", False) for _, detail in events] == [False, False, False, True]
     assert "retry_in_s" not in events[-1][1]
     assert ledger.advance_due(run_id).is_over
-    assert len([it for it in caplog.records if "could not be told that it failed" in it.getMessage()]) == 4
+    assert (
+        len([it for it in caplog.records if "could not be told that it failed" in it.getMessage()])
+        == 4
+    )
 
 
 def test_the_pauses_grow_to_a_quarter_of_an_hour() -> None:
@@ -198,10 +225,14 @@ def test_a_target_that_hangs_delays_no_other_one(incidents: Incidents, webhook: 
     assert not delivery.finish(0)
 
 
-def test_a_target_that_gives_no_answer_is_given_up_in_time(incidents: Incidents, webhook: Webhook) -> None:
+def test_a_target_that_gives_no_answer_is_given_up_in_time(
+    incidents: Incidents, webhook: Webhook
+) -> None:
     webhook.hanging.add("hang")
     run_id = incidents.failed(webhook.url("hang", query="?rto=30"))
-    delivery = incidents.delivery(pace=Pace(send_limit_s=0.2, lease_s=5, retries_s=(0.01,) * (HANGING_AT_ONCE + 1)))
+    delivery = incidents.delivery(
+        pace=Pace(send_limit_s=0.2, lease_s=5, retries_s=(0.01,) * (HANGING_AT_ONCE + 1))
+    )
 
     incidents.tell(run_id, delivery)
 
@@ -211,7 +242,9 @@ def test_a_target_that_gives_no_answer_is_given_up_in_time(incidents: Incidents,
     incidents.wait_until(lambda: len(webhook.told) == HANGING_AT_ONCE)
 
 
-def test_a_second_failure_after_a_resume_is_told_again(incidents: Incidents, webhook: Webhook, ledger: Ledger) -> None:
+def test_a_second_failure_after_a_resume_is_told_again(
+    incidents: Incidents, webhook: Webhook, ledger: Ledger
+) -> None:
     run_id = incidents.failed(webhook.url("hook"))
     incidents.tell(run_id)
 
@@ -249,7 +282,9 @@ def test_runs_that_succeed_or_are_cancelled_are_told_to_nobody(
 ) -> None:
     succeeded, cancelled = (incidents.submit(webhook.url("hook")) for _ in range(2))
     for step in ("train", "report"):
-        ledger.commit(succeeded, step, 1, incidents.begin(succeeded, step), "gpu@host", Outcome.SUCCEEDED)
+        ledger.commit(
+            succeeded, step, 1, incidents.begin(succeeded, step), "gpu@host", Outcome.SUCCEEDED
+        )
     ledger.cancel(cancelled, "enough")
     delivery = incidents.delivery()
 

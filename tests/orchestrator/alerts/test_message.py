@@ -13,14 +13,19 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
 
 
-def test_a_message_tells_the_cause_the_last_log_lines_and_how_to_go_on(incidents: Incidents, webhook: Webhook) -> None:
+def test_a_message_tells_the_cause_the_last_log_lines_and_how_to_go_on(
+    incidents: Incidents, webhook: Webhook
+) -> None:
     run_id = incidents.failed(webhook.url("hook"))
 
     incidents.tell(run_id)
 
     (told,) = webhook.messages("hook")
     assert told["type"] == "failure"
-    assert told["title"] == "pipeline churn failed: step train failed in attempt 1 on gpu@host: Broken: never works"
+    assert (
+        told["title"]
+        == "pipeline churn failed: step train failed in attempt 1 on gpu@host: Broken: never works"
+    )
     first, cause, resume, log = told["message"].split("\n\n")
     assert first.startswith(f"Run {run_id} of pipeline churn failed 0.")
     assert first.endswith(" s after its start.")
@@ -53,7 +58,10 @@ def test_a_run_that_was_repaired_to_death_is_told_by_its_last_loss(
     incidents: Incidents, webhook: Webhook, ledger: Ledger
 ) -> None:
     run_id = incidents.submit(webhook.url("hook"))
-    lost = {"error": {"type": "WorkerLost", "message": "killed by signal 9"}, "found": "its process is gone"}
+    lost = {
+        "error": {"type": "WorkerLost", "message": "killed by signal 9"},
+        "found": "its process is gone",
+    }
     for attempt in (1, 2, 3):
         token = incidents.begin(run_id, attempt=attempt)
         ledger.report_lost(run_id, "train", attempt, lost, token=token)
@@ -62,8 +70,8 @@ def test_a_run_that_was_repaired_to_death_is_told_by_its_last_loss(
 
     (told,) = webhook.messages("hook")
     assert (
-        "step train failed in attempt 3 on gpu@host: WorkerLost: killed by signal 9 (lost attempt 3 of 3"
-        in (told["message"])
+        "step train failed in attempt 3 on gpu@host: WorkerLost: killed by signal 9 (lost attempt 3"
+        " of 3" in (told["message"])
     )
 
 
@@ -83,7 +91,9 @@ def test_many_failures_and_long_texts_are_cut(incidents: Incidents, ledger: Ledg
     assert told.body.index("orchestrator resume") < told.body.index("Last lines of step")
 
 
-def test_a_step_without_error_or_log_is_told_all_the_same(incidents: Incidents, ledger: Ledger) -> None:
+def test_a_step_without_error_or_log_is_told_all_the_same(
+    incidents: Incidents, ledger: Ledger
+) -> None:
     run_id = incidents.submit(steps={"quiet": ""})
     claim = ledger.claim(run_id, "quiet", 1, "1.7.1", "w@host")
     ledger.commit(run_id, "quiet", 1, claim.token, "w@host", Outcome.FAILED)  # type: ignore[union-attr]

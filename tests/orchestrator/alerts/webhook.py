@@ -13,7 +13,8 @@ from typing import Any
 
 @dataclass
 class Webhook:
-    """What the server was told. A path answers 200, unless `answers` holds others for it, or it hangs."""
+    """What the server was told. A path answers 200, unless `answers` holds others for it, or it
+    hangs."""
 
     port: int = 0
     told: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -43,7 +44,9 @@ def serving() -> Iterator[Webhook]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             path = self.path.partition("?")[0].strip("/")
-            hook.told.append((path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            hook.told.append(
+                (path, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            )
             if path in hook.hanging:
                 hook.released.wait(30)
                 return

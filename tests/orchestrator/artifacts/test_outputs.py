@@ -1,4 +1,5 @@
-"""An output arrives with the type and the value that was returned, at every size and at each level."""
+"""An output arrives with the type and the value that was returned, at every size and at each
+level."""
 
 from __future__ import annotations
 
@@ -21,7 +22,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.artifacts.outputs import artifact_of, decode_output, encode_output, plain_value, shown_output
+from orchestrator.artifacts.outputs import (
+    artifact_of,
+    decode_output,
+    encode_output,
+    plain_value,
+    shown_output,
+)
 from orchestrator.artifacts.store import FolderStore
 
 
@@ -52,7 +59,8 @@ class Ratio(float, Enum):
 
 
 class Odd(Enum):
-    """Members that are not found by their values: these equal nothing, not even a copy of themselves."""
+    """Members that are not found by their values: these equal nothing, not even a copy of
+    themselves."""
 
     NAN = math.nan
     CALL = functools.partial(int, base=2)
@@ -99,38 +107,55 @@ def with_attribute() -> Any:
 
 NUMPY_IN_LINE = [
     *(np.dtype(code).type(3) for code in "bBhHiIlLqQpPefdgFDG"),
-    *(np.dtype(code).type(value) for code in "efdg" for value in ("nan", "inf", "-inf", "-0.0", "0.1")),
-    np.float64(5e-324), np.longdouble(1) / 3, np.clongdouble(1j) / 3, np.complex64(complex(math.nan, -0.0)),
+    *(np.dtype(code).type(value) for code in "efdg" for value in ("nan", "inf", "-inf", "-0.0",
+    "0.1")),
+    np.float64(5e-324), np.longdouble(1) / 3, np.clongdouble(1j) / 3, np.complex64(complex(math.nan,
+    -0.0)),
     np.uint64(2**64 - 1), np.int64(-(2**63)), np.True_, np.False_,
     np.str_("text é\0"), np.str_(""), np.bytes_(b"\xff\0a\0"), np.bytes_(b""), np.void(b"\0\xff"),
-    *(np.datetime64("2026-01-02T03:04:05", unit) for unit in ("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns")),
+    *(np.datetime64("2026-01-02T03:04:05", unit) for unit in ("Y", "M", "W", "D", "h", "m", "s",
+    "ms", "us", "ns")),
     np.datetime64("NaT"), np.datetime64("NaT", "ns"), np.datetime64(25, "10s"),
-    *(np.timedelta64(-7, unit) for unit in ("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as")),
+    *(np.timedelta64(-7, unit) for unit in ("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns",
+    "ps", "fs", "as")),
     np.timedelta64(7), np.timedelta64("NaT"),
     np.array([(1, 2.5, "é")], dtype=[("a", "<i4"), ("b", ">f8"), ("c", "<U3")])[0],
-    np.array([((1, 2), [3, 4])], dtype=[("in", [("x", "i1"), ("y", "i2")]), ("sub", "i4", (2,))])[0],
+    np.array([((1, 2), [3, 4])], dtype=[("in", [("x", "i1"), ("y", "i2")]), ("sub", "i4", (2,
+    ))])[0],
 ]  # fmt: skip
 IN_LINE = [
-    *NUMPY_IN_LINE, None, True, 0, -1, 10**4000, 1.5, -0.0, math.nan, math.inf, -math.inf, "", "é\0\u2028", "\ud83d",
-    "\ud83d\ude00", "\U0001f600", Colour.RED, Word.A, Level.HIGH, Access.READ, Access.READ | Access.WRITE, Access(0),
-    Bits.ONE | Bits.TWO, Bits(8), Ratio.HALF, *Odd, [], (), {}, [1, (2, [3])], (1,), {"$artifact": {"path": "x"}},
+    *NUMPY_IN_LINE, None, True, 0, -1, 10**4000, 1.5, -0.0, math.nan, math.inf, -math.inf, "",
+    "é\0\u2028", "\ud83d",
+    "\ud83d\ude00", "\U0001f600", Colour.RED, Word.A, Level.HIGH, Access.READ,
+    Access.READ | Access.WRITE, Access(0),
+    Bits.ONE | Bits.TWO, Bits(8), Ratio.HALF, *Odd, [], (), {}, [1, (2, [3])], (1,),
+    {"$artifact": {"path": "x"}},
     {"$numpy": [1]},
-    {1: "a", True + 1: "b", None: "c", (1, 2): "d", 1.5: "e", "$x": "f"}, {True: 1}, {"\ud83d": 1}, {Word.A: 1},
+    {1: "a", True + 1: "b", None: "c", (1, 2): "d", 1.5: "e", "$x": "f"}, {True: 1}, {"\ud83d": 1},
+    {Word.A: 1},
     {np.int64(1): 2}, collections.Counter("hello"), collections.Counter(),
     collections.OrderedDict([("b", 1), ("a", 2)]),
-    collections.defaultdict(list, {"a": [1]}), collections.defaultdict(None, {"a": 1}), collections.defaultdict(int),
+    collections.defaultdict(list, {"a": [1]}), collections.defaultdict(None, {"a": 1}),
+    collections.defaultdict(int),
 ]  # fmt: skip
 STORED = [
-    np.array(5), np.array([1, 2]), np.array((1, 2), dtype=[("a", "i4"), ("b", "f8")]), np.ma.masked_array([1], [True]),
+    np.array(5), np.array([1, 2]), np.array((1, 2), dtype=[("a", "i4"), ("b", "f8")]),
+    np.ma.masked_array([1], [True]),
     np.array([(1, 2)], dtype=np.dtype([("a", "i1"), ("b", "f8")], align=True))[0],
-    np.rec.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")])[0], np.rec.array([(1,)], dtype=[("a", "i4")]),
-    b"", b"\0", bytearray(b"ab"), set(), {1, 2}, frozenset({"a"}), range(3), slice(1, 2), 1j, Ellipsis,
-    decimal.Decimal("1.10"), fractions.Fraction(1, 3), uuid.UUID(int=5), pathlib.PurePosixPath("/a"),
-    dt.date(2026, 1, 2), dt.datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=dt.timezone(dt.timedelta(hours=1))),
+    np.rec.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")])[0], np.rec.array([(1,)], dtype=[("a",
+    "i4")]),
+    b"", b"\0", bytearray(b"ab"), set(), {1, 2}, frozenset({"a"}), range(3), slice(1, 2), 1j,
+    Ellipsis,
+    decimal.Decimal("1.10"), fractions.Fraction(1, 3), uuid.UUID(int=5),
+    pathlib.PurePosixPath("/a"),
+    dt.date(2026, 1, 2), dt.datetime(2026, 1, 2, 3, 4, 5, 6,
+    tzinfo=dt.timezone(dt.timedelta(hours=1))),
     dt.time(1, 2, fold=1),
-    dt.timedelta(days=-1, microseconds=1), collections.deque([1], maxlen=2), collections.ChainMap({"a": 1}),
+    dt.timedelta(days=-1, microseconds=1), collections.deque([1], maxlen=2),
+    collections.ChainMap({"a": 1}),
     Pair(1, "a"),
-    Point(1.5), Model(name="a"), MyInt(1), MyFloat(1.5), MyStr("a"), MyList([1]), MyDict(a=1), MyTuple((1,)),
+    Point(1.5), Model(name="a"), MyInt(1), MyFloat(1.5), MyStr("a"), MyList([1]), MyDict(a=1),
+    MyTuple((1,)),
     with_attribute(),
     10**5000, dict, len, collections.defaultdict(dt.date.today),
 ]  # fmt: skip
@@ -141,7 +166,11 @@ def same(one: Any, other: Any) -> bool:
     if type(one) is not type(other):
         return False
     if isinstance(one, np.ndarray | np.generic):
-        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+        return (
+            one.dtype == other.dtype
+            and one.shape == other.shape
+            and one.tobytes() == other.tobytes()
+        )
     if isinstance(one, dict):
         return (
             len(one) == len(other)
@@ -204,7 +233,9 @@ def test_what_has_no_exact_form_goes_to_the_store(store: FolderStore, value: Any
 
 
 @pytest.mark.parametrize("around", sorted(AROUND.keys() - {"many"}))
-def test_a_value_of_any_type_comes_back_from_the_store_as_it_was(store: FolderStore, around: str) -> None:
+def test_a_value_of_any_type_comes_back_from_the_store_as_it_was(
+    store: FolderStore, around: str
+) -> None:
     for_each = [AROUND[around](value) for value in [*IN_LINE, *STORED]]
 
     arrived, _ = through(for_each, store, 0)
@@ -220,7 +251,10 @@ scalars = (
     | st.binary(max_size=3) | st.decimals() | st.dates() | st.complex_numbers() | st.fractions()
 )  # fmt: skip
 keys = (
-    st.text(max_size=3) | st.integers() | st.booleans() | st.sampled_from(["$tuple", "$", Word.A, np.int8(1), (1, "a")])
+    st.text(max_size=3)
+    | st.integers()
+    | st.booleans()
+    | st.sampled_from(["$tuple", "$", Word.A, np.int8(1), (1, "a")])
 )
 values = st.recursive(
     scalars,
@@ -229,7 +263,9 @@ values = st.recursive(
         | st.lists(inner, max_size=3).map(tuple)
         | st.dictionaries(keys, inner, max_size=3)
         | st.dictionaries(keys, inner, max_size=3).map(collections.OrderedDict)
-        | st.dictionaries(keys, inner, max_size=3).map(lambda items: collections.defaultdict(list, items))
+        | st.dictionaries(keys, inner, max_size=3).map(
+            lambda items: collections.defaultdict(list, items)
+        )
         | st.dictionaries(keys, st.integers(), max_size=3).map(collections.Counter)
     ),
     max_leaves=12,
@@ -237,7 +273,9 @@ values = st.recursive(
 
 
 @given(values)
-def test_in_line_and_stored_are_the_same(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
+def test_in_line_and_stored_are_the_same(
+    tmp_path_factory: pytest.TempPathFactory, value: Any
+) -> None:
     store = FolderStore(tmp_path_factory.getbasetemp() / "law")
     in_line, stored = through(value, store, 10**6)[0], through(value, store, -1)[0]
 
@@ -272,7 +310,10 @@ def types(value: Any) -> Any:
         (Colour.RED, 1),
         ("\ud83d", "\\ud83d"),
         (collections.Counter("aab"), {"a": 2, "b": 1}),
-        ({"a": [np.int8(1), (Word.A,)], np.int8(2): {Level.HIGH: 0.5}}, {"a": [1, ["a"]], "2": {"3": 0.5}}),
+        (
+            {"a": [np.int8(1), (Word.A,)], np.int8(2): {Level.HIGH: 0.5}},
+            {"a": [1, ["a"]], "2": {"3": 0.5}},
+        ),
         ({(1, 2): "a", None: 1}, {"(1, 2)": "a", "None": 1}),
     ],
 )

@@ -1,4 +1,5 @@
-"""Artifacts of any size: their bytes are those that were hashed, and none of them is held in memory twice."""
+"""Artifacts of any size: their bytes are those that were hashed, and none of them is held in memory
+twice."""
 
 from __future__ import annotations
 
@@ -29,7 +30,11 @@ VALUES = {
     "array": np.arange(LARGE, dtype="f4"),
     "Fortran array": np.asfortranarray(np.arange(LARGE).reshape(1000, 1000)),
     "slice": np.arange(LARGE)[::3],
-    "many arrays": {"a": np.arange(LARGE), "b": [np.zeros(3), np.ones(LARGE, dtype=complex)], "c": "text"},
+    "many arrays": {
+        "a": np.arange(LARGE),
+        "b": [np.zeros(3), np.ones(LARGE, dtype=complex)],
+        "c": "text",
+    },
     "one array twice": [shared := np.arange(LARGE), shared],
     "objects": np.array([{"a": 1}, None], dtype=object),
     "empty array": np.zeros((0, 3)),
@@ -42,7 +47,9 @@ def save(root: Path, value: Any) -> Artifact:
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_a_value_comes_back_and_its_bytes_are_those_that_were_hashed(tmp_path: Path, name: str) -> None:
+def test_a_value_comes_back_and_its_bytes_are_those_that_were_hashed(
+    tmp_path: Path, name: str
+) -> None:
     artifact = save(tmp_path, VALUES[name])
     data = (tmp_path / artifact.path).read_bytes()
 
@@ -73,7 +80,9 @@ def test_a_file_of_version_0_1_0_is_read(tmp_path: Path, name: str) -> None:
     data = cloudpickle.dumps(VALUES[name], protocol=5)
     (tmp_path / "old.pickle").write_bytes(data)
 
-    back = FolderStore(tmp_path).load(Artifact("old.pickle", hashlib.sha256(data).hexdigest(), len(data), "?"))
+    back = FolderStore(tmp_path).load(
+        Artifact("old.pickle", hashlib.sha256(data).hexdigest(), len(data), "?")
+    )
 
     assert pickle.dumps(back) == pickle.dumps(VALUES[name])
 
@@ -107,7 +116,10 @@ def test_an_error_while_a_large_buffer_is_read_is_the_stores(
 
     monkeypatch.setattr(os, "preadv", fail)
 
-    with pytest.raises(InputUnreadable, match=f"cannot read from the artifact store {tmp_path}: {os.strerror(code)}"):
+    with pytest.raises(
+        InputUnreadable,
+        match=f"cannot read from the artifact store {tmp_path}: {os.strerror(code)}",
+    ):
         FolderStore(tmp_path).load(artifact)
 
 
@@ -158,10 +170,15 @@ print(json.dumps([before, peak()]))
         f"[bytes([number % 256]) * 1000 for number in range({SIZE} // 1033)]",
     ],
 )
-def test_saving_and_loading_need_little_more_memory_than_the_value(tmp_path: Path, value: str) -> None:
+def test_saving_and_loading_need_little_more_memory_than_the_value(
+    tmp_path: Path, value: str
+) -> None:
     for what in ("save", "load"):
         done = subprocess.run(
-            [sys.executable, "-c", MEASURE, str(tmp_path), what, value], capture_output=True, text=True, check=True
+            [sys.executable, "-c", MEASURE, str(tmp_path), what, value],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         before, peak = json.loads(done.stdout)
 

@@ -1,4 +1,5 @@
-"""A value that another version of Python has pickled is read if it can be; the log and the error say whose it is."""
+"""A value that another version of Python has pickled is read if it can be; the log and the error
+say whose it is."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ import pytest
 from orchestrator.artifacts.store import PYTHON, ArtifactOfAnotherPython, FolderStore
 
 
-def test_an_input_of_another_python_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_input_of_another_python_is_read_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = FolderStore(tmp_path)
     artifact = store.save("run", "step", 1, 1, {"a": 1})
     assert artifact.python == PYTHON
@@ -35,5 +38,7 @@ def test_an_input_of_another_python_that_cannot_be_read_names_both_versions(tmp_
 
     with pytest.raises(ModuleNotFoundError):
         store.load(foreign)
-    with pytest.raises(ArtifactOfAnotherPython, match=f"2.7, and is read by Python {PYTHON}: ModuleNotFoundError"):
+    with pytest.raises(
+        ArtifactOfAnotherPython, match=f"2.7, and is read by Python {PYTHON}: ModuleNotFoundError"
+    ):
         store.load(replace(foreign, python="2.7"))

@@ -12,7 +12,9 @@ from orchestrator.cli.params import TakesParams
 ALL = {name: main.get_command(click.Context(main), name) for name in COMMANDS}
 
 
-@pytest.mark.parametrize("name", [name for name, it in ALL.items() if any(p.name == "as_json" for p in it.params)])
+@pytest.mark.parametrize(
+    "name", [name for name, it in ALL.items() if any(p.name == "as_json" for p in it.params)]
+)
 def test_every_option_for_json_keeps_standard_output_for_the_answer(name) -> None:
     @click.command()
     @json_option()
@@ -23,6 +25,8 @@ def test_every_option_for_json_keeps_standard_output_for_the_answer(name) -> Non
     assert option.callback.__code__ is command.params[0].callback.__code__
 
 
-@pytest.mark.parametrize("name", [name for name, it in ALL.items() if any(p.name == "params" for p in it.params)])
+@pytest.mark.parametrize(
+    "name", [name for name, it in ALL.items() if any(p.name == "params" for p in it.params)]
+)
 def test_every_command_with_params_says_how_they_are_given(name) -> None:
     assert isinstance(ALL[name], TakesParams)

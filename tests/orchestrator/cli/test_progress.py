@@ -31,7 +31,12 @@ EVENTS = [
     ("run.code_changed", "", 0, {"changed": ["m.py"]}),
     ("step.queued", "a", 2, {}),
     ("step.started", "a", 2, {"worker": "w"}),
-    ("attempt.lost", "a", 2, {"outcome": "lost", "error": ERROR, "found": "x", "lost": 1, "budget": 3}),
+    (
+        "attempt.lost",
+        "a",
+        2,
+        {"outcome": "lost", "error": ERROR, "found": "x", "lost": 1, "budget": 3},
+    ),
     ("step.queued", "a", 3, {}),
     ("message.lost", "a", 3, {"found": "its queue is empty"}),
     ("step.started", "a", 3, {"worker": "w"}),
@@ -44,7 +49,10 @@ EVENTS = [
 
 
 def events(upto: str = "attempt.stopped") -> list[Event]:
-    told = [Event(f"1-{i}", EventKind(name), 1_000_000 * i, *rest) for i, (name, *rest) in enumerate(EVENTS)]
+    told = [
+        Event(f"1-{i}", EventKind(name), 1_000_000 * i, *rest)
+        for i, (name, *rest) in enumerate(EVENTS)
+    ]
     last = max(i for i, event in enumerate(told) if event.kind == upto)
     return told[: last + 1]
 
@@ -76,7 +84,9 @@ def test_what_others_say_is_ended_once(record, capsys, said: str) -> None:
         ("step.retrying", {"error": error, "due_at": 1_000_000}),
         ("step.failed", {"error": error}),
     ]
-    Lines(record, is_quiet=False).show([Event("1-0", EventKind(name), 0, "a", 1, detail) for name, detail in told])
+    Lines(record, is_quiet=False).show(
+        [Event("1-0", EventKind(name), 0, "a", 1, detail) for name, detail in told]
+    )
 
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5

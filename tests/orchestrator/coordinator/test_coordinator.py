@@ -21,7 +21,8 @@ from orchestrator.settings.model import Settings
 
 @pytest.fixture
 def failed_once(ledger: Ledger, app: Celery, chosen: Settings) -> Callable[[int], str]:
-    """Submit a run of so many independent steps, each of which waits for its retry, which is due."""
+    """Submit a run of so many independent steps, each of which waits for its retry, which is
+    due."""
 
     def start(steps: int) -> str:
         run_id = submit(graph({f"s{i}": "" for i in range(steps)}).plan(), ledger, app, chosen)
@@ -37,7 +38,9 @@ def retries_sent(messages) -> list[str]:
     return [message.kwargs["step"] for message in messages if message.kwargs["attempt"] == 2]
 
 
-def test_a_round_sends_the_retries_that_are_due(ledger, app, chosen, messages_in, failed_once) -> None:
+def test_a_round_sends_the_retries_that_are_due(
+    ledger, app, chosen, messages_in, failed_once
+) -> None:
     run_ids = {failed_once(2), failed_once(1)}
 
     Coordinator(ledger, app, Settings(poll_interval_s=0.5)).round()
@@ -48,14 +51,21 @@ def test_a_round_sends_the_retries_that_are_due(ledger, app, chosen, messages_in
     assert sent[0].headers["shadow"] == "p.s0"
 
 
-def test_many_coordinators_send_each_retry_once(ledger, app, chosen, messages_in, failed_once) -> None:
+def test_many_coordinators_send_each_retry_once(
+    ledger, app, chosen, messages_in, failed_once
+) -> None:
     failed_once(30)
 
     with ThreadPoolExecutor(6) as threads:
-        for done in [threads.submit(Coordinator(ledger, app, Settings(poll_interval_s=0.5)).round) for _ in range(12)]:
+        for done in [
+            threads.submit(Coordinator(ledger, app, Settings(poll_interval_s=0.5)).round)
+            for _ in range(12)
+        ]:
             done.result()
 
-    assert sorted(retries_sent(messages_in(chosen.queue_of()))) == sorted(f"s{i}" for i in range(30))
+    assert sorted(retries_sent(messages_in(chosen.queue_of()))) == sorted(
+        f"s{i}" for i in range(30)
+    )
 
 
 def test_a_run_that_has_ended_is_looked_at_no_more(ledger, app, chosen, failed_once) -> None:
@@ -73,7 +83,10 @@ def test_a_coordinator_is_there_while_it_serves_and_outlives_a_round_that_fails(
 ) -> None:
     active = f"{ledger.prefix}:active"
     ledger.client.set(active, "no set")
-    coordinator, stopped = Coordinator(ledger, app, Settings(poll_interval_s=0.005)), threading.Event()
+    coordinator, stopped = (
+        Coordinator(ledger, app, Settings(poll_interval_s=0.005)),
+        threading.Event(),
+    )
     serving = threading.Thread(target=coordinator.serve, args=(stopped,))
 
     with caplog.at_level(logging.ERROR):

@@ -39,7 +39,10 @@ def test_each_duty_is_done_at_its_own_pace() -> None:
 
 
 def test_the_next_round_comes_when_the_first_duty_wants_it() -> None:
-    assert Rounds([Counted("a", wanted_s=0.2), Counted("b", wanted_s=0.1), Counted("c")]).go(0.5) == 0.1
+    assert (
+        Rounds([Counted("a", wanted_s=0.2), Counted("b", wanted_s=0.1), Counted("c")]).go(0.5)
+        == 0.1
+    )
     assert Rounds([Counted("a", wanted_s=7.0), Counted("b")]).go(0.5) == 0.5
 
 

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator import PipelineBuilder, PipelineInvalid, step
-from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, ShellCall, Template, TriggerRule
+from orchestrator.definition.model import (
+    FunctionCall,
+    OutputRef,
+    ParamRef,
+    ShellCall,
+    Template,
+    TriggerRule,
+)
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.params import Param
 
@@ -44,13 +51,17 @@ def test_no_step_is_fine_and_so_is_one() -> None:
 def test_steps_are_written_in_a_loop() -> None:
     builder = PipelineBuilder("p", "what it does", {"gate": 0.5})
     parts = [builder.add(f"part-{i}", anything, args=(i,), pool="cpu") for i in range(3)]
-    first, _ = builder.add("join", anything, kwargs={"parts": parts, "gate": ParamRef("gate")}, needs="shell")
+    first, _ = builder.add(
+        "join", anything, kwargs={"parts": parts, "gate": ParamRef("gate")}, needs="shell"
+    )
     builder.add("last", "time:sleep", args=[first], needs=[parts[0], "join"])
     builder.add("shell", run="echo ${{ params.gate }}")
 
     built = builder.build()
 
-    assert built.steps["part-1"].options == StepOptions(retries=1, retry_on=("ValueError",), pool="cpu")
+    assert built.steps["part-1"].options == StepOptions(
+        retries=1, retry_on=("ValueError",), pool="cpu"
+    )
     assert built.steps["part-1"].options is built.steps["part-2"].options
     assert built.steps["join"].upstream == ("part-0", "part-1", "part-2", "shell")
     assert built.steps["last"].call == FunctionCall("time:sleep", (OutputRef("join", (0,)),), {})
@@ -89,19 +100,29 @@ def test_all_faults_are_told_at_once() -> None:
     builder.add("x" * 201, anything)
     builder.add("prepare", load, args=["x"])
     builder.add(
-        "train", anything, args=(OutputRef("prepar"), ParamRef("gat"), ParamRef("gate", ("k",))), needs="prepre"
+        "train",
+        anything,
+        args=(OutputRef("prepar"), ParamRef("gat"), ParamRef("gate", ("k",))),
+        needs="prepre",
     )
     builder.add("both", load, run="echo")
     builder.add("neither")
     builder.add("gone", "json:dmps")
-    builder.add("opts", anything, retires=3, retries=-1, timeout="x", trigger="all_sucess", pool="gpuu")
-    builder.add("thing", anything, args=(1, {"m": [object()]}), kwargs={"path": Path("x"), "own": {1}})
+    builder.add(
+        "opts", anything, retires=3, retries=-1, timeout="x", trigger="all_sucess", pool="gpuu"
+    )
+    builder.add(
+        "thing", anything, args=(1, {"m": [object()]}), kwargs={"path": Path("x"), "own": {1}}
+    )
     builder.add("exceptions", anything, retry_on=("ValueEror", "json:Nope", "json.dumps", "a b"))
 
     faults = faults_of(builder, pools=["cpu", "gpu"], params={"gate": "x"})
 
     for said in (
-        "pipeline name 'bad name!' is not allowed: a name holds ASCII letters, digits and . - _ only",
+        (
+            "pipeline name 'bad name!' is not allowed: a name holds ASCII letters, digits and . - _"
+            " only"
+        ),
         "param name '2x' is not allowed",
         "param 'gate' is 'x', which is no int.",
         "step name 'a/b' is not allowed",
@@ -112,17 +133,24 @@ def test_all_faults_are_told_at_once() -> None:
         "step 'train' reads param 'gat', which is not declared. Did you mean 'gate'?",
         "step 'both' has both a function (uses) and a command (run)",
         "step 'neither' has neither",
-        "step 'gone': 'json:dmps' cannot be used: module 'json' has no 'dmps'. Did you mean 'dumps'?",
+        (
+            "step 'gone': 'json:dmps' cannot be used: module 'json' has no 'dmps'. Did you mean"
+            " 'dumps'?"
+        ),
         "step 'opts' has an unknown option 'retires'. Did you mean 'retries'?",
         "step 'opts': option 'retries' is -1, but it must be greater than or equal to 0.",
         "step 'opts': option 'timeout' is 'x', but it must be a valid number.",
         "step 'opts': option 'trigger' is 'all_sucess', but it must be 'all_success'",
         "Did you mean 'all_success'?",
         "step 'opts': there is no pool 'gpuu'; there are 'cpu', 'gpu'. Did you mean 'gpu'?",
-        "argument at position 2 of step 'thing' holds at ['m'][0] a builtins.object, which has no JSON form. "
-        "Return it from a step instead.",
-        f"argument 'path' of step 'thing' is a {type(Path()).__module__}.PosixPath, which has no JSON form. "
-        "Pass str(path).",
+        (
+            "argument at position 2 of step 'thing' holds at ['m'][0] a builtins.object, which has"
+            " no JSON form. Return it from a step instead."
+        ),
+        (
+            f"argument 'path' of step 'thing' is a {type(Path()).__module__}.PosixPath, which has"
+            " no JSON form. Pass str(path)."
+        ),
         "argument 'own' of step 'thing' is a builtins.set",
         "option 'retry_on'[3] is 'a b', which names no exception class",
     ):
@@ -149,7 +177,12 @@ def test_arguments_are_checked_by_name() -> None:
 
 def test_exceptions_are_known_by_their_true_names() -> None:
     builder = PipelineBuilder("p")
-    builder.add("a", anything, retry_on=["json.JSONDecodeError", "IOError", OwnError], never_retry_on=KeyError)
+    builder.add(
+        "a",
+        anything,
+        retry_on=["json.JSONDecodeError", "IOError", OwnError],
+        never_retry_on=KeyError,
+    )
 
     options = builder.build().steps["a"].options
 
@@ -161,7 +194,10 @@ def test_exceptions_are_known_by_their_true_names() -> None:
     ("name", "said"),
     [
         ("ValueEror", "'ValueEror' is no built-in exception. Did you mean 'ValueError'?"),
-        ("json:JSONDecodeEror", "module 'json' has no 'JSONDecodeEror'. Did you mean 'JSONDecodeError'?"),
+        (
+            "json:JSONDecodeEror",
+            "module 'json' has no 'JSONDecodeEror'. Did you mean 'JSONDecodeError'?",
+        ),
         ("nope_at_all.Error", "there is no module 'nope_at_all'."),
         ("json:dumps", "'json:dumps' is no exception class."),
         ("print", "'print' is no exception class."),
@@ -175,7 +211,9 @@ def test_an_unknown_exception_is_a_fault(name: str, said: str) -> None:
 
 
 def test_defaults_stand_below_the_options_of_a_step() -> None:
-    builder = PipelineBuilder("p", defaults={"retries": 5, "pool": "cpu", "trigger": TriggerRule.ALL_DONE})
+    builder = PipelineBuilder(
+        "p", defaults={"retries": 5, "pool": "cpu", "trigger": TriggerRule.ALL_DONE}
+    )
     builder.add("a", load, args=["x"], retries=0)
     builder.add("b", anything)
     steps = builder.build().steps
@@ -194,7 +232,9 @@ def test_a_placeholder_of_another_pipeline_is_a_fault() -> None:
     foreign = PipelineBuilder("other").add("a", anything)
     builder = PipelineBuilder("p")
     builder.add("b", anything, args=(foreign,), needs=(foreign,))
-    assert len([fault for fault in faults_of(builder) if "belongs to another pipeline" in fault]) == 2
+    assert (
+        len([fault for fault in faults_of(builder) if "belongs to another pipeline" in fault]) == 2
+    )
 
 
 def test_an_argument_that_contains_itself_is_a_fault() -> None:
@@ -206,7 +246,9 @@ def test_an_argument_that_contains_itself_is_a_fault() -> None:
 
 
 def test_declared_params_are_checked() -> None:
-    builder = PipelineBuilder("p", params={"mode": Param("mode", str, choices=("fast", "full")), "n": 1})
+    builder = PipelineBuilder(
+        "p", params={"mode": Param("mode", str, choices=("fast", "full")), "n": 1}
+    )
     assert builder.build({"mode": "fast"}).params == {"mode": "fast", "n": 1}
     assert faults_of(builder, params={"mode": "ful", "n": 0.5}) == [
         "param 'mode' is 'ful', which is none of 'fast', 'full'. Did you mean 'full'?",
@@ -232,7 +274,11 @@ def test_twice_as_many_steps_are_built_in_twice_the_time(cpu_growth) -> None:
         builder = PipelineBuilder("big")
         made = [builder.add("s-0", anything)]
         for i in range(1, count):
-            made.append(builder.add(f"s-{i}", anything, args=([made[i // 2], i],), kwargs={"k": i}, retries=2))
+            made.append(
+                builder.add(
+                    f"s-{i}", anything, args=([made[i // 2], i],), kwargs={"k": i}, retries=2
+                )
+            )
         assert len(builder.build().steps) == count
 
     assert cpu_growth(lambda: build(10_000), lambda: build(20_000)) <= 2.5

@@ -61,12 +61,17 @@ def test_a_function_that_returns_no_value_is_no_step(function: Any, name: str, k
         builder.build()
 
     assert caught.value.faults == (
-        f"step 'x': '{__name__}:{name}' is {kind}; a step is a plain function that returns its value.",
+        (
+            f"step 'x': '{__name__}:{name}' is {kind}; a step is a plain function that returns its"
+            " value."
+        ),
     )
 
 
 @pytest.mark.parametrize("function", [run_fetch, "builtins:dict", "operator:itemgetter"])
-def test_a_plain_function_around_an_async_one_and_a_class_are_steps(function: Callable[..., Any] | str) -> None:
+def test_a_plain_function_around_an_async_one_and_a_class_are_steps(
+    function: Callable[..., Any] | str,
+) -> None:
     builder = PipelineBuilder("p")
     builder.add("x", function, args=["a"] if function == "operator:itemgetter" else [])
 

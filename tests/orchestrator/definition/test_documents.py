@@ -136,7 +136,10 @@ steps:
         "defaults has an unknown option 'retires'. Did you mean 'retries'?",
         "there is no param 'x'.",
         "step 'a' has an unknown key 'arg'. Did you mean 'args'?",
-        "step 'b': '${{ param.x }}' begins with neither 'params.' nor 'steps.'. Did you mean 'params'?",
+        (
+            "step 'b': '${{ param.x }}' begins with neither 'params.' nor 'steps.'. Did you mean"
+            " 'params'?"
+        ),
         "step 'b': key 'retries' is '3', but it must be a valid integer.",
         "step 'c' reads param 'gat', which is not declared. Did you mean 'gate'?",
         "step 'c' gives arguments to a command.",
@@ -171,14 +174,23 @@ steps:
 
     assert sorted(faults) == [
         "step 'a' reads 'nope3', which no step gives. There are 'a', 'b'.",
-        "step 'a': '${{ parms.y }}' begins with neither 'params.' nor 'steps.'. Did you mean 'params'?",
+        (
+            "step 'a': '${{ parms.y }}' begins with neither 'params.' nor 'steps.'. Did you mean"
+            " 'params'?"
+        ),
         "step 'a': '${{ steps.q }}' names no output. Write '${{ steps.NAME.output }}'.",
         "step 'b' needs 'g', which no step gives. There are 'a', 'b'.",
         "step 'b' reads 'nope1', which no step gives. There are 'a', 'b'.",
         "step 'b' reads 'nope2', which no step gives. There are 'a', 'b'.",
         "step 'b' reads param 'nope', which is not declared. There are none.",
-        "step 'b': '${{ parms.x }}' begins with neither 'params.' nor 'steps.'. Did you mean 'params'?",
-        "step 'b': '${{ steps.a.output..b }}' cannot be read at '..b'. Write '.key', '[0]' or '[\"key\"]'.",
+        (
+            "step 'b': '${{ parms.x }}' begins with neither 'params.' nor 'steps.'. Did you mean"
+            " 'params'?"
+        ),
+        (
+            "step 'b': '${{ steps.a.output..b }}' cannot be read at '..b'. Write '.key', '[0]' or"
+            " '[\"key\"]'."
+        ),
         "step 'b': '${{ steps.b }}' names no output. Write '${{ steps.NAME.output }}'.",
         "step 'b': '${{ x' is not closed; end it with '}}'.",
         "step 'b': key 'needs'[2] is 3, but it must be text.",
@@ -198,7 +210,10 @@ def test_a_duplicate_name_is_told_with_both_lines() -> None:
         ("steps:\n  1: {run: x}", "line 2: key '1' is no text. Write it in quotes: \"1\"."),
         ("steps:\n  true: {run: x}", "line 2: key 'true' is no text."),
         ("steps:\n  [a]: {run: x}", "line 2: key a list or mapping is no text."),
-        ("steps: {}\nparams: {x: !!timestamp 2024-01-01}", "line 2: '2024-01-01' (timestamp) has no JSON form."),
+        (
+            "steps: {}\nparams: {x: !!timestamp 2024-01-01}",
+            "line 2: '2024-01-01' (timestamp) has no JSON form.",
+        ),
         ("steps: {}\nparams: {x: !!binary aGk=}", "(binary) has no JSON form"),
         ("steps: {}\nparams: {x: !!set {a, b}}", "set has no JSON form"),
         ("steps: {}\nparams: {x: !!python/object:os.system y}", "has no JSON form"),
@@ -246,7 +261,9 @@ def test_aliases_that_unfold_without_end_are_refused() -> None:
 
 
 def test_merge_keys_and_aliases_are_read() -> None:
-    value, faults = read_yaml("x: &x {a: 1, b: 2}\ny: {<<: *x, b: 3}\nz: {<<: [*x, {c: 4, a: 9}]}\n", "f")
+    value, faults = read_yaml(
+        "x: &x {a: 1, b: 2}\ny: {<<: *x, b: 3}\nz: {<<: [*x, {c: 4, a: 9}]}\n", "f"
+    )
     assert not faults
     assert (value["y"], value["z"]) == ({"a": 1, "b": 3}, {"a": 1, "b": 2, "c": 4})
 
@@ -257,7 +274,11 @@ words = st.text(st.characters(exclude_categories=["Cc", "Cf", "Cn", "Cs", "Zl", 
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | words,
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | words,
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
         max_leaves=10,
     )
@@ -268,7 +289,9 @@ def test_json_text_is_read_as_yaml_all_the_same(value: Any) -> None:
     assert read == value
 
 
-names = st.text(alphabet="ab-._[]1", min_size=1, max_size=8).filter(lambda name: not step_name_fault(name))
+names = st.text(alphabet="ab-._[]1", min_size=1, max_size=8).filter(
+    lambda name: not step_name_fault(name)
+)
 
 
 @given(st.lists(names, unique=True, max_size=6), st.data())
@@ -280,7 +303,8 @@ def test_a_file_and_the_builder_say_the_same(steps: list[str], data: st.DataObje
         needs = data.draw(st.lists(st.sampled_from(steps[:at]), unique=True)) if at else []
         retries = data.draw(st.integers(0, 3))
         builder.add(
-            name, "json:dumps", args=[[OutputRef(up, ("k", 0)) for up in read]], kwargs={"indent": ParamRef("x")},
+            name, "json:dumps", args=[[OutputRef(up, ("k", 0)) for up in read]],
+            kwargs={"indent": ParamRef("x")},
             needs=needs, retries=retries,
         )  # fmt: skip
         document["steps"][name] = {
@@ -291,7 +315,8 @@ def test_a_file_and_the_builder_say_the_same(steps: list[str], data: st.DataObje
             "retries": retries,
         }
 
-    # JSON quotes every key: PyYAML would write the name -.1 plain, which YAML 1.2 reads as a number.
+    # JSON quotes every key: PyYAML would write the name -.1 plain, which YAML 1.2 reads as a
+    # number.
     assert build(json.dumps(document)) == builder.build()
 
 
@@ -307,8 +332,16 @@ def test_the_schema_is_made_from_the_models_that_check() -> None:
     defaults = body(schema["properties"]["defaults"])
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert set(schema["properties"]) == set(PipelineDocument.model_fields)
-    assert set(step["properties"]) == {field.alias or key for key, field in StepDocument.model_fields.items()}
-    assert set(step["properties"]) == set(StepOptions.model_fields) | {"uses", "run", "args", "with", "needs"}
+    assert set(step["properties"]) == {
+        field.alias or key for key, field in StepDocument.model_fields.items()
+    }
+    assert set(step["properties"]) == set(StepOptions.model_fields) | {
+        "uses",
+        "run",
+        "args",
+        "with",
+        "needs",
+    }
     assert set(declaration["properties"]) == set(ParamDocument.model_fields)
     assert step["oneOf"] == [{"required": ["uses"]}, {"required": ["run"]}]
     assert schema["required"] == ["steps"]

@@ -34,12 +34,16 @@ def test_the_folder_that_came_last_stands_before_those_that_were_there(tmp_path:
     assert sys.path.index(str(tmp_path / "second")) + 1 == sys.path.index(str(tmp_path / "first"))
 
 
-@pytest.mark.parametrize("name", ["colorsys", "wave", "winreg"])  # the last one is of another system
-def test_a_file_is_never_taken_for_a_module_of_python_whoever_puts_its_folder_first(tmp_path: Path, name: str) -> None:
+# the last one is of another system
+@pytest.mark.parametrize("name", ["colorsys", "wave", "winreg"])
+def test_a_file_is_never_taken_for_a_module_of_python_whoever_puts_its_folder_first(
+    tmp_path: Path, name: str
+) -> None:
     (tmp_path / f"{name}.py").write_text("raise RuntimeError('the wrong one')\n")
     code = (
-        f"import sys; from orchestrator.definition.folders import put_on_path; put_on_path({str(tmp_path)!r})\n"
-        f"sys.path.insert(0, {str(tmp_path)!r})\ntry: import {name}\nexcept ModuleNotFoundError: pass\n"
+        "import sys; from orchestrator.definition.folders import put_on_path;"
+        f" put_on_path({str(tmp_path)!r})\nsys.path.insert(0, {str(tmp_path)!r})\ntry: import"
+        f" {name}\nexcept ModuleNotFoundError: pass\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

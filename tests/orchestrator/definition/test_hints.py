@@ -64,7 +64,9 @@ def built(**options):
 
 
 def read(text):
-    return PipelineFile({"params": {"known_param": 1}, "steps": {"known_step": text}}, "made", []).build()
+    return PipelineFile(
+        {"params": {"known_param": 1}, "steps": {"known_step": text}}, "made", []
+    ).build()
 
 
 @pytest.fixture
@@ -81,7 +83,10 @@ def module(tmp_path, monkeypatch):
 
 REFUSED = {
     "a param": (lambda _: known_pipeline.build({"zz": 1}), "'known_param'"),
-    "a param of the command line": (lambda _: parse_params(["zz=1"], known_pipeline), "'known_param'"),
+    "a param of the command line": (
+        lambda _: parse_params(["zz=1"], known_pipeline),
+        "'known_param'",
+    ),
     "a pool": (lambda _: built(pool="zz"), "'known_pool'"),
     "an upstream": (lambda _: built(needs="zz"), "'known_step'"),
     "an argument": (lambda _: built(kwargs={"zz": 1}), "'rate'"),
@@ -89,12 +94,18 @@ REFUSED = {
     "a key of a step": (lambda _: read({"run": "true", "zz": 1}), "'needs'"),
     "a step that is read": (lambda _: read({"run": "echo ${{ steps.zz.output }}"}), "'known_step'"),
     "a param that is read": (lambda _: read({"run": "echo ${{ params.zz }}"}), "'known_param'"),
-    "a part of a param": (lambda _: read({"run": "echo ${{ params.known_param.zz }}"}), "It is of type int"),
+    "a part of a param": (
+        lambda _: read({"run": "echo ${{ params.known_param.zz }}"}),
+        "It is of type int",
+    ),
     "a pipeline of a module": (lambda path: load(f"{path}:zz"), "'known_pipeline'"),
     "a file": (lambda path: load(str(path.with_name("qqq.py"))), "'known_module.py'"),
     "a module": (lambda _: load("qqq"), "'known_module.py'"),
     "a function": (lambda _: resolve_function("known_module:zz"), "'known_function'"),
-    "a setting": (lambda path: load_settings(path.parent, {"ORCHESTRATOR_CONFIG": settings_file(path)}), "'redis_url'"),
+    "a setting": (
+        lambda path: load_settings(path.parent, {"ORCHESTRATOR_CONFIG": settings_file(path)}),
+        "'redis_url'",
+    ),
 }
 
 
@@ -116,8 +127,10 @@ def test_a_refusal_of_a_name_says_which_ones_there_are(module, what):
 @pytest.mark.parametrize(
     ("said", "mark", "ended"),
     [
-        ("gone", ".", "gone."), ("gone.", ".", "gone."), ("mounted?", ".", "mounted?"), ("no!", ".", "no!"),
-        ("more…", ".", "more…"), ("a. B.\n", ".", "a. B."), ("gone", ";", "gone;"), ("gone.", ";", "gone;"),
+        ("gone", ".", "gone."), ("gone.", ".", "gone."), ("mounted?", ".", "mounted?"), ("no!", ".",
+         "no!"),
+        ("more…", ".", "more…"), ("a. B.\n", ".", "a. B."), ("gone", ";", "gone;"), ("gone.", ";",
+         "gone;"),
         (ValueError("gone."), ".", "gone."),
     ],
 )  # fmt: skip
@@ -148,7 +161,13 @@ def test_what_others_say_is_never_followed_by_a_mark_of_ours():
             for part, following in pairwise(parts):
                 if isinstance(part, ast.FormattedValue) and isinstance(following, ast.Constant):
                     name = ast.unparse(part.value).rpartition(".")[2]
-                    if name in OF_OTHERS and part.conversion == -1 and str(following.value)[:1] in ".;!?":
-                        found.append(f"{path.name}:{part.lineno}: {ast.unparse(part.value)}{following.value}")
+                    if (
+                        name in OF_OTHERS
+                        and part.conversion == -1
+                        and str(following.value)[:1] in ".;!?"
+                    ):
+                        found.append(
+                            f"{path.name}:{part.lineno}: {ast.unparse(part.value)}{following.value}"
+                        )
 
     assert found == []

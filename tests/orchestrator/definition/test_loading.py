@@ -83,26 +83,33 @@ def test_a_file_in_a_package_is_imported_from_above_it(tmp_path: Path) -> None:
 def test_one_of_several_is_named_by_variable_or_by_pipeline(tmp_path: Path) -> None:
     path = written(
         tmp_path,
-        ONE + "\n@pipeline(name='second-one')\ndef second() -> None: ...\n"
-        "from orchestrator import PipelineBuilder\nthird = PipelineBuilder('third-one')\nfourth = third.build()\n",
+        ONE + "\n@pipeline(name='second-one')\ndef second() -> None: ...\nfrom orchestrator import"
+        " PipelineBuilder\nthird = PipelineBuilder('third-one')\nfourth = third.build()\n",
     )
 
     assert load(f"{path}:second").name == "second-one"
     assert load(f"{path}:second-one").name == "second-one"
     assert load(f"{path}:third").build().import_path == str(tmp_path)
     assert load(f"{path}:fourth").build().name == "third-one"
-    assert "holds 4 pipelines: churn, second, third, fourth. Name one, as in FILE:NAME." in fault_of(path)
+    assert (
+        "holds 4 pipelines: churn, second, third, fourth. Name one, as in FILE:NAME."
+        in fault_of(path)
+    )
     assert "holds no pipeline 'chrn'. Did you mean 'churn'?" in fault_of(f"{path}:chrn")
 
 
 def test_a_built_pipeline_takes_no_params(tmp_path: Path) -> None:
-    path = written(tmp_path, "from orchestrator import PipelineBuilder\np = PipelineBuilder('p').build()\n")
+    path = written(
+        tmp_path, "from orchestrator import PipelineBuilder\np = PipelineBuilder('p').build()\n"
+    )
     with pytest.raises(PipelineInvalid, match="param 'x' cannot be given"):
         load(str(path)).build({"x": 1})
 
 
 def test_a_file_without_a_pipeline_says_so(tmp_path: Path) -> None:
-    assert "holds no pipeline. Write a function with @pipeline" in fault_of(written(tmp_path, "x = 1\n"))
+    assert "holds no pipeline. Write a function with @pipeline" in fault_of(
+        written(tmp_path, "x = 1\n")
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,8 +118,14 @@ def test_a_file_without_a_pipeline_says_so(tmp_path: Path) -> None:
         ("x = 1\ndef f(:\n", ":2: SyntaxError: "),
         ("x = '\0'\n", ": SyntaxError: source code string cannot contain null bytes."),
         ("x = 1\n\n1 / 0\n", ":3: ZeroDivisionError: division by zero"),
-        ("import no_such_module_here\n", ":1: ModuleNotFoundError: No module named 'no_such_module_here'"),
-        ("import no_such_module_here\n", "No module named 'no_such_module_here'. This environment ("),
+        (
+            "import no_such_module_here\n",
+            ":1: ModuleNotFoundError: No module named 'no_such_module_here'",
+        ),
+        (
+            "import no_such_module_here\n",
+            "No module named 'no_such_module_here'. This environment (",
+        ),
         ("import json\njson.loads('{')\n", ":2: JSONDecodeError"),
         ("raise SystemExit(3)\n", ":1: SystemExit: 3"),
     ],
@@ -139,7 +152,9 @@ def test_a_file_named_like_a_loaded_module_is_refused(tmp_path: Path) -> None:
     assert "module 'json' is loaded from" in fault_of(tmp_path / "json.py")
 
 
-def test_a_module_is_found_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_is_found_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = written(tmp_path, ONE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
@@ -151,7 +166,9 @@ def test_a_module_is_found_from_the_working_folder(tmp_path: Path, monkeypatch: 
 
 def test_a_yaml_file_finds_functions_beside_it(tmp_path: Path) -> None:
     module = written(tmp_path, "def f(x): return x\n")
-    path = written(tmp_path, f"name: p\nsteps: {{a: {{uses: '{module.stem}:f', args: [1]}}}}\n", ".yaml")
+    path = written(
+        tmp_path, f"name: p\nsteps: {{a: {{uses: '{module.stem}:f', args: [1]}}}}\n", ".yaml"
+    )
 
     assert load(f"{path}:p").build().import_path == str(tmp_path)
     assert "holds the pipeline 'p', not 'q'" in fault_of(f"{path}:q")
@@ -163,7 +180,9 @@ def test_a_json_file_is_read(tmp_path: Path) -> None:
 
 
 def test_a_script_names_its_functions_by_its_file(tmp_path: Path) -> None:
-    path = written(tmp_path, ONE + "\nb = churn.build()\nprint(b.steps['train'].call.uses, b.import_path)\n")
+    path = written(
+        tmp_path, ONE + "\nb = churn.build()\nprint(b.steps['train'].call.uses, b.import_path)\n"
+    )
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [f"{path.stem}:train", str(tmp_path)]
 

@@ -52,5 +52,7 @@ def test_loops_are_real_and_none_is_missed(edges: list[tuple[int, int]]) -> None
             if middle in reach[node]:
                 reach[node] |= reach[middle]
     on_loops = {node for node in graph if node in reach[node]}
-    components = {frozenset(o for o in on_loops if o in reach[n] and n in reach[o]) | {n} for n in on_loops}
+    components = {
+        frozenset(o for o in on_loops if o in reach[n] and n in reach[o]) | {n} for n in on_loops
+    }
     assert len(loops) == len(components)

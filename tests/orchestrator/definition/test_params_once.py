@@ -72,8 +72,11 @@ def by_builder() -> PipelineBuilder:
 
 
 def resumed(definition: Definition, before: Pipeline, *pairs: str) -> Pipeline:
-    """What a resume or a rerun makes of the pipeline of an earlier time and of what the record has of it."""
-    return plan_of(definition, pairs, Settings(), params_of_record(params_text(before.params)))[0].pipeline
+    """What a resume or a rerun makes of the pipeline of an earlier time and of what the record has
+    of it."""
+    return plan_of(definition, pairs, Settings(), params_of_record(params_text(before.params)))[
+        0
+    ].pipeline
 
 
 DOORS: dict[str, tuple[Callable[[Definition], Pipeline], int, list[int]]] = {
@@ -86,13 +89,16 @@ DOORS: dict[str, tuple[Callable[[Definition], Pipeline], int, list[int]]] = {
     "resume of a default": (lambda it: resumed(it, it.build()), 100, [1]),
     "resume of a resume": (lambda it: resumed(it, resumed(it, it.build({"x": 3}))), 300, [3]),
     "resume with -p": (lambda it: resumed(it, it.build({"x": 3}), "x=5"), 500, [3, 5]),
-    "resume after a resume with -p": (lambda it: resumed(it, resumed(it, it.build(), "x=5")), 500, [1, 5]),
+    "resume after a resume with -p": (lambda it: resumed(it, resumed(it, it.build(), "x=5")), 500,
+    [1, 5]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("make", [lambda: by_function, by_builder], ids=["function", "builder"])
-def test_a_validator_that_is_not_idempotent_runs_once_through(door: str, make: Callable[[], Definition]) -> None:
+def test_a_validator_that_is_not_idempotent_runs_once_through(
+    door: str, make: Callable[[], Definition]
+) -> None:
     through, value, given_to_it = DOORS[door]
 
     built = through(make())
@@ -115,13 +121,21 @@ def noted(value: Any) -> Any:
 
 
 @pipeline
-def by_text(word: Annotated[str, BeforeValidator(noted)], mode: Annotated[Literal["1", "2"], BeforeValidator(noted)]):
+def by_text(
+    word: Annotated[str, BeforeValidator(noted)],
+    mode: Annotated[Literal["1", "2"], BeforeValidator(noted)],
+):
     show(1)
 
 
 def test_a_text_is_read_as_text_once_where_text_is_wanted() -> None:
     assert dict(parse_params(["word=007", "mode=1"], by_text)) == {"word": "007", "mode": "1"}
-    assert read == ["007", 1, "1"]  # a Literal says only when it refuses the number that the text is what is wanted
+    # a Literal says only when it refuses the number that the text is what is wanted
+    assert read == [
+        "007",
+        1,
+        "1",
+    ]
 
 
 def test_texts_of_a_yaml_file_and_their_references_are_read_once() -> None:
@@ -135,13 +149,19 @@ def test_texts_of_a_yaml_file_and_their_references_are_read_once() -> None:
     file = PipelineFile(value, "file", faults)
     first = file.build({"word": "${{ params.n }}"})
 
-    for built in (first, file.build(parse_params(["word=${{ params.n }}"], file)), resumed(file, first)):
+    for built in (
+        first,
+        file.build(parse_params(["word=${{ params.n }}"], file)),
+        resumed(file, first),
+    ):
         assert built.params == {"word": "${{ params.n }}", "n": 3, "rate": 1.0}
         assert [type(built.params[name]) for name in ("n", "rate")] == [int, float]
         assert built.steps == first.steps
 
 
-def test_a_function_that_changes_what_it_is_given_changes_neither_the_record_nor_the_next_run() -> None:
+def test_a_function_that_changes_what_it_is_given_changes_neither_the_record_nor_the_next_run() -> (
+    None
+):
     @pipeline
     def growing(kinds=["a"], more: list[str] = ["b"]) -> None:  # noqa: B006
         kinds.append("changed")
@@ -170,10 +190,11 @@ def test_read_params_cannot_be_changed_or_mixed_with_values_that_nobody_has_read
     with pytest.raises(TypeError):
         values | {"x": 4}  # type: ignore[operator]
     assert dict(values | ReadParams({"y": 1})) == {"x": 300, "y": 1}
-    assert by_function.build(dict(values)).params["x"] == 30000  # a plain mapping is a caller's values
+    # a plain mapping is a caller's values
+    assert by_function.build(dict(values)).params["x"] == 30000
 
 
-# -- types ----------------------------------------------------------------------------------------------------------
+# -- types -----------------------------------------------------------------------------------------
 
 
 class Colour(Enum):
@@ -302,7 +323,8 @@ def test_a_function_gets_the_same_value_when_the_run_goes_on(kind: str) -> None:
 
 nested = st.recursive(
     st.sampled_from(list(VALUES.values())),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner,
+    max_size=3)
     | st.lists(inner, max_size=3).map(tuple),
     max_leaves=10,
 )  # fmt: skip
@@ -323,7 +345,11 @@ def test_values_inside_others_keep_their_types_too(value: Any) -> None:
         ("date", date(2026, 11, 23), "2026-11-23"),
         ("Path", Path("/data"), "/data"),
         ("Enum", Colour.RED, "red"),
-        ("datetime", datetime(2026, 1, 2, tzinfo=ZoneInfo("Europe/Berlin")), "2026-01-02T00:00:00+01:00"),
+        (
+            "datetime",
+            datetime(2026, 1, 2, tzinfo=ZoneInfo("Europe/Berlin")),
+            "2026-01-02T00:00:00+01:00",
+        ),
         ("timedelta", timedelta(hours=1), "PT1H"),
         ("set", {2, 1}, [1, 2]),
         ("model", Model(n=1), {"n": 2, "where": "/data", "inner": None}),
@@ -349,7 +375,10 @@ def test_what_the_record_only_shows_must_be_given_anew_to_go_on() -> None:
     first = p.build({"word": "hunter2"})
 
     assert first.params["word"] == SecretStr("hunter2")
-    with pytest.raises(PipelineInvalid, match=r"the recorded value of param 'word' cannot be used again: .* -p word=…"):
+    with pytest.raises(
+        PipelineInvalid,
+        match=r"the recorded value of param 'word' cannot be used again: .* -p word=…",
+    ):
         resumed(p, first)
     assert resumed(p, first, "word=abc").steps["show"].call.args == (4,)  # type: ignore[union-attr]
 
@@ -360,14 +389,17 @@ def test_a_value_whose_class_is_gone_must_be_given_anew_and_says_why() -> None:
     (lost,) = params_of_record(text).values()
 
     assert "has no 'Color'. Did you mean 'Colour'?" in lost.reason
-    assert params_text({"x": lost}) == text  # the record keeps it, for a time when the class is there again
+    # the record keeps it, for a time when the class is there again
+    assert params_text({"x": lost}) == text
 
 
 def test_a_step_cannot_read_a_param_that_the_record_does_not_keep() -> None:
     builder = PipelineBuilder("p", params={"x": Param("x", SecretStr, SecretStr("hunter2"))})
     builder.add("show", show, args=[ParamRef("x")])
 
-    with pytest.raises(PipelineInvalid, match=r"step 'show' reads param 'x', a .*SecretStr, which has no JSON form"):
+    with pytest.raises(
+        PipelineInvalid, match=r"step 'show' reads param 'x', a .*SecretStr, which has no JSON form"
+    ):
         builder.build()
 
 
@@ -376,5 +408,7 @@ def test_a_value_that_json_cannot_even_show_is_a_fault() -> None:
     def p(x: Any) -> None:
         show(1)
 
-    with pytest.raises(PipelineInvalid, match=r"param 'x' holds at \['a'\] a .*Odd, which has no JSON form"):
+    with pytest.raises(
+        PipelineInvalid, match=r"param 'x' holds at \['a'\] a .*Odd, which has no JSON form"
+    ):
         p.build({"x": {"a": Odd()}})

@@ -41,7 +41,9 @@ all_forms = pytest.mark.parametrize("form", [decorated, built, in_yaml, in_json]
 
 
 @all_forms
-def test_a_pipeline_may_have_a_deadline_and_alerts(form: Callable[[dict[str, Any]], Pipeline]) -> None:
+def test_a_pipeline_may_have_a_deadline_and_alerts(
+    form: Callable[[dict[str, Any]], Pipeline],
+) -> None:
     made = form({"deadline": 90, "alerts": ["slack://$TOKEN/#ml", "mailto://example.com"]})
 
     assert made.deadline_s == 90
@@ -49,7 +51,9 @@ def test_a_pipeline_may_have_a_deadline_and_alerts(form: Callable[[dict[str, Any
 
 
 @all_forms
-def test_without_them_there_is_no_deadline_and_nobody_more_to_tell(form: Callable[[dict[str, Any]], Pipeline]) -> None:
+def test_without_them_there_is_no_deadline_and_nobody_more_to_tell(
+    form: Callable[[dict[str, Any]], Pipeline],
+) -> None:
     made = form({})
 
     assert made.deadline_s is None
@@ -64,7 +68,10 @@ def test_without_them_there_is_no_deadline_and_nobody_more_to_tell(form: Callabl
         ({"deadline": True}, ["'deadline' is True, but it must be a valid number."]),
         ({"deadline": "1 h"}, ["'deadline' is '1 h', but it must be a valid number."]),
         ({"alerts": SECRET}, ["'alerts' must be a list of Apprise URLs."]),
-        ({"alerts": ["a://b", 7]}, ["'alerts'[1] must be an Apprise URL, as in 'slack://$TOKEN/#ml'."]),
+        (
+            {"alerts": ["a://b", 7]},
+            ["'alerts'[1] must be an Apprise URL, as in 'slack://$TOKEN/#ml'."],
+        ),
         ({"alerts": [" "]}, ["'alerts'[0] must be an Apprise URL, as in 'slack://$TOKEN/#ml'."]),
         (
             {"deadline": -1, "alerts": ["", SECRET, None]},

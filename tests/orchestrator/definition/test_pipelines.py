@@ -90,7 +90,9 @@ def test_a_plain_type_is_taken_strictly(value: Any) -> None:
     assert faults_of(gate=value) == (f"param 'gate' is {value!r}, which is no float.",)
 
 
-def test_a_param_of_another_type_than_json_has_is_itself_in_the_function_and_in_the_pipeline() -> None:
+def test_a_param_of_another_type_than_json_has_is_itself_in_the_function_and_in_the_pipeline() -> (
+    None
+):
     seen: list[Any] = []
 
     @pipeline
@@ -101,8 +103,14 @@ def test_a_param_of_another_type_than_json_has_is_itself_in_the_function_and_in_
     built = daily.build({"day": "2026-11-23", "where": "/data"})
 
     assert seen == [datetime.date(2026, 11, 23), Path("/data"), Colour.RED]
-    assert built.params == {"day": datetime.date(2026, 11, 23), "where": Path("/data"), "colour": Colour.RED}
-    assert built.steps["used"].call == FunctionCall(f"{__name__}:train", ("2026-11-23", "/data"), {})
+    assert built.params == {
+        "day": datetime.date(2026, 11, 23),
+        "where": Path("/data"),
+        "colour": Colour.RED,
+    }
+    assert built.steps["used"].call == FunctionCall(
+        f"{__name__}:train", ("2026-11-23", "/data"), {}
+    )
 
 
 def test_a_param_that_json_cannot_tell_at_all_is_a_fault() -> None:
@@ -110,7 +118,9 @@ def test_a_param_that_json_cannot_tell_at_all_is_a_fault() -> None:
     def odd(thing: object) -> None:
         pass
 
-    with pytest.raises(PipelineInvalid, match=r"param 'thing' is a builtins.object, which has no JSON form"):
+    with pytest.raises(
+        PipelineInvalid, match=r"param 'thing' is a builtins.object, which has no JSON form"
+    ):
         odd.build({"thing": object()})
 
 

@@ -9,7 +9,9 @@ from orchestrator.definition.document import PipelineFile
 from orchestrator.definition.quoting import single_quoted_references
 
 X = "${{ params.x }}"
-SAID = f"step 'a': `{X}` stands in single quotes, where the shell fills nothing in. Use double quotes."
+SAID = (
+    f"step 'a': `{X}` stands in single quotes, where the shell fills nothing in. Use double quotes."
+)
 
 
 @pytest.mark.parametrize(

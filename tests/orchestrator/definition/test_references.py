@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.definition.model import OutputRef, ParamRef, Template
-from orchestrator.definition.references import ReferenceInvalid, parse_command, parse_text, parse_value
+from orchestrator.definition.references import (
+    ReferenceInvalid,
+    parse_command,
+    parse_text,
+    parse_value,
+)
 
 STEPS = ["a", "a.b", "a.output", "train[svc-1]", "x-1.2"]
 PARAMS = ["x", "x.y", "gate"]
@@ -39,7 +44,10 @@ PARAMS = ["x", "x.y", "gate"]
         ("$${{ params.x }}", "${{ params.x }}"),
         ("${{ file(steps.a.output.key) }}", OutputRef("a", ("key",), as_file=True)),
         ("${{file ( params.x )}}", ParamRef("x", as_file=True)),
-        ("cat ${{ file(steps.train[svc-1].output) }}", Template(("cat ", OutputRef("train[svc-1]", (), as_file=True)))),
+        (
+            "cat ${{ file(steps.train[svc-1].output) }}",
+            Template(("cat ", OutputRef("train[svc-1]", (), as_file=True))),
+        ),
         ("$5 $${{ a }} ${{ params.x }}", Template(("$5 ${{ a }} ", ParamRef("x")))),
     ],
 )
@@ -50,7 +58,10 @@ def test_text_is_parsed(text: str, parsed: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("${{ param.x }}", "'${{ param.x }}' begins with neither 'params.' nor 'steps.'. Did you mean 'params'?"),
+        (
+            "${{ param.x }}",
+            "'${{ param.x }}' begins with neither 'params.' nor 'steps.'. Did you mean 'params'?",
+        ),
         ("${{ params.x", "is not closed"),
         ("${{ steps.a }}", "names no output"),
         ("${{ steps.a.output..b }}", "cannot be read at '..b'"),
@@ -60,7 +71,10 @@ def test_text_is_parsed(text: str, parsed: Any) -> None:
         ("${{ file(params.x }}", "'${{ file(params.x }}' is not closed; end it with ')'."),
         ("${{ file(params.x).key }}", "'${{ file(params.x).key }}' is not closed"),
         ("${{ file(file(params.x)) }}", "'${{ file(file(params.x)) }}' names a file of a file"),
-        ("${{ file(param.x) }}", "'${{ file(param.x) }}' begins with neither 'params.' nor 'steps.'."),
+        (
+            "${{ file(param.x) }}",
+            "'${{ file(param.x) }}' begins with neither 'params.' nor 'steps.'.",
+        ),
         ("${{ params. }}", "begins with neither"),
     ],
 )
@@ -77,14 +91,16 @@ def test_escaped_text_comes_back(text: str) -> None:
     assert parse_text(escaped, (), ()) == text
 
 
-@pytest.mark.parametrize("value", ["${{ file(params.x) }}", ["a", {"b": "see ${{file(params.x)}}"}]])
+@pytest.mark.parametrize(
+    "value", ["${{ file(params.x) }}", ["a", {"b": "see ${{file(params.x)}}"}]]
+)
 def test_a_file_in_an_argument_is_a_fault(value: Any) -> None:
     faults: list[str] = []
     parse_value(value, STEPS, PARAMS, faults, "step 'a'")
 
     assert faults == [
-        "step 'a': '${{ file(params.x) }}' stands in an argument, but only a command ('run') is given files. "
-        "Write '${{ params.x }}'."
+        "step 'a': '${{ file(params.x) }}' stands in an argument, but only a command ('run') is"
+        " given files. Write '${{ params.x }}'."
     ]
 
 
@@ -96,7 +112,9 @@ def test_a_file_in_an_argument_is_a_fault(value: Any) -> None:
         ("echo a\0b", "holds a NUL"),
     ],
 )
-def test_a_file_in_a_command_is_fine_where_the_shell_fills_it_in(command: str, said: str | None) -> None:
+def test_a_file_in_a_command_is_fine_where_the_shell_fills_it_in(
+    command: str, said: str | None
+) -> None:
     faults: list[str] = []
     parsed = parse_command(command, STEPS, PARAMS, faults, "step 'a'")
 

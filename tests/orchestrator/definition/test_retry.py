@@ -19,14 +19,20 @@ def test_names_run_from_the_class_to_its_bases() -> None:
 
 def test_attempts_after_the_first_are_counted() -> None:
     options = StepOptions(retries=2)
-    assert [may_retry(options, attempt, ["ValueError"]) for attempt in (1, 2, 3)] == [True, True, False]
+    assert [may_retry(options, attempt, ["ValueError"]) for attempt in (1, 2, 3)] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_subclass_is_retried_and_never_retry_on_is_stronger() -> None:
     names = exception_names(Own)
     assert may_retry(StepOptions(retries=1, retry_on=("ValueError",)), 1, names)
     assert not may_retry(StepOptions(retries=1, retry_on=("KeyError",)), 1, names)
-    assert not may_retry(StepOptions(retries=1, retry_on=("ValueError",), never_retry_on=("Exception",)), 1, names)
+    assert not may_retry(
+        StepOptions(retries=1, retry_on=("ValueError",), never_retry_on=("Exception",)), 1, names
+    )
 
 
 def test_the_delay_grows_and_is_capped() -> None:
@@ -50,5 +56,7 @@ def test_jitter_is_a_share_of_the_delay() -> None:
 def test_no_delay_is_negative_or_above_the_cap(
     delay: float, backoff: float, cap: float, jitter: float, attempt: int, unit: float
 ) -> None:
-    options = StepOptions(retry_delay=delay, retry_backoff=backoff, retry_max_delay=cap, retry_jitter=jitter)
+    options = StepOptions(
+        retry_delay=delay, retry_backoff=backoff, retry_max_delay=cap, retry_jitter=jitter
+    )
     assert 0 <= retry_delay_s(options, attempt, unit) <= cap

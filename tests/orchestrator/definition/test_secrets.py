@@ -1,4 +1,5 @@
-"""Params that are declared secret: how they are declared, given, handed to steps, and never shown."""
+"""Params that are declared secret: how they are declared, given, handed to steps, and never
+shown."""
 
 from __future__ import annotations
 
@@ -59,7 +60,9 @@ ALL = [python(), python(Annotated[Secret[str], "the token"]), python(Secret), bu
 
 @pytest.mark.parametrize("definition", ALL)
 @pytest.mark.parametrize("is_text", [False, True])
-def test_a_secret_is_nowhere_but_where_the_ledger_keeps_secrets(definition: Any, is_text: bool) -> None:
+def test_a_secret_is_nowhere_but_where_the_ledger_keeps_secrets(
+    definition: Any, is_text: bool
+) -> None:
     given = parse_params([f"x={SESAME}"], definition) if is_text else {"x": SESAME}
     built: Pipeline = definition.build(given)
     plan, settings = compile_pipeline(built), Settings()
@@ -72,7 +75,8 @@ def test_a_secret_is_nowhere_but_where_the_ledger_keeps_secrets(definition: Any,
     assert json.loads(str(fields["params"])) == {"x": "***", "rows": 1}
     assert fields["secrets"] == '["x"]'
     assert all(
-        SESAME not in str(part) for part in (fields, list(staged_steps(plan, settings)), built, repr(built), plan)
+        SESAME not in str(part)
+        for part in (fields, list(staged_steps(plan, settings)), built, repr(built), plan)
     )
     assert '{"$param":["x"]}' in next(iter(staged_steps(plan, settings))).spec
 
@@ -88,13 +92,17 @@ def test_a_secret_that_is_missing_says_how_it_is_given(definition: Any) -> None:
 
 @pytest.mark.parametrize("definition", ALL)
 @pytest.mark.parametrize("value", [5, b"open sesame", ["open sesame"], {"a": "open sesame"}])
-def test_a_secret_that_is_no_text_is_refused_without_being_shown(definition: Any, value: Any) -> None:
+def test_a_secret_that_is_no_text_is_refused_without_being_shown(
+    definition: Any, value: Any
+) -> None:
     told = faults_of(definition, x=value)
 
     assert told == f"param 'x' is a secret, and must be text, not {type(value).__name__}."
 
 
-def test_text_that_looks_like_something_else_is_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_text_that_looks_like_something_else_is_text(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     file = tmp_path / "token"
     file.write_bytes(b"from a file\r\n")
     monkeypatch.setattr("sys.stdin", io.StringIO("from a pipe\n\n"))
@@ -111,12 +119,18 @@ def test_text_that_looks_like_something_else_is_text(monkeypatch: pytest.MonkeyP
         assert secrets_in(parse_params([f"x={text}"], python())) == {"x": value}, text
 
 
-@pytest.mark.parametrize(("content", "told"), [(None, "No such file"), (b"\xff\xfe", "it is not UTF-8 text")])
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | None, told: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "told"), [(None, "No such file"), (b"\xff\xfe", "it is not UTF-8 text")]
+)
+def test_a_file_that_cannot_be_read_is_told(
+    tmp_path: Path, content: bytes | None, told: str
+) -> None:
     if content:
         (tmp_path / "token").write_bytes(content)
 
-    with pytest.raises(PipelineInvalid, match=f"param 'x': the file '.*token' cannot be read: {told}"):
+    with pytest.raises(
+        PipelineInvalid, match=f"param 'x': the file '.*token' cannot be read: {told}"
+    ):
         parse_params([f"x=@{tmp_path / 'token'}"], python())
 
 
@@ -125,7 +139,9 @@ def test_an_optional_secret_may_be_left_out_and_is_none_then() -> None:
         built = python(kind, has_default=True).build({})
         assert built.params == {"x": None, "rows": 1}
         assert secrets_in(built.params) == {}
-        assert secrets_in(python(kind, has_default=True).build({"x": SESAME}).params) == {"x": SESAME}
+        assert secrets_in(python(kind, has_default=True).build({"x": SESAME}).params) == {
+            "x": SESAME
+        }
 
 
 @pytest.mark.parametrize(
@@ -133,9 +149,15 @@ def test_an_optional_secret_may_be_left_out_and_is_none_then() -> None:
     [
         ({"x": Param("x", Secret[int])}, "is a secret, which is text: write Secret[str]"),
         ({"x": Param("x", Secret[str] | int)}, "is a secret, which is text: write Secret[str]"),
-        ({"x": Param("x", Secret[str], "in the code")}, "None is its only possible default: code keeps no secrets"),
+        (
+            {"x": Param("x", Secret[str], "in the code")},
+            "None is its only possible default: code keeps no secrets",
+        ),
         ({"x": Param("x", Secret[str], None)}, "None is its only possible default"),
-        ({"x": Param("x", Secret[str], choices=("open sesame", "b"))}, "is a secret, and so has no choices"),
+        (
+            {"x": Param("x", Secret[str], choices=("open sesame", "b"))},
+            "is a secret, and so has no choices",
+        ),
     ],
 )
 def test_what_cannot_be_a_secret_is_a_fault(declared: dict[str, Param], told: str) -> None:
@@ -200,7 +222,9 @@ def test_whether_an_optional_secret_was_given_may_be_asked() -> None:
         ('open "quoted\\ sesame', "***"),
     ],
 )
-def test_an_output_that_holds_a_secret_is_kept_without_it_and_arrives_with_it(value: Any, shown: Any) -> None:
+def test_an_output_that_holds_a_secret_is_kept_without_it_and_arrives_with_it(
+    value: Any, shown: Any
+) -> None:
     secrets = {"x": SESAME, "quoted": 'open "quoted\\ sesame'}
     stored: list[Any] = []
 

@@ -13,7 +13,8 @@ from orchestrator.definition.sizes import size_text
 @pytest.mark.parametrize(
     ("written", "count"),
     [
-        (1_000, 1_000), ("1000", 1_000), ("2GB", 2_000_000_000), ("2 gb", 2_000_000_000), ("2G", 2_000_000_000),
+        (1_000, 1_000), ("1000", 1_000), ("2GB", 2_000_000_000), ("2 gb", 2_000_000_000), ("2G",
+         2_000_000_000),
         ("512MiB", 512 * 1024**2), ("512Mi", 512 * 1024**2),
         ("1.5GB", 1_500_000_000), ("1TiB", 1024**4), ("10kB", 10_000),
     ],
@@ -22,7 +23,9 @@ def test_an_amount_is_bytes_or_a_number_with_a_unit(written, count):
     assert StepOptions(memory=written).memory == count
 
 
-@pytest.mark.parametrize("written", [0, -1, 1.5, True, "", "GB", "2 XB", "-2GB", "0GB", "2GB and more", [1]])
+@pytest.mark.parametrize(
+    "written", [0, -1, 1.5, True, "", "GB", "2 XB", "-2GB", "0GB", "2GB and more", [1]]
+)
 def test_anything_else_is_refused(written):
     with pytest.raises(ValidationError):
         StepOptions(memory=written)
@@ -38,7 +41,8 @@ def test_the_schema_of_a_file_takes_both():
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(5, "5 B"), (2_000_000_000, "2 GB"), (312_345_678, "312 MB"), (9e12, "9e+03 GB")]
+    ("count", "text"),
+    [(5, "5 B"), (2_000_000_000, "2 GB"), (312_345_678, "312 MB"), (9e12, "9e+03 GB")],
 )
 def test_bytes_are_told_for_people(count, text):
     assert size_text(count) == text

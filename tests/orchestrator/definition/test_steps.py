@@ -154,7 +154,9 @@ MISUSES: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("misuse", "instead"), MISUSES)
-def test_a_placeholder_used_as_a_value_names_its_step_and_says_what_to_do(misuse: Any, instead: str) -> None:
+def test_a_placeholder_used_as_a_value_names_its_step_and_says_what_to_do(
+    misuse: Any, instead: str
+) -> None:
     def churn() -> None:
         misuse(load())
 
@@ -182,7 +184,10 @@ def test_a_pipeline_inside_of_a_pipeline_is_refused_with_what_to_do(misuse: Any)
 
     (fault,) = faults_of(churn)
     assert "pipeline 'other'" in fault
-    assert "Pipelines do not nest: let both call the same steps, or a plain function that calls them." in fault
+    assert (
+        "Pipelines do not nest: let both call the same steps, or a plain function that calls them."
+        in fault
+    )
     builder = PipelineBuilder("p")
     builder.add("a", other)
     with pytest.raises(PipelineInvalid) as caught:
@@ -268,7 +273,9 @@ def test_a_module_that_fails_says_why(tmp_path: Any, monkeypatch: Any) -> None:
 
     with pytest.raises(FunctionNotFound, match="ZeroDivisionError: division by zero"):
         resolve_function("fails_at_import:f")
-    with pytest.raises(FunctionNotFound, match="'imports_nothing' cannot be imported: No module named"):
+    with pytest.raises(
+        FunctionNotFound, match="'imports_nothing' cannot be imported: No module named"
+    ):
         resolve_function("imports_nothing:f")
 
 
@@ -288,7 +295,9 @@ def test_an_error_of_the_users_function_names_its_line() -> None:
 
 
 @pytest.mark.parametrize("uses", ["{module}:a", "{module}:f"])
-def test_a_module_that_the_environment_lacks_is_told_so_instead_of_guessed(tmp_path: Any, monkeypatch: Any, uses: str):
+def test_a_module_that_the_environment_lacks_is_told_so_instead_of_guessed(
+    tmp_path: Any, monkeypatch: Any, uses: str
+):
     # 'torch' resembles 'chunk', which Python 3.11 has, and a file of the user's.
     (tmp_path / "touched.py").touch()
     (tmp_path / "needs_torhc.py").write_text("import torhc\n")
@@ -297,14 +306,20 @@ def test_a_module_that_the_environment_lacks_is_told_so_instead_of_guessed(tmp_p
     for module in ("torhc", "torhc.nn", "needs_torhc"):
         with pytest.raises(FunctionNotFound) as caught:
             resolve_function(uses.format(module=module))
-        assert f"This environment ({sys.executable}) lacks it: install it there" in str(caught.value)
+        assert f"This environment ({sys.executable}) lacks it: install it there" in str(
+            caught.value
+        )
         assert "'torhc'" in str(caught.value)
         assert "Did you mean" not in str(caught.value)
 
 
-def test_a_slip_in_the_name_of_the_users_own_module_is_guessed(tmp_path: Any, monkeypatch: Any) -> None:
+def test_a_slip_in_the_name_of_the_users_own_module_is_guessed(
+    tmp_path: Any, monkeypatch: Any
+) -> None:
     (tmp_path / "features.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
 
-    with pytest.raises(FunctionNotFound, match=r"there is no module 'featurs'\. Did you mean 'features'\?"):
+    with pytest.raises(
+        FunctionNotFound, match=r"there is no module 'featurs'\. Did you mean 'features'\?"
+    ):
         resolve_function("featurs:build")

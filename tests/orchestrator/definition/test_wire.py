@@ -19,18 +19,31 @@ from orchestrator.definition.typed import NotRestorable
 from orchestrator.definition.wire import NotWireable, from_wire, to_wire
 
 keys = st.one_of(
-    st.text(max_size=5), st.sampled_from(["$tuple", "$dict", "$output", "$"]), st.integers(), st.booleans()
+    st.text(max_size=5),
+    st.sampled_from(["$tuple", "$dict", "$output", "$"]),
+    st.integers(),
+    st.booleans(),
 )
 paths = st.lists(st.text(max_size=3) | st.integers(), max_size=3).map(tuple)
 refs = st.builds(OutputRef, st.text(max_size=5), paths, st.booleans()) | st.builds(
     ParamRef, st.text(max_size=5), paths, st.booleans()
 )
 texts = st.builds(Template, st.lists(st.text(max_size=3) | refs, max_size=4).map(tuple))
-leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5) | refs | texts
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=5)
+    | refs
+    | texts
+)
 values = st.recursive(
     leaves,
     lambda inner: (
-        st.lists(inner, max_size=4) | st.lists(inner, max_size=4).map(tuple) | st.dictionaries(keys, inner, max_size=4)
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(keys, inner, max_size=4)
     ),
     max_leaves=20,
 )
@@ -70,7 +83,9 @@ class Old(str, Enum):  # noqa: UP042 - the kind that str() renames
     A = "a"
 
 
-@pytest.mark.parametrize("member", [*Colour, *Word, *Level, *Access, Access.READ | Access.WRITE, Access(0), Old.A])
+@pytest.mark.parametrize(
+    "member", [*Colour, *Word, *Level, *Access, Access.READ | Access.WRITE, Access(0), Old.A]
+)
 def test_an_enum_member_is_itself_and_is_shown_as_its_value(member: Enum) -> None:
     wire = json.loads(json.dumps(to_wire(member)))
 
@@ -86,8 +101,12 @@ def test_a_member_whose_class_nobody_could_import_has_no_form() -> None:
         to_wire(Inner.A)
 
 
-@pytest.mark.parametrize("wire", [{"$enum": ["nowhere:Nothing", "A", 1]}, {"$enum": [f"{__name__}:Word", "B", "b"]}])
-def test_a_value_whose_type_is_gone_is_a_fault_with_its_name_or_goes_on_unread(wire: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "wire", [{"$enum": ["nowhere:Nothing", "A", 1]}, {"$enum": [f"{__name__}:Word", "B", "b"]}]
+)
+def test_a_value_whose_type_is_gone_is_a_fault_with_its_name_or_goes_on_unread(
+    wire: dict[str, Any],
+) -> None:
     with pytest.raises(NotRestorable, match=wire["$enum"][0]):
         from_wire(wire)
 
@@ -127,7 +146,9 @@ def test_what_has_no_json_form_is_told_with_the_way_to_it() -> None:
         to_wire({"a": [1, {2}]})
 
 
-@pytest.mark.parametrize("value", [10**5000, -(10**5000), [10**5000]], ids=["large", "negative", "in a list"])
+@pytest.mark.parametrize(
+    "value", [10**5000, -(10**5000), [10**5000]], ids=["large", "negative", "in a list"]
+)
 def test_an_int_of_more_digits_than_python_writes_has_no_form(value: Any) -> None:
     with pytest.raises(NotWireable, match=r"builtins\.int"):
         to_wire(value)

@@ -16,8 +16,11 @@ T = TypeVar("T")
 
 
 @pytest.fixture
-def at_once(shared_redis_url: str, ledger: Ledger) -> Iterator[Callable[[Callable[[Ledger, int], T]], list[T]]]:
-    """Call a function from eight threads at the same moment, each with a connection of its own; give the answers."""
+def at_once(
+    shared_redis_url: str, ledger: Ledger
+) -> Iterator[Callable[[Callable[[Ledger, int], T]], list[T]]]:
+    """Call a function from eight threads at the same moment, each with a connection of its own;
+    give the answers."""
     clients = [connect(shared_redis_url) for _ in range(8)]
     barrier = threading.Barrier(len(clients))
 

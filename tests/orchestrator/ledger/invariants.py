@@ -1,4 +1,5 @@
-"""What must hold for the record of any run, told from its events alone: the product's own replay, and a little more."""
+"""What must hold for the record of any run, told from its events alone: the product's own replay,
+and a little more."""
 
 from __future__ import annotations
 
@@ -13,12 +14,14 @@ from orchestrator.record.replay import replay_events
 def check_record(
     events: Iterable[Event], upstream: Mapping[str, Collection[str]], rules: Mapping[str, str]
 ) -> tuple[dict[str, StepState], RunState | None]:
-    """Replay the events and check every one. Gives the states that they lead to, and that of the run."""
+    """Replay the events and check every one. Gives the states that they lead to, and that of the
+    run."""
     events = list(events)
     replay = replay_events(events, upstream, rules)
     assert replay.violations == []
 
-    # Who is refused spoke for an attempt that there had been; a lost one had not been lost too often before.
+    # Who is refused spoke for an attempt that there had been; a lost one had not been lost too
+    # often before.
     attempts: dict[str, int] = defaultdict(int)
     lost: dict[str, int] = defaultdict(int)
     for event in events:
@@ -31,5 +34,7 @@ def check_record(
         elif isinstance(event.detail, dict) and "budget" in event.detail:
             lost[event.step] += 1
             assert event.detail["lost"] == lost[event.step]
-            assert (event.kind == "step.failed") == (lost[event.step] >= event.detail["budget"]), event
+            assert (event.kind == "step.failed") == (lost[event.step] >= event.detail["budget"]), (
+                event
+            )
     return {step: replay.state_of(step) for step in upstream}, replay.run_state

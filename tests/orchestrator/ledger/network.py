@@ -1,8 +1,8 @@
-"""A run under an unkind network: workers that die, hang or give up, messages that are lost, doubled, late and out of
-order, people who cancel and resume.
+"""A run under an unkind network: workers that die, hang or give up, messages that are lost,
+doubled, late and out of order, people who cancel and resume.
 
-Everything is done to the real ledger and to its model, and after every operation the two must be the same. Whatever may
-be said twice sometimes is.
+Everything is done to the real ledger and to its model, and after every operation the two must be
+the same. Whatever may be said twice sometimes is.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ DEADLINE = {"deadline_s": DEADLINE_S}
 
 @dataclass(frozen=True)
 class Fate:
-    """How the attempts of each step go: the first `failing[step]` fail, `retries[step]` more may follow the first.
+    """How the attempts of each step go: the first `failing[step]` fail, `retries[step]` more may
+    follow the first.
 
     Attempts that do not count against the retries are not counted here either.
     """
@@ -67,7 +68,9 @@ class Fate:
 
 def random_fate(rng: Random, graph: Graph, trouble: float) -> Fate:
     failing = {step: rng.randint(1, 3) if rng.random() < trouble else 0 for step in graph.upstream}
-    return Fate(failing, {step: rng.randint(0, 2) if rng.random() < 0.5 else 0 for step in graph.upstream})
+    return Fate(
+        failing, {step: rng.randint(0, 2) if rng.random() < 0.5 else 0 for step in graph.upstream}
+    )
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ class Network:
     in_flight: list[Chain] = field(default_factory=list)
     in_hand: list[Attempt] = field(default_factory=list)
     dead: list[Attempt] = field(default_factory=list)  # died with their process, seen by nobody yet
-    said: list[tuple[Attempt, bool, Commit | Refusal]] = field(default_factory=list)  # commits, was it a success
+    # commits, was it a success
+    said: list[tuple[Attempt, bool, Commit | Refusal]] = field(default_factory=list)
     held: list[Attempt] = field(default_factory=list)  # all that ever were
     claims: int = 0
     seen: list[Event] = field(default_factory=list)
@@ -116,7 +120,8 @@ class Network:
         self.compare()
         self._send(ready)
 
-    # -- messages and workers ------------------------------------------------------------------------------------
+    # -- messages and workers
+    # ------------------------------------------------------------------------------------
 
     def deliver(self) -> None:
         """A message arrives, any of those under way: a worker claims its first link."""
@@ -156,7 +161,9 @@ class Network:
         if self.held:
             held = self.rng.choice(self.held)
             for _ in self._times():
-                is_taken = self.ledger.append_log(self.run_id, held.step, held.attempt, held.token, ["line"], 10)
+                is_taken = self.ledger.append_log(
+                    self.run_id, held.step, held.attempt, held.token, ["line"], 10
+                )
                 assert is_taken == self.model.log(held.step, held.attempt, held.token)
                 self.compare()
 
@@ -166,10 +173,13 @@ class Network:
             self.dead.append(self.in_hand.pop(self.rng.randrange(len(self.in_hand))))
 
     def witness(self) -> None:
-        """Somebody tells of a process that died: its own worker or another; the dead one may still speak later."""
+        """Somebody tells of a process that died: its own worker or another; the dead one may still
+        speak later."""
         if self.dead:
             held = self.rng.choice(self.dead)
-            owner = self.rng.choice([held.owner, held.owner, held.worker, *WORKERS, owner_of(held.worker, "i1", 9)])
+            owner = self.rng.choice(
+                [held.owner, held.owner, held.worker, *WORKERS, owner_of(held.worker, "i1", 9)]
+            )
             if owner in (held.owner, held.worker):
                 self.dead.remove(held)
                 if self.rng.random() < 0.3:
@@ -180,9 +190,14 @@ class Network:
                 self._lose(held.step, held.attempt, owner=owner)
 
     def lose_a_message(self) -> None:
-        """A process that has taken a message dies before it claims, and its worker saw it; or it gives it up."""
+        """A process that has taken a message dies before it claims, and its worker saw it; or it
+        gives it up."""
         if queued := sorted(self.model.queued()):
-            self._lose(*self.rng.choice(queued), owner=self._owner(), kind=self.rng.choice(["lost", "handed_over"]))
+            self._lose(
+                *self.rng.choice(queued),
+                owner=self._owner(),
+                kind=self.rng.choice(["lost", "handed_over"]),
+            )
 
     def hand_over(self) -> None:
         """An attempt is given up by itself or by its worker, and may go on for a while."""
@@ -201,19 +216,26 @@ class Network:
             held = self.in_hand.pop(self.rng.randrange(len(self.in_hand)))
             if self.rng.random() < 0.3:
                 self.in_hand.append(held)
-            self._put_back(held, {"token": held.token} if self.rng.random() < 0.7 else {"owner": held.owner})
+            self._put_back(
+                held, {"token": held.token} if self.rng.random() < 0.7 else {"owner": held.owner}
+            )
 
     def put_back_late(self) -> None:
         """Somebody puts back an attempt that ended long ago, or one that is another's."""
         if self.held:
             held = self.rng.choice(self.held)
-            self._put_back(held, self.rng.choice([{"token": held.token + 1}, {"owner": self._owner()}, {}]))
+            self._put_back(
+                held, self.rng.choice([{"token": held.token + 1}, {"owner": self._owner()}, {}])
+            )
 
     def say_late_that_it_is_lost(self) -> None:
-        """Somebody tells of the death of an attempt that ended long ago, or of one that is alive."""
+        """Somebody tells of the death of an attempt that ended long ago, or of one that is
+        alive."""
         if self.held:
             held = self.rng.choice(self.held)
-            shown = self.rng.choice([{"token": held.token}, {"token": held.token + 1}, {"owner": self._owner()}, {}])
+            shown = self.rng.choice(
+                [{"token": held.token}, {"token": held.token + 1}, {"owner": self._owner()}, {}]
+            )
             self._lose(held.step, held.attempt, **shown)
 
     def renew(self) -> None:
@@ -222,13 +244,20 @@ class Network:
             return
         chosen = self.rng.sample(self.held, self.rng.randint(0, min(4, len(self.held))))
         held = [
-            Held(self.run_id, it.step, it.attempt, it.owner if self.rng.random() < 0.8 else self._owner())
+            Held(
+                self.run_id,
+                it.step,
+                it.attempt,
+                it.owner if self.rng.random() < 0.8 else self._owner(),
+            )
             for it in dict.fromkeys(chosen)
         ]
         lasts = self.rng.random() < 0.6
         for _ in self._times():
             answers = self.ledger.renew(held, LONG_S if lasts else NO_TIME_S)
-            expected = self.model.renew([(it.step, it.attempt, it.owner) for it in held], lasts=lasts)
+            expected = self.model.renew(
+                [(it.step, it.attempt, it.owner) for it in held], lasts=lasts
+            )
             assert [answers.get(it) for it in held] == expected
             self.compare()
         for it, why in answers.items():
@@ -256,11 +285,14 @@ class Network:
     def resend(self) -> None:
         """A reaper sends again what nobody has taken, and another reaper has seen the same."""
         for queue, level in self._queued_by_list():
-            for step, attempt, sent_at_us in self.ledger.queued_before(self.run_id, queue, level, 2**52):
+            for step, attempt, sent_at_us in self.ledger.queued_before(
+                self.run_id, queue, level, 2**52
+            ):
                 if self.rng.random() < 0.5:
                     self._resend(step, attempt, sent_at_us)
 
-    # -- people --------------------------------------------------------------------------------------------------
+    # -- people
+    # ----------------------------------------------------------------------------------------------
 
     def cancel(self) -> None:
         for _ in self._times():
@@ -270,7 +302,9 @@ class Network:
             self.compare()
 
     def cancel_steps(self) -> None:
-        steps = self.rng.sample(list(self.graph.upstream), min(self.rng.randint(1, 3), len(self.graph.upstream)))
+        steps = self.rng.sample(
+            list(self.graph.upstream), min(self.rng.randint(1, 3), len(self.graph.upstream))
+        )
         for _ in self._times():
             count, ready = self.ledger.cancel_steps(self.run_id, steps, "no need")
             expected, queued, workers = self.model.cancel_steps(steps)
@@ -281,22 +315,35 @@ class Network:
             self._send(ready)
 
     def resume(self) -> None:
-        """The run goes on, as it was or as another pipeline; or it is refused: it has not ended, or has succeeded."""
+        """The run goes on, as it was or as another pipeline; or it is refused: it has not ended, or
+        has succeeded."""
         graph = self._mended_graph() if self.rng.random() < 0.5 else self.graph
         added = set(graph.upstream) - set(self.graph.upstream)
-        some = {step for step in graph.upstream if self.rng.random() < 0.1} if self.rng.random() < 0.5 else set()
+        some = (
+            {step for step in graph.upstream if self.rng.random() < 0.1}
+            if self.rng.random() < 0.5
+            else set()
+        )
         self.resume_by(graph, some | added)
 
     def resume_by(self, graph: Graph, begin: Collection[str] = ()) -> None:
-        """Resume; what had not succeeded runs, so do `begin` and all that is below them, and what they had decided."""
+        """Resume; what had not succeeded runs, so do `begin` and all that is below them, and what
+        they had decided."""
         plan, model = graph.plan(), self.model
         waits_anew = model.set_back(begin, _shape(graph))
         again = [step for step in graph.upstream if step in waits_anew and self._succeeded(step)]
         kept = graph.upstream.keys() - waits_anew
         is_other = graph is not self.graph
         is_late = self.may_be_late and self.rng.random() < 0.05
-        fields = {"lists": json.dumps(broker_lists(plan, SETTINGS)), **(DEADLINE if is_late else {})}
-        resets = [(step, sum(up in kept for up in plan.upstream[step])) for step in graph.upstream if step not in kept]
+        fields = {
+            "lists": json.dumps(broker_lists(plan, SETTINGS)),
+            **(DEADLINE if is_late else {}),
+        }
+        resets = [
+            (step, sum(up in kept for up in plan.upstream[step]))
+            for step in graph.upstream
+            if step not in kept
+        ]
         before = model.run_state, len(model.due)
         gone = [step for step in self.graph.upstream if step not in graph.upstream]
         expected = model.resume(begin, _shape(graph), is_late)
@@ -328,15 +375,19 @@ class Network:
             self.model.alert_tries += 1
             assert tried.number == self.model.alert_tries
             is_over = self.rng.random() < 0.3
-            self.ledger.report_alert(self.run_id, tried, [("alert.sent", {})], retry_in_s=None if is_over else 0.0)
+            self.ledger.report_alert(
+                self.run_id, tried, [("alert.sent", {})], retry_in_s=None if is_over else 0.0
+            )
             self.model.changes.append(("alert.sent", "", 0))
             self.model.alert_tries = None if is_over else self.model.alert_tries
         self.compare()
 
-    # -- to the end ----------------------------------------------------------------------------------------------
+    # -- to the end
+    # ----------------------------------------------------------------------------------------------
 
     def run_to_its_end(self, limit: int = 3000, more: Sequence[Callable[[], None]] = ()) -> None:
-        """Let everything happen that must, in any order, until the run has ended and nothing is under way.
+        """Let everything happen that must, in any order, until the run has ended and nothing is
+        under way.
 
         `more` may happen meanwhile, as often as the rest for a while.
         """
@@ -362,7 +413,9 @@ class Network:
     def send_all_again(self) -> None:
         """Send again what is queued: what a reaper does with messages that are gone."""
         for queue, level in self._queued_by_list():
-            for step, attempt, sent_at_us in self.ledger.queued_before(self.run_id, queue, level, 2**52):
+            for step, attempt, sent_at_us in self.ledger.queued_before(
+                self.run_id, queue, level, 2**52
+            ):
                 self._resend(step, attempt, sent_at_us)
 
     def _let_lapse(self) -> None:
@@ -376,7 +429,8 @@ class Network:
         self.model.renew([(it.step, it.attempt, it.owner) for it in held], lasts=False)
         self.compare()
 
-    # -- how it is done ------------------------------------------------------------------------------------------
+    # -- how it is done
+    # ------------------------------------------------------------------------------------------
 
     def _times(self) -> range:
         """How often a call is said: again, when its answer was lost on the way."""
@@ -394,7 +448,8 @@ class Network:
         return it is not None and it.state == "succeeded"
 
     def _mended_graph(self) -> Graph:
-        """Return the graph without some of its steps and with one more, which may be one that there was before."""
+        """Return the graph without some of its steps and with one more, which may be one that there
+        was before."""
         names = {step for step in self.graph.upstream if self.rng.random() < 0.85}
         known = {*self.graph.upstream, *self.model.gone}
         new = self.rng.choice([f"s{len(known)}", *sorted(self.model.gone)])
@@ -403,7 +458,8 @@ class Network:
             for step, parents in self.graph.upstream.items()
             if step in names
         }
-        # A step waits for such of a lower number only, as in `random_graph`, so that there is no loop.
+        # A step waits for such of a lower number only, as in `random_graph`, so that there is no
+        # loop.
         before = [step for step in kept if int(step[1:]) < int(new[1:])]
         parents = tuple(self.rng.sample(before, min(len(before), self.rng.randint(0, 2))))
         for step in kept:
@@ -414,7 +470,9 @@ class Network:
         kept[new] = parents
         rules = {step: self.graph.rules.get(step) or self.rng.choice(RULES).value for step in order}
         options = {step: self.graph.options.get(step) or random_options(self.rng) for step in order}
-        return replace(self.graph, upstream={step: kept[step] for step in order}, rules=rules, options=options)
+        return replace(
+            self.graph, upstream={step: kept[step] for step in order}, rules=rules, options=options
+        )
 
     def _claim(self, step: str, attempt: int, rest: Chain) -> None:
         self.claims += 1
@@ -422,7 +480,9 @@ class Network:
         worker, _, process = owner.partition(" ")
         claim_id, lasts = f"{process}{self.claims}", self.rng.random() < 0.8
         for _ in self._times():
-            claim = self.ledger.claim(self.run_id, step, attempt, claim_id, worker, LONG_S if lasts else NO_TIME_S)
+            claim = self.ledger.claim(
+                self.run_id, step, attempt, claim_id, worker, LONG_S if lasts else NO_TIME_S
+            )
             given = claim.token if isinstance(claim, Claim) else None
             token = self.model.claim(step, attempt, claim_id, worker, given=given or 0, lasts=lasts)
             assert given == token
@@ -434,19 +494,34 @@ class Network:
             self.held.append(held)
 
     def _commit(
-        self, held: Attempt, token: int, is_success: bool, rest: Chain, back: int = 0, worker: str = ""
+        self,
+        held: Attempt,
+        token: int,
+        is_success: bool,
+        rest: Chain,
+        back: int = 0,
+        worker: str = "",
     ) -> Commit | Refusal:
         attempt = held.attempt - back
         worker = worker or held.worker
         may_retry = not is_success and self.fate.may_retry(held.step, held.number)
-        outcome = Outcome.SUCCEEDED if is_success else Outcome.FAILED if token else Outcome.TIMED_OUT
+        outcome = (
+            Outcome.SUCCEEDED if is_success else Outcome.FAILED if token else Outcome.TIMED_OUT
+        )
         output = f'"{held.step}/{attempt}"' if is_success else ""
         answer = self.ledger.commit(
             self.run_id, held.step, attempt, token, worker, outcome, output=output,
-            follower=rest[0][:2] if rest and is_success else ("", 0), retry_in_s=0.0 if may_retry else None,
+            follower=rest[0][:2] if rest and is_success else ("", 0),
+            retry_in_s=0.0 if may_retry else None,
         )  # fmt: skip
         expected = self.model.commit(
-            held.step, attempt, token, worker, is_success=is_success, may_retry=may_retry, output=output
+            held.step,
+            attempt,
+            token,
+            worker,
+            is_success=is_success,
+            may_retry=may_retry,
+            output=output,
         )
         is_new = bool(self.model.changes)
         if expected is None:
@@ -474,14 +549,20 @@ class Network:
         told = {chain[0][:2] for chain in answer.ready}
         return told | {held.rest[0][:2]} if answer.is_chain_going_on else told
 
-    def _lose(self, step: str, attempt: int, *, token: int = 0, owner: str = "", kind: str = "lost") -> None:
+    def _lose(
+        self, step: str, attempt: int, *, token: int = 0, owner: str = "", kind: str = "lost"
+    ) -> None:
         detail = {"error": {"type": "ProcessLost", "message": "gone"}, "found": "nothing"}
         for _ in self._times():
             answer: Replaced | Refusal
             if kind == "lost":
-                answer = self.ledger.report_lost(self.run_id, step, attempt, detail, token=token, owner=owner)
+                answer = self.ledger.report_lost(
+                    self.run_id, step, attempt, detail, token=token, owner=owner
+                )
             else:
-                answer = self.ledger.hand_over(self.run_id, step, attempt, "enough", token=token, owner=owner)
+                answer = self.ledger.hand_over(
+                    self.run_id, step, attempt, "enough", token=token, owner=owner
+                )
             expected = self.model.lost(step, attempt, token=token, owner=owner, kind=kind)
             if expected is None:
                 assert isinstance(answer, Refusal)
@@ -499,10 +580,13 @@ class Network:
         error = self.rng.choice([None, {"type": "StoreUnusable", "message": "full"}])
         for _ in self._times():
             answer = self.ledger.put_back(
-                self.run_id, held.step, held.attempt, {"reason": "full", "host": "h"}, BackOff(NO_TIME_S, NO_TIME_S),
+                self.run_id, held.step, held.attempt, {"reason": "full", "host": "h"},
+                BackOff(NO_TIME_S, NO_TIME_S),
                 error=error, **shown,
             )  # fmt: skip
-            expected = self.model.put_back(held.step, held.attempt, has_begun=error is not None, **shown)
+            expected = self.model.put_back(
+                held.step, held.attempt, has_begun=error is not None, **shown
+            )
             if expected is None:
                 assert isinstance(answer, Refusal)
             else:
@@ -523,12 +607,16 @@ class Network:
             self.model.stopped(held.step, held.attempt, held.owner, ended_alone=ended_alone)
             self.compare()
         self.in_hand = [
-            it for it in self.in_hand if (it.step, it.attempt, it.owner) != (held.step, held.attempt, held.owner)
+            it
+            for it in self.in_hand
+            if (it.step, it.attempt, it.owner) != (held.step, held.attempt, held.owner)
         ]
 
     def _resend(self, step: str, attempt: int, sent_at_us: int) -> None:
         for caller in range(self.rng.randint(1, 3)):
-            ready = self.ledger.resend(self.run_id, step, attempt, sent_at_us, {"found": "the queue is empty"})
+            ready = self.ledger.resend(
+                self.run_id, step, attempt, sent_at_us, {"found": "the queue is empty"}
+            )
             if caller == 0:
                 self.model.resend(step, attempt)
                 self._compare_ready(ready, {step})
@@ -548,7 +636,8 @@ class Network:
             self.sent.append(chain)
             self.in_flight += [chain] * self.rng.choice(COPIES)
 
-    # -- comparing -----------------------------------------------------------------------------------------------
+    # -- comparing
+    # ----------------------------------------------------------------------------------------------
 
     def _compare_ready(self, ready: tuple[Chain, ...], steps: set[str]) -> None:
         assert sorted(chain[0].step for chain in ready) == sorted(steps)
@@ -556,7 +645,8 @@ class Network:
             self._check_links(chain)
 
     def _check_links(self, chain: Chain) -> None:
-        """A message follows one chain of the plan, is not too long, and every link may follow by a success."""
+        """A message follows one chain of the plan, is not too long, and every link may follow by a
+        success."""
         assert 1 <= len(chain) <= self.max_links
         assert chain[0].attempt == self.model.steps[chain[0].step].attempt
         for link, following in pairwise(chain):
@@ -565,17 +655,22 @@ class Network:
             assert following.attempt == self.model.steps[following.step].attempt + 1
 
     def _compare_nudged(self, workers: set[str]) -> None:
-        nudged = {worker for worker in WORKERS if self.ledger.client.delete(self.ledger.nudge_key(worker))}
+        nudged = {
+            worker for worker in WORKERS if self.ledger.client.delete(self.ledger.nudge_key(worker))
+        }
         assert nudged == workers
 
     def _queued_by_list(self) -> dict[tuple[str, int], set[str]]:
         lists: dict[tuple[str, int], set[str]] = defaultdict(set)
         for step, _ in self.model.queued():
-            lists["cpu", priority_level(self.graph.options.get(step, {}).get("priority", 5))].add(step)
+            lists["cpu", priority_level(self.graph.options.get(step, {}).get("priority", 5))].add(
+                step
+            )
         return lists
 
     def compare(self) -> None:
-        """The ledger and its model are in the same state, and the same changes brought them there."""
+        """The ledger and its model are in the same state, and the same changes brought them
+        there."""
         model, key = self.model, self.ledger.key
         levels = [("cpu", level) for level in (0, 3, 6, 9)]
         with self.ledger.client.pipeline(transaction=False) as pipe:
@@ -614,16 +709,24 @@ class Network:
         }
         assert outputs == {step: it.output for step, it in known.items() if it.output}
         now_us = clock[0] * 1_000_000 + clock[1]
-        assert {step: at > now_us + LONG_US for step, at in due} == {step: at == inf for step, at in model.due.items()}
-        assert {at: set(steps) for at, steps in zip(levels, lists, strict=True) if steps} == self._queued_by_list()
+        assert {step: at > now_us + LONG_US for step, at in due} == {
+            step: at == inf for step, at in model.due.items()
+        }
+        assert {
+            at: set(steps) for at, steps in zip(levels, lists, strict=True) if steps
+        } == self._queued_by_list()
 
         new = list(self.ledger.events(self.run_id, self.seen[-1].id if self.seen else "0"))
         self.seen += new
-        assert Counter((event.kind, event.step, event.attempt) for event in new) == Counter(model.changes)
+        assert Counter((event.kind, event.step, event.attempt) for event in new) == Counter(
+            model.changes
+        )
         model.changes.clear()
 
 
 def _shape(graph: Graph) -> Shape:
     patience = {step: INSTANT_S for step, it in graph.options.items() if "queue_timeout" in it}
-    budget = {step: it["lost_attempts"] for step, it in graph.options.items() if "lost_attempts" in it}
+    budget = {
+        step: it["lost_attempts"] for step, it in graph.options.items() if "lost_attempts" in it
+    }
     return Shape(graph.upstream, graph.rules, patience, budget)

@@ -1,8 +1,10 @@
-"""The rules of the ledger in plain Python: what the files in `lua/` must do, said as simply as can be.
+"""The rules of the ledger in plain Python: what the files in `lua/` must do, said as simply as can
+be.
 
-Nothing is counted here and nothing is kept that can be derived: a waiting step is judged from the states of all its
-upstreams, as the user wrote them, until nothing changes any more. A lease has run out, or runs for ever; what retries
-is due at once; who may wait for a worker no longer than an instant has waited too long when somebody looks.
+Nothing is counted here and nothing is kept that can be derived: a waiting step is judged from the
+states of all its upstreams, as the user wrote them, until nothing changes any more. A lease has run
+out, or runs for ever; what retries is due at once; who may wait for a worker no longer than an
+instant has waited too long when somebody looks.
 """
 
 from __future__ import annotations
@@ -35,9 +37,13 @@ def judge(rule: str, upstream_states: Iterable[str]) -> str:
 
 
 def final_states(
-    upstream: Mapping[str, Iterable[str]], rules: Mapping[str, str], fails: set[str], kept: Iterable[str] = ()
+    upstream: Mapping[str, Iterable[str]],
+    rules: Mapping[str, str],
+    fails: set[str],
+    kept: Iterable[str] = (),
 ) -> dict[str, str]:
-    """Return how every step ends, whatever the order, when the steps in `fails` fail for good if they run.
+    """Return how every step ends, whatever the order, when the steps in `fails` fail for good if
+    they run.
 
     `kept` succeeded before a resume and do not run again.
     """
@@ -45,7 +51,9 @@ def final_states(
     while open_steps := [step for step, state in states.items() if state == "waiting"]:
         for step in open_steps:
             verdict = judge(rules[step], [states[parent] for parent in upstream[step]])
-            states[step] = verdict if verdict != "queued" else "failed" if step in fails else "succeeded"
+            states[step] = (
+                verdict if verdict != "queued" else "failed" if step in fails else "succeeded"
+            )
     return states
 
 
@@ -55,13 +63,17 @@ def set_back(
     succeeded: Collection[str],
     asked: Collection[str] = (),
 ) -> set[str]:
-    """Return the steps that wait anew when a run of the graph `before` goes on as `now`: what has not succeeded, what
-    is asked for with all that is below it, and what was decided by a step of the run that waits anew."""
+    """Return the steps that wait anew when a run of the graph `before` goes on as `now`: what has
+    not succeeded, what is asked for with all that is below it, and what was decided by a step of
+    the run that waits anew.
+    """
 
     def is_set_back(step: str) -> bool:
         if step not in succeeded or step in below:
             return True
-        return any(up in before.get(step, ()) and up in before and is_set_back(up) for up in now[step])
+        return any(
+            up in before.get(step, ()) and up in before and is_set_back(up) for up in now[step]
+        )
 
     below = set(asked)
     for _ in now:
@@ -87,8 +99,8 @@ class StepModel:
 
 @dataclass(frozen=True)
 class Shape:
-    """The steps of a run. `patience` is how long a step may wait for a worker (absent: for ever), `budget` how many
-    attempts it may lose (absent: 3)."""
+    """The steps of a run. `patience` is how long a step may wait for a worker (absent: for ever),
+    `budget` how many attempts it may lose (absent: 3)."""
 
     upstream: Mapping[str, tuple[str, ...]]
     rules: Mapping[str, str]
@@ -118,7 +130,8 @@ class LedgerModel:
     changes: list[Change] = field(default_factory=list)
     now: float = 0.0
 
-    # -- operations ----------------------------------------------------------------------------------------------
+    # -- operations
+    # ----------------------------------------------------------------------------------------------
 
     def start(self) -> set[str]:
         """Return the steps that are queued."""
@@ -129,9 +142,11 @@ class LedgerModel:
         self._end_run_if_done()
         return queued
 
-    def claim(self, step: str, attempt: int, claim_id: str, worker: str, *, given: int, lasts: bool) -> int | None:
-        """Return the token, None if the claim is refused. A new one is the one that was `given`, if it is larger than
-        all before. The lease `lasts`, or has run out already."""
+    def claim(
+        self, step: str, attempt: int, claim_id: str, worker: str, *, given: int, lasts: bool
+    ) -> int | None:
+        """Return the token, None if the claim is refused. A new one is the one that was `given`, if
+        it is larger than all before. The lease `lasts`, or has run out already."""
         self.now += 1
         it = self.steps.get(step, StepModel())
         holder = f"{worker} {claim_id}"
@@ -149,19 +164,35 @@ class LedgerModel:
         return it.token
 
     def commit(
-        self, step: str, attempt: int, token: int, worker: str, *, is_success: bool, may_retry: bool, output: str = ""
+        self,
+        step: str,
+        attempt: int,
+        token: int,
+        worker: str,
+        *,
+        is_success: bool,
+        may_retry: bool,
+        output: str = "",
     ) -> tuple[str, set[str]] | None:
         """Return the step's state and the steps that this queued, None if the commit is refused."""
         self.now += 1
         it = self._step(step)
         is_current = it.attempt == attempt
         if token == 0:
-            counts = is_current and (it.state == "queued" or (it.state == "running" and it.is_held_by(worker)))
+            counts = is_current and (
+                it.state == "queued" or (it.state == "running" and it.is_held_by(worker))
+            )
         else:
             counts = is_current and it.state == "running" and it.token == token
         if not counts:
             said_before = ("succeeded",) if is_success else ("retrying", "failed")
-            if token and is_current and it.token == token and it.state in said_before and not it.holder:
+            if (
+                token
+                and is_current
+                and it.token == token
+                and it.state in said_before
+                and not it.holder
+            ):
                 return it.state, set()
             if token:
                 self.changes.append(("commit.refused", step, attempt))
@@ -203,7 +234,9 @@ class LedgerModel:
             return "failed", set()
         if it.state != "running" or it.attempt != attempt:
             return None
-        if not (it.token == token if token else it.is_held_by(owner) if owner else self._is_due(step)):
+        if not (
+            it.token == token if token else it.is_held_by(owner) if owner else self._is_due(step)
+        ):
             return None
         it.uncounted += 1
         it.lost += kind == "lost"
@@ -262,7 +295,12 @@ class LedgerModel:
             elif is_mine and it.state == "cancelled":
                 answers.append("cancelled")
             else:
-                is_over = it.attempt > attempt or it.state in ("running", "waiting", "skipped", "upstream_failed")
+                is_over = it.attempt > attempt or it.state in (
+                    "running",
+                    "waiting",
+                    "skipped",
+                    "upstream_failed",
+                )
                 is_given_up = it.state == "cancelled" and not it.holder
                 answers.append("fenced" if is_mine or is_over or is_given_up else None)
         return answers
@@ -277,7 +315,8 @@ class LedgerModel:
             self.changes.append(("attempt.stopped", step, attempt))
 
     def advance_due(self, limit: int) -> tuple[set[str], list[tuple[str, int, str]]]:
-        """Return the steps that are queued, and the attempts (step, attempt, worker) whose lease has run out."""
+        """Return the steps that are queued, and the attempts (step, attempt, worker) whose lease
+        has run out."""
         self.now += 1
         queued: set[str] = set()
         expired = []
@@ -301,17 +340,20 @@ class LedgerModel:
         return queued, expired
 
     def resend(self, step: str, attempt: int) -> None:
-        """The message of a queued step is sent once more, by the one caller who saw when it was sent last."""
+        """The message of a queued step is sent once more, by the one caller who saw when it was
+        sent last."""
         self.now += 1
         self.changes.append(("message.lost", step, attempt))
 
     def cancel(self, reason: str) -> tuple[int, set[str]] | None:
-        """Return how many steps are cancelled and the workers that run some; None if the run had ended."""
+        """Return how many steps are cancelled and the workers that run some; None if the run had
+        ended."""
         self.now += 1
         return None if self.run_state in ENDED else self._cancel_all("cancelled", reason)
 
     def cancel_steps(self, steps: Iterable[str]) -> tuple[int, set[str], set[str]]:
-        """Return how many steps are cancelled, the steps that this queued, and the workers that run some."""
+        """Return how many steps are cancelled, the steps that this queued, and the workers that run
+        some."""
         self.now += 1
         count, workers = self._cancel(steps)
         queued = self._judge_waiting()
@@ -321,9 +363,11 @@ class LedgerModel:
     def set_back(self, asked: Collection[str], shape: Shape) -> set[str]:
         return set_back(self.shape.upstream, shape.upstream, self.in_state("succeeded"), asked)
 
-    def resume(self, asked: Collection[str], shape: Shape, is_late: bool = False) -> set[str] | None:
-        """Return the steps that are queued, None if the run cannot be resumed. `asked` wait anew with all below them;
-        the run has the steps of `shape` from now on."""
+    def resume(
+        self, asked: Collection[str], shape: Shape, is_late: bool = False
+    ) -> set[str] | None:
+        """Return the steps that are queued, None if the run cannot be resumed. `asked` wait anew
+        with all below them; the run has the steps of `shape` from now on."""
         self.now += 1
         if self.run_state not in ENDED or self.run_state == "succeeded" or self.due:
             return None
@@ -351,12 +395,17 @@ class LedgerModel:
     def log(self, step: str, attempt: int, token: int) -> bool:
         """Whether lines of an attempt are taken."""
         it = self._step(step)
-        if it.state in ("running", "cancelled") and it.holder and (it.attempt, it.token) == (attempt, token):
+        if (
+            it.state in ("running", "cancelled")
+            and it.holder
+            and (it.attempt, it.token) == (attempt, token)
+        ):
             return True
         self.changes.append(("log.refused", step, attempt))
         return False
 
-    # -- what can be derived -------------------------------------------------------------------------------------
+    # -- what can be derived
+    # -------------------------------------------------------------------------------------
 
     @property
     def counts(self) -> Counter[str]:
@@ -372,7 +421,8 @@ class LedgerModel:
     def in_state(self, *states: str) -> list[str]:
         return [step for step, it in self.steps.items() if it.state in states]
 
-    # -- how it is done ------------------------------------------------------------------------------------------
+    # -- how it is done
+    # ------------------------------------------------------------------------------------------
 
     def _step(self, step: str) -> StepModel:
         return self.steps.get(step) or self.gone.get(step) or StepModel()
@@ -429,7 +479,10 @@ class LedgerModel:
             for step, it in self.steps.items():
                 if it.state != "waiting":
                     continue
-                verdict = judge(self.shape.rules[step], [self.steps[up].state for up in self.shape.upstream[step]])
+                verdict = judge(
+                    self.shape.rules[step],
+                    [self.steps[up].state for up in self.shape.upstream[step]],
+                )
                 if verdict == "waiting":
                     continue
                 is_moving = True
@@ -448,4 +501,10 @@ class LedgerModel:
     def _end_run_if_done(self) -> None:
         if self.run_state not in ENDED and not self.open:
             counts = self.counts
-            self._end_run("failed" if counts["failed"] else "cancelled" if counts["cancelled"] else "succeeded")
+            self._end_run(
+                "failed"
+                if counts["failed"]
+                else "cancelled"
+                if counts["cancelled"]
+                else "succeeded"
+            )

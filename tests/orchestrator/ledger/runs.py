@@ -26,7 +26,8 @@ _numbers = count()
 
 @dataclass(frozen=True)
 class Graph:
-    """Steps as the user listed them, each with upstreams and trigger rule; `options` has others than the defaults."""
+    """Steps as the user listed them, each with upstreams and trigger rule; `options` has others
+    than the defaults."""
 
     upstream: Mapping[str, tuple[str, ...]]
     rules: Mapping[str, str]
@@ -36,10 +37,13 @@ class Graph:
         call = ShellCall("true")
         options = {rule: StepOptions(trigger=rule.value) for rule in RULES}
         steps = {
-            step: Step(step, call, up, options[TriggerRule(self.rules[step])]) for step, up in self.upstream.items()
+            step: Step(step, call, up, options[TriggerRule(self.rules[step])])
+            for step, up in self.upstream.items()
         }
         for step, more in self.options.items():
-            steps[step] = Step(step, call, self.upstream[step], StepOptions(trigger=self.rules[step], **more))
+            steps[step] = Step(
+                step, call, self.upstream[step], StepOptions(trigger=self.rules[step], **more)
+            )
         return Pipeline(name, steps)
 
     def plan(self) -> Plan:
@@ -47,7 +51,8 @@ class Graph:
 
 
 class SaidTwice(Ledger):
-    """A ledger whose every answer is lost once on its way, so that the client says everything again."""
+    """A ledger whose every answer is lost once on its way, so that the client says everything
+    again."""
 
     def _call(self, run_id: str, *args: Any) -> Any:
         super()._call(run_id, *args)
@@ -59,21 +64,34 @@ def graph(
     rules: Mapping[str, str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Graph:
-    """Return a graph from upstreams by step, as "a b" or a list, and the rules that are not all_success."""
-    parents = {step: tuple(up.split() if isinstance(up, str) else up) for step, up in upstream.items()}
-    return Graph(parents, {step: (rules or {}).get(step, "all_success") for step in parents}, options or {})
+    """Return a graph from upstreams by step, as "a b" or a list, and the rules that are not
+    all_success."""
+    parents = {
+        step: tuple(up.split() if isinstance(up, str) else up) for step, up in upstream.items()
+    }
+    return Graph(
+        parents, {step: (rules or {}).get(step, "all_success") for step in parents}, options or {}
+    )
 
 
-def random_graph(rng: Random, max_steps: int, *, other_rules: float, options: bool = False) -> Graph:
-    """Return a graph of any shape in any listing order, redundant edges and several components among them.
+def random_graph(
+    rng: Random, max_steps: int, *, other_rules: float, options: bool = False
+) -> Graph:
+    """Return a graph of any shape in any listing order, redundant edges and several components
+    among them.
 
-    With `options` some steps wait for a worker no longer than an instant, may lose another number of attempts than the
-    default, or have a priority.
+    With `options` some steps wait for a worker no longer than an instant, may lose another number
+    of attempts than the default, or have a priority.
     """
     names = [f"s{i}" for i in range(rng.randint(1, max_steps))]
     density = rng.choice([0.1, 0.25, 0.5, 0.9])
-    upstream = {step: [u for u in names[:i] if rng.random() < density] for i, step in enumerate(names)}
-    rules = {step: rng.choice(RULES).value if rng.random() < other_rules else "all_success" for step in names}
+    upstream = {
+        step: [u for u in names[:i] if rng.random() < density] for i, step in enumerate(names)
+    }
+    rules = {
+        step: rng.choice(RULES).value if rng.random() < other_rules else "all_success"
+        for step in names
+    }
     rng.shuffle(names)
     chosen = {step: random_options(rng) for step in names} if options else {}
     return Graph({step: tuple(upstream[step]) for step in names}, rules, chosen)
@@ -98,14 +116,23 @@ def start(
     fields: Mapping[str, str | int] | None = None,
     reused: Mapping[str, Reused] | None = None,
 ) -> tuple[str, tuple[Chain, ...]]:
-    """Put a run of the plan into the ledger as a submit does, but send nothing. Gives its id and its root chains.
+    """Put a run of the plan into the ledger as a submit does, but send nothing. Gives its id and
+    its root chains.
 
     `reused` are steps that are taken over, without an output.
     """
     run_id = run_id or f"run-{next(_numbers)}"
-    told = {"pipeline": plan.pipeline.name, "params": params, "import_path": "", "max_links": max_links}
+    told = {
+        "pipeline": plan.pipeline.name,
+        "params": params,
+        "import_path": "",
+        "max_links": max_links,
+    }
     told |= {"lists": json.dumps(broker_lists(plan, SETTINGS)), **(fields or {})}
-    places = {step: f"{place} {it.attempt} {it.run_id}" for place, (step, it) in enumerate((reused or {}).items())}
+    places = {
+        step: f"{place} {it.attempt} {it.run_id}"
+        for place, (step, it) in enumerate((reused or {}).items())
+    }
     roots = [head for index in plan.roots if (head := plan.chains[index][0]) not in places]
     staged = (replace(it, reused=places.get(it.step, "")) for it in staged_steps(plan, SETTINGS))
     return run_id, ledger.start(run_id, staged, roots, told)
@@ -123,7 +150,11 @@ def start_graph(
 
 def age(ledger: Ledger, run_id: str, age_us: int) -> None:
     """Let a run that has just been started be so much older."""
-    client, events, states = ledger.client, ledger.key(run_id, "events"), ledger.key(run_id, "state")
+    client, events, states = (
+        ledger.client,
+        ledger.key(run_id, "events"),
+        ledger.key(run_id, "state"),
+    )
     for name in ("created_at", "ended_at"):
         if name in ledger.run_fields(run_id):
             client.hincrby(ledger.key(run_id, "run"), name, -age_us)
@@ -146,7 +177,10 @@ def begin(ledger: Ledger, run_id: str, step: str, attempt: int = 1, worker: str 
 def states_of(ledger: Ledger, run_id: str) -> dict[str, str]:
     """Return the state of every step, listed order."""
     reached = ledger.states(run_id)
-    return {step: str(reached[step][0]) if step in reached else "waiting" for step in ledger.entries(run_id)}
+    return {
+        step: str(reached[step][0]) if step in reached else "waiting"
+        for step in ledger.entries(run_id)
+    }
 
 
 def run_state(ledger: Ledger, run_id: str) -> str:
@@ -163,7 +197,11 @@ def heads(chains: Iterable[Chain]) -> list[str]:
 
 def counts_in(fields: Mapping[str, str]) -> dict[str, int]:
     """Return the counts that a run's hash keeps, those at zero left out."""
-    return {name[2:]: int(value) for name, value in fields.items() if name.startswith("n:") and value != "0"}
+    return {
+        name[2:]: int(value)
+        for name, value in fields.items()
+        if name.startswith("n:") and value != "0"
+    }
 
 
 def links_of(text: str) -> list[tuple[str, int]]:

@@ -1,4 +1,5 @@
-"""The ledger's mark that somebody is to be told of a failed run: who may tell, and what came of it."""
+"""The ledger's mark that somebody is to be told of a failed run: who may tell, and what came of
+it."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def alert_events(ledger: Ledger, run_id: str) -> list[str]:
     return [event.kind for event in ledger.events(run_id) if event.kind.startswith("alert.")]
 
 
-def test_one_alone_may_tell_until_the_claim_runs_out(ledger: Ledger, wait_until: Callable[..., None]) -> None:
+def test_one_alone_may_tell_until_the_claim_runs_out(
+    ledger: Ledger, wait_until: Callable[..., None]
+) -> None:
     run_id = failed_run(ledger)
 
     assert claimed(ledger, run_id, 1).number == 1
@@ -60,7 +63,9 @@ def test_what_was_sent_is_kept_for_the_next_try(ledger: Ledger) -> None:
     first = claimed(ledger, run_id)
 
     ledger.report_alert(run_id, first, [SENT], ["one"], retry_in_s=60)
-    ledger.report_alert(run_id, first, [("alert.failed", {"target": "two"})], ["one", "three"], retry_in_s=0)
+    ledger.report_alert(
+        run_id, first, [("alert.failed", {"target": "two"})], ["one", "three"], retry_in_s=0
+    )
 
     assert set(claimed(ledger, run_id).sent) == {"one", "three"}
     assert alert_events(ledger, run_id) == ["alert.sent", "alert.failed"]
@@ -108,6 +113,8 @@ def test_a_report_whose_answer_was_lost_is_recorded_once(ledger: Ledger) -> None
     alert_try = claimed(ledger, run_id)
 
     for _ in range(2):
-        ledger._call(run_id, "alerted", "report", alert_try.incident, 1, "", '["one"]', "alert.sent", "{}")
+        ledger._call(
+            run_id, "alerted", "report", alert_try.incident, 1, "", '["one"]', "alert.sent", "{}"
+        )
 
     assert alert_events(ledger, run_id) == ["alert.sent"]

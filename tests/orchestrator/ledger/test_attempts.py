@@ -17,7 +17,9 @@ SUCCEEDED, FAILED = Outcome.SUCCEEDED, Outcome.FAILED
 def commit(
     ledger: Ledger, run_id: str, step: str, token: int, outcome: Outcome = SUCCEEDED, **more
 ) -> Commit | Refusal:
-    return ledger.commit(run_id, step, more.pop("attempt", 1), token, more.pop("worker", "w"), outcome, **more)
+    return ledger.commit(
+        run_id, step, more.pop("attempt", 1), token, more.pop("worker", "w"), outcome, **more
+    )
 
 
 def test_of_many_who_claim_an_attempt_one_gets_it(ledger: Ledger, at_once) -> None:
@@ -96,7 +98,8 @@ def test_no_token_comes_again_though_the_server_has_forgotten_the_last_ones(ledg
 def test_tokens_grow_though_the_clock_is_set_back(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": "", "b": "", "c": ""})
     first = begin(ledger, run_id, "a")
-    ledger.client.hincrby(ledger.key(run_id, "run"), "created_at", 3600 * 10**6)  # as good as an hour back
+    # as good as an hour back
+    ledger.client.hincrby(ledger.key(run_id, "run"), "created_at", 3600 * 10**6)
 
     assert [begin(ledger, run_id, step) for step in "bc"] == [first + 1, first + 2]
 
@@ -116,11 +119,15 @@ def test_tokens_of_a_run_that_is_years_old_keep_every_digit(ledger: Ledger, age_
     assert isinstance(commit(ledger, run_id, "a", token), Refusal)
     assert not ledger.append_log(run_id, "a", 1, token + 2, ["line"], 10)
     assert ledger.append_log(run_id, "a", 1, token + 1, ["line"], 10)
-    refused = [event.detail["token"] for event in ledger.events(run_id) if event.kind.endswith(".refused")]
+    refused = [
+        event.detail["token"] for event in ledger.events(run_id) if event.kind.endswith(".refused")
+    ]
     assert refused == [token, token + 2]
     assert isinstance(ledger.report_lost(run_id, "a", 1, {}, token=token), Refusal)
     assert isinstance(ledger.report_lost(run_id, "a", 1, {}, token=token + 1), Replaced)
-    assert isinstance(commit(ledger, run_id, "a", begin(ledger, run_id, "a", 2), FAILED, attempt=2), Commit)
+    assert isinstance(
+        commit(ledger, run_id, "a", begin(ledger, run_id, "a", 2), FAILED, attempt=2), Commit
+    )
     ledger.resume(run_id, [("a", 0), ("b", 0)])
     assert begin(ledger, run_id, "a", 3) == ledger.token(run_id, "a") == token + 3
     assert verify_run(ledger, run_id).violations == ()
@@ -133,7 +140,9 @@ def test_tokens_of_a_run_that_is_years_old_keep_every_digit(ledger: Ledger, age_
 def test_the_same_commit_said_twice_gets_the_same_answer_and_one_event(
     ledger: Ledger, outcome: Outcome, retry_in_s: float | None, state: str
 ) -> None:
-    run_id = start_graph(ledger, {"a": "", "next": "a", "tidy": "a", "more": ""}, {"tidy": "all_done"})
+    run_id = start_graph(
+        ledger, {"a": "", "next": "a", "tidy": "a", "more": ""}, {"tidy": "all_done"}
+    )
     token = begin(ledger, run_id, "a")
 
     first = commit(ledger, run_id, "a", token, outcome, retry_in_s=retry_in_s)
@@ -146,8 +155,12 @@ def test_the_same_commit_said_twice_gets_the_same_answer_and_one_event(
     assert events_of(ledger, run_id) == events
 
 
-def test_a_commit_said_again_tells_also_of_what_is_ready_behind_steps_that_never_run(ledger: Ledger) -> None:
-    run_id = start_graph(ledger, {"a": "", "b": "a", "c": "a", "d": "c", "tidy": "b d"}, {"tidy": "all_done"})
+def test_a_commit_said_again_tells_also_of_what_is_ready_behind_steps_that_never_run(
+    ledger: Ledger,
+) -> None:
+    run_id = start_graph(
+        ledger, {"a": "", "b": "a", "c": "a", "d": "c", "tidy": "b d"}, {"tidy": "all_done"}
+    )
     token = begin(ledger, run_id, "a")
 
     answers = [commit(ledger, run_id, "a", token, FAILED) for _ in range(2)]
@@ -164,7 +177,9 @@ def test_a_commit_said_again_does_not_tell_of_what_has_begun(ledger: Ledger) -> 
     assert heads(commit(ledger, run_id, "a", token).ready) == ["c"]
 
 
-def test_late_commit_of_an_old_attempt_is_refused_and_the_refusal_is_recorded(ledger: Ledger) -> None:
+def test_late_commit_of_an_old_attempt_is_refused_and_the_refusal_is_recorded(
+    ledger: Ledger,
+) -> None:
     run_id = start_graph(ledger, {"a": "", "b": "a"})
     old = begin(ledger, run_id, "a")
     commit(ledger, run_id, "a", 0, Outcome.LOST, retry_in_s=0.0)
@@ -246,7 +261,9 @@ def test_celerys_own_chain_goes_on_only_with_what_this_commit_made_ready(ledger:
     assert (answer.is_chain_going_on, heads(answer.ready)) == (False, ["j"])
 
 
-def test_a_retry_that_is_due_is_queued_once_however_many_coordinators_look(ledger: Ledger, at_once) -> None:
+def test_a_retry_that_is_due_is_queued_once_however_many_coordinators_look(
+    ledger: Ledger, at_once
+) -> None:
     steps = [f"s{i}" for i in range(40)]
     run_id = start_graph(ledger, dict.fromkeys(steps, ""))
     for step in steps:
@@ -254,9 +271,15 @@ def test_a_retry_that_is_due_is_queued_once_however_many_coordinators_look(ledge
 
     promotions = at_once(lambda own, _: [own.advance_due(run_id, limit=3) for _ in range(5)])
 
-    promoted = [step for each in promotions for promotion in each for step in heads(promotion.ready)]
+    promoted = [
+        step for each in promotions for promotion in each for step in heads(promotion.ready)
+    ]
     assert sorted(promoted) == sorted(steps)
-    queued = [step for event, step, attempt in events_of(ledger, run_id) if (event, attempt) == ("step.queued", 2)]
+    queued = [
+        step
+        for event, step, attempt in events_of(ledger, run_id)
+        if (event, attempt) == ("step.queued", 2)
+    ]
     assert sorted(queued) == sorted(steps)
 
 
@@ -267,8 +290,14 @@ def test_a_retry_waits_for_its_due_time(ledger: Ledger) -> None:
         for step, delay_s in (("later", 3600.0), ("soon", 0.02))
     }
     assert {answer.state for answer in answers.values()} == {StepState.RETRYING}
-    due = {event.step: event.detail["due_at"] for event in ledger.events(run_id) if event.kind == "step.retrying"}
-    at = {event.step: event.at_us for event in ledger.events(run_id) if event.kind == "step.retrying"}
+    due = {
+        event.step: event.detail["due_at"]
+        for event in ledger.events(run_id)
+        if event.kind == "step.retrying"
+    }
+    at = {
+        event.step: event.at_us for event in ledger.events(run_id) if event.kind == "step.retrying"
+    }
     assert {step: due[step] - at[step] for step in due} == {"soon": 20_000, "later": 3_600_000_000}
 
     while not (promotion := ledger.advance_due(run_id)).ready:
@@ -277,7 +306,9 @@ def test_a_retry_waits_for_its_due_time(ledger: Ledger) -> None:
     assert heads(promotion.ready) == ["soon"]
     assert promotion.next_due_us == due["later"]
     assert states_of(ledger, run_id) == {"soon": "queued", "later": "retrying"}
-    queued_at = next(e.at_us for e in ledger.events(run_id) if (e.kind, e.attempt) == ("step.queued", 2))
+    queued_at = next(
+        e.at_us for e in ledger.events(run_id) if (e.kind, e.attempt) == ("step.queued", 2)
+    )
     assert queued_at >= due["soon"]
 
 

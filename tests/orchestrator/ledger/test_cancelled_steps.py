@@ -20,7 +20,8 @@ def test_for_what_is_below_it_a_cancelled_step_has_failed(ledger: Ledger) -> Non
 
     assert (count, heads(chains)) == (1, ["tidy"])
     assert states_of(ledger, run_id) == {
-        "a": "cancelled", "b": "upstream_failed", "c": "upstream_failed", "tidy": "queued", "x": "queued"
+        "a": "cancelled", "b": "upstream_failed", "c": "upstream_failed", "tidy": "queued",
+        "x": "queued"
     }  # fmt: skip
     assert run_state(ledger, run_id) == "queued"
     record = read_record(ledger, run_id)
@@ -29,7 +30,9 @@ def test_for_what_is_below_it_a_cancelled_step_has_failed(ledger: Ledger) -> Non
     assert verify_run(ledger, run_id).violations == ()
 
 
-def test_a_run_of_which_steps_were_cancelled_ends_cancelled_unless_others_failed(ledger: Ledger) -> None:
+def test_a_run_of_which_steps_were_cancelled_ends_cancelled_unless_others_failed(
+    ledger: Ledger,
+) -> None:
     for outcome, state in ((Outcome.SUCCEEDED, "cancelled"), (Outcome.FAILED, "failed")):
         run_id = start_graph(ledger, {"a": "", "b": "", "c": "a"})
         ledger.cancel_steps(run_id, ["a"], "no need")
@@ -42,7 +45,10 @@ def test_the_last_open_steps_take_the_run_with_them(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": "", "b": "a"})
 
     assert ledger.cancel_steps(run_id, ["b", "a"], "no need") == (2, ())
-    assert (run_state(ledger, run_id), events_of(ledger, run_id)[-1]) == ("cancelled", ("run.cancelled", "", 0))
+    assert (run_state(ledger, run_id), events_of(ledger, run_id)[-1]) == (
+        "cancelled",
+        ("run.cancelled", "", 0),
+    )
 
 
 def test_only_what_has_not_ended_is_cancelled_and_each_step_once(ledger: Ledger) -> None:
@@ -54,7 +60,12 @@ def test_only_what_has_not_ended_is_cancelled_and_each_step_once(ledger: Ledger)
     assert events_of(ledger, run_id) == before
     assert ledger.cancel_steps(run_id, ["a", "done", "a"], "no need") == (1, ())
     assert ledger.cancel_steps(run_id, ["a", "b"], "no need") == (0, ())
-    assert counts_in(ledger.run_fields(run_id)) == {"succeeded": 1, "cancelled": 1, "upstream_failed": 1, "queued": 1}
+    assert counts_in(ledger.run_fields(run_id)) == {
+        "succeeded": 1,
+        "cancelled": 1,
+        "upstream_failed": 1,
+        "queued": 1,
+    }
 
 
 def test_with_one_step_unknown_none_is_cancelled(ledger: Ledger) -> None:
@@ -64,7 +75,11 @@ def test_with_one_step_unknown_none_is_cancelled(ledger: Ledger) -> None:
     with pytest.raises(StepUnknown, match=r"^nonsense$"):
         ledger.cancel_steps(run_id, ["a", "nonsense", "b"], "no need")
 
-    assert (events_of(ledger, run_id), ledger.run_fields(run_id), states_of(ledger, run_id)) == before
+    assert (
+        events_of(ledger, run_id),
+        ledger.run_fields(run_id),
+        states_of(ledger, run_id),
+    ) == before
     with pytest.raises(StepUnknown):
         ledger.cancel_steps("gone", ["a"], "no need")
     assert verify_run(ledger, run_id).violations == ()
@@ -76,21 +91,29 @@ def test_workers_that_run_what_is_cancelled_are_woken(ledger: Ledger) -> None:
         begin(ledger, run_id, step, worker=worker)
 
     ledger.cancel_steps(run_id, ["a", "d"], "no need")
-    woken = {worker for worker in ("w1", "w2", "w3") if ledger.client.delete(ledger.nudge_key(worker))}
+    woken = {
+        worker for worker in ("w1", "w2", "w3") if ledger.client.delete(ledger.nudge_key(worker))
+    }
     ledger.cancel(run_id, "enough")
-    woken_last = {worker for worker in ("w1", "w2", "w3") if ledger.client.delete(ledger.nudge_key(worker))}
+    woken_last = {
+        worker for worker in ("w1", "w2", "w3") if ledger.client.delete(ledger.nudge_key(worker))
+    }
 
     assert (woken, woken_last) == ({"w1"}, {"w2", "w3"})
 
 
-def test_an_attempt_whose_step_is_cancelled_commits_nothing_and_may_log_its_last_words(ledger: Ledger) -> None:
+def test_an_attempt_whose_step_is_cancelled_commits_nothing_and_may_log_its_last_words(
+    ledger: Ledger,
+) -> None:
     run_id = start_graph(ledger, {"a": "", "b": ""})
     token = begin(ledger, run_id, "a")
     ledger.cancel_steps(run_id, ["a"], "no need")
 
     assert ledger.append_log(run_id, "a", 1, token, ["asked to stop"], 10)
     assert not ledger.append_log(run_id, "a", 1, token + 1, ["another"], 10)
-    assert isinstance(ledger.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED, output="1"), Refusal)
+    assert isinstance(
+        ledger.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED, output="1"), Refusal
+    )
     held = Held(run_id, "a", 1, "w")
     assert ledger.renew([held], 60.0) == {held: "cancelled"}
     assert (ledger.outputs(run_id), ledger.log_lines(run_id, "a", 1)) == ({}, ["asked to stop"])

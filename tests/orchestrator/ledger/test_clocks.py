@@ -18,11 +18,13 @@ def queued_at(ledger: Ledger, run_id: str) -> int:
     return [event.at_us for event in ledger.events(run_id) if event.kind == "step.queued"][-1]
 
 
-# -- waiting for a worker --------------------------------------------------------------------------------------------
+# -- waiting for a worker --------------------------------------------------------------------------
 
 
 def test_a_step_that_no_worker_takes_in_time_fails(ledger: Ledger) -> None:
-    run_id = start_graph(ledger, {"a": "", "b": "a", "tidy": "a"}, {"tidy": "always"}, {"a": IMPATIENT})
+    run_id = start_graph(
+        ledger, {"a": "", "b": "a", "tidy": "a"}, {"tidy": "always"}, {"a": IMPATIENT}
+    )
 
     report = ledger.advance_due(run_id)
 
@@ -31,7 +33,10 @@ def test_a_step_that_no_worker_takes_in_time_fails(ledger: Ledger) -> None:
     (attempt,) = read_record(ledger, run_id).steps["a"].attempts
     assert (attempt.started_at_us, attempt.outcome) == (None, Outcome.TIMED_OUT)
     assert attempt.error["type"] == "QueueTimeout"
-    assert attempt.error["message"] == "it waited 1e-06 s for a worker of queue cpu, which is as long as it may"
+    assert (
+        attempt.error["message"]
+        == "it waited 1e-06 s for a worker of queue cpu, which is as long as it may"
+    )
     assert isinstance(ledger.claim(run_id, "a", 1, "c", "w"), Refusal)
     assert ledger.queued_before(run_id, "cpu", 3, 2**52) == [("tidy", 1, queued_at(ledger, run_id))]
 
@@ -54,7 +59,9 @@ def test_each_attempt_has_the_whole_time_to_wait_in(ledger: Ledger) -> None:
     token = begin(ledger, run_id, "a")
     ledger.report_lost(run_id, "a", 1, {}, token=token)
     dues.append(ledger.due_at(run_id, "a") - queued_at(ledger, run_id))
-    ledger.commit(run_id, "a", 2, begin(ledger, run_id, "a", 2), "w", Outcome.FAILED, retry_in_s=0.0)
+    ledger.commit(
+        run_id, "a", 2, begin(ledger, run_id, "a", 2), "w", Outcome.FAILED, retry_in_s=0.0
+    )
     ledger.advance_due(run_id)
     dues.append(ledger.due_at(run_id, "a") - queued_at(ledger, run_id))
 
@@ -81,11 +88,16 @@ def test_a_step_that_is_cancelled_or_given_up_waits_no_more(ledger: Ledger) -> N
     assert ledger.advance_due(run_id).next_due_us is None
 
 
-# -- waiting for its message -----------------------------------------------------------------------------------------
+# -- waiting for its message -----------------------------------------------------------------------
 
 
 def test_a_list_of_the_broker_tells_its_oldest_message(ledger: Ledger) -> None:
-    options = {"a": {"priority": 0}, "b": {"priority": 5}, "c": {"priority": 4}, "d": {"pool": "gpu"}}
+    options = {
+        "a": {"priority": 0},
+        "b": {"priority": 5},
+        "c": {"priority": 4},
+        "d": {"pool": "gpu"},
+    }
     run_id = start_graph(ledger, dict.fromkeys("abcd", ""), {}, options)
     at = queued_at(ledger, run_id)
 
@@ -97,7 +109,10 @@ def test_a_list_of_the_broker_tells_its_oldest_message(ledger: Ledger) -> None:
         ("cpu", 3, at),
         ("cuda", 3, at),
     }
-    assert {(it.queue, it.level) for it in ledger.advance_due(run_id).waiting} == {("cpu", 3), ("cuda", 3)}
+    assert {(it.queue, it.level) for it in ledger.advance_due(run_id).waiting} == {
+        ("cpu", 3),
+        ("cuda", 3),
+    }
     assert ledger.queued_before(run_id, "cpu", 3, at) == [("b", 1, at), ("c", 1, at)]
     assert ledger.queued_before(run_id, "cpu", 3, at - 1) == []
     assert ledger.queued_before(run_id, "cpu", 0, 2**52) == []
@@ -107,7 +122,11 @@ def test_of_many_who_miss_a_message_one_sends_it_again(ledger: Ledger, at_once) 
     run_id = start_graph(ledger, {"a": "", "b": "a"})
     ((step, attempt, sent_at_us),) = ledger.queued_before(run_id, "cpu", 3, 2**52)
 
-    answers = at_once(lambda own, _: own.resend(run_id, step, attempt, sent_at_us, {"found": "the queue is empty"}))
+    answers = at_once(
+        lambda own, _: own.resend(
+            run_id, step, attempt, sent_at_us, {"found": "the queue is empty"}
+        )
+    )
 
     (sent,) = [chains for chains in answers if chains]
     assert [[link[:2] for link in chain] for chain in sent] == [[("a", 1), ("b", 1)]]
@@ -136,14 +155,18 @@ def test_nothing_is_sent_again_for_a_step_that_a_worker_has_or_that_went_on(ledg
     assert ledger.resend(run_id, "a", 2, sent_at_us, {}) == ()
 
 
-# -- the end of the run ----------------------------------------------------------------------------------------------
+# -- the end of the run ----------------------------------------------------------------------------
 
 
-def test_a_run_that_misses_its_deadline_fails_and_all_that_is_open_is_cancelled(ledger: Ledger) -> None:
+def test_a_run_that_misses_its_deadline_fails_and_all_that_is_open_is_cancelled(
+    ledger: Ledger,
+) -> None:
     upstream = {"runs": "", "retries": "", "queued": "", "waits": "runs"}
     run_id = start_graph(ledger, upstream, deadline_s="0.000001")
     begin(ledger, run_id, "runs")
-    ledger.commit(run_id, "retries", 1, begin(ledger, run_id, "retries"), "w", Outcome.FAILED, retry_in_s=0.0)
+    ledger.commit(
+        run_id, "retries", 1, begin(ledger, run_id, "retries"), "w", Outcome.FAILED, retry_in_s=0.0
+    )
 
     report = ledger.advance_due(run_id)
 
@@ -151,7 +174,10 @@ def test_a_run_that_misses_its_deadline_fails_and_all_that_is_open_is_cancelled(
     assert report.alert_at_us is not None
     assert states_of(ledger, run_id) == dict.fromkeys(upstream, "cancelled")
     record = read_record(ledger, run_id)
-    assert (record.state, record.cancel_reason) == (RunState.FAILED, "missed its deadline of 0.000001 s")
+    assert (record.state, record.cancel_reason) == (
+        RunState.FAILED,
+        "missed its deadline of 0.000001 s",
+    )
     assert ledger.run_fields(run_id)["cancel_reason"] == record.cancel_reason
     held = Held(run_id, "runs", 1, "w")
     assert ledger.renew([held], 60.0) == {held: "cancelled"}

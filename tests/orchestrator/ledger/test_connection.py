@@ -33,6 +33,12 @@ def test_what_is_no_text_is_read_and_harms_no_later_call(shared_redis_url, ledge
 
     with connect(shared_redis_url) as client:
         client.hset(key, mapping={raw: raw, "after": "é"})
-        read = client.pipeline(transaction=False).hgetall(key).get("nothing").hget(key, "after").execute()
+        read = (
+            client.pipeline(transaction=False)
+            .hgetall(key)
+            .get("nothing")
+            .hget(key, "after")
+            .execute()
+        )
 
     assert read == [{"a\\xff\\xfez": "a\\xff\\xfez", "after": "é"}, None, "é"]

@@ -28,16 +28,17 @@ def test_a_failure_ends_all_descendants_in_the_same_call(ledger: Ledger) -> None
     assert end(ledger, run_id, "a", Outcome.FAILED) == []
 
     assert states_of(ledger, run_id) == {
-        "a": "failed", "b": "upstream_failed", "c": "upstream_failed", "d": "upstream_failed", "e": "upstream_failed",
+        "a": "failed", "b": "upstream_failed", "c": "upstream_failed", "d": "upstream_failed",
+        "e": "upstream_failed",
         "x": "queued", "y": "waiting",
     }  # fmt: skip
     events = list(ledger.events(run_id))
-    assert {event.at_us for event in events if event.kind in ("step.failed", "step.upstream_failed")} == {
-        events[-1].at_us
-    }
-    assert {step: it.because for step, it in read_record(ledger, run_id).steps.items() if it.because} == dict.fromkeys(
-        "bcde", "a"
-    )
+    assert {
+        event.at_us for event in events if event.kind in ("step.failed", "step.upstream_failed")
+    } == {events[-1].at_us}
+    assert {
+        step: it.because for step, it in read_record(ledger, run_id).steps.items() if it.because
+    } == dict.fromkeys("bcde", "a")
 
 
 def test_what_is_below_a_failure_can_never_start(ledger: Ledger) -> None:
@@ -57,7 +58,9 @@ def test_what_is_below_a_failure_can_never_start(ledger: Ledger) -> None:
     }
 
 
-def test_independent_branches_go_on_to_their_end_and_the_run_fails_only_then(ledger: Ledger) -> None:
+def test_independent_branches_go_on_to_their_end_and_the_run_fails_only_then(
+    ledger: Ledger,
+) -> None:
     run_id = start_graph(ledger, {"a": "", "b": "a", "x": "", "y": "x"})
     end(ledger, run_id, "a", Outcome.FAILED)
     assert run_state(ledger, run_id) == "running"
@@ -76,26 +79,45 @@ def test_independent_branches_go_on_to_their_end_and_the_run_fails_only_then(led
         (("succeeded", "succeeded"), ("queued", "queued", "skipped", "queued", "queued")),
         (("succeeded", "skipped"), ("skipped", "queued", "skipped", "queued", "queued")),
         (("skipped", "skipped"), ("skipped", "queued", "skipped", "queued", "queued")),
-        (("succeeded", "failed"), ("upstream_failed", "queued", "queued", "upstream_failed", "queued")),
-        (("failed", "skipped"), ("upstream_failed", "queued", "queued", "upstream_failed", "queued")),
-        (("upstream_failed", "succeeded"), ("upstream_failed", "queued", "queued", "upstream_failed", "queued")),
+        (
+            ("succeeded", "failed"),
+            ("upstream_failed", "queued", "queued", "upstream_failed", "queued"),
+        ),
+        (
+            ("failed", "skipped"),
+            ("upstream_failed", "queued", "queued", "upstream_failed", "queued"),
+        ),
+        (
+            ("upstream_failed", "succeeded"),
+            ("upstream_failed", "queued", "queued", "upstream_failed", "queued"),
+        ),
         (("failed", None), ("upstream_failed", "waiting", "queued", "upstream_failed", "waiting")),
         (("succeeded", None), ("waiting", "waiting", "waiting", "waiting", "waiting")),
         (("skipped", None), ("waiting", "waiting", "waiting", "waiting", "waiting")),
     ],
 )
 @pytest.mark.parametrize("is_reversed", [False, True])
-def test_each_rule_decides_as_soon_as_it_can(ledger: Ledger, ends, became, is_reversed: bool) -> None:
+def test_each_rule_decides_as_soon_as_it_can(
+    ledger: Ledger, ends, became, is_reversed: bool
+) -> None:
     # Two upstreams u0, u1 that end as given (None: not yet), below them one step for each rule.
     upstream = {"u0": "g0", "u1": "g1", "g0": "", "g1": "", **dict.fromkeys(RULES, "u0 u1")}
-    # The gate above u decides: an upstream is skipped by a one_failed of its own, and upstream_failed by a failure.
-    rules = {rule: rule for rule in RULES} | {f"u{i}": "one_failed" for i in (0, 1) if ends[i] == "skipped"}
+    # The gate above u decides: an upstream is skipped by a one_failed of its own, and
+    # upstream_failed by a failure.
+    rules = {rule: rule for rule in RULES} | {
+        f"u{i}": "one_failed" for i in (0, 1) if ends[i] == "skipped"
+    }
     run_id = start_graph(ledger, upstream, rules)
 
     for i in (1, 0) if is_reversed else (0, 1):
         if ends[i] is None:
             continue
-        end(ledger, run_id, f"g{i}", Outcome.FAILED if ends[i] == "upstream_failed" else Outcome.SUCCEEDED)
+        end(
+            ledger,
+            run_id,
+            f"g{i}",
+            Outcome.FAILED if ends[i] == "upstream_failed" else Outcome.SUCCEEDED,
+        )
         if ends[i] in ("succeeded", "failed"):
             end(ledger, run_id, f"u{i}", Outcome(ends[i]))
 
@@ -134,24 +156,39 @@ def test_a_retry_takes_the_rest_of_its_chain_along(ledger: Ledger) -> None:
 
 
 def test_cancel_ends_every_open_step_and_the_run(ledger: Ledger) -> None:
-    upstream = {"done": "", "failed": "", "below": "failed", "runs": "", "retries": "", "queued": "", "waits": "queued"}
+    upstream = {
+        "done": "",
+        "failed": "",
+        "below": "failed",
+        "runs": "",
+        "retries": "",
+        "queued": "",
+        "waits": "queued",
+    }
     run_id = start_graph(ledger, upstream)
     end(ledger, run_id, "done")
     end(ledger, run_id, "failed", Outcome.FAILED)
     token = begin(ledger, run_id, "runs")
-    ledger.commit(run_id, "retries", 1, begin(ledger, run_id, "retries"), "w", Outcome.FAILED, retry_in_s=60.0)
+    ledger.commit(
+        run_id, "retries", 1, begin(ledger, run_id, "retries"), "w", Outcome.FAILED, retry_in_s=60.0
+    )
 
     assert ledger.cancel(run_id, "enough – genug") == 4
 
     ended = {"done": "succeeded", "failed": "failed", "below": "upstream_failed"}
     assert states_of(ledger, run_id) == {step: ended.get(step, "cancelled") for step in upstream}
     fields = ledger.run_fields(run_id)
-    assert (fields["state"], fields["open"], fields["cancel_reason"]) == ("cancelled", "0", "enough – genug")
+    assert (fields["state"], fields["open"], fields["cancel_reason"]) == (
+        "cancelled",
+        "0",
+        "enough – genug",
+    )
     assert {key: fields[key] for key in fields if key.startswith("n:") and fields[key] != "0"} == {
         "n:succeeded": "1", "n:failed": "1", "n:upstream_failed": "1", "n:cancelled": "4",
     }  # fmt: skip
 
-    # Nothing moves any more, but for the one that ran, which is told so: it may write its log until it is gone.
+    # Nothing moves any more, but for the one that ran, which is told so: it may write its log until
+    # it is gone.
     report = ledger.advance_due(run_id)
     assert report == DueReport(RunState.CANCELLED, report.next_due_us, report.now_us, ())
     assert [attempt.step for attempt in ledger.stopping(run_id)] == ["runs"]
@@ -161,7 +198,9 @@ def test_cancel_ends_every_open_step_and_the_run(ledger: Ledger) -> None:
     assert report == DueReport(RunState.CANCELLED, None, report.now_us, ())
     assert ledger.cancel(run_id, "again") is None
     assert isinstance(ledger.claim(run_id, "queued", 1, "c", "w"), Refusal)
-    assert isinstance(ledger.commit(run_id, "runs", 1, token, "w", Outcome.SUCCEEDED, output="1"), Refusal)
+    assert isinstance(
+        ledger.commit(run_id, "runs", 1, token, "w", Outcome.SUCCEEDED, output="1"), Refusal
+    )
     assert ledger.outputs(run_id) == {}
     assert events_of(ledger, run_id)[-3:] == [
         ("run.cancelled", "", 0), ("attempt.stopped", "runs", 1), ("commit.refused", "runs", 1)
@@ -172,7 +211,9 @@ def test_cancel_ends_every_open_step_and_the_run(ledger: Ledger) -> None:
     assert record.steps["runs"].attempts[0].outcome == "cancelled"
     assert record.steps["retries"].attempts[0].outcome == "failed"
     check_record(
-        ledger.events(run_id), {s: tuple(u.split()) for s, u in upstream.items()}, dict.fromkeys(upstream, RULES[0])
+        ledger.events(run_id),
+        {s: tuple(u.split()) for s, u in upstream.items()},
+        dict.fromkeys(upstream, RULES[0]),
     )
 
 

@@ -1,4 +1,5 @@
-"""A run says in which format it is written, and nobody goes on with one of a format that they do not know."""
+"""A run says in which format it is written, and nobody goes on with one of a format that they do
+not know."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def test_a_run_of_a_newer_version_is_refused_in_one_sentence(ledger: Ledger, act
     }
 
     with pytest.raises(
-        FormatUnknown, match=f"is written in format {NEWER}, by a newer version; this one knows {FORMAT}"
+        FormatUnknown,
+        match=f"is written in format {NEWER}, by a newer version; this one knows {FORMAT}",
     ):
         acts[act]()
 
@@ -60,7 +62,9 @@ def test_no_step_of_a_run_of_another_format_begins(ledger: Ledger, v: str | None
     assert isinstance(ledger.claim(run_id, "a", 1, "i.7.x", "w"), Refusal)
 
 
-def test_a_run_that_an_older_version_has_not_ended_can_be_read_and_cancelled_and_then_resumed(ledger: Ledger) -> None:
+def test_a_run_that_an_older_version_has_not_ended_can_be_read_and_cancelled_and_then_resumed(
+    ledger: Ledger,
+) -> None:
     run_id = start_graph(ledger, {"a": ""})
     write_format(ledger, run_id, None)
 

@@ -1,4 +1,5 @@
-"""Who holds an attempt: leases, what happens when they run out, attempts that are lost, given up, or to be stopped."""
+"""Who holds an attempt: leases, what happens when they run out, attempts that are lost, given up,
+or to be stopped."""
 
 from __future__ import annotations
 
@@ -8,7 +9,15 @@ from runs import begin, events_of, heads, run_state, start_graph, states_of
 from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, StepState
-from orchestrator.ledger.values import Claim, Commit, ExpiredLease, Held, Refusal, Replaced, owner_of
+from orchestrator.ledger.values import (
+    Claim,
+    Commit,
+    ExpiredLease,
+    Held,
+    Refusal,
+    Replaced,
+    owner_of,
+)
 from orchestrator.record.run import read_record
 
 GONE = {
@@ -17,7 +26,9 @@ GONE = {
 }
 
 
-def claim(ledger: Ledger, run_id: str, step: str, attempt: int, owner: str, lease_s: float = 60.0) -> Claim:
+def claim(
+    ledger: Ledger, run_id: str, step: str, attempt: int, owner: str, lease_s: float = 60.0
+) -> Claim:
     """Claim for one process of a worker."""
     worker, _, process = owner.partition(" ")
     answer = ledger.claim(run_id, step, attempt, f"{process}{attempt}", worker, lease_s)
@@ -40,7 +51,7 @@ def last_event(ledger: Ledger, run_id: str, event: str) -> Event:
     return [it for it in ledger.events(run_id) if it.kind == event][-1]
 
 
-# -- leases ----------------------------------------------------------------------------------------------------------
+# -- leases ----------------------------------------------------------------------------------------
 
 
 def test_a_claim_holds_the_step_for_its_lease(ledger: Ledger) -> None:
@@ -48,7 +59,9 @@ def test_a_claim_holds_the_step_for_its_lease(ledger: Ledger) -> None:
     ledger.claim(run_id, "a", 1, "c", "w", 60.0)
     ledger.claim(run_id, "b", 1, "c", "v", 0.0)
 
-    started = {event.step: event.at_us for event in ledger.events(run_id) if event.kind == "step.started"}
+    started = {
+        event.step: event.at_us for event in ledger.events(run_id) if event.kind == "step.started"
+    }
     report = ledger.advance_due(run_id)
 
     assert report.expired == (ExpiredLease("b", 1, "v", "c", started["b"], is_stopping=False),)
@@ -71,7 +84,10 @@ def test_nobody_takes_over_before_the_lease_has_run_out(ledger: Ledger) -> None:
     answer = ledger.report_lost(run_id, "a", 1, GONE)
 
     assert isinstance(answer, Replaced)
-    assert (answer.state, [chain[0][:2] for chain in answer.ready]) == (StepState.QUEUED, [("a", 2)])
+    assert (answer.state, [chain[0][:2] for chain in answer.ready]) == (
+        StepState.QUEUED,
+        [("a", 2)],
+    )
     assert events_of(ledger, run_id)[-2:] == [("attempt.lost", "a", 1), ("step.queued", "a", 2)]
 
 
@@ -81,7 +97,10 @@ def test_of_many_who_see_a_lease_run_out_one_sends_the_message(ledger: Ledger, a
     lapse(ledger, run_id, "a")
 
     answers = at_once(
-        lambda own, _: [own.report_lost(run_id, it.step, it.attempt, GONE) for it in own.advance_due(run_id).expired]
+        lambda own, _: [
+            own.report_lost(run_id, it.step, it.attempt, GONE)
+            for it in own.advance_due(run_id).expired
+        ]
     )
 
     assert [isinstance(it, Replaced) for each in answers for it in each].count(True) == 1
@@ -100,7 +119,9 @@ def test_a_worker_that_was_cut_off_may_commit_if_nobody_took_over(ledger: Ledger
 
 
 @pytest.mark.parametrize("has_begun", [False, True])
-def test_whoever_was_replaced_neither_commits_nor_logs_and_both_are_recorded(ledger: Ledger, has_begun: bool) -> None:
+def test_whoever_was_replaced_neither_commits_nor_logs_and_both_are_recorded(
+    ledger: Ledger, has_begun: bool
+) -> None:
     run_id = start_graph(ledger, {"a": ""})
     old = begin(ledger, run_id, "a")
     lose(ledger, run_id, "a", 1)
@@ -108,23 +129,33 @@ def test_whoever_was_replaced_neither_commits_nor_logs_and_both_are_recorded(led
         begin(ledger, run_id, "a", 2)
 
     for outcome in (Outcome.SUCCEEDED, Outcome.FAILED):
-        assert isinstance(ledger.commit(run_id, "a", 1, old, "w", outcome, output='"late"'), Refusal)
+        assert isinstance(
+            ledger.commit(run_id, "a", 1, old, "w", outcome, output='"late"'), Refusal
+        )
     assert not ledger.append_log(run_id, "a", 1, old, ["late"], 10)
     assert not ledger.append_log(run_id, "a", 2, old, ["late"], 10)
 
     state = "running" if has_begun else "queued"
-    refusals = [(it.kind, it.attempt, it.detail) for it in ledger.events(run_id) if it.kind.endswith(".refused")]
+    refusals = [
+        (it.kind, it.attempt, it.detail)
+        for it in ledger.events(run_id)
+        if it.kind.endswith(".refused")
+    ]
     assert refusals == [
         ("commit.refused", 1, {"outcome": "succeeded", "state": state, "token": old}),
         ("commit.refused", 1, {"outcome": "failed", "state": state, "token": old}),
         ("log.refused", 1, {"state": state, "token": old}),
         ("log.refused", 2, {"state": state, "token": old}),
     ]
-    assert (ledger.outputs(run_id), ledger.log_lines(run_id, "a", 1), ledger.log_lines(run_id, "a", 2)) == ({}, [], [])
+    assert (
+        ledger.outputs(run_id),
+        ledger.log_lines(run_id, "a", 1),
+        ledger.log_lines(run_id, "a", 2),
+    ) == ({}, [], [])
     assert states_of(ledger, run_id) == {"a": state}
 
 
-# -- lost attempts ---------------------------------------------------------------------------------------------------
+# -- lost attempts ---------------------------------------------------------------------------------
 
 
 def test_a_step_fails_at_the_third_attempt_that_it_loses_and_says_of_what(ledger: Ledger) -> None:
@@ -143,7 +174,13 @@ def test_a_step_fails_at_the_third_attempt_that_it_loses_and_says_of_what(ledger
     assert states_of(ledger, run_id) == {"a": "failed", "b": "upstream_failed", "tidy": "queued"}
     failed = last_event(ledger, run_id, "step.failed").detail
     words = "killed by signal 9 (lost attempt 3 of 3: it is not tried again)"
-    assert failed == {"outcome": "lost", **GONE, "lost": 3, "budget": 3, "error": {**GONE["error"], "message": words}}
+    assert failed == {
+        "outcome": "lost",
+        **GONE,
+        "lost": 3,
+        "budget": 3,
+        "error": {**GONE["error"], "message": words},
+    }
     attempts = read_record(ledger, run_id).steps["a"].attempts
     assert [attempt.outcome for attempt in attempts] == [Outcome.LOST] * 3
     assert attempts[-1].error == failed["error"]
@@ -151,7 +188,10 @@ def test_a_step_fails_at_the_third_attempt_that_it_loses_and_says_of_what(ledger
 
 def test_a_step_may_lose_as_many_attempts_as_its_options_say(ledger: Ledger) -> None:
     run_id = start_graph(
-        ledger, {"one": "", "five": ""}, {}, {"one": {"lost_attempts": 1}, "five": {"lost_attempts": 5}}
+        ledger,
+        {"one": "", "five": ""},
+        {},
+        {"one": {"lost_attempts": 1}, "five": {"lost_attempts": 5}},
     )
 
     begin(ledger, run_id, "one")
@@ -162,7 +202,9 @@ def test_a_step_may_lose_as_many_attempts_as_its_options_say(ledger: Ledger) -> 
         lose(ledger, run_id, "five", attempt)
 
     assert states_of(ledger, run_id) == {"one": "failed", "five": "failed"}
-    errors = [it.detail["error"]["message"] for it in ledger.events(run_id) if it.kind == "step.failed"]
+    errors = [
+        it.detail["error"]["message"] for it in ledger.events(run_id) if it.kind == "step.failed"
+    ]
     assert errors[0] == "killed by signal 9"  # there is no number to tell
     assert errors[1].endswith("(lost attempt 5 of 5: it is not tried again)")
 
@@ -177,7 +219,11 @@ def test_lost_attempts_do_not_count_against_the_retries(ledger: Ledger) -> None:
     third = claim(ledger, run_id, "a", 3, "w i.1.")
     lose(ledger, run_id, "a", 3)
 
-    assert (second.uncounted, third.uncounted, claim(ledger, run_id, "a", 4, "w i.1.").uncounted) == (1, 1, 2)
+    assert (
+        second.uncounted,
+        third.uncounted,
+        claim(ledger, run_id, "a", 4, "w i.1.").uncounted,
+    ) == (1, 1, 2)
     assert ledger.uncounted(run_id, "a") == 2
 
 
@@ -207,11 +253,18 @@ def test_a_loss_may_be_told_without_an_error(ledger: Ledger) -> None:
         begin(ledger, run_id, "a", attempt)
         ledger.report_lost(run_id, "a", attempt, {"found": "x"}, owner="w")
 
-    assert last_event(ledger, run_id, "step.failed").detail == {"outcome": "lost", "found": "x", "lost": 2, "budget": 2}
+    assert last_event(ledger, run_id, "step.failed").detail == {
+        "outcome": "lost",
+        "found": "x",
+        "lost": 2,
+        "budget": 2,
+    }
 
 
 def test_a_loss_that_is_told_twice_counts_once(ledger: Ledger) -> None:
-    run_id = start_graph(ledger, {"a": "", "tidy": "a"}, {"tidy": "always"}, {"a": {"lost_attempts": 2}})
+    run_id = start_graph(
+        ledger, {"a": "", "tidy": "a"}, {"tidy": "always"}, {"a": {"lost_attempts": 2}}
+    )
     for attempt, told in ((1, ["a"]), (2, ["tidy"])):
         token = begin(ledger, run_id, "a", attempt)
         answers = [lose(ledger, run_id, "a", attempt, token=token) for _ in range(2)]
@@ -221,7 +274,9 @@ def test_a_loss_that_is_told_twice_counts_once(ledger: Ledger) -> None:
     assert [event for event, _, _ in events_of(ledger, run_id)].count("attempt.lost") == 1
 
 
-def test_a_process_that_died_before_it_claimed_lost_a_message_and_no_attempt(ledger: Ledger) -> None:
+def test_a_process_that_died_before_it_claimed_lost_a_message_and_no_attempt(
+    ledger: Ledger,
+) -> None:
     run_id = start_graph(ledger, {"a": ""})
     sent_at_us = ledger.sent_at_us(run_id, "cpu", 3, "a", 1)
 
@@ -242,7 +297,7 @@ def test_who_knows_nothing_of_a_queued_step_is_not_believed(ledger: Ledger) -> N
     assert events_of(ledger, run_id) == before
 
 
-# -- owners ----------------------------------------------------------------------------------------------------------
+# -- owners ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -258,7 +313,9 @@ def test_who_knows_nothing_of_a_queued_step_is_not_believed(ledger: Ledger) -> N
         ("w11", False),
     ],
 )
-def test_an_attempt_belongs_to_one_process_of_one_worker_of_one_start(ledger: Ledger, owner: str, is_it: bool) -> None:
+def test_an_attempt_belongs_to_one_process_of_one_worker_of_one_start(
+    ledger: Ledger, owner: str, is_it: bool
+) -> None:
     run_id = start_graph(ledger, {"a": "", "b": "", "c": ""})
     for step in "abc":
         claim(ledger, run_id, step, 1, owner_of("w1", "i7", 12))
@@ -271,17 +328,22 @@ def test_an_attempt_belongs_to_one_process_of_one_worker_of_one_start(ledger: Le
     )
 
 
-# -- handing over ----------------------------------------------------------------------------------------------------
+# -- handing over ----------------------------------------------------------------------------------
 
 
-def test_an_attempt_that_is_handed_over_counts_neither_as_failure_nor_as_lost(ledger: Ledger) -> None:
+def test_an_attempt_that_is_handed_over_counts_neither_as_failure_nor_as_lost(
+    ledger: Ledger,
+) -> None:
     run_id = start_graph(ledger, {"a": ""}, {}, {"a": {"lost_attempts": 1}})
 
     for attempt in range(1, 6):
         given = claim(ledger, run_id, "a", attempt, "w i.1.")
         assert given.uncounted == attempt - 1
         shown = {"token": given.token} if attempt % 2 else {"owner": "w i.1."}
-        answers = [ledger.hand_over(run_id, "a", attempt, "its worker had to end", **shown) for _ in range(2)]
+        answers = [
+            ledger.hand_over(run_id, "a", attempt, "its worker had to end", **shown)
+            for _ in range(2)
+        ]
         assert answers[0] == answers[1]
         assert [chain[0][:2] for chain in answers[0].ready] == [("a", attempt + 1)]
 
@@ -289,11 +351,16 @@ def test_an_attempt_that_is_handed_over_counts_neither_as_failure_nor_as_lost(le
         "outcome": "handed_over", "reason": "its worker had to end"
     }  # fmt: skip
     record = read_record(ledger, run_id)
-    assert [attempt.outcome for attempt in record.steps["a"].attempts] == [*[Outcome.HANDED_OVER] * 5, None]
+    assert [attempt.outcome for attempt in record.steps["a"].attempts] == [
+        *[Outcome.HANDED_OVER] * 5,
+        None,
+    ]
     assert record.repairs == 0
 
 
-def test_an_attempt_that_is_handed_over_before_it_was_claimed_gives_its_message_back(ledger: Ledger) -> None:
+def test_an_attempt_that_is_handed_over_before_it_was_claimed_gives_its_message_back(
+    ledger: Ledger,
+) -> None:
     run_id = start_graph(ledger, {"a": ""})
 
     answer = ledger.hand_over(run_id, "a", 1, "its worker had to end", owner="w i.1.")
@@ -316,11 +383,22 @@ def test_only_its_holder_hands_an_attempt_over(ledger: Ledger) -> None:
     assert states_of(ledger, run_id) == {"a": "running"}
 
 
-# -- renewing --------------------------------------------------------------------------------------------------------
+# -- renewing --------------------------------------------------------------------------------------
 
 
 def test_a_renewal_tells_which_attempts_are_to_be_stopped_and_why(ledger: Ledger) -> None:
-    steps = ["runs", "cancelled", "replaced", "again", "taken", "failed", "done", "queued", "retrying", "lost"]
+    steps = [
+        "runs",
+        "cancelled",
+        "replaced",
+        "again",
+        "taken",
+        "failed",
+        "done",
+        "queued",
+        "retrying",
+        "lost",
+    ]
     run_id = start_graph(ledger, dict.fromkeys(steps, ""), {}, {"lost": {"lost_attempts": 1}})
     mine, other = owner_of("w", "i", 1), owner_of("w", "i", 2)
     for step in steps:
@@ -360,7 +438,10 @@ def test_a_renewal_prolongs_the_leases_of_its_own_attempts_alone(ledger: Ledger)
     answers = ledger.renew(held, 60.0)
 
     assert answers == {it: "fenced" for it in held if it.step == "b"}
-    assert [[it.step for it in ledger.advance_due(run_id).expired] for run_id in runs] == [["b"], ["b"]]
+    assert [[it.step for it in ledger.advance_due(run_id).expired] for run_id in runs] == [
+        ["b"],
+        ["b"],
+    ]
     assert ledger.renew([], 60.0) == {}
 
 
@@ -372,7 +453,7 @@ def test_a_renewal_for_a_run_that_is_not_there_leaves_no_trace(ledger: Ledger) -
     assert list(ledger.client.scan_iter(f"{ledger.prefix}:*")) == []
 
 
-# -- attempts that are to be stopped ---------------------------------------------------------------------------------
+# -- attempts that are to be stopped ---------------------------------------------------------------
 
 
 def test_a_cancelled_attempt_keeps_its_lease_until_it_is_gone(ledger: Ledger) -> None:
@@ -392,7 +473,9 @@ def test_a_cancelled_attempt_keeps_its_lease_until_it_is_gone(ledger: Ledger) ->
     assert (stopped["how"], stopped["after_s"], stopped["processes"]) == ("killed", 0.5, 3)
 
 
-def test_a_cancelled_attempt_whose_worker_is_gone_is_over_when_somebody_says_that_its_lease_ran_out(ledger) -> None:
+def test_a_cancelled_attempt_whose_worker_is_gone_is_over_when_somebody_says_that_its_lease_ran_out(
+    ledger,
+) -> None:
     run_id = start_graph(ledger, {"a": ""})
     token = begin(ledger, run_id, "a")
     ledger.cancel(run_id, "enough")
@@ -402,7 +485,10 @@ def test_a_cancelled_attempt_whose_worker_is_gone_is_over_when_somebody_says_tha
     report = ledger.advance_due(run_id)
 
     # Nothing is decided yet: while the server was away no worker could renew.
-    assert ([(it.step, it.is_stopping) for it in report.expired], report.is_over) == ([("a", True)], False)
+    assert ([(it.step, it.is_stopping) for it in report.expired], report.is_over) == (
+        [("a", True)],
+        False,
+    )
     assert ledger.report_lost(run_id, "a", 1, GONE) == Replaced(StepState.CANCELLED, ())
     assert (ledger.advance_due(run_id).is_over, ledger.stopping(run_id)) == (True, [])
     assert last_event(ledger, run_id, "attempt.stopped").detail == {
@@ -418,13 +504,24 @@ def test_a_cancelled_attempt_whose_worker_is_gone_is_over_when_somebody_says_tha
 @pytest.mark.parametrize(
     ("end", "how"),
     [
-        (lambda ledger, held: ledger.report_lost(held.run_id, "a", 1, GONE, owner=held.owner), "its process died"),
-        (lambda ledger, held: ledger.hand_over(held.run_id, "a", 1, "", owner=held.owner), "its worker ended"),
-        (lambda ledger, held: ledger.report_stopped(held, {"how": "alone"}, ended_alone=True), "alone"),
+        (
+            lambda ledger, held: ledger.report_lost(held.run_id, "a", 1, GONE, owner=held.owner),
+            "its process died",
+        ),
+        (
+            lambda ledger, held: ledger.hand_over(held.run_id, "a", 1, "", owner=held.owner),
+            "its worker ended",
+        ),
+        (
+            lambda ledger, held: ledger.report_stopped(held, {"how": "alone"}, ended_alone=True),
+            "alone",
+        ),
     ],
     ids=["lost", "handed over", "refused"],
 )
-def test_a_cancelled_attempt_is_over_however_it_ends_and_that_is_told_once(ledger, end, how) -> None:
+def test_a_cancelled_attempt_is_over_however_it_ends_and_that_is_told_once(
+    ledger, end, how
+) -> None:
     run_id = start_graph(ledger, {"a": ""})
     claim(ledger, run_id, "a", 1, owner_of("w", "i", 1))
     ledger.cancel(run_id, "enough")
@@ -434,7 +531,9 @@ def test_a_cancelled_attempt_is_over_however_it_ends_and_that_is_told_once(ledge
         end(ledger, held)
 
     assert (ledger.stopping(run_id), ledger.advance_due(run_id).is_over) == ([], True)
-    assert [event.detail["how"] for event in ledger.events(run_id) if event.kind == "attempt.stopped"] == [how]
+    assert [
+        event.detail["how"] for event in ledger.events(run_id) if event.kind == "attempt.stopped"
+    ] == [how]
     # A renewal that was under way does not take the lease up again.
     assert ledger.renew([held], 60.0) == {held: "fenced"}
     assert ledger.stopping(run_id) == []
@@ -456,7 +555,8 @@ def test_an_attempt_that_ended_alone_is_no_news_unless_its_step_was_cancelled(le
 
 @pytest.mark.parametrize("fails", [True, False], ids=["upstream_failed", "skipped"])
 def test_who_was_taken_over_stops_also_when_its_step_does_not_run_again(ledger, fails) -> None:
-    """Its step failed behind its back, was resumed with what is above it, and that went otherwise."""
+    """Its step failed behind its back, was resumed with what is above it, and that went
+    otherwise."""
     rules = {"b": "all_success" if fails else "one_failed"}
     run_id = start_graph(ledger, {"a": "", "b": "a"}, rules, {"b": {"lost_attempts": 1}})
     outcomes = [Outcome.SUCCEEDED, Outcome.FAILED] if fails else [Outcome.FAILED, Outcome.SUCCEEDED]
@@ -471,7 +571,9 @@ def test_who_was_taken_over_stops_also_when_its_step_does_not_run_again(ledger, 
     assert ledger.renew([held], 60.0) == {held: "fenced"}
 
 
-def test_an_attempt_that_failed_behind_its_workers_back_commits_nothing_more(ledger: Ledger) -> None:
+def test_an_attempt_that_failed_behind_its_workers_back_commits_nothing_more(
+    ledger: Ledger,
+) -> None:
     run_id = start_graph(ledger, {"a": ""}, {}, {"a": {"lost_attempts": 1}})
     token = begin(ledger, run_id, "a")
     lapse(ledger, run_id, "a")

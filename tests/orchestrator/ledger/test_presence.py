@@ -69,7 +69,9 @@ def test_coordinators_come_and_go_alike(ledger: Ledger) -> None:
     assert present_coordinators(*place) == ["two"]
 
 
-def test_parts_of_a_version_that_names_no_format_are_refused_in_one_sentence(ledger: Ledger) -> None:
+def test_parts_of_a_version_that_names_no_format_are_refused_in_one_sentence(
+    ledger: Ledger,
+) -> None:
     place = ledger.client, ledger.prefix
     announce_worker(*place, CARD)
     announce_coordinator(*place, CoordinatorCard("new", "host", 1, "3.11"))

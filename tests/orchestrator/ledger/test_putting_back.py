@@ -1,4 +1,5 @@
-"""An attempt that its worker could not do, for a reason that is no fault of its step, goes back and is due later."""
+"""An attempt that its worker could not do, for a reason that is no fault of its step, goes back and
+is due later."""
 
 from __future__ import annotations
 
@@ -11,7 +12,10 @@ from orchestrator.ledger.values import BackOff, Claim, Refusal, Replaced
 from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
 
-GONE = {"error": {"type": "ProcessLost", "message": "killed by signal 9"}, "found": "process 7 is gone"}
+GONE = {
+    "error": {"type": "ProcessLost", "message": "killed by signal 9"},
+    "found": "process 7 is gone",
+}
 
 
 def claim(ledger: Ledger, run_id: str, attempt: int) -> Claim:
@@ -28,9 +32,14 @@ WHY = {"reason": "the store is full", "host": "h"}
 
 
 def due_in_s(ledger: Ledger, run_id: str, step: str) -> float:
-    """Return the seconds between the last putting back of a step and its due time, by the record."""
+    """Return the seconds between the last putting back of a step and its due time, by the
+    record."""
     event = [it for it in ledger.events(run_id) if it.kind == "attempt.put_back"][-1]
-    assert event.detail["due_at"] == ledger.due_at(run_id, step) == read_record(ledger, run_id).steps[step].due_at_us
+    assert (
+        event.detail["due_at"]
+        == ledger.due_at(run_id, step)
+        == read_record(ledger, run_id).steps[step].due_at_us
+    )
     return (event.detail["due_at"] - event.at_us) / 1e6
 
 
@@ -44,7 +53,9 @@ def test_an_attempt_that_is_put_back_costs_neither_retries_nor_lost_attempts_and
         given = claim(ledger, run_id, attempt)
         assert given.uncounted == attempt - 1
         shown = {"token": given.token} if attempt % 2 else {"owner": "w i.1."}
-        answer = ledger.put_back(run_id, "a", attempt, WHY, BackOff(10.0, 300.0), error=GONE, **shown)
+        answer = ledger.put_back(
+            run_id, "a", attempt, WHY, BackOff(10.0, 300.0), error=GONE, **shown
+        )
         assert answer == Replaced(StepState.RETRYING, ())
         waits.append(due_in_s(ledger, run_id, "a"))
         assert ledger.advance_due(run_id).ready == ()
@@ -75,12 +86,21 @@ def test_a_loss_between_two_goings_back_lets_the_waits_begin_anew(ledger: Ledger
     assert ledger.client.hget(ledger.key(run_id, "uncounted"), "a") == "1 4 1"
 
 
-@pytest.mark.parametrize(("error", "state"), [(None, "retrying"), ({"type": "E", "message": "full"}, "failed")])
-def test_what_may_lose_no_attempt_goes_back_only_if_it_has_not_begun(ledger: Ledger, error, state: str) -> None:
-    run_id = start_graph(ledger, {"a": "", "b": "a"}, {"b": "all_done"}, {"a": {"lost_attempts": 1}})
+@pytest.mark.parametrize(
+    ("error", "state"), [(None, "retrying"), ({"type": "E", "message": "full"}, "failed")]
+)
+def test_what_may_lose_no_attempt_goes_back_only_if_it_has_not_begun(
+    ledger: Ledger, error, state: str
+) -> None:
+    run_id = start_graph(
+        ledger, {"a": "", "b": "a"}, {"b": "all_done"}, {"a": {"lost_attempts": 1}}
+    )
     token = begin(ledger, run_id, "a")
 
-    answers = [ledger.put_back(run_id, "a", 1, WHY, BackOff(10.0, 300.0), token=token, error=error) for _ in range(2)]
+    answers = [
+        ledger.put_back(run_id, "a", 1, WHY, BackOff(10.0, 300.0), token=token, error=error)
+        for _ in range(2)
+    ]
 
     assert answers[0] == answers[1]
     assert states_of(ledger, run_id)["a"] == state

@@ -25,7 +25,9 @@ def test_the_record_folds_events_into_attempts(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": "", "b": "a"})
     error = {"type": "ValueError", "message": ODD_TEXT, "traceback": "Traceback …"}
     token = begin(ledger, run_id, "a", worker="w1")
-    ledger.commit(run_id, "a", 1, token, "w1", Outcome.FAILED, detail={"error": error}, retry_in_s=0.0)
+    ledger.commit(
+        run_id, "a", 1, token, "w1", Outcome.FAILED, detail={"error": error}, retry_in_s=0.0
+    )
     waiting = read_record(ledger, run_id)
     ledger.advance_due(run_id)
     token = begin(ledger, run_id, "a", 2, worker="w2")
@@ -33,17 +35,32 @@ def test_the_record_folds_events_into_attempts(ledger: Ledger) -> None:
     ledger.commit(run_id, "a", 2, token, "w2", Outcome.TIMED_OUT)
     record = read_record(ledger, run_id)
 
-    events = {(event.kind, event.attempt): event for event in ledger.events(run_id) if event.step == "a"}
+    events = {
+        (event.kind, event.attempt): event for event in ledger.events(run_id) if event.step == "a"
+    }
     at = {key: event.at_us for key, event in events.items()}
     assert waiting.steps["a"].state is StepState.RETRYING
     assert waiting.steps["a"].due_at_us == at["step.retrying", 1]
     assert running.steps["a"].state is StepState.RUNNING
     assert running.steps["a"].due_at_us is None
-    assert (running.steps["a"].attempts[1].ended_at_us, running.steps["a"].attempts[1].outcome) == (None, None)
+    assert (running.steps["a"].attempts[1].ended_at_us, running.steps["a"].attempts[1].outcome) == (
+        None,
+        None,
+    )
 
     first, second = record.steps["a"].attempts
-    assert (first.attempt, first.worker, first.outcome, first.error) == (1, "w1", Outcome.FAILED, error)
-    assert (second.attempt, second.worker, second.outcome, second.error) == (2, "w2", Outcome.TIMED_OUT, None)
+    assert (first.attempt, first.worker, first.outcome, first.error) == (
+        1,
+        "w1",
+        Outcome.FAILED,
+        error,
+    )
+    assert (second.attempt, second.worker, second.outcome, second.error) == (
+        2,
+        "w2",
+        Outcome.TIMED_OUT,
+        None,
+    )
     assert (first.queued_at_us, first.started_at_us, first.ended_at_us) == (
         at["step.queued", 1], at["step.started", 1], at["step.retrying", 1]
     )  # fmt: skip
@@ -59,10 +76,16 @@ def test_the_record_has_the_times_and_the_end_of_the_run(ledger: Ledger) -> None
     plan = graph({"b": "", "a": "b"}).plan()
     run_id, _ = start(ledger, plan, params='{"x":{"$tuple":[1,2]}}')
     skeleton = read_skeleton(ledger, run_id)
-    assert (skeleton.state, list(skeleton.steps), skeleton.started_at_us) == (RunState.QUEUED, ["b", "a"], None)
+    assert (skeleton.state, list(skeleton.steps), skeleton.started_at_us) == (
+        RunState.QUEUED,
+        ["b", "a"],
+        None,
+    )
 
     for step in "ba":
-        ledger.commit(run_id, step, 1, begin(ledger, run_id, step), "w", Outcome.SUCCEEDED, output=f'"{step}"')
+        ledger.commit(
+            run_id, step, 1, begin(ledger, run_id, step), "w", Outcome.SUCCEEDED, output=f'"{step}"'
+        )
     record = read_record(ledger, run_id)
 
     at = {event.kind: event.at_us for event in ledger.events(run_id) if not event.step}
@@ -72,7 +95,9 @@ def test_the_record_has_the_times_and_the_end_of_the_run(ledger: Ledger) -> None
         at["run.created"], at["run.started"], at["run.succeeded"]
     )  # fmt: skip
     fields = ledger.run_fields(run_id)
-    assert [int(fields[name]) for name in ("created_at", "started_at", "ended_at")] == list(at.values())
+    assert [int(fields[name]) for name in ("created_at", "started_at", "ended_at")] == list(
+        at.values()
+    )
     assert record.outputs == {"b": '"b"', "a": '"a"'}
     assert (record.steps["a"].pool, record.steps["a"].queue) == ("cpu", "cpu")
 
@@ -103,7 +128,9 @@ def test_waiting_for_events_ends_with_the_first_one(ledger: Ledger) -> None:
     assert [event.kind for event in events] == ["run.started", "step.started"]
 
 
-def test_events_are_read_in_pages_without_loss(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_are_read_in_pages_without_loss(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_id = start_graph(ledger, {f"s{i}": "" for i in range(13)})
     at_once = list(ledger.events(run_id))
 
@@ -122,14 +149,18 @@ def test_a_run_that_is_not_there_has_no_record(ledger: Ledger) -> None:
 def test_any_allowed_name_goes_through_a_whole_run(ledger: Ledger) -> None:
     names = ODD_NAMES
     run_id, chains = start(
-        ledger, graph({name: names[:i][-1:] for i, name in enumerate(names)}).plan(), run_id="r.[0]_-"
+        ledger,
+        graph({name: names[:i][-1:] for i, name in enumerate(names)}).plan(),
+        run_id="r.[0]_-",
     )
 
     assert [link.step for link in chains[0]] == names
     for name in names:
         token = begin(ledger, run_id, name, worker="cpu-1@host.example")
         assert ledger.append_log(run_id, name, 1, token, [name], 10)
-        ledger.commit(run_id, name, 1, token, "cpu-1@host.example", Outcome.SUCCEEDED, output=f'"{name}"')
+        ledger.commit(
+            run_id, name, 1, token, "cpu-1@host.example", Outcome.SUCCEEDED, output=f'"{name}"'
+        )
 
     record = read_record(ledger, run_id)
     assert record.state is RunState.SUCCEEDED
@@ -153,7 +184,9 @@ def test_outputs_errors_and_logs_keep_every_character(ledger: Ledger) -> None:
 def test_an_output_of_null_takes_no_room(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": "", "b": "", "c": ""})
     for step, output in (("a", "null"), ("b", ""), ("c", f'"{ODD_TEXT}"')):
-        ledger.commit(run_id, step, 1, begin(ledger, run_id, step), "w", Outcome.SUCCEEDED, output=output)
+        ledger.commit(
+            run_id, step, 1, begin(ledger, run_id, step), "w", Outcome.SUCCEEDED, output=output
+        )
 
     assert ledger.outputs(run_id) == {"c": f'"{ODD_TEXT}"'}
 
@@ -163,13 +196,17 @@ def test_a_log_keeps_its_last_lines(ledger: Ledger) -> None:
     token = begin(ledger, run_id, "a")
 
     for start_at in range(0, 100, 7):
-        assert ledger.append_log(run_id, "a", 1, token, [str(i) for i in range(start_at, min(100, start_at + 7))], 10)
+        assert ledger.append_log(
+            run_id, "a", 1, token, [str(i) for i in range(start_at, min(100, start_at + 7))], 10
+        )
 
     assert ledger.log_lines(run_id, "a", 1) == [str(i) for i in range(90, 100)]
 
 
 @pytest.mark.parametrize("pieces", [[3] * 20, [1, 30, 2], [40], [25, 25, 1], []])
-def test_lines_keep_their_numbers_and_a_repeated_call_adds_none(ledger: Ledger, pieces: list[int]) -> None:
+def test_lines_keep_their_numbers_and_a_repeated_call_adds_none(
+    ledger: Ledger, pieces: list[int]
+) -> None:
     run_id = start_graph(ledger, {"a": ""})
     token = begin(ledger, run_id, "a")
     written = 0

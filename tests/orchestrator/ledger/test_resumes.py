@@ -1,4 +1,5 @@
-"""A run that has ended goes on in its own record: what is kept, what runs anew, and what is counted on or anew."""
+"""A run that has ended goes on in its own record: what is kept, what runs anew, and what is counted
+on or anew."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ FAILED, SUCCEEDED = Outcome.FAILED, Outcome.SUCCEEDED
 UPSTREAM = {"a": "", "b": "", "c": "a b", "d": "c"}
 
 
-def end(ledger: Ledger, run_id: str, step: str, attempt: int = 1, outcome: Outcome = SUCCEEDED) -> list[str]:
+def end(
+    ledger: Ledger, run_id: str, step: str, attempt: int = 1, outcome: Outcome = SUCCEEDED
+) -> list[str]:
     """Run an attempt and give the heads of what that makes ready."""
     token = begin(ledger, run_id, step, attempt)
     answer = ledger.commit(run_id, step, attempt, token, "w", outcome, output=f'"{step}{attempt}"')
@@ -72,7 +75,7 @@ def everything(ledger: Ledger, run_id: str) -> list[Any]:
     return [ledger.client.dump(key) for key in keys]
 
 
-# -- what runs and what is kept --------------------------------------------------------------------------------------
+# -- what runs and what is kept --------------------------------------------------------------------
 
 
 def test_what_succeeded_is_kept_and_all_else_runs_as_a_new_attempt(ledger: Ledger) -> None:
@@ -81,7 +84,12 @@ def test_what_succeeded_is_kept_and_all_else_runs_as_a_new_attempt(ledger: Ledge
     chains = ledger.resume(run_id, RESETS)
 
     assert links(chains) == [[("b", 2)]]
-    assert states_of(ledger, run_id) == {"a": "succeeded", "b": "queued", "c": "waiting", "d": "waiting"}
+    assert states_of(ledger, run_id) == {
+        "a": "succeeded",
+        "b": "queued",
+        "c": "waiting",
+        "d": "waiting",
+    }
     fields = ledger.run_fields(run_id)
     assert (fields["state"], fields["open"], fields["resumes"]) == ("running", "3", "1")
     assert counts_in(fields) == {"succeeded": 1, "queued": 1, "waiting": 2}
@@ -107,12 +115,18 @@ def test_a_step_that_is_asked_for_runs_again_and_its_old_output_is_gone(ledger: 
         end(ledger, run_id, step)
     end(ledger, run_id, "x", outcome=FAILED)
 
-    chains = ledger.resume(run_id, [("c", 2), ("d", 0), ("x", 0)], again=["c", "d"], detail={"from": ["c"]})
+    chains = ledger.resume(
+        run_id, [("c", 2), ("d", 0), ("x", 0)], again=["c", "d"], detail={"from": ["c"]}
+    )
 
     assert links(chains) == [[("c", 2), ("d", 2)], [("x", 2)]]
     assert ledger.outputs(run_id) == {"a": '"a1"', "b": '"b1"'}
     (event,) = [event for event in ledger.events(run_id) if event.kind == "run.resumed"]
-    assert (event.detail["again"], event.detail["reset"], event.detail["from"]) == (["c", "d"], 3, ["c"])
+    assert (event.detail["again"], event.detail["reset"], event.detail["from"]) == (
+        ["c", "d"],
+        3,
+        ["c"],
+    )
     for step in "cdx":
         end(ledger, run_id, step, 2)
     assert verify_run(ledger, run_id).violations == ()
@@ -140,16 +154,29 @@ def test_a_skipped_step_is_judged_anew(ledger: Ledger) -> None:
 
     # a is kept, so nothing will ever let the alarm run: it is skipped again, and what needs it.
     assert heads(ledger.resume(run_id, [("alarm", 1), ("page", 0), ("x", 0)])) == ["x"]
-    assert states_of(ledger, run_id) == {"a": "succeeded", "alarm": "skipped", "page": "skipped", "x": "queued"}
+    assert states_of(ledger, run_id) == {
+        "a": "succeeded",
+        "alarm": "skipped",
+        "page": "skipped",
+        "x": "queued",
+    }
     end(ledger, run_id, "x", 2, FAILED)
 
-    assert heads(ledger.resume(run_id, [("a", 0), ("alarm", 0), ("page", 0), ("x", 0)], again=["a"])) == ["a", "x"]
+    assert heads(
+        ledger.resume(run_id, [("a", 0), ("alarm", 0), ("page", 0), ("x", 0)], again=["a"])
+    ) == ["a", "x"]
     assert end(ledger, run_id, "a", 2, FAILED) == ["alarm"]
 
 
 @pytest.mark.parametrize(
     ("rule", "queued_by"),
-    [("all_success", "b"), ("all_done", "b"), ("always", "b"), ("none_failed", "b"), ("one_failed", "")],
+    [
+        ("all_success", "b"),
+        ("all_done", "b"),
+        ("always", "b"),
+        ("none_failed", "b"),
+        ("one_failed", ""),
+    ],
 )
 def test_every_rule_counts_what_is_kept(ledger: Ledger, rule: str, queued_by: str) -> None:
     run_id = start_graph(ledger, {"a": "", "b": "", "c": "a b"}, {"c": rule})
@@ -186,7 +213,7 @@ def test_a_run_that_never_began_is_queued_again(ledger: Ledger) -> None:
     assert verify_run(ledger, run_id).violations == ()
 
 
-# -- what counts on and what counts anew -----------------------------------------------------------------------------
+# -- what counts on and what counts anew -----------------------------------------------------------
 
 
 def test_retries_and_lost_attempts_count_anew(ledger: Ledger) -> None:
@@ -223,7 +250,9 @@ def test_what_ended_before_a_resume_commits_and_writes_nothing_after_it(ledger: 
             ledger.cancel(run_id, "enough")
         for step in "ab":
             for outcome in (SUCCEEDED, FAILED):
-                assert isinstance(ledger.commit(run_id, step, 1, tokens[step], "w", outcome), Refusal)
+                assert isinstance(
+                    ledger.commit(run_id, step, 1, tokens[step], "w", outcome), Refusal
+                )
             assert not ledger.append_log(run_id, step, 1, tokens[step], ["late"], 10)
             held = Held(run_id, step, 1, "w")
             assert ledger.renew([held], 60.0) == {held: "fenced"}
@@ -244,7 +273,7 @@ def test_a_step_that_waits_after_a_resume_is_nobodys(ledger: Ledger) -> None:
     assert not ledger.append_log(run_id, "b", 1, token, ["late"], 10)
 
 
-# -- when it is refused ----------------------------------------------------------------------------------------------
+# -- when it is refused ----------------------------------------------------------------------------
 
 
 def refused_resumes(ledger: Ledger) -> dict[str, tuple[str, type[Exception], dict[str, Any]]]:
@@ -269,7 +298,13 @@ def refused_resumes(ledger: Ledger) -> dict[str, tuple[str, type[Exception], dic
 
 @pytest.mark.parametrize(
     "case",
-    ["it has succeeded", "it goes on", "attempts are being stopped", "it was resumed meanwhile", "it is not there"],
+    [
+        "it has succeeded",
+        "it goes on",
+        "attempts are being stopped",
+        "it was resumed meanwhile",
+        "it is not there",
+    ],
 )
 def test_a_resume_is_refused_and_changes_nothing_when(ledger: Ledger, case: str) -> None:
     run_id, error, more = refused_resumes(ledger)[case]
@@ -317,7 +352,7 @@ def test_a_resume_that_would_lose_count_of_the_steps_is_refused_and_changes_noth
     assert everything(ledger, run_id) == before
 
 
-# -- said twice, and by many -----------------------------------------------------------------------------------------
+# -- said twice, and by many -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("is_staged", [False, True])
@@ -333,13 +368,19 @@ def test_a_resume_that_is_said_twice_happens_once(ledger: Ledger, is_staged: boo
     assert verify_run(ledger, run_id).violations == ()
 
 
-def test_of_many_who_resume_at_once_one_does_and_what_they_stage_is_not_mixed(ledger: Ledger, at_once) -> None:
+def test_of_many_who_resume_at_once_one_does_and_what_they_stage_is_not_mixed(
+    ledger: Ledger, at_once
+) -> None:
     run_id = failed_run(ledger)
 
     def resume(own: Ledger, number: int) -> tuple[Chain, ...] | None:
         other = graph({**UPSTREAM, f"new{number}": "d"})
         try:
-            return own.resume(run_id, [*RESETS, (f"new{number}", 0)], staged=list(staged_steps(other.plan(), SETTINGS)))
+            return own.resume(
+                run_id,
+                [*RESETS, (f"new{number}", 0)],
+                staged=list(staged_steps(other.plan(), SETTINGS)),
+            )
         except RunNotEnded:
             return None
 
@@ -353,7 +394,9 @@ def test_of_many_who_resume_at_once_one_does_and_what_they_stage_is_not_mixed(le
 
 
 @pytest.mark.parametrize("is_before", [True, False])
-def test_a_coordinator_that_looks_while_a_run_is_resumed_does_not_lose_it(ledger: Ledger, is_before: bool) -> None:
+def test_a_coordinator_that_looks_while_a_run_is_resumed_does_not_lose_it(
+    ledger: Ledger, is_before: bool
+) -> None:
     class LookedAt(Ledger):
         def _call(self, run_id: str, *args: Any) -> Any:
             if is_before and args[0] == "resume":
@@ -371,7 +414,7 @@ def test_a_coordinator_that_looks_while_a_run_is_resumed_does_not_lose_it(ledger
     assert ledger.active_runs() == [run_id]
 
 
-# -- another pipeline ------------------------------------------------------------------------------------------------
+# -- another pipeline ------------------------------------------------------------------------------
 
 
 def resume_as(
@@ -391,13 +434,24 @@ def test_steps_may_come_and_go(ledger: Ledger) -> None:
     run_id = failed_run(ledger)
 
     # b is gone; c waits for a and for a new step now.
-    chains = resume_as(ledger, run_id, graph({"a": "", "n": "a", "c": "n", "d": "c"}), kept="a", gone="b")
+    chains = resume_as(
+        ledger, run_id, graph({"a": "", "n": "a", "c": "n", "d": "c"}), kept="a", gone="b"
+    )
 
     assert links(chains) == [[("n", 1), ("c", 1), ("d", 1)]]
-    assert states_of(ledger, run_id) == {"a": "succeeded", "n": "queued", "c": "waiting", "d": "waiting"}
+    assert states_of(ledger, run_id) == {
+        "a": "succeeded",
+        "n": "queued",
+        "c": "waiting",
+        "d": "waiting",
+    }
     assert counts_in(ledger.run_fields(run_id)) == {"succeeded": 1, "queued": 1, "waiting": 2}
     (event,) = [event for event in ledger.events(run_id) if event.kind == "run.resumed"]
-    assert (event.detail["new"], event.detail["gone"], event.detail["rewired"]) == (["n"], ["b"], ["c"])
+    assert (event.detail["new"], event.detail["gone"], event.detail["rewired"]) == (
+        ["n"],
+        ["b"],
+        ["c"],
+    )
     for step in "ncd":
         end(ledger, run_id, step)
     record = read_record(ledger, run_id)
@@ -434,7 +488,12 @@ def test_a_step_that_comes_back_counts_its_attempts_on(ledger: Ledger) -> None:
 def test_options_are_those_of_the_pipeline_as_it_is_now(ledger: Ledger) -> None:
     run_id = failed_run(ledger)
 
-    resume_as(ledger, run_id, graph(UPSTREAM, {"c": "all_done"}, {"b": {"pool": "gpu", "priority": 0}}), kept="a")
+    resume_as(
+        ledger,
+        run_id,
+        graph(UPSTREAM, {"c": "all_done"}, {"b": {"pool": "gpu", "priority": 0}}),
+        kept="a",
+    )
 
     assert ledger.queued_before(run_id, "cuda", 0, 2**52)[0][:2] == ("b", 2)
     assert end(ledger, run_id, "b", 2, FAILED) == ["c"]

@@ -11,7 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import final_states
-from runs import SETTINGS, Graph, SaidTwice, begin, events_of, graph, heads, random_graph, run_state, start, states_of
+from runs import (
+    SETTINGS,
+    Graph,
+    SaidTwice,
+    begin,
+    events_of,
+    graph,
+    heads,
+    random_graph,
+    run_state,
+    start,
+    states_of,
+)
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, StepState
@@ -25,9 +37,17 @@ UPSTREAM = {"a": "", "b": "a", "c": "a", "d": "b c", "alarm": "a"}
 RULES = {"alarm": "one_failed"}
 
 
-def end(ledger: Ledger, run_id: str, step: str, attempt: int = 1, outcome: Outcome = Outcome.SUCCEEDED) -> list[str]:
+def end(
+    ledger: Ledger, run_id: str, step: str, attempt: int = 1, outcome: Outcome = Outcome.SUCCEEDED
+) -> list[str]:
     answer = ledger.commit(
-        run_id, step, attempt, begin(ledger, run_id, step, attempt), "w", outcome, output=f'"{step}{attempt}"'
+        run_id,
+        step,
+        attempt,
+        begin(ledger, run_id, step, attempt),
+        "w",
+        outcome,
+        output=f'"{step}{attempt}"',
     )
     assert isinstance(answer, Commit)
     return heads(answer.ready)
@@ -36,14 +56,23 @@ def end(ledger: Ledger, run_id: str, step: str, attempt: int = 1, outcome: Outco
 def rerun(
     ledger: Ledger, made: Graph, of: str, reused: Collection[str], **fields: str
 ) -> tuple[str, tuple[Chain, ...]]:
-    """Start a run that takes these steps over from another one, in which each has succeeded at its attempt."""
+    """Start a run that takes these steps over from another one, in which each has succeeded at its
+    attempt."""
     plan = made.plan()
     outputs, states = ledger.outputs(of), ledger.states(of)
-    places = {step: place for place, step in enumerate(step for step in plan.order if step in reused)}
+    places = {
+        step: place for place, step in enumerate(step for step in plan.order if step in reused)
+    }
     staged = [
-        replace(it, output=outputs.get(it.step, ""), reused=f"{places[it.step]} {states[it.step][1]} {of}")
-        if it.step in reused
-        else it
+        (
+            replace(
+                it,
+                output=outputs.get(it.step, ""),
+                reused=f"{places[it.step]} {states[it.step][1]} {of}",
+            )
+            if it.step in reused
+            else it
+        )
         for it in staged_steps(plan, SETTINGS)
     ]
     run_id = f"{of}-again"
@@ -86,19 +115,28 @@ def test_what_is_taken_over_has_succeeded_and_only_the_rest_runs(ledger: Ledger)
     assert ledger.outputs(run_id) == {"a": '"a2"', "b": '"b1"', "d": '"d1"'}
     assert run_state(ledger, run_id) == "succeeded"
     record = read_record(ledger, run_id)
-    assert (record.rerun_of, record.steps["a"].reused, record.steps["a"].attempts) == (old, (old, 2), [])
+    assert (record.rerun_of, record.steps["a"].reused, record.steps["a"].attempts) == (
+        old,
+        (old, 2),
+        [],
+    )
     assert (record.steps["d"].reused, len(record.steps["d"].attempts)) == (None, 1)
     assert events_of(ledger, run_id)[:4] == [
-        ("run.created", "", 0), ("step.reused", "a", 0), ("step.reused", "b", 0), ("step.queued", "c", 1)
+        ("run.created", "", 0), ("step.reused", "a", 0), ("step.reused", "b", 0), ("step.queued",
+         "c", 1)
     ]  # fmt: skip
     verified = verify_run(ledger, run_id)
     assert (verified.violations, verified.remarks, verified.attempts) == ((), (), 2)
 
 
-def test_a_start_that_is_said_twice_takes_over_once_and_gives_the_same_chains(ledger: Ledger) -> None:
+def test_a_start_that_is_said_twice_takes_over_once_and_gives_the_same_chains(
+    ledger: Ledger,
+) -> None:
     old = good_run(ledger)
 
-    run_id, chains = rerun(SaidTwice(ledger.client, ledger.prefix), graph(UPSTREAM, RULES), old, "a")
+    run_id, chains = rerun(
+        SaidTwice(ledger.client, ledger.prefix), graph(UPSTREAM, RULES), old, "a"
+    )
 
     assert heads(chains) == ["b", "c"]
     assert [event for event, _, _ in events_of(ledger, run_id)].count("step.reused") == 1
@@ -139,10 +177,17 @@ def test_nothing_of_a_rerun_that_dies_while_it_stages_stays_for_ever(ledger: Led
     old = good_run(ledger)
     before = set(ledger.client.scan_iter(f"{ledger.prefix}:*"))
 
-    ledger._call("r", "stage", "s1", "a", '{"x":0,"q":"cpu","p":5}', "", "", "{}", '"a2"', f"0 2 {old}")
+    ledger._call(
+        "r", "stage", "s1", "a", '{"x":0,"q":"cpu","p":5}', "", "", "{}", '"a2"', f"0 2 {old}"
+    )
 
     left = set(ledger.client.scan_iter(f"{ledger.prefix}:*")) - before
-    assert {key.rpartition(":")[2] for key in left} == {"graph~s1", "spec~s1", "output~s1", "reused~s1"}
+    assert {key.rpartition(":")[2] for key in left} == {
+        "graph~s1",
+        "spec~s1",
+        "output~s1",
+        "reused~s1",
+    }
     assert all(0 < ledger.client.ttl(key) <= 3600 for key in left)
 
 
@@ -164,7 +209,9 @@ def test_any_run_ends_as_it_would_when_what_is_above_is_taken_over(
             reused.add(step)
     fails = {step for step in made.upstream if rng.random() < 0.2}
 
-    run_id, _ = rerun(rng.choice([ledger, SaidTwice(ledger.client, ledger.prefix)]), made, old, reused)
+    run_id, _ = rerun(
+        rng.choice([ledger, SaidTwice(ledger.client, ledger.prefix)]), made, old, reused
+    )
     run_to_its_end(ledger, run_id, rng, fails)
 
     assert states_of(ledger, run_id) == final_states(made.upstream, made.rules, fails, reused)
@@ -176,12 +223,14 @@ def test_any_run_ends_as_it_would_when_what_is_above_is_taken_over(
 
 
 def run_to_its_end(ledger: Ledger, run_id: str, rng: Random, fails: set[str]) -> None:
-    while queued := sorted(ledger.attempts_in(run_id, list(ledger.entries(run_id)), StepState.QUEUED)):
+    while queued := sorted(
+        ledger.attempts_in(run_id, list(ledger.entries(run_id)), StepState.QUEUED)
+    ):
         step = rng.choice(queued)
         end(ledger, run_id, step, outcome=Outcome.FAILED if step in fails else Outcome.SUCCEEDED)
 
 
-# -- forgeries ------------------------------------------------------------------------------------------------------
+# -- forgeries -------------------------------------------------------------------------------------
 
 
 def forged(event: str, **detail: object) -> Callable[[Ledger, str], None]:
@@ -199,7 +248,9 @@ def forged(event: str, **detail: object) -> Callable[[Ledger, str], None]:
     return forge
 
 
-def with_one_more(event: str, step: str, attempt: int, detail: str = "") -> Callable[[Ledger, str], None]:
+def with_one_more(
+    event: str, step: str, attempt: int, detail: str = ""
+) -> Callable[[Ledger, str], None]:
     def forge(ledger: Ledger, run_id: str) -> None:
         fields = {"event": event, "at": 1, "step": step, "attempt": attempt, "detail": detail}
         ledger.client.xadd(ledger.key(run_id, "events"), fields)
@@ -208,22 +259,31 @@ def with_one_more(event: str, step: str, attempt: int, detail: str = "") -> Call
 
 
 def on_key(part: str, command: str, *words: object) -> Callable[[Ledger, str], None]:
-    return lambda ledger, run_id: ledger.client.execute_command(command, ledger.key(run_id, part), *words)
+    return lambda ledger, run_id: ledger.client.execute_command(
+        command, ledger.key(run_id, part), *words
+    )
 
 
 FORGERIES: dict[str, tuple[Callable[[Ledger, str], None], str]] = {
-    "an attempt that there was not": (forged("step.reused", attempt=7), "which has no such success"),
+    "an attempt that there was not": (forged("step.reused", attempt=7),
+    "which has no such success"),
     "an attempt that failed": (forged("step.reused", attempt=1), "which has no such success"),
     "no attempt": (forged("step.reused", attempt=0), "does not name the attempt of another run"),
     "no run": (forged("step.reused", run=""), "does not name the attempt of another run"),
     "this run itself": (forged("step.reused", run="old-again"), "which is this run"),
-    "another output": (on_key("output", "HSET", "a", '"forged"'), "but has another output than that"),
-    "another attempt than the ledger has": (on_key("reused", "HSET", "a", "0 1 old"), "but the ledger has it from"),
-    "a step that the ledger runs": (on_key("reused", "HDEL", "a"), "but the ledger has it from None"),
-    "a run that is no rerun": (on_key("run", "HDEL", "rerun_of"), "the run does not say that it is a rerun"),
-    "a run that is not named": (on_key("run", "HSET", "reuses", "[]"), "the run does not say that it is a rerun"),
+    "another output": (on_key("output", "HSET", "a", '"forged"'),
+    "but has another output than that"),
+    "another attempt than the ledger has": (on_key("reused", "HSET", "a", "0 1 old"),
+    "but the ledger has it from"),
+    "a step that the ledger runs": (on_key("reused", "HDEL", "a"),
+    "but the ledger has it from None"),
+    "a run that is no rerun": (on_key("run", "HDEL", "rerun_of"),
+    "the run does not say that it is a rerun"),
+    "a run that is not named": (on_key("run", "HSET", "reuses", "[]"),
+    "the run does not say that it is a rerun"),
     "a step that has run": (
-        with_one_more("step.reused", "c", 0, '{"run":"old","attempt":1}'), "only when the run begins",
+        with_one_more("step.reused", "c", 0, '{"run":"old","attempt":1}'),
+        "only when the run begins",
     ),
 }  # fmt: skip
 
@@ -246,7 +306,10 @@ def test_verify_finds_a_step_that_was_taken_over_below_one_that_runs(ledger: Led
 
     run_id, _ = rerun(ledger, graph(UPSTREAM, RULES), old, "ad")
 
-    assert any("but its upstream 'b' is not taken over" in it for it in verify_run(ledger, run_id).violations)
+    assert any(
+        "but its upstream 'b' is not taken over" in it
+        for it in verify_run(ledger, run_id).violations
+    )
 
 
 def test_verify_says_what_it_cannot_know_when_the_other_run_is_gone(ledger: Ledger) -> None:
@@ -257,10 +320,14 @@ def test_verify_says_what_it_cannot_know_when_the_other_run_is_gone(ledger: Ledg
     verified = verify_run(ledger, run_id)
 
     assert verified.violations == ()
-    assert verified.remarks == (f"run {old} is gone from the server: whether it computed 'a', 'b' cannot be checked",)
+    assert verified.remarks == (
+        f"run {old} is gone from the server: whether it computed 'a', 'b' cannot be checked",
+    )
 
 
-def test_a_source_that_was_resumed_since_still_vouches_for_what_it_had_computed(ledger: Ledger) -> None:
+def test_a_source_that_was_resumed_since_still_vouches_for_what_it_had_computed(
+    ledger: Ledger,
+) -> None:
     upstream = {"a": "", "b": "a", "x": ""}
     old, _ = start(ledger, graph(upstream).plan())
     end(ledger, old, "a")

@@ -1,4 +1,5 @@
-"""What the ledger's Lua says about itself is true: its keys, its words, and that nothing is too large for it."""
+"""What the ledger's Lua says about itself is true: its keys, its words, and that nothing is too
+large for it."""
 
 from __future__ import annotations
 
@@ -11,20 +12,40 @@ from redis.crc import key_slot
 from runs import INSTANT_S, SETTINGS, begin, counts_in, graph, heads, run_state, start, start_graph
 
 from orchestrator.alerts import delivery
-from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, Step, TriggerRule
+from orchestrator.definition.model import (
+    FunctionCall,
+    OutputRef,
+    ParamRef,
+    Pipeline,
+    Step,
+    TriggerRule,
+)
 from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.events import REPAIRS, REPLACEMENTS, EventKind
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.presence import CoordinatorCard, WorkerCard, announce_coordinator, announce_worker
+from orchestrator.ledger.presence import (
+    CoordinatorCard,
+    WorkerCard,
+    announce_coordinator,
+    announce_worker,
+)
 from orchestrator.ledger.script import SCRIPT
-from orchestrator.ledger.states import SILENT_TRANSITIONS, STEP_TRANSITIONS, Outcome, RunState, StepState
+from orchestrator.ledger.states import (
+    SILENT_TRANSITIONS,
+    STEP_TRANSITIONS,
+    Outcome,
+    RunState,
+    StepState,
+)
 from orchestrator.ledger.values import Claim, Held, Reused, StagedStep
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.runs.submission import staged_steps
 
 HEAD, _, CODE = SCRIPT.partition("\nlocal ")
-RUN_KEYS = dict(re.findall(r"^-- +\{prefix\}:\{RUN\}:(\S+) +(hash|zset|set|stream|list|string) ", HEAD, re.M))
+RUN_KEYS = dict(
+    re.findall(r"^-- +\{prefix\}:\{RUN\}:(\S+) +(hash|zset|set|stream|list|string) ", HEAD, re.M)
+)
 STAGED_KEY = "<part>~<stage_id>"  # there only while a submit or a resume is being prepared
 SERVER_KEYS = dict(re.findall(r"^-- +\{prefix\}:(\w+) +(hash|zset|set|stream|list) ", HEAD, re.M))
 
@@ -35,8 +56,8 @@ def keys_and_types(ledger: Ledger) -> dict[str, str]:
 
 
 def full_run(ledger: Ledger) -> str:
-    """Return a run that uses everything a run can use: resumed with another param; one attempt lost, one retry due, one
-    step queued."""
+    """Return a run that uses everything a run can use: resumed with another param; one attempt
+    lost, one retry due, one step queued."""
     options = StepOptions(retries=1)
     steps = [
         Step("a", FunctionCall("m:f", (ParamRef("x"),)), (), options),
@@ -48,7 +69,14 @@ def full_run(ledger: Ledger) -> str:
     ]
     plan = compile_pipeline(Pipeline("p", {step.name: step for step in steps}, {"x": 1}))
     secrets = {"secrets": '["s"]', "secret_values": '{"s":"sesame"}'}
-    fields = {"target": "p.py", "code": "{}", "alerts": "[]", "deadline_s": 3600, "rerun_of": "o", "reuses": '["o"]'}
+    fields = {
+        "target": "p.py",
+        "code": "{}",
+        "alerts": "[]",
+        "deadline_s": 3600,
+        "rerun_of": "o",
+        "reuses": '["o"]',
+    }
     fields |= secrets
     taken_over = {"f": Reused("o", 1)}
     run_id, _ = start(ledger, plan, params='{"x":1}', fields=fields, reused=taken_over)
@@ -59,15 +87,23 @@ def full_run(ledger: Ledger) -> str:
     begin(ledger, run_id, "c")
     ledger.report_lost(run_id, "c", 1, {}, owner="w")
     ledger.cancel(run_id, "enough")
-    ledger.resume(run_id, [("c", 1), ("d", 1), ("e", 0)], fields={"params": '{"x":2}', "deadline_s": 3600} | secrets)
-    ledger.commit(run_id, "c", 3, begin(ledger, run_id, "c", 3), "w", Outcome.FAILED, retry_in_s=0.0)
+    ledger.resume(
+        run_id,
+        [("c", 1), ("d", 1), ("e", 0)],
+        fields={"params": '{"x":2}', "deadline_s": 3600} | secrets,
+    )
+    ledger.commit(
+        run_id, "c", 3, begin(ledger, run_id, "c", 3), "w", Outcome.FAILED, retry_in_s=0.0
+    )
     return run_id
 
 
 def test_the_keys_of_a_run_are_those_at_the_head_of_the_script(ledger: Ledger) -> None:
     run_id = full_run(ledger)
     announce_coordinator(ledger.client, ledger.prefix, CoordinatorCard("c", "host", 1, "3.11"))
-    announce_worker(ledger.client, ledger.prefix, WorkerCard("w", ("cpu",), 1, "prefork", "host", 1, "beef"))
+    announce_worker(
+        ledger.client, ledger.prefix, WorkerCard("w", ("cpu",), 1, "prefork", "host", 1, "beef")
+    )
 
     beside = SERVER_KEYS | {"worker:w": "string", "coordinator:c": "string"}
     of_run = {f"{{{run_id}}}:{part}": kind for part, kind in RUN_KEYS.items() if part != STAGED_KEY}
@@ -80,9 +116,15 @@ def test_the_keys_of_a_run_are_those_at_the_head_of_the_script(ledger: Ledger) -
     # Once the run has ended nothing is due, and nothing queued.
     ledger.advance_due(run_id)
     for step, attempt in (("c", 4), ("d", 1), ("e", 2)):
-        ledger.commit(run_id, step, attempt, begin(ledger, run_id, step, attempt), "w", Outcome.SUCCEEDED)
+        ledger.commit(
+            run_id, step, attempt, begin(ledger, run_id, step, attempt), "w", Outcome.SUCCEEDED
+        )
     assert run_state(ledger, run_id) == "succeeded"
-    del of_run[f"{{{run_id}}}:secret"], of_run[f"{{{run_id}}}:due"], of_run[f"{{{run_id}}}:queued:cuda:3"]
+    del (
+        of_run[f"{{{run_id}}}:secret"],
+        of_run[f"{{{run_id}}}:due"],
+        of_run[f"{{{run_id}}}:queued:cuda:3"],
+    )
     assert keys_and_types(ledger) == of_run | beside
 
 
@@ -90,11 +132,14 @@ def test_what_a_resume_stages_goes_by_itself_when_the_resume_never_comes(ledger:
     run_id = full_run(ledger)
     before = keys_and_types(ledger)
     for _ in range(2):
-        ledger._call(run_id, "stage", "r1", "a", '{"x":0,"q":"cpu","p":5}', '["b"]', '["b"]', "{}", "", "")
+        ledger._call(
+            run_id, "stage", "r1", "a", '{"x":0,"q":"cpu","p":5}', '["b"]', '["b"]', "{}", "", ""
+        )
 
     staged = {key: kind for key, kind in keys_and_types(ledger).items() if key not in before}
     assert staged == {
-        f"{{{run_id}}}:{part}~r1": RUN_KEYS[STAGED_KEY] for part in ("graph", "children", "inputs", "spec")
+        f"{{{run_id}}}:{part}~r1": RUN_KEYS[STAGED_KEY]
+        for part in ("graph", "children", "inputs", "spec")
     }
     assert all(0 < ledger.client.ttl(f"{ledger.prefix}:{key}") <= 3600 for key in staged)
 
@@ -172,11 +217,14 @@ def test_lua_and_python_know_the_same_states_and_changes() -> None:
         for source, targets in re.findall(r"(\w+) = \{(.*?)\}", table)
     }
     assert in_lua == {
-        state: STEP_TRANSITIONS[state] | SILENT_TRANSITIONS.get(state, frozenset()) for state in StepState
+        state: STEP_TRANSITIONS[state] | SILENT_TRANSITIONS.get(state, frozenset())
+        for state in StepState
     }
 
-    ended = re.search(r"local ENDED = \{(.*?)\}", CODE).group(1)
-    assert set(re.findall(r"(\w+) = true", ended)) == {state.value for state in StepState if state.is_ended}
+    ended = re.search(r"local ENDED = \{(.*?)\}", CODE, re.S).group(1)
+    assert set(re.findall(r"(\w+) = true", ended)) == {
+        state.value for state in StepState if state.is_ended
+    }
     assert {state.value for state in RunState if state.is_ended} <= set(re.findall(r"\w+", ended))
 
 
@@ -187,15 +235,21 @@ def test_the_state_of_a_step_is_written_at_one_place_that_checks_the_change() ->
 
 
 @pytest.mark.parametrize("source", StepState)
-def test_a_change_that_is_not_in_the_table_is_refused_and_changes_nothing(ledger: Ledger, source: StepState) -> None:
+def test_a_change_that_is_not_in_the_table_is_refused_and_changes_nothing(
+    ledger: Ledger, source: StepState
+) -> None:
     """Whatever state a step is put into by force: what may not follow on it does not."""
-    for target in set(StepState) - STEP_TRANSITIONS[source] - SILENT_TRANSITIONS.get(source, frozenset()):
+    for target in (
+        set(StepState) - STEP_TRANSITIONS[source] - SILENT_TRANSITIONS.get(source, frozenset())
+    ):
         run_id = start_graph(ledger, {"a": "", "b": "a"})
         key = ledger.key(run_id, "state")
         before = f"{source} 1 0 1 -"
         ledger.client.hset(key, "a", before)
         script = f"{CHANGE}enter(KEYS, ARGV) write('a', '{source}', '{target}', 1, 0, '-')"
-        with pytest.raises(redis.ResponseError, match=f"step a cannot become {target}, it is {source}"):
+        with pytest.raises(
+            redis.ResponseError, match=f"step a cannot become {target}, it is {source}"
+        ):
             ledger.client.eval(script, 1, ledger.key(run_id, "run"))
         assert ledger.client.hget(key, "a") == before
 
@@ -227,21 +281,29 @@ def test_every_state_rule_and_outcome_in_the_code_is_a_word_that_python_knows() 
 
 def test_every_event_is_written_somewhere() -> None:
     written = {*re.findall(r"emit\('(\w+\.\w+)'", CODE)}
-    of_steps = {f"step.{verdict}" for verdict in ("upstream_failed", "skipped")}  # emit('step.' .. verdict, …)
+    # emit('step.' .. verdict, …)
+    of_steps = {f"step.{verdict}" for verdict in ("upstream_failed", "skipped")}
     of_runs = {f"run.{state}" for state in RunState if state.is_ended}  # emit('run.' .. final, …)
     by_python = set(re.findall(r"EventKind\.(ALERT_\w+)", Path(delivery.__file__).read_text()))
 
-    assert written | of_steps | of_runs | {EventKind[name] for name in by_python} == set(EventKind) - {"unreadable"}
+    assert written | of_steps | of_runs | {EventKind[name] for name in by_python} == set(
+        EventKind
+    ) - {"unreadable"}
 
 
 def test_attempts_that_may_be_lost_are_as_many_as_the_options_say() -> None:
-    assert re.search(r"local LOST_ATTEMPTS = (\d+) ", CODE).group(1) == str(StepOptions().lost_attempts)
-    assert f"lost attempts that it may have\n--{' ' * 35}(absent = {StepOptions().lost_attempts})" in HEAD
+    assert re.search(r"local LOST_ATTEMPTS = (\d+) ", CODE).group(1) == str(
+        StepOptions().lost_attempts
+    )
+    words = " ".join(HEAD.replace("\n--", " ").split())
+    assert f"lost attempts that it may have (absent = {StepOptions().lost_attempts})" in words
 
 
 def test_a_repair_is_an_event_that_the_script_writes() -> None:
     assert set(re.findall(r"emit\('(\w+\.\w+)'", CODE)) >= REPAIRS
-    assert {f"attempt.{outcome}" for outcome in (Outcome.LOST, Outcome.HANDED_OVER, Outcome.PUT_BACK)} == REPLACEMENTS
+    assert {
+        f"attempt.{outcome}" for outcome in (Outcome.LOST, Outcome.HANDED_OVER, Outcome.PUT_BACK)
+    } == REPLACEMENTS
 
 
 def test_every_state_is_reached_by_name_in_the_code() -> None:
@@ -253,7 +315,10 @@ def test_every_state_is_reached_by_name_in_the_code() -> None:
 
 def test_every_rule_but_the_default_is_judged_as_its_model_judges_it() -> None:
     # all_done and always are what is left when no other rule applies.
-    assert set(re.findall(r"rule == '(\w+)'", CODE)) == {rule.value for rule in TriggerRule} - {"all_done", "always"}
+    assert set(re.findall(r"rule == '(\w+)'", CODE)) == {rule.value for rule in TriggerRule} - {
+        "all_done",
+        "always",
+    }
 
 
 def test_a_commit_may_make_5_000_steps_ready(ledger: Ledger) -> None:
@@ -277,10 +342,14 @@ def test_a_failure_may_end_5_000_steps(ledger: Ledger) -> None:
     assert run_state(ledger, run_id) == "failed"
 
 
-def test_a_run_may_have_10_000_roots_and_a_step_may_read_them_all(ledger: Ledger, redis_client: redis.Redis) -> None:
+def test_a_run_may_have_10_000_roots_and_a_step_may_read_them_all(
+    ledger: Ledger, redis_client: redis.Redis
+) -> None:
     names = [f"s{i}" for i in range(10_000)]
     steps = {name: Step(name, FunctionCall("m:f")) for name in names}
-    steps["all"] = Step("all", FunctionCall("m:f", ([OutputRef(name) for name in names],)), tuple(names))
+    steps["all"] = Step(
+        "all", FunctionCall("m:f", ([OutputRef(name) for name in names],)), tuple(names)
+    )
     run_id, chains = start(ledger, compile_pipeline(Pipeline("p", steps)))
     assert heads(chains) == names
 
@@ -291,7 +360,11 @@ def test_a_run_may_have_10_000_roots_and_a_step_may_read_them_all(ledger: Ledger
         for name in names:
             script(key, ["claim", name, 1, "c", "w", 6_000_000], pipe)
         for name, (_, token, *_) in zip(names, pipe.execute(), strict=True):
-            script(key, ["commit", name, 1, token, "w", "succeeded", "{}", f'"{name}"', "", 0, ""], pipe)
+            script(
+                key,
+                ["commit", name, 1, token, "w", "succeeded", "{}", f'"{name}"', "", 0, ""],
+                pipe,
+            )
         answers = pipe.execute()
     assert [answer[3] for answer in answers[:-1]] == [[]] * 9_999
 
@@ -318,7 +391,9 @@ def test_a_chain_is_cut_into_messages_of_max_links(ledger: Ledger) -> None:
         for link, following in zip(links, [*links[1:], None], strict=True):
             token = begin(ledger, run_id, link.step)
             follower = following[:2] if following else ("", 0)
-            answer = ledger.commit(run_id, link.step, 1, token, "w", Outcome.SUCCEEDED, follower=follower)
+            answer = ledger.commit(
+                run_id, link.step, 1, token, "w", Outcome.SUCCEEDED, follower=follower
+            )
             assert answer.is_chain_going_on == (following is not None)
             ready = answer.ready
             assert not (ready and following)
@@ -353,19 +428,22 @@ def test_steps_are_staged_in_the_order_of_the_listing_as_the_script_says(ledger:
     assert list(staged_steps(plan, SETTINGS)) == [
         StagedStep("z", '{"x":0,"q":"cpu","p":5,"s":3,"u":1,"t":"all_done"}', "", "",
                    '{"pool":"cpu","run":"true","upstream":["a"]}'),
-        StagedStep("a", '{"x":1,"q":"cpu","p":5,"s":3,"n":"z"}', '["z"]', "", '{"pool":"cpu","run":"true"}'),
+        StagedStep("a", '{"x":1,"q":"cpu","p":5,"s":3,"n":"z"}', '["z"]', "",
+        '{"pool":"cpu","run":"true"}'),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "rules", [["+@all"], ["+@all", "-function"], ["+@all", "-fcall"], ["+@all", "-function", "-fcall"]]
+    "rules",
+    [["+@all"], ["+@all", "-function"], ["+@all", "-fcall"], ["+@all", "-function", "-fcall"]],
 )
 def test_a_server_that_lets_us_load_no_function_gets_a_script(
     shared_redis_url: str, redis_client: redis.Redis, ledger: Ledger, rules: list[str]
 ) -> None:
     redis_client.function_flush("SYNC")
     redis_client.script_flush("SYNC")
-    redis_client.acl_setuser("limited", enabled=True, nopass=True, keys=["*"], channels=["*"], reset=True, commands=[
+    redis_client.acl_setuser("limited", enabled=True, nopass=True, keys=["*"], channels=["*"],
+    reset=True, commands=[
         *rules
     ])  # fmt: skip
     with connect(shared_redis_url) as client:

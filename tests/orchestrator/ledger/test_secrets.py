@@ -1,4 +1,5 @@
-"""The values of secret params are in the ledger while a run goes on, for those who claim, and no longer."""
+"""The values of secret params are in the ledger while a run goes on, for those who claim, and no
+longer."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ def test_every_claim_brings_the_secrets_after_retries_and_lost_attempts_too(ledg
     third = claimed(ledger, run_id, "a", 3)
     ledger.commit(run_id, "a", 3, third.token, "w", Outcome.SUCCEEDED)
 
-    assert [it.secrets for it in (claim, second, third, claimed(ledger, run_id, "b"))] == [{"token": "sesame"}] * 4
+    assert [it.secrets for it in (claim, second, third, claimed(ledger, run_id, "b"))] == [
+        {"token": "sesame"}
+    ] * 4
     assert "sesame" not in repr(claim)
     assert ledger.secrets(run_id) == {"token": "sesame"}
 
@@ -72,7 +75,9 @@ def miss_the_deadline(ledger: Ledger, run_id: str) -> None:
 
 
 @pytest.mark.parametrize("end", [succeed, fail, lose, cancel, cancel_steps, miss_the_deadline])
-def test_every_end_of_a_run_deletes_them(ledger: Ledger, end: Callable[[Ledger, str], None]) -> None:
+def test_every_end_of_a_run_deletes_them(
+    ledger: Ledger, end: Callable[[Ledger, str], None]
+) -> None:
     run_id = started(ledger, **({"deadline_s": INSTANT_S} if end is miss_the_deadline else {}))
     assert ledger.client.exists(key_of(ledger, run_id))
 
@@ -110,7 +115,12 @@ def test_who_is_refused_leaves_no_secrets(ledger: Ledger) -> None:
     run_id = started(ledger)
 
     with pytest.raises(RunExists):
-        start(ledger, graph({"a": ""}).plan(), run_id=run_id, fields=SECRETS | {"secret_values": '{"token": "other"}'})
+        start(
+            ledger,
+            graph({"a": ""}).plan(),
+            run_id=run_id,
+            fields=SECRETS | {"secret_values": '{"token": "other"}'},
+        )
 
     assert ledger.secrets(run_id) == {"token": "sesame"}
 

@@ -38,7 +38,10 @@ def clocks(ledger: Ledger, count: int) -> list[ServerClock]:
 
 def recorded(ledger: Ledger) -> list[int]:
     """Return by how many hours each recorded step has put the clock."""
-    return [round(step.by_us / HOUR_US) for step in steps_in(ledger.client.get(clock_key(ledger.prefix)))]
+    return [
+        round(step.by_us / HOUR_US)
+        for step in steps_in(ledger.client.get(clock_key(ledger.prefix)))
+    ]
 
 
 def test_a_step_is_recorded_once_by_whoever_sees_it_first(ledger: Ledger, put: Put) -> None:
@@ -50,8 +53,11 @@ def test_a_step_is_recorded_once_by_whoever_sees_it_first(ledger: Ledger, put: P
     assert recorded(ledger) == [1]
 
 
-def test_who_was_late_records_a_step_that_undoes_one_which_another_has_recorded(ledger: Ledger, put: Put) -> None:
-    """It sees the clock as it was: its own two looks differ by nothing. The other one may be gone by then."""
+def test_who_was_late_records_a_step_that_undoes_one_which_another_has_recorded(
+    ledger: Ledger, put: Put
+) -> None:
+    """It sees the clock as it was: its own two looks differ by nothing. The other one may be gone
+    by then."""
     early, late = clocks(ledger, 2)
     put(-HOUR_US)
     early.look()

@@ -1,4 +1,5 @@
-"""What workers set aside: whole and in order where it is somebody else's, bounded where it is garbage."""
+"""What workers set aside: whole and in order where it is somebody else's, bounded where it is
+garbage."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ def queue(ledger: Ledger) -> str:
     return f"{ledger.prefix}.cpu"
 
 
-def test_a_message_of_others_goes_back_to_the_end_of_its_list_once_and_is_kept_then(ledger: Ledger, queue: str) -> None:
+def test_a_message_of_others_goes_back_to_the_end_of_its_list_once_and_is_kept_then(
+    ledger: Ledger, queue: str
+) -> None:
     client, key = ledger.client, f"{queue}\x06\x163"
     client.lpush(key, "waits already")
 
@@ -30,14 +33,20 @@ def test_a_message_of_others_goes_back_to_the_end_of_its_list_once_and_is_kept_t
     assert client.lrange(key, 0, -1) == ["theirs", "waits already"]
 
     assert not keep_foreign(client, ledger.prefix, queue, key, b"theirs")
-    assert client.lrange(key, 0, -1) == ["theirs", "waits already"]  # whoever called has taken it from there
+    # whoever called has taken it from there
+    assert client.lrange(key, 0, -1) == [
+        "theirs",
+        "waits already",
+    ]
     assert client.lrange(foreign_key(ledger.prefix, queue), 0, -1) == ["theirs"]
 
     # Given back by hand, it goes round once more.
     assert keep_foreign(client, ledger.prefix, queue, key, b"theirs")
 
 
-def test_none_of_the_others_is_ever_dropped(ledger: Ledger, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_none_of_the_others_is_ever_dropped(
+    ledger: Ledger, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(set_aside, "DEAD_KEPT", 3)
     for _ in range(2):
         for number in range(20):

@@ -1,4 +1,5 @@
-"""The server's clock does not show what it should: nothing is judged; each run is shifted once, and says so."""
+"""The server's clock does not show what it should: nothing is judged; each run is shifted once, and
+says so."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ STEPS = {"leased": "", "retrying": "", "queued": "", "last": "leased retrying qu
 
 
 def full_run(ledger: Ledger) -> str:
-    run_id = start_graph(ledger, STEPS, {}, {"queued": {"queue_timeout": 600.0}}, deadline_s=900, limits=1)
+    run_id = start_graph(
+        ledger, STEPS, {}, {"queued": {"queue_timeout": 600.0}}, deadline_s=900, limits=1
+    )
     begin(ledger, run_id, "leased")
     token = begin(ledger, run_id, "retrying")
     ledger.commit(run_id, "retrying", 1, token, "w", Outcome.FAILED, retry_in_s=300)
@@ -36,7 +39,8 @@ def times(ledger: Ledger, run_id: str) -> dict[str, int]:
 def test_a_run_is_shifted_once_by_each_step_of_the_clock(ledger, by_us) -> None:
     run_id = full_run(ledger)
     before, record = times(ledger, run_id), read_record(ledger, run_id)
-    # The clock would now show something else by so much; what is in the run was written by the clock as it was.
+    # The clock would now show something else by so much; what is in the run was written by the
+    # clock as it was.
     step = ClockStep(1, by_us, ledger.now_us() + abs(by_us) + 1)
 
     assert ledger.shift(run_id, step, LEASE_S)
@@ -50,7 +54,8 @@ def test_a_run_is_shifted_once_by_each_step_of_the_clock(ledger, by_us) -> None:
     (shifted,) = [it for it in ledger.events(run_id) if it.kind == "clock.shifted"]
     assert shifted.detail["by_s"] * 1e6 == by_us
     now = read_record(ledger, run_id)
-    assert now.steps["retrying"].attempts == record.steps["retrying"].attempts  # the record's times are not shifted
+    # the record's times are not shifted
+    assert now.steps["retrying"].attempts == record.steps["retrying"].attempts
     assert now.steps["retrying"].due_at_us == after["retrying"]
     assert not verify_run(ledger, run_id).violations
 
@@ -64,15 +69,19 @@ def test_what_was_written_since_the_clock_was_put_is_left_as_it_is(ledger) -> No
         assert ledger.shift(run_id, ClockStep(1, by_us, last_us), LEASE_S)
 
         after = times(ledger, run_id)
-        assert {name: after[name] - before[name] for name in after if name != "leased"} == dict.fromkeys(
-            ("retrying", "queued", "sent", "deadline"), 0
-        )
+        assert {
+            name: after[name] - before[name] for name in after if name != "leased"
+        } == dict.fromkeys(("retrying", "queued", "sent", "deadline"), 0)
 
 
 @pytest.mark.parametrize("off_us", [3_000_000, -3_000_000])
 def test_nothing_is_judged_by_a_clock_that_shows_something_else(ledger, off_us) -> None:
     run_id = start_graph(
-        ledger, {"a": "", "b": "", "c": ""}, {}, {"b": {"queue_timeout": INSTANT_S}}, deadline_s=INSTANT_S
+        ledger,
+        {"a": "", "b": "", "c": ""},
+        {},
+        {"b": {"queue_timeout": INSTANT_S}},
+        deadline_s=INSTANT_S,
     )
     ledger.claim(run_id, "a", 1, "c", "w", lease_s=0.0)
     ledger.commit(run_id, "c", 1, begin(ledger, run_id, "c"), "w", Outcome.FAILED, retry_in_s=0)
@@ -87,8 +96,13 @@ def test_nothing_is_judged_by_a_clock_that_shows_something_else(ledger, off_us) 
     assert not ledger.advance_due(
         run_id, expected_us=ledger.now_us(), clock_step=1
     ).is_judged  # not shifted by that step yet
-    assert ledger.shift(run_id, ClockStep(1, HOUR_US, ledger.now_us() - HOUR_US - 5_000_000), LEASE_S)
-    assert ledger.advance_due(run_id, expected_us=ledger.now_us() + off_us // 3, clock_step=1).state is RunState.FAILED
+    assert ledger.shift(
+        run_id, ClockStep(1, HOUR_US, ledger.now_us() - HOUR_US - 5_000_000), LEASE_S
+    )
+    assert (
+        ledger.advance_due(run_id, expected_us=ledger.now_us() + off_us // 3, clock_step=1).state
+        is RunState.FAILED
+    )
 
 
 def test_a_run_that_is_started_or_resumed_knows_the_steps_before_it(ledger) -> None:
@@ -108,7 +122,8 @@ def test_an_absence_of_the_server_is_added_to_the_limits_once_whoever_saw_it(led
     run_id = full_run(ledger)
     ledger.advance_due(run_id)
     before = times(ledger, run_id)
-    ledger.client.hset(ledger.key(run_id, "run"), "tended_at", ledger.now_us() - 17_000_000)  # since then it was away
+    # since then it was away
+    ledger.client.hset(ledger.key(run_id, "run"), "tended_at", ledger.now_us() - 17_000_000)
 
     for away_s in (17.5, 60.0, 17.5):
         ledger.advance_due(run_id, away_s=away_s)

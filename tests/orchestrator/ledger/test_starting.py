@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from runs import SETTINGS, SaidTwice, begin, events_of, graph, heads, run_state, start, start_graph, states_of
+from runs import (
+    SETTINGS,
+    SaidTwice,
+    begin,
+    events_of,
+    graph,
+    heads,
+    run_state,
+    start,
+    start_graph,
+    states_of,
+)
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
@@ -25,7 +36,12 @@ def test_the_roots_are_queued_in_the_order_of_the_listing(ledger: Ledger) -> Non
         [("z", 1), ("m", 1), ("k", 1)],
         [("a", 1)],
     ]
-    assert states_of(ledger, run_id) == {"z": "queued", "m": "waiting", "a": "queued", "k": "waiting"}
+    assert states_of(ledger, run_id) == {
+        "z": "queued",
+        "m": "waiting",
+        "a": "queued",
+        "k": "waiting",
+    }
     assert run_state(ledger, run_id) == "queued"
 
 
@@ -41,13 +57,18 @@ def test_a_run_id_cannot_be_started_twice(ledger: Ledger) -> None:
 
 
 def test_a_start_whose_answer_is_lost_gives_the_same_chains_again(ledger: Ledger) -> None:
-    plan = graph({"a": "", "tidy": "a", "odd": "", "after": "odd"}, {"odd": "one_failed", "after": "all_done"}).plan()
+    plan = graph(
+        {"a": "", "tidy": "a", "odd": "", "after": "odd"},
+        {"odd": "one_failed", "after": "all_done"},
+    ).plan()
     twice = SaidTwice(ledger.client, ledger.prefix)
 
     run_id, chains = start(twice, plan)
 
     assert heads(chains) == ["a", "after"]
-    assert sorted(step for event, step, _ in events_of(ledger, run_id) if event == "step.queued") == ["a", "after"]
+    assert sorted(
+        step for event, step, _ in events_of(ledger, run_id) if event == "step.queued"
+    ) == ["a", "after"]
 
 
 def test_every_call_of_a_run_may_be_said_twice(ledger: Ledger) -> None:
@@ -69,7 +90,11 @@ def test_every_call_of_a_run_may_be_said_twice(ledger: Ledger) -> None:
 
 
 def test_a_submit_that_dies_leaves_nothing_for_ever(ledger: Ledger) -> None:
-    steps = list(staged_steps(graph({f"s{i}": f"s{i - 1}" if i else "" for i in range(2500)}).plan(), SETTINGS))
+    steps = list(
+        staged_steps(
+            graph({f"s{i}": f"s{i - 1}" if i else "" for i in range(2500)}).plan(), SETTINGS
+        )
+    )
 
     def dying() -> Iterator[StagedStep]:
         yield from steps[:2000]
@@ -136,7 +161,8 @@ def test_a_root_that_waits_for_a_failure_is_skipped_with_what_needs_it(ledger: L
     run_id, chains = start(
         ledger,
         graph(
-            {"alarm": "", "page": "alarm", "report": "alarm"}, {"alarm": "one_failed", "report": "none_failed"}
+            {"alarm": "", "page": "alarm", "report": "alarm"},
+            {"alarm": "one_failed", "report": "none_failed"},
         ).plan(),
     )
 
@@ -171,7 +197,9 @@ def test_a_run_that_goes_on_is_not_forgotten(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("is_before", [True, False])
-def test_a_coordinator_that_looks_while_a_run_starts_does_not_lose_it(ledger: Ledger, is_before: bool) -> None:
+def test_a_coordinator_that_looks_while_a_run_starts_does_not_lose_it(
+    ledger: Ledger, is_before: bool
+) -> None:
     class LookedAt(Ledger):
         def _call(self, run_id: str, *args: Any) -> Any:
             if is_before and args[0] == "start":

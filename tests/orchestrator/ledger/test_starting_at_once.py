@@ -1,4 +1,5 @@
-"""Several callers who submit one run id at the same time: one makes the run, of its own pipeline alone."""
+"""Several callers who submit one run id at the same time: one makes the run, of its own pipeline
+alone."""
 
 from __future__ import annotations
 
@@ -15,7 +16,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from redis.exceptions import ResponseError
-from runs import SETTINGS, Graph, begin, events_of, graph, heads, links_of, random_graph, run_state, start
+from runs import (
+    SETTINGS,
+    Graph,
+    begin,
+    events_of,
+    graph,
+    heads,
+    links_of,
+    random_graph,
+    run_state,
+    start,
+)
 
 from orchestrator.ledger import starting as starting_module
 from orchestrator.ledger.ledger import Ledger
@@ -43,12 +55,18 @@ class Recorded(Ledger):
 
 def calls_of_a_submit(ledger: Ledger, graph: Graph, number: int) -> list[Call]:
     recorded = Recorded(ledger)
-    start(recorded, graph.plan(), run_id="r", fields={"pipeline": f"p{number}", "params": f'{{"n":{number}}}'})
+    start(
+        recorded,
+        graph.plan(),
+        run_id="r",
+        fields={"pipeline": f"p{number}", "params": f'{{"n":{number}}}'},
+    )
     return recorded.calls
 
 
 def interleaved(rng: Random, submits: list[list[Call]]) -> Iterator[tuple[int, Call]]:
-    """Each submit's calls in their order, mixed with those of the others. Some are said twice; some submits die."""
+    """Each submit's calls in their order, mixed with those of the others. Some are said twice; some
+    submits die."""
     left = {number: calls[: rng.randint(1, len(calls)) if rng.random() < 0.2 else None]
             for number, calls in enumerate(submits)}  # fmt: skip
     while left:
@@ -60,9 +78,12 @@ def interleaved(rng: Random, submits: list[list[Call]]) -> Iterator[tuple[int, C
 
 
 @given(seed=st.integers(0, 2**32))
-@example(seed=1_921_526_137)  # a root that is skipped at once, and a step that this makes ready before another root
+# a root that is skipped at once, and a step that this makes ready before another root
+@example(seed=1_921_526_137)
 @settings(max_examples=150)
-def test_in_any_order_of_their_calls_the_first_to_start_makes_the_run(new_ledger: NewLedger, seed: int) -> None:
+def test_in_any_order_of_their_calls_the_first_to_start_makes_the_run(
+    new_ledger: NewLedger, seed: int
+) -> None:
     rng, ledger = Random(seed), new_ledger()
     graphs = [random_graph(rng, 9, other_rules=0.3) for _ in range(rng.randint(2, 4))]
     with pytest.MonkeyPatch.context() as patch:
@@ -102,7 +123,9 @@ def assert_is_run_of(ledger: Ledger, graph: Graph, number: int) -> None:
 CHAIN_OF_2500 = {f"s{i}": f"s{i - 1}" if i else "" for i in range(2500)}
 
 
-def test_of_eight_threads_one_makes_the_run_and_the_others_learn_that_it_exists(ledger: Ledger, at_once) -> None:
+def test_of_eight_threads_one_makes_the_run_and_the_others_learn_that_it_exists(
+    ledger: Ledger, at_once
+) -> None:
     graphs = [graph({f"{name}-{number}": "" for name in CHAIN_OF_2500}) for number in range(8)]
     plans = [each.plan() for each in graphs]
 
@@ -118,7 +141,9 @@ def test_of_eight_threads_one_makes_the_run_and_the_others_learn_that_it_exists(
     (winner,) = [number for number, answer in enumerate(answers) if isinstance(answer, list)]
     assert answers[winner] == list(graphs[winner].upstream)
     told = {answer for answer in answers if isinstance(answer, str)}
-    assert told == {"run r is already started; submit under another id, or under none to get a new one"}
+    assert told == {
+        "run r is already started; submit under another id, or under none to get a new one"
+    }
     assert_is_run_of(ledger, graphs[winner], winner)
     assert list(ledger.client.scan_iter(f"{ledger.prefix}:{{r}}:*~*")) == []
     assert ledger.recent_runs(10) == ledger.active_runs() == ["r"]
@@ -148,7 +173,9 @@ def test_of_several_processes_one_makes_the_run(ledger: Ledger, shared_redis_url
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[3])]
     text = PROCESS.format(paths=paths, url=shared_redis_url, prefix=ledger.prefix)
     processes = [
-        subprocess.Popen([sys.executable, "-c", text, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", text, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         for number in range(3)
     ]
     try:
@@ -176,16 +203,28 @@ def test_a_submit_that_dies_and_one_that_lives_do_not_mix(ledger: Ledger) -> Non
 
     def dying() -> Iterator[StagedStep]:
         yield from other
-        start(ledger, graph({"a": "", "b": "a"}).plan(), run_id="r", fields={"pipeline": "p1", "params": '{"n":1}'})
+        start(
+            ledger,
+            graph({"a": "", "b": "a"}).plan(),
+            run_id="r",
+            fields={"pipeline": "p1", "params": '{"n":1}'},
+        )
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ledger.start("r", dying(), [], {"pipeline": "dead", "params": "{}", "import_path": "", "max_links": 20})
+        ledger.start(
+            "r",
+            dying(),
+            [],
+            {"pipeline": "dead", "params": "{}", "import_path": "", "max_links": 20},
+        )
 
     assert_is_run_of(ledger, graph({"a": "", "b": "a"}), 1)
 
 
-def test_a_start_that_is_asked_for_again_much_later_still_gets_what_is_queued(ledger: Ledger) -> None:
+def test_a_start_that_is_asked_for_again_much_later_still_gets_what_is_queued(
+    ledger: Ledger,
+) -> None:
     recorded = calls_of_a_submit(ledger, graph({"a": "", "b": "", "c": "a"}), 0)
     for call in recorded:
         first = ledger._call("r", *call)
@@ -197,11 +236,16 @@ def test_a_start_that_is_asked_for_again_much_later_still_gets_what_is_queued(le
 
 
 def test_of_many_who_cancel_each_gets_its_own_answer_again(ledger: Ledger) -> None:
-    """Answers are lost on the way while others cancel too: nobody learns what another one has cancelled."""
+    """Answers are lost on the way while others cancel too: nobody learns what another one has
+    cancelled."""
     names = [f"s{i}" for i in range(12)]
-    run_id, _ = start(ledger, graph(dict.fromkeys(names, "") | {"below": "s0"}, {"below": "one_failed"}).plan())
+    run_id, _ = start(
+        ledger, graph(dict.fromkeys(names, "") | {"below": "s0"}, {"below": "one_failed"}).plan()
+    )
     asked = [
-        ("cancel_steps", "why", f"id{place}", *pair) for place, pair in enumerate(pairwise(names)) if not place % 2
+        ("cancel_steps", "why", f"id{place}", *pair)
+        for place, pair in enumerate(pairwise(names))
+        if not place % 2
     ]
     asked.append(("cancel", "all of it", "last"))
 
@@ -213,7 +257,9 @@ def test_of_many_who_cancel_each_gets_its_own_answer_again(ledger: Ledger) -> No
     assert ledger.cancel(run_id, "once more") is None
 
 
-def test_chains_that_a_cancel_made_ready_are_given_again_after_another_cancel(ledger: Ledger) -> None:
+def test_chains_that_a_cancel_made_ready_are_given_again_after_another_cancel(
+    ledger: Ledger,
+) -> None:
     run_id, _ = start(ledger, graph({"a": "", "b": "", "tidy": "a"}, {"tidy": "one_failed"}).plan())
     first = ledger._call(run_id, "cancel_steps", "why", "one", "a")
     ledger._call(run_id, "cancel_steps", "why", "two", "b")

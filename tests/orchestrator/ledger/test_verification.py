@@ -1,4 +1,5 @@
-"""Nothing is wrong with the record of a run that went as it may, and all that is wrong with a forged one is found."""
+"""Nothing is wrong with the record of a run that went as it may, and all that is wrong with a
+forged one is found."""
 
 from __future__ import annotations
 
@@ -31,18 +32,28 @@ RawEvent = tuple[str, dict[str, str]]
 Tampering = Callable[[Ledger, str], object]
 
 
-def end(ledger: Ledger, run_id: str, step: str, attempt: int = 1, outcome: Outcome = Outcome.SUCCEEDED, **more) -> None:
+def end(
+    ledger: Ledger,
+    run_id: str,
+    step: str,
+    attempt: int = 1,
+    outcome: Outcome = Outcome.SUCCEEDED,
+    **more,
+) -> None:
     ledger.commit(run_id, step, attempt, begin(ledger, run_id, step, attempt), "w", outcome, **more)
 
 
 def half_a_run(ledger: Ledger) -> str:
-    """Return a run in which a was retried and has succeeded, b was lost and runs again, x has failed."""
+    """Return a run in which a was retried and has succeeded, b was lost and runs again, x has
+    failed."""
     run_id = start_graph(ledger, UPSTREAM, TIDY, {"a": {"queue_timeout": 3600.0}})
     end(ledger, run_id, "a", outcome=Outcome.FAILED, retry_in_s=0.0)
     ledger.advance_due(run_id)
     end(ledger, run_id, "a", 2, output="1")
     begin(ledger, run_id, "b")
-    ledger.report_lost(run_id, "b", 1, {"error": {"type": "ProcessLost", "message": "gone"}}, owner="w")
+    ledger.report_lost(
+        run_id, "b", 1, {"error": {"type": "ProcessLost", "message": "gone"}}, owner="w"
+    )
     end(ledger, run_id, "x", outcome=Outcome.FAILED)
     begin(ledger, run_id, "b", 2)
     return run_id
@@ -62,22 +73,30 @@ def put_back_run(ledger: Ledger) -> str:
     """Return a run in which a was put back, and is not due yet."""
     run_id = start_graph(ledger, UPSTREAM, TIDY)
     token = begin(ledger, run_id, "a")
-    ledger.put_back(run_id, "a", 1, {"reason": "full", "host": "h"}, BackOff(60.0, 60.0), token=token)
+    ledger.put_back(
+        run_id, "a", 1, {"reason": "full", "host": "h"}, BackOff(60.0, 60.0), token=token
+    )
     return run_id
 
 
 def resumed_run(ledger: Ledger) -> str:
-    """Return a run that was resumed after its failure: x runs anew, and a, b, c were asked for again."""
+    """Return a run that was resumed after its failure: x runs anew, and a, b, c were asked for
+    again."""
     run_id = ended_run(ledger)
     ledger.resume(
-        run_id, [("a", 0), ("b", 0), ("c", 0), ("x", 0), ("y", 0), ("tidy", 0)], again=["a", "b", "c", "tidy"]
+        run_id,
+        [("a", 0), ("b", 0), ("c", 0), ("x", 0), ("y", 0), ("tidy", 0)],
+        again=["a", "b", "c", "tidy"],
     )
     begin(ledger, run_id, "x", 2)
     return run_id
 
 
-def rewrite(ledger: Ledger, run_id: str, change: Callable[[list[RawEvent]], list[RawEvent]]) -> None:
-    """Write the events of a run anew: those that `change` gives. One without an id gets the first that is free."""
+def rewrite(
+    ledger: Ledger, run_id: str, change: Callable[[list[RawEvent]], list[RawEvent]]
+) -> None:
+    """Write the events of a run anew: those that `change` gives. One without an id gets the first
+    that is free."""
     key = ledger.key(run_id, "events")
     events = ledger.client.xrange(key)
     ledger.client.delete(key)
@@ -90,7 +109,9 @@ def rewrite(ledger: Ledger, run_id: str, change: Callable[[list[RawEvent]], list
 
 def place_of(events: list[RawEvent], event: str, step: str, attempt: int) -> int:
     wanted = (event, step, str(attempt))
-    return next(i for i, (_, it) in enumerate(events) if (it["event"], it["step"], it["attempt"]) == wanted)
+    return next(
+        i for i, (_, it) in enumerate(events) if (it["event"], it["step"], it["attempt"]) == wanted
+    )
 
 
 def without(event: str, step: str = "", attempt: int = 0) -> Tampering:
@@ -104,7 +125,9 @@ def without(event: str, step: str = "", attempt: int = 0) -> Tampering:
     return tamper
 
 
-def changed(event: str, step: str = "", attempt: int = 0, /, **fields: str | int | None) -> Tampering:
+def changed(
+    event: str, step: str = "", attempt: int = 0, /, **fields: str | int | None
+) -> Tampering:
     """Tamper with the fields of an event; None takes one away."""
 
     def tamper(ledger: Ledger, run_id: str) -> None:
@@ -141,14 +164,21 @@ def added(event: str, step: str = "", attempt: int = 0, detail: Any = "") -> Tam
     def tamper(ledger: Ledger, run_id: str) -> None:
         seconds, microseconds = ledger.client.time()
         text = detail if isinstance(detail, str) else json.dumps(detail)
-        fields = {"event": event, "at": seconds * 1_000_000 + microseconds, "step": step, "attempt": attempt}
+        fields = {
+            "event": event,
+            "at": seconds * 1_000_000 + microseconds,
+            "step": step,
+            "attempt": attempt,
+        }
         ledger.client.xadd(ledger.key(run_id, "events"), {**fields, "detail": text})
 
     return tamper
 
 
 def on_key(part: str, command: str, *words: object) -> Tampering:
-    return lambda ledger, run_id: ledger.client.execute_command(command, ledger.key(run_id, part), *words)
+    return lambda ledger, run_id: ledger.client.execute_command(
+        command, ledger.key(run_id, part), *words
+    )
 
 
 def with_token_of(step: str, other: str) -> Tampering:
@@ -165,7 +195,9 @@ def sentences(ledger: Ledger, run_id: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("make", [half_a_run, ended_run, resumed_run])
-def test_a_run_that_went_as_it_may_has_no_violation(ledger: Ledger, make: Callable[[Ledger], str]) -> None:
+def test_a_run_that_went_as_it_may_has_no_violation(
+    ledger: Ledger, make: Callable[[Ledger], str]
+) -> None:
     run_id = make(ledger)
 
     verification = verify_run(ledger, run_id)
@@ -181,7 +213,9 @@ def test_a_run_that_went_as_it_may_has_no_violation(ledger: Ledger, make: Callab
 
 def test_a_run_without_steps_and_one_that_has_just_begun_have_no_violation(ledger: Ledger) -> None:
     for upstream in ({}, {"a": "", "alarm": "", "page": "alarm"}):
-        run_id, _ = start(ledger, graph(upstream, {"alarm": "one_failed"} if upstream else {}).plan())
+        run_id, _ = start(
+            ledger, graph(upstream, {"alarm": "one_failed"} if upstream else {}).plan()
+        )
         assert sentences(ledger, run_id) == ()
 
 
@@ -210,7 +244,8 @@ TOLD_BY_EVENTS: dict[str, tuple[Callable[[Ledger], str], Tampering, str]] = {
         "step 'y' waits, but by its rule all_success it must be upstream_failed: upstream 'x' is failed",
     ),
     "a second success": (
-        half_a_run, added("step.succeeded", "a", 2), r"step 'a' has a second committed success \(event .*\)",
+        half_a_run, added("step.succeeded", "a", 2),
+        r"step 'a' has a second committed success \(event .*\)",
     ),
     "a success that nothing began": (
         half_a_run, added("step.succeeded", "c", 0),
@@ -253,7 +288,8 @@ TOLD_BY_EVENTS: dict[str, tuple[Callable[[Ledger], str], Tampering, str]] = {
         r"step.succeeded of step 'a' at attempt 1 \(event .*\), but this attempt was put back before",
     ),
     "a return without its name": (
-        put_back_run, changed("step.retrying", "a", 1, detail='{"outcome":"failed","due_at":9999999999999999}'),
+        put_back_run, changed("step.retrying", "a", 1,
+        detail='{"outcome":"failed","due_at":9999999999999999}'),
         r"step.retrying of step 'a' at attempt 1 \(event .*\), but this attempt was put back before",
     ),
     "a retry that is never due": (
@@ -277,7 +313,8 @@ TOLD_BY_EVENTS: dict[str, tuple[Callable[[Ledger], str], Tampering, str]] = {
         r"step.started of step 'c' at attempt 1 \(event .*\) has what no event has: host, pid",
     ),
     "an event of no kind": (
-        half_a_run, added("queue.exploded"), r"queue.exploded \(event .*\) is not an event that a run has",
+        half_a_run, added("queue.exploded"),
+        r"queue.exploded \(event .*\) is not an event that a run has",
     ),
     "a time of a part that is not that of the whole": (
         ended_run, changed("run.failed", at=5),
@@ -306,17 +343,23 @@ TOLD_BY_EVENTS: dict[str, tuple[Callable[[Ledger], str], Tampering, str]] = {
         )
         for words, make, event, step, attempt, detail, outcome in (
             ("does not say how", half_a_run, "step.succeeded", "a", 2, "", "None"),
-            ("says something else", half_a_run, "step.failed", "x", 1, '{"outcome":"succeeded"}', "succeeded"),
-            ("says what there is not", half_a_run, "step.failed", "x", 1, '{"outcome":"vanished"}', "vanished"),
-            ("tells of no loss", ended_run, "attempt.lost", "b", 1, '{"outcome":"handed_over"}', "handed_over"),
-            ("tells of no return", put_back_run, "attempt.put_back", "a", 1, '{"outcome":"lost"}', "lost"),
+            ("says something else", half_a_run, "step.failed", "x", 1, '{"outcome":"succeeded"}',
+             "succeeded"),
+            ("says what there is not", half_a_run, "step.failed", "x", 1, '{"outcome":"vanished"}',
+             "vanished"),
+            ("tells of no loss", ended_run, "attempt.lost", "b", 1, '{"outcome":"handed_over"}',
+             "handed_over"),
+            ("tells of no return", put_back_run, "attempt.put_back", "a", 1, '{"outcome":"lost"}',
+             "lost"),
         )
     },
     **{
         f"an event with {field}={text!r}": (
-            half_a_run, changed("step.failed", "x", 1, **{field: text}), r"event \S+ cannot be read",
+            half_a_run, changed("step.failed", "x", 1, **{field: text}),
+            r"event \S+ cannot be read",
         )
-        for field, text in (("detail", "{garbage"), ("detail", "{" * 9), ("attempt", "first"), ("at", ""))
+        for field, text in (("detail", "{garbage"), ("detail", "{" * 9), ("attempt", "first"),
+        ("at", ""))
     },
     "a run that was cancelled by nobody": (
         ended_run, changed("run.failed", event="run.cancelled"),
@@ -325,32 +368,40 @@ TOLD_BY_EVENTS: dict[str, tuple[Callable[[Ledger], str], Tampering, str]] = {
     "a run that ended too early": (
         half_a_run, added("run.failed"), r"run.failed \(event .*\), but step 'c' is waiting",
     ),
-    "a run that did not end": (ended_run, without("run.failed"), "all steps have ended, but the run is running"),
-    "a run that ended twice": (ended_run, added("run.failed"), r"run.failed \(event .*\), but the run was failed"),
+    "a run that did not end": (ended_run, without("run.failed"),
+    "all steps have ended, but the run is running"),
+    "a run that ended twice": (ended_run, added("run.failed"),
+    r"run.failed \(event .*\), but the run was failed"),
     "a step that changed after the end": (
-        ended_run, added("step.queued", "y", 1), r"step.queued of step 'y' .*, but the run was failed",
+        ended_run, added("step.queued", "y", 1),
+        r"step.queued of step 'y' .*, but the run was failed",
     ),
     "a step that started before the run": (
         ended_run, without("run.started"), r"step.started of step 'a' .*, but the run was queued",
     ),
     "a run that was never created": (
-        half_a_run, without("run.created"), r"the record begins with step.queued \(event .*\), not with run.created",
+        half_a_run, without("run.created"),
+        r"the record begins with step.queued \(event .*\), not with run.created",
     ),
     "a step that the run does not have": (
-        half_a_run, added("step.queued", "z", 1), r"step.queued of step 'z' .*, but the run has no such step",
+        half_a_run, added("step.queued", "z", 1),
+        r"step.queued of step 'z' .*, but the run has no such step",
     ),
     "an event that there is not": (
-        half_a_run, added("step.exploded", "b", 2), r"step.exploded \(event .*\) is not an event that a run has",
+        half_a_run, added("step.exploded", "b", 2),
+        r"step.exploded \(event .*\) is not an event that a run has",
     ),
     "an event of runs that there is not": (
-        half_a_run, added("run.exploded"), r"run.exploded \(event .*\) is not an event that a run has",
+        half_a_run, added("run.exploded"),
+        r"run.exploded \(event .*\) is not an event that a run has",
     ),
     "a message of what is not queued": (
         half_a_run, added("message.lost", "b", 2, {}),
         r"message.lost of step 'b' .*, but the step is running at attempt 2",
     ),
     "a stop of what never was": (
-        half_a_run, added("attempt.stopped", "c", 1, {}), r"attempt.stopped of step 'c' .*, but the step is waiting .*",
+        half_a_run, added("attempt.stopped", "c", 1, {}),
+        r"attempt.stopped of step 'c' .*, but the step is waiting .*",
     ),
     "a resume of what goes on": (
         half_a_run, added("run.resumed", detail={"again": [], "reset": 0}),
@@ -417,9 +468,12 @@ def replay_of(ledger: Ledger, run_id: str) -> Replay:
          "the run has no step 'z', but the ledger has it running at attempt 1"),
         (ended_run, on_key("run", "HSET", "state", "succeeded"),
          "by its events the run is failed, but the ledger has it succeeded"),
-        (ended_run, on_key("run", "HINCRBY", "n:succeeded", 1), "4 steps are succeeded, but the ledger counts 5"),
-        (half_a_run, on_key("run", "HINCRBY", "open", -1), "3 steps have not ended, but the ledger counts 2"),
-        (half_a_run, on_key("run", "HSET", "token", 0), "5 attempts have begun, but the ledger has given no token"),
+        (ended_run, on_key("run", "HINCRBY", "n:succeeded", 1),
+         "4 steps are succeeded, but the ledger counts 5"),
+        (half_a_run, on_key("run", "HINCRBY", "open", -1),
+         "3 steps have not ended, but the ledger counts 2"),
+        (half_a_run, on_key("run", "HSET", "token", 0),
+         "5 attempts have begun, but the ledger has given no token"),
         (half_a_run, on_key("state", "HSET", "b", f"running 2 {2**52 + 1} 0 w c"),
          r"step 'b' has token 4503599627370497, but the last one that the ledger has given is \d+"),
         (half_a_run, on_key("run", "HSET", "token", 1),
@@ -429,22 +483,27 @@ def replay_of(ledger: Ledger, run_id: str) -> Replay:
          "step 'b' is running and attempt 2 of it has begun, but without a token"),
         (resumed_run, on_key("state", "HSET", "a", "queued 3 1 0 -"),
          "step 'a' has token 1, but attempt 3 of it has not begun"),
-        (resumed_run, on_key("run", "HINCRBY", "resumes", 1), "the run was resumed 1 times, but the ledger counts 2"),
+        (resumed_run, on_key("run", "HINCRBY", "resumes", 1),
+         "the run was resumed 1 times, but the ledger counts 2"),
         (half_a_run, on_key("due", "ZREM", "b"),
          "step 'b' is running, but the ledger does not know when to look at it again"),
         (resumed_run, on_key("due", "ZREM", "a"),
          "step 'a' is queued, but the ledger does not know when to look at it again"),
-        (ended_run, on_key("due", "ZADD", 1, "x"), "step 'x' is failed, but the ledger means to look at it again"),
+        (ended_run, on_key("due", "ZADD", 1, "x"),
+         "step 'x' is failed, but the ledger means to look at it again"),
         (resumed_run, on_key("queued:cpu:3", "ZREM", "a"),
          "step 'a' is queued, but stands in 0 lists of those that are queued"),
         (half_a_run, on_key("queued:cpu:3", "ZADD", 1, "c"),
          "step 'c' is waiting, but stands in 1 lists of those that are queued"),
-        (half_a_run, on_key("output", "HSET", "x", "1"), "step 'x' is failed, but the ledger has an output of it"),
+        (half_a_run, on_key("output", "HSET", "x", "1"),
+         "step 'x' is failed, but the ledger has an output of it"),
         (half_a_run, without("step.started", "b", 2),
          "by its events step 'b' is queued at attempt 2, but the ledger has it running at attempt 2"),
     ],
 )  # fmt: skip
-def test_what_differs_between_the_events_and_the_ledger_is_found(ledger: Ledger, make, tamper, expected: str) -> None:
+def test_what_differs_between_the_events_and_the_ledger_is_found(
+    ledger: Ledger, make, tamper, expected: str
+) -> None:
     run_id = make(ledger)
 
     tamper(ledger, run_id)
@@ -473,7 +532,9 @@ LATER = 9_999_999_999_999_999
          r"step 'b' has token \d+, but one of attempt 2 is \d+ at least, by its time"),
     ],
 )  # fmt: skip
-def test_a_time_that_is_not_that_of_the_ledger_is_found(ledger: Ledger, make, tamper, expected: str) -> None:
+def test_a_time_that_is_not_that_of_the_ledger_is_found(
+    ledger: Ledger, make, tamper, expected: str
+) -> None:
     run_id = make(ledger)
 
     tamper(ledger, run_id)
@@ -517,7 +578,9 @@ FORGINGS: dict[str, Callable[[dict[str, str]], dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("make", [half_a_run, ended_run, put_back_run, resumed_run])
-def test_whatever_is_forged_in_one_event_is_found(ledger: Ledger, make: Callable[[Ledger], str]) -> None:
+def test_whatever_is_forged_in_one_event_is_found(
+    ledger: Ledger, make: Callable[[Ledger], str]
+) -> None:
     ledger = Slow(ledger.client, ledger.prefix)
     run_id = make(ledger)
     events = ledger.client.xrange(ledger.key(run_id, "events"))
@@ -532,7 +595,8 @@ def test_whatever_is_forged_in_one_event_is_found(ledger: Ledger, make: Callable
         for kind, forge in FORGINGS.items():
             told += missed(kind, place, [*before, (event_id, forge(fields)), *after])
         for later, (other_id, other) in enumerate(after, place + 1):
-            if other["at"] != fields["at"]:  # else one call wrote both, and their order says nothing
+            if other["at"] != fields["at"]:
+                # else one call wrote both, and their order says nothing
                 swapped = [*events[:later], (other_id, fields), *events[later + 1 :]]
                 swapped[place] = event_id, other
                 told += missed(f"swapped with {other}", place, swapped)
@@ -540,8 +604,11 @@ def test_whatever_is_forged_in_one_event_is_found(ledger: Ledger, make: Callable
             twice = [*events[: later + 1], (f"{milliseconds}-{int(number) + 1}", fields)]
             if later + 1 == len(events) or events[later + 1][0].split("-")[0] != milliseconds:
                 told += missed(f"again after {other}", place, [*twice, *events[later + 1 :]])
-        # The end of an attempt that never began may be that of a queued one, which its worker had to end.
-        if fields["event"] != "step.started" or not any(fields["step"] == it["step"] for _, it in before):
+        # The end of an attempt that never began may be that of a queued one, which its worker had
+        # to end.
+        if fields["event"] != "step.started" or not any(
+            fields["step"] == it["step"] for _, it in before
+        ):
             told += missed("left out", place, [*before, *after])
 
     assert told == []
@@ -550,11 +617,14 @@ def test_whatever_is_forged_in_one_event_is_found(ledger: Ledger, make: Callable
 @given(data=st.data())
 @settings(max_examples=200)
 def test_a_clock_that_is_put_back_and_forward_is_no_forgery(data: st.DataObject) -> None:
-    """Ids go by the clock at the beginning of a call (Redis 7.2), or when an event is written, and never back."""
+    """Ids go by the clock at the beginning of a call (Redis 7.2), or when an event is written, and
+    never back."""
     at_beginning = data.draw(st.booleans())
     clock, last, events = 10**15, (0, 0), list[Event]()
     for _ in range(data.draw(st.integers(1, 30))):
-        clock += data.draw(st.one_of(st.integers(0, 3000), st.integers(0, 10**10), st.integers(-(10**10), 0)))
+        clock += data.draw(
+            st.one_of(st.integers(0, 3000), st.integers(0, 10**10), st.integers(-(10**10), 0))
+        )
         begun, at = clock, clock + data.draw(st.integers(0, 1000))
         for number in range(data.draw(st.integers(1, 3))):
             shown = begun if at_beginning else at + data.draw(st.integers(0, 1000)) * number
@@ -591,14 +661,18 @@ def test_every_rule_is_judged_as_the_oracle_judges_it(rule: str) -> None:
     for count in range(4):
         for states in product(StepState, repeat=count):
             upstream = {str(place): state for place, state in enumerate(states)}
-            replay = Replay({"v": tuple(upstream)}, {"v": rule}, {"v"}, [frozenset()], states=upstream)
+            replay = Replay(
+                {"v": tuple(upstream)}, {"v": rule}, {"v"}, [frozenset()], states=upstream
+            )
             assert replay.verdict("v") == judge(rule, states), states
 
 
 def test_a_resume_with_other_steps_is_judged_by_the_steps_that_there_were(ledger: Ledger) -> None:
     run_id = ended_run(ledger)
     # b is gone, c waits for a only, x and y are as before, new waits for c, y tidies up too.
-    other = graph({"new": "c", "a": "", "c": "a", "x": "", "y": "x", "tidy": "y"}, {"y": "all_done", **TIDY})
+    other = graph(
+        {"new": "c", "a": "", "c": "a", "x": "", "y": "x", "tidy": "y"}, {"y": "all_done", **TIDY}
+    )
     resume_as(ledger, run_id, other, kept="a c tidy", gone="b")
     (event,) = [event for event in ledger.events(run_id) if event.kind == "run.resumed"]
     assert (event.detail["new"], event.detail["gone"]) == (["new"], ["b"])
@@ -615,16 +689,27 @@ def test_a_resume_with_other_steps_is_judged_by_the_steps_that_there_were(ledger
     end(ledger, run_id, "b", 3)
     assert sentences(ledger, run_id) == ()
     added("step.queued", "new", 2)(ledger, run_id)
-    assert any(sentence.startswith("step.queued of step 'new'") for sentence in sentences(ledger, run_id))
+    assert any(
+        sentence.startswith("step.queued of step 'new'") for sentence in sentences(ledger, run_id)
+    )
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_resume_that_keeps_what_was_decided_by_an_open_step_is_found(ledger: Ledger, rule: str) -> None:
+def test_a_resume_that_keeps_what_was_decided_by_an_open_step_is_found(
+    ledger: Ledger, rule: str
+) -> None:
     run_id = start_graph(
-        ledger, {"gate": "", "between": "gate", "page": "between"}, {"between": "always", "page": rule}
+        ledger,
+        {"gate": "", "between": "gate", "page": "between"},
+        {"between": "always", "page": rule},
     )
     end(ledger, run_id, "gate", outcome=Outcome.FAILED)
-    end(ledger, run_id, "between", outcome=Outcome.FAILED if rule == "one_failed" else Outcome.SUCCEEDED)
+    end(
+        ledger,
+        run_id,
+        "between",
+        outcome=Outcome.FAILED if rule == "one_failed" else Outcome.SUCCEEDED,
+    )
     end(ledger, run_id, "page")
 
     resets = [("gate", 0), ("between", 0)]
@@ -638,7 +723,9 @@ def test_a_resume_that_keeps_what_was_decided_by_an_open_step_is_found(ledger: L
 
 def resume_as(ledger: Ledger, run_id: str, other: Graph, *, kept: str, gone: str) -> None:
     plan = other.plan()
-    resets = [(step, sum(up in kept.split() for up in plan.upstream[step])) for step in other.upstream]
+    resets = [
+        (step, sum(up in kept.split() for up in plan.upstream[step])) for step in other.upstream
+    ]
     ledger.resume(
         run_id,
         [(step, done) for step, done in resets if step not in kept.split()],
@@ -649,7 +736,9 @@ def resume_as(ledger: Ledger, run_id: str, other: Graph, *, kept: str, gone: str
 
 def test_a_run_that_goes_on_is_seen_at_one_moment(ledger: Ledger) -> None:
     names = [f"s{i}" for i in range(300)]
-    run_id = start_graph(ledger, {name: " ".join(names[max(0, i - 3) : i]) for i, name in enumerate(names)})
+    run_id = start_graph(
+        ledger, {name: " ".join(names[max(0, i - 3) : i]) for i, name in enumerate(names)}
+    )
 
     def go_on() -> None:
         for name in names:
@@ -683,7 +772,11 @@ def run_in_layers(ledger: Ledger, count: int) -> str:
             for name in layer:
                 script(key, ["claim", name, 1, "c", "w", 6_000_000], pipe)
             for name, (_, token, *_) in zip(layer, pipe.execute(), strict=True):
-                script(key, ["commit", name, 1, token, "w", "succeeded", SUCCEEDED, "", "", 0, ""], pipe)
+                script(
+                    key,
+                    ["commit", name, 1, token, "w", "succeeded", SUCCEEDED, "", "", 0, ""],
+                    pipe,
+                )
             pipe.execute()
     assert run_state(ledger, run_id) == "succeeded"
     return run_id

@@ -30,16 +30,20 @@ def processes_of() -> Callable[[Path], list[str]]:
 
 @pytest.fixture
 def user_process() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
-    """Start processes that use a folder's server until their standard input ends; each prints the URL first."""
+    """Start processes that use a folder's server until their standard input ends; each prints the
+    URL first."""
     code = (
-        "import sys; from pathlib import Path; from orchestrator.local.server import embedded_server\n"
-        "with embedded_server(Path(sys.argv[1])) as url: print(url, flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from orchestrator.local.server import"
+        " embedded_server\nwith embedded_server(Path(sys.argv[1])) as url: print(url, flush=True);"
+        " sys.stdin.read()"
     )
     with ExitStack() as started:
 
         def start(data_dir: Path) -> subprocess.Popen[str]:
             command = [sys.executable, "-c", code, str(data_dir)]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
             started.enter_context(process)
             started.callback(_kill, process)
             return process
@@ -58,7 +62,9 @@ def _processes_of(data_dir: Path) -> list[str]:
         with suppress(psutil.Error, OSError):
             process = psutil.Process(pid)
             place = str((data_dir / "valkey").resolve())
-            is_zombie_of_ours = process.status() == psutil.STATUS_ZOMBIE and process.ppid() == os.getpid()
+            is_zombie_of_ours = (
+                process.status() == psutil.STATUS_ZOMBIE and process.ppid() == os.getpid()
+            )
             if is_zombie_of_ours or process.cwd() == place:
                 found.append(process.name())
     return sorted(found)

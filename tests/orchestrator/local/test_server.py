@@ -118,7 +118,9 @@ def test_the_first_user_leaves_and_the_second_goes_on(
     assert processes_of(data_dir) == []
 
 
-def test_the_starter_leaves_first_and_the_keeper_is_no_zombie(data_dir: Path, user_process: UserProcess) -> None:
+def test_the_starter_leaves_first_and_the_keeper_is_no_zombie(
+    data_dir: Path, user_process: UserProcess
+) -> None:
     with embedded_server(data_dir):
         second = user_process(data_dir)
         url = read_url(second)
@@ -151,7 +153,9 @@ def test_five_that_start_at_once_get_one_server(
     assert processes_of(data_dir) == []
 
 
-def test_users_that_come_and_go_at_once_always_meet_a_server(data_dir: Path, user_process: UserProcess) -> None:
+def test_users_that_come_and_go_at_once_always_meet_a_server(
+    data_dir: Path, user_process: UserProcess
+) -> None:
     for _ in range(3):
         users = [user_process(data_dir) for _ in range(3)]
         for user in users:
@@ -176,7 +180,9 @@ def test_a_killed_keeper_takes_the_server_along_and_is_replaced(
             assert other.get("kept") == "yes"
 
 
-def test_a_server_without_keeper_is_replaced_without_loss(data_dir: Path, wait_until: WaitUntil) -> None:
+def test_a_server_without_keeper_is_replaced_without_loss(
+    data_dir: Path, wait_until: WaitUntil
+) -> None:
     """As on a system that cannot tie the server's life to its keeper's."""
     folder = data_dir / "valkey"
     folder.mkdir(parents=True)
@@ -219,19 +225,27 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     with (
-        pytest.raises(EmbeddedServerError, match=r"data folder .*file/data cannot be written .*ORCHESTRATOR_DATA_DIR"),
+        pytest.raises(
+            EmbeddedServerError,
+            match=r"data folder .*file/data cannot be written .*ORCHESTRATOR_DATA_DIR",
+        ),
         embedded_server(tmp_path / "file" / "data"),
     ):
         pass
 
 
-def test_a_server_that_cannot_start_shows_the_end_of_its_log(data_dir: Path, processes_of: ProcessesOf) -> None:
+def test_a_server_that_cannot_start_shows_the_end_of_its_log(
+    data_dir: Path, processes_of: ProcessesOf
+) -> None:
     with embedded_server(data_dir) as url, client_of(url) as client:
         client.set("kept", "yes")
     for part in (data_dir / "valkey" / "appendonlydir").glob("*.manifest"):
         part.write_text("no manifest\n")
 
-    with pytest.raises(EmbeddedServerError, match=r"ended at its start(.|\n)*manifest"), embedded_server(data_dir):
+    with (
+        pytest.raises(EmbeddedServerError, match=r"ended at its start(.|\n)*manifest"),
+        embedded_server(data_dir),
+    ):
         pass
     assert processes_of(data_dir) == []
 

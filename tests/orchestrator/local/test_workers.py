@@ -75,8 +75,9 @@ def import_path(tmp_path: Path) -> Path:
 def send(redis_url: str, task: str, *args: object, queue: str) -> None:
     """Send from a process of its own, so that this one keeps no Celery app."""
     code = (
-        "import sys; from celery import Celery; from orchestrator.redis_url import celery_broker_url\n"
-        "Celery(broker=celery_broker_url(sys.argv[1])).send_task(sys.argv[2], eval(sys.argv[3]), queue=sys.argv[4])"
+        "import sys; from celery import Celery; from orchestrator.redis_url import"
+        " celery_broker_url\nCelery(broker=celery_broker_url(sys.argv[1])).send_task(sys.argv[2],"
+        " eval(sys.argv[3]), queue=sys.argv[4])"
     )
     subprocess.run([sys.executable, "-c", code, redis_url, task, repr(args), queue], check=True)
 
@@ -84,7 +85,10 @@ def send(redis_url: str, task: str, *args: object, queue: str) -> None:
 def sleepers(marker: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
-        if str(marker) in (process.info["cmdline"] or ()) and process.info["status"] != psutil.STATUS_ZOMBIE:
+        if (
+            str(marker) in (process.info["cmdline"] or ())
+            and process.info["status"] != psutil.STATUS_ZOMBIE
+        ):
             found.append(process)
     return found
 
@@ -95,13 +99,17 @@ def tree_of(workers: LocalWorkers) -> list[psutil.Process]:
 
 
 def is_gone(processes: list[psutil.Process]) -> bool:
-    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+    return not any(
+        process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes
+    )
 
 
 def test_a_worker_serves_every_pool_with_the_settings_handed_down(
     settings: Settings, redis_url: str, import_path: Path, tmp_path: Path, wait_until: WaitUntil
 ) -> None:
-    with local_workers(settings, redis_url, 2, import_path=import_path, app="tiny_app", ready_limit_s=20) as workers:
+    with local_workers(
+        settings, redis_url, 2, import_path=import_path, app="tiny_app", ready_limit_s=20
+    ) as workers:
         assert os.getsid(workers.pid) == workers.pid  # Ctrl-C in the terminal does not reach it
         for queue in map(workers.settings.queue_of, ("cpu", "gpu")):
             report = tmp_path / f"report-{queue}"
@@ -152,7 +160,9 @@ def test_an_exception_kills_the_whole_tree_at_once(
 ) -> None:
     marker = tmp_path / "nap"
     with ExitStack() as stack:
-        workers = stack.enter_context(local_workers(settings, redis_url, 1, ["cpu"], import_path, app="tiny_app"))
+        workers = stack.enter_context(
+            local_workers(settings, redis_url, 1, ["cpu"], import_path, app="tiny_app")
+        )
         send(redis_url, "nap", str(marker), 600, queue=workers.settings.queue_of())
         wait_until(marker.exists)
         tree = tree_of(workers)
@@ -166,7 +176,9 @@ def test_an_exception_kills_the_whole_tree_at_once(
 def test_what_a_dead_worker_left_is_found_and_ended(
     settings: Settings, redis_url: str, import_path: Path, wait_until: WaitUntil
 ) -> None:
-    with local_workers(settings, redis_url, 1, import_path=import_path, app="tiny_app", ready_limit_s=20) as workers:
+    with local_workers(
+        settings, redis_url, 1, import_path=import_path, app="tiny_app", ready_limit_s=20
+    ) as workers:
         children = tree_of(workers)[1:]
         for child in children:
             child.suspend()  # else it ends by itself when it misses its parent
@@ -202,7 +214,8 @@ def test_what_may_not_be_ended_is_left_and_not_waited_for(
             kill(pid, signum)
 
         monkeypatch.setattr(os, "kill", refuse)
-        workers.stop(0.2) if way == "stop" else workers.kill()  # raises when it waits for the foreign one in vain
+        # raises when it waits for the foreign one in vain
+        (workers.stop(0.2) if way == "stop" else workers.kill())
 
         assert sleepers(marker) == [foreign]
         assert is_gone([process for process in tree if process != foreign])
@@ -215,7 +228,9 @@ def test_a_worker_that_dies_at_its_start_shows_the_end_of_its_log(
 ) -> None:
     with (
         pytest.raises(LocalWorkerError, match=r"ended \(code [12]\)(.|\n)*no_such_module"),
-        local_workers(settings, redis_url, 1, import_path=import_path, app="broken_app", ready_limit_s=20),
+        local_workers(
+            settings, redis_url, 1, import_path=import_path, app="broken_app", ready_limit_s=20
+        ),
     ):
         pass
 
@@ -229,7 +244,9 @@ def test_a_worker_that_is_killed_can_be_started_again_for_its_queues_but_not_for
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("orchestrator.local.workers.RESTARTS", 2)
-    with local_workers(settings, redis_url, 1, import_path=import_path, app="tiny_app", ready_limit_s=20) as workers:
+    with local_workers(
+        settings, redis_url, 1, import_path=import_path, app="tiny_app", ready_limit_s=20
+    ) as workers:
         for number in (1, 2):
             tree = tree_of(workers)
             os.kill(workers.pid, signal.SIGKILL)
@@ -250,7 +267,9 @@ def test_a_worker_that_is_killed_can_be_started_again_for_its_queues_but_not_for
             workers.bury()
 
 
-def test_names_come_back_but_two_at_once_differ(settings: Settings, redis_url: str, import_path: Path) -> None:
+def test_names_come_back_but_two_at_once_differ(
+    settings: Settings, redis_url: str, import_path: Path
+) -> None:
     def start() -> AbstractContextManager[LocalWorkers]:
         return local_workers(settings, redis_url, 1, import_path=import_path, app="tiny_app")
 

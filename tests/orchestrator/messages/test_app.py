@@ -50,7 +50,9 @@ def test_every_process_has_the_same_long_visibility_timeout_and_live_sockets(app
         "queue_order_strategy": "priority",
         "global_keyprefix": "",
     }
-    default = create_app(Settings(), "redis://localhost:1/0").conf.broker_transport_options["visibility_timeout"]
+    default = create_app(Settings(), "redis://localhost:1/0").conf.broker_transport_options[
+        "visibility_timeout"
+    ]
     assert default >= 86_400
 
 
@@ -64,7 +66,10 @@ def test_priorities_and_queues_are_those_of_the_pools(app: Celery) -> None:
 def test_events_are_on_for_flower_unless_switched_off(app: Celery) -> None:
     assert app.conf.worker_send_task_events is True
     assert app.conf.task_send_sent_event is False
-    assert create_app(Settings(celery_events=False), "redis://h/0").conf.worker_send_task_events is False
+    assert (
+        create_app(Settings(celery_events=False), "redis://h/0").conf.worker_send_task_events
+        is False
+    )
 
 
 def test_times_are_utc(app: Celery) -> None:
@@ -88,7 +93,12 @@ def test_making_an_app_connects_to_nothing_and_takes_over_nothing() -> None:
 def test_nobody_else_makes_an_app() -> None:
     # A process with other options sweeps unacked messages by a visibility timeout of its own.
     made = re.compile(r"(?<![\w.])(?:Celery|PrivateApp)\(")
-    files = [path for package in ("orchestrator", "workers") for path in (ROOT / package).rglob("*.py")]
+    files = [
+        path for package in ("orchestrator", "workers") for path in (ROOT / package).rglob("*.py")
+    ]
 
     # celery_apps.py: the stand-in for the user's own app, which sends nothing.
-    assert sorted(path.name for path in files if made.search(path.read_text())) == ["app.py", "celery_apps.py"]
+    assert sorted(path.name for path in files if made.search(path.read_text())) == [
+        "app.py",
+        "celery_apps.py",
+    ]

@@ -25,14 +25,19 @@ def test_2_000_chains_go_out_in_few_round_trips_and_in_order(
 
     dispatch(app, "run", "p", chains)
 
-    # Four batches. The server reads a socket piece by piece, 16 KiB at most and less when it is busy, and answers after
-    # each piece; sent one by one, each message would get an answer of its own.
+    # Four batches. The server reads a socket piece by piece, 16 KiB at most and less when it is
+    # busy, and answers after each piece; sent one by one, each message would get an answer of its
+    # own.
     assert replies_written(redis_client) - before < len(chains)
-    assert [message.kwargs["step"] for message in messages_in(queue)] == [f"s{i}" for i in range(2000)]
+    assert [message.kwargs["step"] for message in messages_in(queue)] == [
+        f"s{i}" for i in range(2000)
+    ]
     assert queue_length(redis_client, queue) == 2000
 
 
-def test_a_message_names_the_step_and_carries_the_rest_of_its_chain(app: Celery, chosen: Settings, messages_in) -> None:
+def test_a_message_names_the_step_and_carries_the_rest_of_its_chain(
+    app: Celery, chosen: Settings, messages_in
+) -> None:
     queue = chosen.queue_of()
 
     dispatch(app, "run", "churn", [tuple(Link(step, 1, queue, 5, 0) for step in ("a", "b", "c"))])
@@ -46,19 +51,33 @@ def test_a_message_names_the_step_and_carries_the_rest_of_its_chain(app: Celery,
     assert [callback["task"] for callback in message.embed["errbacks"]] == ["pipeline.failure"]
 
 
-def test_each_chain_goes_to_the_queue_of_its_first_step(app: Celery, chosen: Settings, messages_in) -> None:
+def test_each_chain_goes_to_the_queue_of_its_first_step(
+    app: Celery, chosen: Settings, messages_in
+) -> None:
     cpu, gpu = chosen.queue_of("cpu"), chosen.queue_of("gpu")
 
-    dispatch(app, "run", "p", [(Link("a", 1, cpu, 5, 0), Link("b", 1, gpu, 5, 0)), (Link("c", 1, gpu, 5, 0),)])
+    dispatch(
+        app,
+        "run",
+        "p",
+        [(Link("a", 1, cpu, 5, 0), Link("b", 1, gpu, 5, 0)), (Link("c", 1, gpu, 5, 0),)],
+    )
 
     assert [message.kwargs["step"] for message in messages_in(cpu)] == ["a"]
     assert [message.kwargs["step"] for message in messages_in(gpu)] == ["c"]
 
 
-def test_a_lower_number_is_taken_first(app: Celery, chosen: Settings, redis_client: redis.Redis, messages_in) -> None:
+def test_a_lower_number_is_taken_first(
+    app: Celery, chosen: Settings, redis_client: redis.Redis, messages_in
+) -> None:
     queue = chosen.queue_of()
 
-    dispatch(app, "run", "p", [(Link(f"p{priority}", 1, queue, priority, 0),) for priority in range(9, -1, -1)])
+    dispatch(
+        app,
+        "run",
+        "p",
+        [(Link(f"p{priority}", 1, queue, priority, 0),) for priority in range(9, -1, -1)],
+    )
 
     taken = [int(message.kwargs["step"][1:]) for message in messages_in(queue)]
     # Redis has four lists for ten priorities; within a list the first comes first.

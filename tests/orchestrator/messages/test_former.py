@@ -29,7 +29,8 @@ def today(request: pytest.FixtureRequest, ledger: Ledger) -> Settings:
     """Settings of today for a pool that nobody else has on this server."""
     pool = f"{ledger.prefix}cpu{len(request.param)}"
     return Settings(
-        pools={pool: PoolSettings()}, default_pool=pool, key_prefix=ledger.prefix, broker_key_prefix=request.param,
+        pools={pool: PoolSettings()}, default_pool=pool, key_prefix=ledger.prefix,
+        broker_key_prefix=request.param,
         message_lost_after_s=0.5,
     )  # fmt: skip
 
@@ -38,7 +39,9 @@ def today(request: pytest.FixtureRequest, ledger: Ledger) -> Settings:
 def before(today: Settings) -> Settings:
     """Settings as they were: the pool's name was its queue's."""
     pool = today.default_pool
-    return today.model_copy(update={"pools": {pool: PoolSettings(queue=pool)}, "broker_key_prefix": ""})
+    return today.model_copy(
+        update={"pools": {pool: PoolSettings(queue=pool)}, "broker_key_prefix": ""}
+    )
 
 
 @pytest.fixture
@@ -85,9 +88,14 @@ def test_our_messages_move_in_their_order_and_those_of_others_stay(
 
 
 def test_a_run_from_before_goes_on_in_the_queues_of_today(
-    ledger: Ledger, today: Settings, before: Settings, app_of: Callable[[Settings], Celery], wait_until
+    ledger: Ledger,
+    today: Settings,
+    before: Settings,
+    app_of: Callable[[Settings], Celery],
+    wait_until,
 ) -> None:
-    """What becomes ready, what is found lost and the links that lie in old messages all go to the new queue."""
+    """What becomes ready, what is found lost and the links that lie in old messages all go to the
+    new queue."""
     run_id = submit(graph({"a": "", "b": "a", "c": ""}).plan(), ledger, app_of(before), before)
     client, pool = ledger.client, before.default_pool
     client.delete(*keys_of(pool))  # lost in the middle of the upgrade
@@ -100,7 +108,9 @@ def test_a_run_from_before_goes_on_in_the_queues_of_today(
     wait_until(round_trip)
 
     assert lying(client, pool) == []
-    lost = [event.detail["found"] for event in ledger.events(run_id) if event.kind == "message.lost"]
+    lost = [
+        event.detail["found"] for event in ledger.events(run_id) if event.kind == "message.lost"
+    ]
     assert len(lost) == 2
 
 
@@ -114,7 +124,11 @@ def test_a_link_that_names_the_former_queue_is_sent_to_that_of_today(
 
 
 def test_a_message_that_waits_in_the_queue_of_today_is_not_taken_for_lost(
-    ledger: Ledger, today: Settings, before: Settings, app_of: Callable[[Settings], Celery], monkeypatch
+    ledger: Ledger,
+    today: Settings,
+    before: Settings,
+    app_of: Callable[[Settings], Celery],
+    monkeypatch,
 ) -> None:
     run_id = submit(graph({"a": ""}).plan(), ledger, app_of(before), before)
     take_over_former_queues(ledger, today)
@@ -134,16 +148,22 @@ def test_a_message_that_waits_in_the_queue_of_today_is_not_taken_for_lost(
         ({"cpu": PoolSettings(), "gpu": PoolSettings(queue="cuda")}, {"cpu": "orc.cpu"}),
     ],
 )
-def test_only_names_that_no_pool_pins_are_former_ones(pools: dict[str, PoolSettings], former: dict[str, str]) -> None:
+def test_only_names_that_no_pool_pins_are_former_ones(
+    pools: dict[str, PoolSettings], former: dict[str, str]
+) -> None:
     chosen = Settings(pools=pools)
 
     assert chosen.former_queues() == former
     assert {name: chosen.queue_today(name) for name in former} == former
-    assert [chosen.queue_today(chosen.queue_of(name)) for name in pools] == [chosen.queue_of(name) for name in pools]
+    assert [chosen.queue_today(chosen.queue_of(name)) for name in pools] == [
+        chosen.queue_of(name) for name in pools
+    ]
 
 
 def test_a_queue_that_is_named_is_kept_as_given() -> None:
-    chosen = Settings(pools={"cpu": PoolSettings(queue="mine")}, key_prefix="x", broker_key_prefix="team:")
+    chosen = Settings(
+        pools={"cpu": PoolSettings(queue="mine")}, key_prefix="x", broker_key_prefix="team:"
+    )
 
     assert chosen.queue_of() == "mine"
     assert chosen.list_of("mine") == "team:mine"

@@ -11,7 +11,14 @@ import pytest
 from orchestrator.ledger.values import Link
 from orchestrator.messages import queues
 from orchestrator.messages.dispatch import dispatch
-from orchestrator.messages.queues import Named, list_key, lying_in, messages_ahead, named_in, queue_keys
+from orchestrator.messages.queues import (
+    Named,
+    list_key,
+    lying_in,
+    messages_ahead,
+    named_in,
+    queue_keys,
+)
 
 
 @pytest.fixture
@@ -23,7 +30,9 @@ def send(app, queue: str, *steps: str, priority: int = 5) -> None:
     dispatch(app, "run", "p", [(Link(step, 1, queue, priority, 0),) for step in steps])
 
 
-def test_messages_are_counted_from_the_one_that_is_taken_next(app, redis_client, queue, monkeypatch) -> None:
+def test_messages_are_counted_from_the_one_that_is_taken_next(
+    app, redis_client, queue, monkeypatch
+) -> None:
     monkeypatch.setattr(queues, "_PAGE", 2)
     send(app, queue, "a", "b", "c", "d", "e")
 
@@ -36,7 +45,9 @@ def test_messages_are_counted_from_the_one_that_is_taken_next(app, redis_client,
         assert messages_ahead(redis_client, queue, 3, missing) is None
 
 
-def test_messages_are_found_wherever_they_lie_in_their_list(app, redis_client, queue, monkeypatch) -> None:
+def test_messages_are_found_wherever_they_lie_in_their_list(
+    app, redis_client, queue, monkeypatch
+) -> None:
     monkeypatch.setattr(queues, "_PAGE", 2)
     send(app, queue, "a", "b", "c", "d", "e")
     send(app, queue, "f", priority=0)
@@ -82,15 +93,24 @@ def test_a_message_that_names_no_attempt_stands_for_nothing(message) -> None:
     assert named_in(message) is None
 
 
-def test_entries_of_somebody_else_that_are_no_text_are_passed_over(app, redis_client, queue) -> None:
+def test_entries_of_somebody_else_that_are_no_text_are_passed_over(
+    app, redis_client, queue
+) -> None:
     send(app, queue, "a", "b")
     for key in queue_keys(queue):
-        redis_client.rpush(key, b"\xff\xfe", pickle.dumps({"run": "run"}), body(run_id=["run"], step="a", attempt=1))
+        redis_client.rpush(
+            key,
+            b"\xff\xfe",
+            pickle.dumps({"run": "run"}),
+            body(run_id=["run"], step="a", attempt=1),
+        )
 
     assert messages_ahead(redis_client, queue, 3, Named("run", "b", 1)) == 3 + 3 + 1
     assert lying_in(redis_client, queue, 3, {Named("run", "a", 1)}) == {Named("run", "a", 1)}
 
 
-@pytest.mark.parametrize("message", ["", "no JSON", "{}", '{"body": "W10="}', '{"body": "W1tdLCB7fSwge31d"}'])
+@pytest.mark.parametrize(
+    "message", ["", "no JSON", "{}", '{"body": "W10="}', '{"body": "W1tdLCB7fSwge31d"}']
+)
 def test_a_message_of_somebody_else_stands_for_nothing(message) -> None:
     assert named_in(message) is None

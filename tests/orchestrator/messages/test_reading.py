@@ -1,4 +1,5 @@
-"""What an entry of a queue is taken for. Whatever somebody pushes there, reading it never raises."""
+"""What an entry of a queue is taken for. Whatever somebody pushes there, reading it never
+raises."""
 
 from __future__ import annotations
 
@@ -30,7 +31,10 @@ def sent(app: Celery, *steps: str, timeout_s: float = 0) -> dict[str, Any]:
         channel.queue_declare("pinned")
         channel._purge("pinned")
         links = tuple(Link(step, 1, "pinned", 5, timeout_s) for step in steps)
-        publish(chain_signature(app, "20261123-175235-0123456789", "p", links), connection.Producer(channel))
+        publish(
+            chain_signature(app, "20261123-175235-0123456789", "p", links),
+            connection.Producer(channel),
+        )
         message: dict[str, Any] = channel._get("pinned")
         return message
 
@@ -51,7 +55,9 @@ def body_of(message: dict[str, Any]) -> Any:
     return json.loads(base64.b64decode(message["body"]))
 
 
-@pytest.mark.parametrize("message", [sent(APP, "a"), sent(APP, *"abcdef"), sent(APP, "a", timeout_s=2592000.0), OURS])
+@pytest.mark.parametrize(
+    "message", [sent(APP, "a"), sent(APP, *"abcdef"), sent(APP, "a", timeout_s=2592000.0), OURS]
+)
 def test_what_we_send_is_ours_and_its_body_is_decoded(message: dict[str, Any]) -> None:
     found = read_message(json.dumps(message).encode())
 
@@ -60,7 +66,9 @@ def test_what_we_send_is_ours_and_its_body_is_decoded(message: dict[str, Any]) -
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -73,7 +81,8 @@ def test_what_is_no_message_is_broken_and_never_raises(entry: bytes | str) -> No
 
 @pytest.mark.parametrize(
     "entry",
-    ["42", "null", '"x"', "[]", "{}", "", b"\xff\xfe", b"\x80\x04K*.", "[" * 100_000, '{"a":' * 100_000, "1" * 10_000,
+    ["42", "null", '"x"', "[]", "{}", "", b"\xff\xfe", b"\x80\x04K*.", "[" * 100_000,
+     '{"a":' * 100_000, "1" * 10_000,
      "NaN", '"\\ud800"', '{"body": 1, "headers": 2, "properties": 3}', "x" * 5_000_000],
 )  # fmt: skip
 def test_no_message_at_all(entry: bytes | str) -> None:
@@ -84,7 +93,8 @@ def test_no_message_at_all(entry: bytes | str) -> None:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Return the path of every value inside a JSON value, and of every place where one could be added."""
+    """Return the path of every value inside a JSON value, and of every place where one could be
+    added."""
     yield path
     if isinstance(value, dict):
         for name, inner in value.items():
@@ -105,7 +115,8 @@ def changed(value: Any, path: tuple[Any, ...], change: Callable[[Any, Any], None
 
 REMOVED = object()
 OTHERS: list[Any] = [
-    REMOVED, None, 42, -1, 1e400, True, "x", "", "\ud800", "x" * 10_000, [], [None], {}, {"a": 1}, [[]] * 3, [1, 2],
+    REMOVED, None, 42, -1, 1e400, True, "x", "", "\ud800", "x" * 10_000, [], [None], {}, {"a": 1},
+    [[]] * 3, [1, 2],
 ]  # fmt: skip
 
 
@@ -131,7 +142,9 @@ def mutations() -> Iterator[dict[str, Any]]:
                 yield {**OURS, "body": encoded(new)}
 
 
-def test_every_change_of_one_of_our_messages_is_read_without_raising_and_only_sound_ones_are_ours() -> None:
+def test_every_change_of_one_of_our_messages_is_read_without_raising_and_only_sound_ones_are_ours() -> (
+    None
+):
     """Each value, of the envelope and of the body, is left out or replaced by one of many kinds."""
     kinds = set()
     for message in mutations():
@@ -143,17 +156,27 @@ def test_every_change_of_one_of_our_messages_is_read_without_raising_and_only_so
             assert args == []
             for link in links:
                 assert link.keys() == {"run_id", "step", "attempt"}
-                assert (type(link["run_id"]), type(link["step"]), type(link["attempt"])) == (str, str, int)
+                assert (type(link["run_id"]), type(link["step"]), type(link["attempt"])) == (
+                    str,
+                    str,
+                    int,
+                )
             json.dumps(found.envelope).encode("utf-8")
             assert found.envelope["headers"]["task"] == "pipeline.step"
-            assert found.envelope["headers"].get("eta") is found.envelope["headers"].get("expires") is None
+            assert (
+                found.envelope["headers"].get("eta")
+                is found.envelope["headers"].get("expires")
+                is None
+            )
     assert kinds == {OwnMessage, BrokenMessage, ForeignMessage}
 
 
 @pytest.mark.parametrize(
     "kwargs",
-    [{}, {"run_id": "r", "step": "a"}, {"run_id": "r", "step": "a", "attempt": 1, "more": 1}, {"run_id": "r"}, [],
-     {"run_id": 1, "step": "a", "attempt": 1}, {"run_id": "r", "step": "no such name!", "attempt": 1},
+    [{}, {"run_id": "r", "step": "a"}, {"run_id": "r", "step": "a", "attempt": 1, "more": 1},
+     {"run_id": "r"}, [],
+     {"run_id": 1, "step": "a", "attempt": 1}, {"run_id": "r", "step": "no such name!",
+      "attempt": 1},
      {"run_id": "r", "step": "a", "attempt": "1"}, {"run_id": "r", "step": "a", "attempt": 0},
      {"run_id": "r", "step": "a", "attempt": True}, {"run_id": "r\n", "step": "a", "attempt": 1}],
 )  # fmt: skip
@@ -166,8 +189,10 @@ def test_our_task_with_wrong_arguments_is_broken_and_says_why(kwargs: Any) -> No
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("eta", "2026-01-01T00:00:00"), ("eta", "garbage"), ("expires", 1e300), ("timelimit", "soon"), ("timelimit", [1]),
-     ("timelimit", [None, -1]), ("timelimit", [3, 4]), ("retries", "x"), ("stamps", {"a": 1}), ("compression", "gzip"),
+    [("eta", "2026-01-01T00:00:00"), ("eta", "garbage"), ("expires", 1e300), ("timelimit", "soon"),
+     ("timelimit", [1]),
+     ("timelimit", [None, -1]), ("timelimit", [3, 4]), ("retries", "x"), ("stamps", {"a": 1}),
+     ("compression", "gzip"),
      ("id", None), ("stamped_headers", ["a"])],
 )  # fmt: skip
 def test_our_task_with_headers_that_we_never_send_is_broken(name: str, value: Any) -> None:
@@ -181,7 +206,8 @@ def test_our_task_with_headers_that_we_never_send_is_broken(name: str, value: An
     [
         PRICE,
         {**PRICE, "body": base64.b64encode(zlib.compress(b"[[], {}, {}]")).decode()},
-        {**PRICE, "body": base64.b64encode(pickle.dumps([1])).decode(), "content-type": "application/x-python"},
+        {**PRICE, "body": base64.b64encode(pickle.dumps([1])).decode(),
+         "content-type": "application/x-python"},
         {**PRICE, "body": "no base64!"},
         {**PRICE, "properties": {}},
         {**PRICE, "properties": None},
@@ -193,9 +219,21 @@ def test_a_task_of_somebody_else_is_foreign_whatever_its_body(message: dict[str,
 
 
 def test_a_task_of_protocol_1_is_known_by_its_body() -> None:
-    old = {**OURS, "headers": {}, "body": encoded({"task": "shop.price", "id": "1", "args": [], "kwargs": {}})}
-    ours = {**OURS, "headers": {}, "body": encoded({"task": "pipeline.step", "id": "1", "args": [], "kwargs": {}})}
-    unreadable = {**OURS, "headers": {}, "body": base64.b64encode(pickle.dumps({"task": "shop.price"})).decode()}
+    old = {
+        **OURS,
+        "headers": {},
+        "body": encoded({"task": "shop.price", "id": "1", "args": [], "kwargs": {}}),
+    }
+    ours = {
+        **OURS,
+        "headers": {},
+        "body": encoded({"task": "pipeline.step", "id": "1", "args": [], "kwargs": {}}),
+    }
+    unreadable = {
+        **OURS,
+        "headers": {},
+        "body": base64.b64encode(pickle.dumps({"task": "shop.price"})).decode(),
+    }
 
     assert read_message(json.dumps(old)) == ForeignMessage("shop.price", "")
     assert isinstance(read_message(json.dumps(ours)), BrokenMessage)

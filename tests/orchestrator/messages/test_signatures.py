@@ -32,7 +32,9 @@ def offline_app() -> Celery:
     return create_app(SETTINGS, "redis://localhost:1/0")
 
 
-def link(step: str = "a", attempt: int = 1, queue: str = "cpu", priority: int = 5, timeout_s: float = 0) -> Link:
+def link(
+    step: str = "a", attempt: int = 1, queue: str = "cpu", priority: int = 5, timeout_s: float = 0
+) -> Link:
     return Link(step, attempt, queue, priority, timeout_s)
 
 
@@ -41,7 +43,11 @@ def step_of(signature: Signature) -> str:
 
 
 def steps_of(signature: Signature) -> list[str]:
-    return [step_of(each) for each in signature.tasks] if signature.task == "celery.chain" else [step_of(signature)]
+    return (
+        [step_of(each) for each in signature.tasks]
+        if signature.task == "celery.chain"
+        else [step_of(signature)]
+    )
 
 
 def test_a_step_is_sent_as_ids_only(offline_app: Celery) -> None:
@@ -56,11 +62,14 @@ def test_a_step_is_sent_as_ids_only(offline_app: Celery) -> None:
     assert "soft_time_limit" not in options
 
 
-def test_a_timeout_travels_as_the_soft_limit_and_celery_is_given_no_hard_one(offline_app: Celery) -> None:
+def test_a_timeout_travels_as_the_soft_limit_and_celery_is_given_no_hard_one(
+    offline_app: Celery,
+) -> None:
     options = step_signature(offline_app, RUN_ID, "p", link(timeout_s=2.5)).options
 
     assert options["soft_time_limit"] == 2.5
-    assert "time_limit" not in options  # it would end the child alone, and leave what that had started
+    # it would end the child alone, and leave what that had started
+    assert "time_limit" not in options
 
 
 def test_links_are_a_native_chain_and_one_link_is_no_chain(offline_app: Celery) -> None:
@@ -68,7 +77,11 @@ def test_links_are_a_native_chain_and_one_link_is_no_chain(offline_app: Celery) 
     one = chain_signature(offline_app, RUN_ID, "p", (link("a"),))
 
     assert isinstance(several, chain)
-    assert [(task.kwargs["step"], task.kwargs["attempt"]) for task in several.tasks] == [("a", 2), ("b", 1), ("c", 1)]
+    assert [(task.kwargs["step"], task.kwargs["attempt"]) for task in several.tasks] == [
+        ("a", 2),
+        ("b", 1),
+        ("c", 1),
+    ]
     assert not isinstance(one, chain)
     assert step_of(one) == "a"
 
@@ -92,7 +105,9 @@ def test_the_signatures_of_a_plan_hold_exactly_its_edges(offline_app: Celery, se
     edges |= {link for steps in chains for link in pairwise(steps)}
     assert chains == set(plan.chains)
     assert edges == {(u, v) for v, parents in plan.upstream.items() for u in parents}
-    assert [steps_of(signature)[0] for signature in roots] == [plan.chains[index][0] for index in plan.roots]
+    assert [steps_of(signature)[0] for signature in roots] == [
+        plan.chains[index][0] for index in plan.roots
+    ]
 
 
 def test_the_signatures_of_a_plan_are_what_dispatch_sends(offline_app: Celery) -> None:
@@ -102,11 +117,16 @@ def test_the_signatures_of_a_plan_are_what_dispatch_sends(offline_app: Celery) -
     signatures = plan_signatures(offline_app, plan, links, RUN_ID)
 
     assert signatures[0] == chain_signature(offline_app, RUN_ID, "p", (links["a"],))
-    assert signatures[-1].body == chain_signature(offline_app, RUN_ID, "p", (links["d"], links["e"]))
+    assert signatures[-1].body == chain_signature(
+        offline_app, RUN_ID, "p", (links["d"], links["e"])
+    )
 
 
-def test_a_chain_is_published_through_the_producer_that_is_given(app: Celery, chosen: Settings, messages_in) -> None:
-    # Celery's own chain.apply_async would take one from the app's pool, and there would be no batch.
+def test_a_chain_is_published_through_the_producer_that_is_given(
+    app: Celery, chosen: Settings, messages_in
+) -> None:
+    # Celery's own chain.apply_async would take one from the app's pool, and there would be no
+    # batch.
     queue = chosen.queue_of()
     with Connection("memory://") as connection:
         channel = connection.channel()

@@ -37,15 +37,20 @@ _queue_numbers = count()
 @pytest.fixture(scope="module")
 def offline_app() -> Celery:
     """An app that is never connected."""
-    return create_app(Settings(pools={"cpu": PoolSettings(queue="pinned")}), "redis://localhost:1/0")
+    return create_app(
+        Settings(pools={"cpu": PoolSettings(queue="pinned")}), "redis://localhost:1/0"
+    )
 
 
-def link(step: str = "a", attempt: int = 1, queue: str = "cpu", priority: int = 5, timeout_s: float = 0) -> Link:
+def link(
+    step: str = "a", attempt: int = 1, queue: str = "cpu", priority: int = 5, timeout_s: float = 0
+) -> Link:
     return Link(step, attempt, queue, priority, timeout_s)
 
 
 def published_bytes(app: Celery, run_id: str, pipeline: str, links: tuple[Link, ...]) -> int:
-    """Return the size of what kombu writes, through its transport in memory (all virtual transports share the form)."""
+    """Return the size of what kombu writes, through its transport in memory (all virtual transports
+    share the form)."""
     with Connection("memory://") as connection:
         channel = connection.channel()
         channel.queue_declare(links[0].queue)
@@ -58,7 +63,10 @@ def published_bytes(app: Celery, run_id: str, pipeline: str, links: tuple[Link, 
         return len(json.dumps(message))
 
 
-TEXT = st.text(st.characters(min_codepoint=33, exclude_characters="\\\"'", exclude_categories=["Cs"]), min_size=1)
+TEXT = st.text(
+    st.characters(min_codepoint=33, exclude_characters="\\\"'", exclude_categories=["Cs"]),
+    min_size=1,
+)
 
 
 @given(
@@ -98,7 +106,11 @@ def test_what_lies_in_redis_is_no_larger_than_was_computed(
 
     (message,) = messages_in(queue)
     unknown = ORIGIN_BYTES - len(message.headers["origin"]) + len('"') * 2 + 36 - len("null")
-    assert message.size_bytes <= message_bytes(RUN_ID, "p" * 40, links) <= message.size_bytes + unknown + 16
+    assert (
+        message.size_bytes
+        <= message_bytes(RUN_ID, "p" * 40, links)
+        <= message.size_bytes + unknown + 16
+    )
 
 
 @given(
@@ -117,21 +129,30 @@ def test_what_lies_in_redis_is_no_larger_than_was_computed(
     pipeline=TEXT,
 )
 @settings(max_examples=100)
-def test_no_stretch_of_links_that_is_allowed_exceeds_the_limit(links: list[Link], pipeline: str) -> None:
+def test_no_stretch_of_links_that_is_allowed_exceeds_the_limit(
+    links: list[Link], pipeline: str
+) -> None:
     allowed = links_per_message(pipeline, links, RUN_ID)
 
     assert 1 <= allowed <= LINKS_PER_MESSAGE
-    largest = max(message_bytes(RUN_ID, pipeline, tuple(links[i : i + allowed])) for i in range(len(links)))
+    largest = max(
+        message_bytes(RUN_ID, pipeline, tuple(links[i : i + allowed])) for i in range(len(links))
+    )
     assert largest < MESSAGE_BYTES or allowed == 1
 
 
 def test_the_size_of_a_message_does_not_depend_on_the_size_of_the_graph() -> None:
-    # The widest fan and the fan of one have messages of one size; so have chains from the longest message on.
+    # The widest fan and the fan of one have messages of one size; so have chains from the longest
+    # message on.
     def largest(upstream) -> int:
         return plan_message_bytes(graph(upstream).plan(), SETTINGS)
 
     def fan(width: int):
-        return {"root": "", **{f"s{i:05}": "root" for i in range(width)}, "z": [f"s{i:05}" for i in range(width)]}
+        return {
+            "root": "",
+            **{f"s{i:05}": "root" for i in range(width)},
+            "z": [f"s{i:05}" for i in range(width)],
+        }
 
     def line(length: int):
         return {f"s{i:05}": f"s{i - 1:05}" if i else "" for i in range(length)}
@@ -152,7 +173,10 @@ def test_the_largest_message_stays_under_8_kib_whatever_the_pipeline(
     options = StepOptions(timeout=timeout, pool=pool, retries=1000, priority=9)
     names = [f"{i:02}".rjust(step_chars, "x")[-max(2, step_chars) :] for i in range(100)]
     # One step has a longer name than the others and none of their weight.
-    steps = {name: Step(name, ShellCall(""), tuple(names[i - 1 : i]), options) for i, name in enumerate(names)}
+    steps = {
+        name: Step(name, ShellCall(""), tuple(names[i - 1 : i]), options)
+        for i, name in enumerate(names)
+    }
     steps["odd" + "d" * min(step_chars, 197)] = Step("odd", ShellCall(""))
     plan = compile_pipeline(Pipeline("p" * pipeline_chars, steps))
 
@@ -165,7 +189,8 @@ def test_the_largest_message_stays_under_8_kib_whatever_the_pipeline(
 
 @given(
     steps=st.lists(
-        st.tuples(st.integers(1, 200), st.sampled_from(["cpu", "q" * 90]), st.sampled_from([0, 5.0, 123456.789])),
+        st.tuples(st.integers(1, 200), st.sampled_from(["cpu", "q" * 90]), st.sampled_from([0, 5.0,
+        123456.789])),
         min_size=1, max_size=40,
     ),
     pipeline_chars=st.integers(1, 200),
@@ -181,6 +206,7 @@ def test_no_stretch_of_a_chain_makes_a_larger_message_than_was_said(
     said = largest_message_bytes(RUN_ID, pipeline, [links], max_links)
 
     stretches = [links[i : i + max_links] for i in range(len(links))]
-    assert max(message_bytes(RUN_ID, pipeline, stretch) for stretch in stretches) <= said + 4  # base64
+    # base64
+    assert max(message_bytes(RUN_ID, pipeline, stretch) for stretch in stretches) <= said + 4
     assert said < MESSAGE_BYTES
     assert 1 <= max_links <= LINKS_PER_MESSAGE

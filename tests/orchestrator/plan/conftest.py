@@ -14,16 +14,21 @@ PipelineOf = Callable[..., Pipeline]
 
 @pytest.fixture(scope="session")
 def pipeline_of() -> PipelineOf:
-    """Return a builder: upstreams by step, as "a b" or a list, and the rules that are not all_success."""
+    """Return a builder: upstreams by step, as "a b" or a list, and the rules that are not
+    all_success."""
     options = {rule: StepOptions(trigger=rule.value) for rule in TriggerRule}
     call = ShellCall("true")
 
-    def build(upstream: Mapping[str, str | Iterable[str]], rules: Mapping[str, TriggerRule] | None = None) -> Pipeline:
+    def build(
+        upstream: Mapping[str, str | Iterable[str]], rules: Mapping[str, TriggerRule] | None = None
+    ) -> Pipeline:
         rules = rules or {}
         steps = {}
         for name, parents in upstream.items():
             parents = tuple(parents.split() if isinstance(parents, str) else parents)
-            steps[name] = Step(name, call, parents, options[rules.get(name, TriggerRule.ALL_SUCCESS)])
+            steps[name] = Step(
+                name, call, parents, options[rules.get(name, TriggerRule.ALL_SUCCESS)]
+            )
         return Pipeline("p", steps)
 
     return build

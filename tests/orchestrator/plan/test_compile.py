@@ -18,14 +18,25 @@ def waits(plan: Plan) -> dict[str, set[str]]:
 def test_no_steps_give_an_empty_plan(pipeline_of):
     plan = compile_pipeline(pipeline_of({}))
 
-    assert (plan.order, plan.chains, plan.chords, plan.roots, plan.critical_path) == ((), (), (), (), ())
+    assert (plan.order, plan.chains, plan.chords, plan.roots, plan.critical_path) == (
+        (),
+        (),
+        (),
+        (),
+        (),
+    )
     assert plan.edge_count == 0
 
 
 def test_one_step_is_one_chain_that_waits_for_nothing(pipeline_of):
     plan = compile_pipeline(pipeline_of({"a": ""}))
 
-    assert (plan.chains, plan.chords, plan.roots, plan.critical_path) == ((("a",),), (), (0,), ("a",))
+    assert (plan.chains, plan.chords, plan.roots, plan.critical_path) == (
+        (("a",),),
+        (),
+        (0,),
+        ("a",),
+    )
 
 
 def test_a_straight_line_is_one_chain(pipeline_of):
@@ -43,7 +54,9 @@ def test_the_n_shape_holds_back_only_the_step_with_two_upstreams(pipeline_of):
 
 
 def test_the_short_arm_of_a_diamond_does_not_wait_for_the_long_arm(pipeline_of):
-    plan = compile_pipeline(pipeline_of({"a": "", "l1": "a", "s": "a", "l2": "l1", "l3": "l2", "z": "s l3"}))
+    plan = compile_pipeline(
+        pipeline_of({"a": "", "l1": "a", "s": "a", "l2": "l1", "l3": "l2", "z": "s l3"})
+    )
 
     assert plan.chains == (("a",), ("l1", "l2", "l3"), ("s",), ("z",))
     assert waits(plan) == {"l1": {"a"}, "s": {"a"}, "z": {"s", "l3"}}
@@ -51,7 +64,16 @@ def test_the_short_arm_of_a_diamond_does_not_wait_for_the_long_arm(pipeline_of):
 
 
 def test_the_end_of_one_fork_is_the_start_of_the_next(pipeline_of):
-    steps = {"a": "", "b1": "a", "b2": "a", "c": "b1 b2", "d": "c", "e1": "d", "e2": "d", "f": "e1 e2"}
+    steps = {
+        "a": "",
+        "b1": "a",
+        "b2": "a",
+        "c": "b1 b2",
+        "d": "c",
+        "e1": "d",
+        "e2": "d",
+        "f": "e1 e2",
+    }
     plan = compile_pipeline(pipeline_of(steps))
 
     assert ("c", "d") in plan.chains
@@ -95,7 +117,9 @@ def test_an_upstream_named_twice_counts_once(pipeline_of):
     assert plan.redundant_edges == ()
 
 
-@pytest.mark.parametrize("rule", [rule for rule in TriggerRule if rule is not TriggerRule.ALL_SUCCESS])
+@pytest.mark.parametrize(
+    "rule", [rule for rule in TriggerRule if rule is not TriggerRule.ALL_SUCCESS]
+)
 def test_a_step_with_another_rule_keeps_all_its_edges(pipeline_of, rule):
     plan = compile_pipeline(pipeline_of({"a": "", "b": "a", "alert": "a b"}, {"alert": rule}))
 
@@ -103,10 +127,14 @@ def test_a_step_with_another_rule_keeps_all_its_edges(pipeline_of, rule):
     assert plan.upstream["alert"] == ("a", "b")
 
 
-@pytest.mark.parametrize("rule", [rule for rule in TriggerRule if rule is not TriggerRule.ALL_SUCCESS])
+@pytest.mark.parametrize(
+    "rule", [rule for rule in TriggerRule if rule is not TriggerRule.ALL_SUCCESS]
+)
 def test_a_step_with_another_rule_proves_nothing_about_its_upstreams(pipeline_of, rule):
     # If `a` fails, `tidy` may run all the same; `c` must then see that `a` failed.
-    plan = compile_pipeline(pipeline_of({"a": "", "tidy": "a", "b": "tidy", "c": "a tidy b"}, {"tidy": rule}))
+    plan = compile_pipeline(
+        pipeline_of({"a": "", "tidy": "a", "b": "tidy", "c": "a tidy b"}, {"tidy": rule})
+    )
 
     assert plan.redundant_edges == (("tidy", "c"),)
     assert plan.upstream["c"] == ("a", "b")
@@ -133,7 +161,9 @@ def test_a_loop_is_refused_by_name(pipeline_of):
     with pytest.raises(PipelineInvalid) as refused:
         compile_pipeline(pipeline_of(steps))
 
-    assert refused.value.faults == ("steps form a loop: train -> evaluate -> train. Remove one of these inputs.",)
+    assert refused.value.faults == (
+        "steps form a loop: train -> evaluate -> train. Remove one of these inputs.",
+    )
 
 
 def test_a_step_that_waits_for_itself_is_refused(pipeline_of):

@@ -46,7 +46,8 @@ def edges_of(upstream: Mapping[str, Iterable[str]]) -> set[Edge]:
 
 
 def redundant_by_definition(upstream, rules) -> set[Edge]:
-    """Return the edges (u, v) with a way around: u → … → p → v, where each step after u needs success."""
+    """Return the edges (u, v) with a way around: u → … → p → v, where each step after u needs
+    success."""
     children = {u: [v for v in upstream if u in upstream[v]] for u in upstream}
 
     def has_way_around(u: str, v: str) -> bool:
@@ -93,8 +94,12 @@ def test_the_size_of_a_block_does_not_change_the_reduction(pipeline_of, drawn):
     depth = graph.depths(numbers, order)
 
     for bits in (1, 2, 3):
-        redundant = graph.find_redundant_edges(numbers, order, depth, needs_success, block_bits=bits)
-        assert {(names[u], names[v]) for u, v in redundant} == redundant_by_definition(upstream, rules)
+        redundant = graph.find_redundant_edges(
+            numbers, order, depth, needs_success, block_bits=bits
+        )
+        assert {(names[u], names[v]) for u, v in redundant} == redundant_by_definition(
+            upstream, rules
+        )
 
 
 @given(upstream=upstreams())
@@ -130,7 +135,11 @@ def test_chains_part_the_steps_into_maximal_straight_lines(pipeline_of, drawn):
 
     assert sorted(step for chain in plan.chains for step in chain) == sorted(plan.order)
     links = {link for chain in plan.chains for link in pairwise(chain)}
-    straight = {(u, v) for u, v in edges_of(plan.upstream) if plan.downstream[u] == (v,) and plan.upstream[v] == (u,)}
+    straight = {
+        (u, v)
+        for u, v in edges_of(plan.upstream)
+        if plan.downstream[u] == (v,) and plan.upstream[v] == (u,)
+    }
     assert links == straight
     heads = [plan.order.index(chain[0]) for chain in plan.chains]
     assert heads == sorted(heads)
@@ -142,15 +151,26 @@ def test_chains_and_chords_hold_exactly_the_edges_that_are_left(pipeline_of, dra
     plan = compile_pipeline(pipeline_of(*drawn))
 
     links = {link for chain in plan.chains for link in pairwise(chain)}
-    # What a chord makes wait: the body's first step, for the end of each header chain, its last step.
-    joins = {(plan.chains[i][-1], plan.chains[chord.body][0]) for chord in plan.chords for i in chord.header}
-    assert links | joins == edges_of(plan.upstream) == {(u, v) for u in plan.downstream for v in plan.downstream[u]}
+    # What a chord makes wait: the body's first step, for the end of each header chain, its last
+    # step.
+    joins = {
+        (plan.chains[i][-1], plan.chains[chord.body][0])
+        for chord in plan.chords
+        for i in chord.header
+    }
+    assert (
+        links | joins
+        == edges_of(plan.upstream)
+        == {(u, v) for u in plan.downstream for v in plan.downstream[u]}
+    )
     assert not links & joins
     # One place for each fan-in, and what waits for nothing is a root.
     bodies = [chord.body for chord in plan.chords]
     assert sorted([*bodies, *plan.roots]) == list(range(len(plan.chains)))
     for chord in plan.chords:
-        assert [plan.chains[i][-1] for i in chord.header] == list(plan.upstream[plan.chains[chord.body][0]])
+        assert [plan.chains[i][-1] for i in chord.header] == list(
+            plan.upstream[plan.chains[chord.body][0]]
+        )
 
 
 @given(drawn=upstreams_and_rules(), seed=st.integers(0, 2**32))
@@ -160,11 +180,21 @@ def test_any_listing_gives_the_same_chains_and_the_same_joins(pipeline_of, drawn
     listing = list(upstream)
     random.Random(seed).shuffle(listing)
 
-    plans = [compile_pipeline(pipeline_of(up, rules)) for up in (upstream, {v: upstream[v] for v in listing})]
+    plans = [
+        compile_pipeline(pipeline_of(up, rules))
+        for up in (upstream, {v: upstream[v] for v in listing})
+    ]
 
     def shape(plan):
-        joins = {(plan.chains[c.body], frozenset(plan.chains[i] for i in c.header)) for c in plan.chords}
-        return set(plan.chains), joins, {plan.chains[i] for i in plan.roots}, set(plan.redundant_edges)
+        joins = {
+            (plan.chains[c.body], frozenset(plan.chains[i] for i in c.header)) for c in plan.chords
+        }
+        return (
+            set(plan.chains),
+            joins,
+            {plan.chains[i] for i in plan.roots},
+            set(plan.redundant_edges),
+        )
 
     assert shape(plans[0]) == shape(plans[1])
 

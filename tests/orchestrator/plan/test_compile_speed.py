@@ -21,7 +21,10 @@ def wide_fan(count):
 
 
 def dense_layers(count, width=10):
-    return [range((i // width - 1) * width, i // width * width) if i >= width else [] for i in range(count)]
+    return [
+        range((i // width - 1) * width, i // width * width) if i >= width else []
+        for i in range(count)
+    ]
 
 
 def dense_layers_with_skips(count, width=10):
@@ -43,12 +46,21 @@ def random_listing(count):
     return upstream
 
 
-SHAPES = [long_chain, wide_fan, dense_layers, dense_layers_with_skips, random_parents, random_listing]
+SHAPES = [
+    long_chain,
+    wide_fan,
+    dense_layers,
+    dense_layers_with_skips,
+    random_parents,
+    random_listing,
+]
 
 
 @pytest.fixture(scope="module")
 def pipeline_of_shape(pipeline_of):
-    return lambda upstream: pipeline_of({f"s{i}": [f"s{u}" for u in parents] for i, parents in enumerate(upstream)})
+    return lambda upstream: pipeline_of(
+        {f"s{i}": [f"s{u}" for u in parents] for i, parents in enumerate(upstream)}
+    )
 
 
 def wide_dense_layers(count):

@@ -1,4 +1,5 @@
-"""Plans of real workflows. They lie beside the repository, or where WORKFLOWS_DIR says, and may be absent."""
+"""Plans of real workflows. They lie beside the repository, or where WORKFLOWS_DIR says, and may be
+absent."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from orchestrator.plan.compile import compile_pipeline
 FOLDER = Path(os.environ.get("WORKFLOWS_DIR") or Path(__file__).parents[4] / "shared" / "workflows")
 FILES = sorted(path for path in FOLDER.glob("*.json*") if path.name != "INDEX.json")
 
-pytestmark = pytest.mark.skipif(not FILES, reason="no real workflows beside the repository; set WORKFLOWS_DIR")
+pytestmark = pytest.mark.skipif(
+    not FILES, reason="no real workflows beside the repository; set WORKFLOWS_DIR"
+)
 
 
 def load(path: Path) -> dict[str, list[str]]:
@@ -42,7 +45,11 @@ def test_a_real_workflow_is_planned_exactly(pipeline_of, path):
     assert list(plan.pipeline.steps) == list(upstream)
     assert sorted(step for chain in plan.chains for step in chain) == sorted(upstream)
     links = {link for chain in plan.chains for link in pairwise(chain)}
-    joins = {(plan.chains[i][-1], plan.chains[chord.body][0]) for chord in plan.chords for i in chord.header}
+    joins = {
+        (plan.chains[i][-1], plan.chains[chord.body][0])
+        for chord in plan.chords
+        for i in chord.header
+    }
     assert links | joins == edges_of(plan.upstream)
     assert edges_of(plan.upstream) | set(plan.redundant_edges) == edges_of(upstream)
     assert plan.edge_count == len(edges_of(upstream))

@@ -16,7 +16,8 @@ FAILED = frozenset({"failed", "upstream_failed"})
 
 
 def judge(rule: TriggerRule, ends: Iterable[str]) -> str:
-    """Return what a waiting step becomes, from the states of its upstreams: the trigger rules, word by word."""
+    """Return what a waiting step becomes, from the states of its upstreams: the trigger rules, word
+    by word."""
     states = list(ends)
     all_ended = all(state in ENDED for state in states)
     any_failed = any(state in FAILED for state in states)
@@ -48,7 +49,8 @@ def simulate(
     ends_as: Mapping[str, str],
     speed: Mapping[str, float],
 ) -> list[dict[str, str]]:
-    """Return the states of all steps after each event of a run; of the running steps the fastest ends next."""
+    """Return the states of all steps after each event of a run; of the running steps the fastest
+    ends next."""
     state = dict.fromkeys(upstream, "waiting")
     history = []
     while True:
@@ -76,8 +78,14 @@ def runs(draw):
     other_rules = draw(st.floats(0, 0.7))
     trouble = draw(st.floats(0, 0.5))
     upstream = {v: [u for u in names[:i] if rng.random() < density] for i, v in enumerate(names)}
-    rules = {v: rng.choice(list(TriggerRule)) if rng.random() < other_rules else TriggerRule.ALL_SUCCESS for v in names}
-    ends_as = {v: rng.choice(["failed", "skipped"]) if rng.random() < trouble else "succeeded" for v in names}
+    rules = {
+        v: rng.choice(list(TriggerRule)) if rng.random() < other_rules else TriggerRule.ALL_SUCCESS
+        for v in names
+    }
+    ends_as = {
+        v: rng.choice(["failed", "skipped"]) if rng.random() < trouble else "succeeded"
+        for v in names
+    }
     return upstream, rules, ends_as, {v: rng.random() for v in names}
 
 
@@ -97,7 +105,11 @@ def test_every_step_starts_at_the_same_moment_and_ends_in_the_same_state(pipelin
 def test_dropping_an_edge_across_another_rule_would_change_the_run(pipeline_of):
     # Guards the simulator: it must be able to see the fault that the exact rule avoids.
     upstream = {"a": [], "tidy": ["a"], "ship": ["a", "tidy"]}
-    rules = {"a": TriggerRule.ALL_SUCCESS, "tidy": TriggerRule.ALL_DONE, "ship": TriggerRule.ALL_SUCCESS}
+    rules = {
+        "a": TriggerRule.ALL_SUCCESS,
+        "tidy": TriggerRule.ALL_DONE,
+        "ship": TriggerRule.ALL_SUCCESS,
+    }
     ends_as = {"a": "failed", "tidy": "succeeded", "ship": "succeeded"}
     speed = dict.fromkeys(upstream, 1.0)
 

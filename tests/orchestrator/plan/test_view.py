@@ -15,7 +15,9 @@ def page(pipeline, *, full=False):
 
 
 def test_the_view_holds_the_whole_plan_as_json(pipeline_of):
-    plan = compile_pipeline(pipeline_of({"a": "", "b": "a", "c": "a b", "d": "c", "e": "c", "f": "d e c"}))
+    plan = compile_pipeline(
+        pipeline_of({"a": "", "b": "a", "c": "a b", "d": "c", "e": "c", "f": "d e c"})
+    )
 
     view = plan_view(plan, largest_message_bytes=812, compile_s=0.5)
 
@@ -25,7 +27,11 @@ def test_the_view_holds_the_whole_plan_as_json(pipeline_of):
         "edges": 8,
         "redundant_edges": 2,
         "chains": [["a", "b", "c"], ["d"], ["e"], ["f"]],
-        "chords": [{"header": [0], "body": 1}, {"header": [0], "body": 2}, {"header": [1, 2], "body": 3}],
+        "chords": [
+            {"header": [0], "body": 1},
+            {"header": [0], "body": 2},
+            {"header": [1, 2], "body": 3},
+        ],
         "roots": [0],
         "largest_message_bytes": 812,
         "compile_s": 0.5,
@@ -82,8 +88,8 @@ Canvas: the same in Celery's notation
 
 
 def test_the_page_of_no_steps_is_its_heading(pipeline_of):
-    assert page(pipeline_of({})) == (
-        "pipeline p: 0 steps, 0 edges (0 redundant), 0 chains, 0 chords\n"
+    assert (
+        page(pipeline_of({})) == "pipeline p: 0 steps, 0 edges (0 redundant), 0 chains, 0 chords\n"
         "compiled in 1.5 ms; the largest message is 812 bytes\n"
     )
 
@@ -101,7 +107,9 @@ def test_long_lists_are_cut_with_a_count(pipeline_of):
 def test_a_cut_chain_keeps_the_step_that_others_wait_for(pipeline_of):
     steps = {f"s{i}": [f"s{i - 1}"] if i else [] for i in range(100)}
 
-    assert "  0: s0 → s1 → s2 → s3 → s4 → s5 → s6 → … and 92 more … → s99\n" in page(pipeline_of(steps))
+    assert "  0: s0 → s1 → s2 → s3 → s4 → s5 → s6 → … and 92 more … → s99\n" in page(
+        pipeline_of(steps)
+    )
 
 
 def test_the_full_page_cuts_nothing(pipeline_of):

@@ -14,12 +14,14 @@ from orchestrator.processes.exit_status import UNKNOWN_EXIT, KnownChild, how_it_
 
 LOSSES = {
     "SIGCHLD is ignored": "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
-    "SIGCHLD is set to SA_NOCLDWAIT": """
+    "SIGCHLD is set to SA_NOCLDWAIT": (
+        """
         class Action(ctypes.Structure):
             _fields_ = [("handler", ctypes.c_void_p), ("mask", ctypes.c_ubyte * 128), ("flags", ctypes.c_int),
                         ("restorer", ctypes.c_void_p)]
         ctypes.CDLL(None).sigaction(int(signal.SIGCHLD), ctypes.byref(Action(0, (ctypes.c_ubyte * 128)(), 2, 0)), None)
-    """,
+    """
+    ),
     "a library reaps all children": "signal.signal(signal.SIGCHLD, lambda *_: os.waitpid(-1, 0))",
 }
 ASK = {"wait": "child.wait()", "poll": "code_by_poll(child)", "wait for a while": "child.wait(30)"}

@@ -29,7 +29,9 @@ def own_folder(tmp_path, monkeypatch):
 
 def worker():
     """A process that has such a folder as long as it lives, and the folder."""
-    process = subprocess.Popen([sys.executable, "-c", MAKING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAKING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout
     return process, Path(process.stdout.readline().strip())
 

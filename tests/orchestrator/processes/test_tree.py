@@ -67,17 +67,28 @@ def test_each_process_is_asked_to_end_before_what_it_has_started(tmp_path, wait_
 
 
 def test_pythons_own_trackers_are_left_alone(wait_until):
-    code = "from multiprocessing import resource_tracker as t; t.ensure_running(); import time; time.sleep(600)"
+    code = (
+        "from multiprocessing import resource_tracker as t; t.ensure_running(); import time;"
+        " time.sleep(600)"
+    )
     with subprocess.Popen([sys.executable, "-c", code]) as started:
         process = psutil.Process(started.pid)
-        wait_until(lambda: any("resource_tracker" in word for it in process.children() for word in it.cmdline()))
+        wait_until(
+            lambda: any(
+                "resource_tracker" in word for it in process.children() for word in it.cmdline()
+            )
+        )
 
         assert ProcessTree(started.pid).look() == []
         started.kill()
 
 
-def test_a_look_reads_the_processes_of_the_machine_once_however_many_members_live_or_have_ended(wait_until):
-    with subprocess.Popen(["sh", "-c", "for _ in 1 2 3 4 5 6 7 8 9 10; do sleep 600 & done; wait"]) as started:
+def test_a_look_reads_the_processes_of_the_machine_once_however_many_members_live_or_have_ended(
+    wait_until,
+):
+    with subprocess.Popen(
+        ["sh", "-c", "for _ in 1 2 3 4 5 6 7 8 9 10; do sleep 600 & done; wait"]
+    ) as started:
         wait_until(lambda: len(psutil.Process(started.pid).children()) == 10)
         tree = ProcessTree(started.pid)
         for member in tree.members()[:5]:
@@ -87,7 +98,11 @@ def test_a_look_reads_the_processes_of_the_machine_once_however_many_members_liv
         is_listening = True
 
         def note(event, arguments):
-            if is_listening and event in ("os.listdir", "os.scandir") and os.fsdecode(arguments[0]) == "/proc":
+            if (
+                is_listening
+                and event in ("os.listdir", "os.scandir")
+                and os.fsdecode(arguments[0]) == "/proc"
+            ):
                 listed.append(event)
 
         sys.addaudithook(note)
@@ -105,7 +120,8 @@ def test_what_a_process_with_the_id_of_a_dead_member_starts_is_no_member(monkeyp
     (parent,) = (member for member in ProcessTree(root.pid).members() if member.name() == "sh")
     tree = ProcessTree()
     tree.add([parent])
-    monkeypatch.setattr(psutil.Process, "is_running", lambda process: process != parent)  # so psutil tells of it
+    # so psutil tells of it
+    monkeypatch.setattr(psutil.Process, "is_running", lambda process: process != parent)
 
     assert tree.look() == []
     assert tree.members() == [parent]

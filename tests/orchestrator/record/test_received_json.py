@@ -22,15 +22,22 @@ from orchestrator.record.received_json import arguments_json
         ([{"$param": ["where"]}], ["/data"]),
     ],
 )
-def test_arguments_of_any_type_are_shown_also_where_the_type_is_not_there(args: list[Any], shown: Any) -> None:
+def test_arguments_of_any_type_are_shown_also_where_the_type_is_not_there(
+    args: list[Any], shown: Any
+) -> None:
     params = {"where": to_wire(PurePosixPath("/data"), typed=True)}
 
-    assert arguments_json(Received(StepSpec("cpu", uses="m:f", args=args), params, {}))["args"] == shown
+    assert (
+        arguments_json(Received(StepSpec("cpu", uses="m:f", args=args), params, {}))["args"]
+        == shown
+    )
 
 
 def test_an_output_of_a_type_that_is_not_there_is_named_by_it() -> None:
     source = Source("a", 1, '{"$enum": ["gone:Mode", "FAST", "fast"]}')
-    shown = arguments_json(Received(StepSpec("cpu", uses="m:f", args=[{"$output": ["a"]}]), {}, {"a": source}))
+    shown = arguments_json(
+        Received(StepSpec("cpu", uses="m:f", args=[{"$output": ["a"]}]), {}, {"a": source})
+    )
 
     assert shown["args"][0]["output"]["type"] == "gone:Mode"
 
@@ -38,7 +45,11 @@ def test_an_output_of_a_type_that_is_not_there_is_named_by_it() -> None:
 def test_a_command_is_shown_as_it_was_written() -> None:
     command = Template(("cat ", ParamRef("x", as_file=True), " ", OutputRef("a", ("key",))))
     shown = arguments_json(
-        Received(StepSpec("cpu", CallKind.SHELL, command=to_wire(command)), {"x": 1}, {"a": Source("a", 1, "2")})
+        Received(
+            StepSpec("cpu", CallKind.SHELL, command=to_wire(command)),
+            {"x": 1},
+            {"a": Source("a", 1, "2")},
+        )
     )
 
     assert 'cat ${{ file(params.x) }} ${{ steps.a.output["key"] }}' in shown.values()

@@ -1,4 +1,5 @@
-"""The record of a run is the same from any source that has kept its events: here, rows of SQL beside the ledger."""
+"""The record of a run is the same from any source that has kept its events: here, rows of SQL
+beside the ledger."""
 
 from __future__ import annotations
 
@@ -32,17 +33,31 @@ class Rows:
         self._sql.execute("create table events (id, run, kind, at_us, step, attempt, detail)")
         for part in HASHES:
             pairs = ledger.client.hgetall(ledger.key(run_id, part)).items()
-            self._sql.executemany("insert into kept values (?, ?, ?, ?)", [(run_id, part, *pair) for pair in pairs])
+            self._sql.executemany(
+                "insert into kept values (?, ?, ?, ?)", [(run_id, part, *pair) for pair in pairs]
+            )
         self._sql.executemany(
             "insert into events values (?, ?, ?, ?, ?, ?, ?)",
             [
-                (it.id, run_id, it.kind.value, it.at_us, it.step, it.attempt, json.dumps(dict(it.detail)))
+                (
+                    it.id,
+                    run_id,
+                    it.kind.value,
+                    it.at_us,
+                    it.step,
+                    it.attempt,
+                    json.dumps(dict(it.detail)),
+                )
                 for it in ledger.events(run_id)
             ],
         )
 
     def _kept(self, run_id: str, part: str) -> dict[str, str]:
-        return dict(self._sql.execute("select name, text from kept where run = ? and part = ?", (run_id, part)))
+        return dict(
+            self._sql.execute(
+                "select name, text from kept where run = ? and part = ?", (run_id, part)
+            )
+        )
 
     def run_fields(self, run_id: str) -> Mapping[str, str]:
         if fields := self._kept(run_id, "run"):
@@ -50,7 +65,9 @@ class Rows:
         raise RunUnknown(run_id)
 
     def entries(self, run_id: str) -> Mapping[str, StepEntry]:
-        found = {step: StepEntry.from_json(text) for step, text in self._kept(run_id, "graph").items()}
+        found = {
+            step: StepEntry.from_json(text) for step, text in self._kept(run_id, "graph").items()
+        }
         return dict(sorted(found.items(), key=lambda item: item[1].place))
 
     def specs(self, run_id: str) -> Mapping[str, StepSpec]:
@@ -58,7 +75,9 @@ class Rows:
 
     def events(self, run_id: str, after: str = "0") -> Iterator[Event]:
         rows: Iterable[tuple[str, str, int, str, int, str]] = self._sql.execute(
-            "select id, kind, at_us, step, attempt, detail from events where run = ? order by rowid", (run_id,)
+            "select id, kind, at_us, step, attempt, detail from events where run = ? order by"
+            " rowid",
+            (run_id,),
         )
         for event_id, kind, at_us, step, attempt, detail in rows:
             yield Event(event_id, EventKind(kind), at_us, step, attempt, json.loads(detail))
@@ -75,11 +94,14 @@ class Rows:
 
 @pytest.fixture
 def run_id(ledger: Ledger) -> str:
-    """A run with a retry, a failure, a cancelled step, a resume with another param, and an output."""
+    """A run with a retry, a failure, a cancelled step, a resume with another param, and an
+    output."""
     run_id = start_graph(ledger, {"a": "", "b": "a", "c": "", "d": ""}, params='{"x":1}')
     ledger.commit(run_id, "a", 1, begin(ledger, run_id, "a"), "w", Outcome.FAILED, retry_in_s=0.0)
     ledger.advance_due(run_id)
-    ledger.commit(run_id, "a", 2, begin(ledger, run_id, "a", 2), "w", Outcome.SUCCEEDED, output="[1,2]")
+    ledger.commit(
+        run_id, "a", 2, begin(ledger, run_id, "a", 2), "w", Outcome.SUCCEEDED, output="[1,2]"
+    )
     ledger.commit(run_id, "c", 1, begin(ledger, run_id, "c"), "w", Outcome.FAILED)
     ledger.cancel_steps(run_id, ["d"], "enough")
     ledger.commit(run_id, "b", 1, begin(ledger, run_id, "b"), "w", Outcome.FAILED)

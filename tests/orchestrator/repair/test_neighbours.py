@@ -40,10 +40,25 @@ def quick(chosen: Settings, ledger: Ledger) -> Settings:
 def shop_worker(tmp_path: Path, shared_redis_url: str, quick: Settings) -> Iterator[str]:
     """A worker of another application, which reads our queue. Its name."""
     (tmp_path / "shop.py").write_text(SHOP.format(url=celery_broker_url(shared_redis_url)))
-    command = [sys.executable, "-m", "celery", "-A", "shop", "worker", "--pool", "solo", "-Q", quick.queue_of()]
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "shop",
+        "worker",
+        "--pool",
+        "solo",
+        "-Q",
+        quick.queue_of(),
+    ]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, "-n", f"shop-{quick.key_prefix}"], cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            [*command, "-n", f"shop-{quick.key_prefix}"],
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
         )
     yield f"shop-{quick.key_prefix}"
     process.kill()
@@ -66,7 +81,9 @@ def test_a_worker_that_swallows_our_messages_is_named_once(
         return [event for run_id in run_ids for event in shared_events(ledger, run_id)]
 
     def losses() -> int:
-        return sum(event.kind == "message.lost" for run_id in run_ids for event in ledger.events(run_id))
+        return sum(
+            event.kind == "message.lost" for run_id in run_ids for event in ledger.events(run_id)
+        )
 
     wait_until(events)
     seen = losses()
@@ -75,7 +92,9 @@ def test_a_worker_that_swallows_our_messages_is_named_once(
     (event,) = events()
     assert event.detail["queue"] == quick.queue_of()
     assert shop_worker in event.detail["reader"]
-    (finding,) = check_shared_queues(Installation(quick, "redis://nowhere", ledger, is_embedded=False))
+    (finding,) = check_shared_queues(
+        Installation(quick, "redis://nowhere", ledger, is_embedded=False)
+    )
     assert (finding.level, finding.what) == ("warning", f"queue {quick.queue_of()}")
     assert shop_worker in finding.found
 
@@ -120,15 +139,21 @@ def test_a_server_that_is_away_is_one_line_and_the_next_loss_looks_again(
             assert looked is not None
             looked.join()
 
-    assert [(record.levelname, record.exc_info) for record in caplog.records] == [("WARNING", None)] * 2
+    assert [(record.levelname, record.exc_info) for record in caplog.records] == [
+        ("WARNING", None)
+    ] * 2
     assert "who else reads queue queue could not be found out: Error" in caplog.text
 
 
-def test_nobody_is_named_where_nobody_else_reads(ledger: Ledger, app: Celery, quick: Settings) -> None:
+def test_nobody_is_named_where_nobody_else_reads(
+    ledger: Ledger, app: Celery, quick: Settings
+) -> None:
     queue = quick.queue_of()
     ours = f"_kombu.binding.{queue}"
     ledger.client.sadd(ours, f"{queue}\x06\x16\x06\x16{queue}")
-    ledger.client.sadd(f"_kombu.binding.celery-{ledger.prefix}", f"mail\x06\x16\x06\x16mail-{ledger.prefix}")
+    ledger.client.sadd(
+        f"_kombu.binding.celery-{ledger.prefix}", f"mail\x06\x16\x06\x16mail-{ledger.prefix}"
+    )
     announce_worker(ledger.client, ledger.prefix, WorkerCard("w", (queue,), 1, "prefork", "h", 1))
     try:
         assert other_reader(app, ledger, quick, queue) == ""

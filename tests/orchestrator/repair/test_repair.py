@@ -1,4 +1,5 @@
-"""What a coordinator finds of leases that ran out: whose fault it was, and when it does not judge."""
+"""What a coordinator finds of leases that ran out: whose fault it was, and when it does not
+judge."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ LEASE_S = 0.5
 
 @pytest.fixture
 def quick(chosen: Settings) -> Settings:
-    return chosen.model_copy(update={"lease_s": LEASE_S, "poll_interval_s": 0.05, "message_lost_after_s": 0.4})
+    return chosen.model_copy(
+        update={"lease_s": LEASE_S, "poll_interval_s": 0.05, "message_lost_after_s": 0.4}
+    )
 
 
 def trouble(repair):
@@ -37,13 +40,21 @@ def trouble(repair):
 
 
 def lost(ledger, run_id):
-    return [event.detail["error"]["type"] for event in ledger.events(run_id) if event.kind == "attempt.lost"]
+    return [
+        event.detail["error"]["type"]
+        for event in ledger.events(run_id)
+        if event.kind == "attempt.lost"
+    ]
 
 
 @pytest.mark.parametrize(
-    ("living", "cause"), [(None, "HostLost"), ("beef", "WorkerHung"), ("cafe", "WorkerLost")], ids=str
+    ("living", "cause"),
+    [(None, "HostLost"), ("beef", "WorkerHung"), ("cafe", "WorkerLost")],
+    ids=str,
 )
-def test_a_lease_that_ran_out_is_told_by_whether_its_worker_lives(ledger, app, quick, wait_until, living, cause):
+def test_a_lease_that_ran_out_is_told_by_whether_its_worker_lives(
+    ledger, app, quick, wait_until, living, cause
+):
     """`living` is the incarnation of the worker that bears the name now."""
     run_id = start_graph(ledger, {"a": ""})
     assert ledger.claim(run_id, "a", 1, "beef.12.1", "w", LEASE_S)
@@ -51,7 +62,11 @@ def test_a_lease_that_ran_out_is_told_by_whether_its_worker_lives(ledger, app, q
 
     def look():
         if living:
-            announce_worker(ledger.client, ledger.prefix, WorkerCard("w", ("cpu",), 1, "prefork", "host", 1, living))
+            announce_worker(
+                ledger.client,
+                ledger.prefix,
+                WorkerCard("w", ("cpu",), 1, "prefork", "host", 1, living),
+            )
         visitor.visit(run_id)
         return lost(ledger, run_id)
 
@@ -61,7 +76,9 @@ def test_a_lease_that_ran_out_is_told_by_whether_its_worker_lives(ledger, app, q
     assert states_of(ledger, run_id) == {"a": "queued"}
 
 
-def test_no_lease_of_a_cancelled_attempt_is_judged_before_workers_could_renew(ledger, quick, wait_until) -> None:
+def test_no_lease_of_a_cancelled_attempt_is_judged_before_workers_could_renew(
+    ledger, quick, wait_until
+) -> None:
     run_id = start_graph(ledger, {"a": ""})
     repair = Repair(ledger, quick)
     assert ledger.claim(run_id, "a", 1, "c", "w", 0.000_001)
@@ -77,8 +94,11 @@ def test_no_lease_of_a_cancelled_attempt_is_judged_before_workers_could_renew(le
     assert [event for event, _, _ in events_of(ledger, run_id)].count("attempt.stopped") == 1
 
 
-def test_no_lease_is_judged_before_workers_had_the_server_for_a_renewal(ledger, quick, wait_until) -> None:
-    """While it was away nobody could renew; a worker that lives does so before the coordinator judges."""
+def test_no_lease_is_judged_before_workers_had_the_server_for_a_renewal(
+    ledger, quick, wait_until
+) -> None:
+    """While it was away nobody could renew; a worker that lives does so before the coordinator
+    judges."""
     run_id = start_graph(ledger, {"a": "", "b": ""})
     repair = Repair(ledger, quick)
 
@@ -98,7 +118,9 @@ def test_no_lease_is_judged_before_workers_had_the_server_for_a_renewal(ledger, 
     assert [event for event, _, _ in events_of(ledger, run_id)].count("attempt.lost") == 2
 
 
-def test_no_lease_is_judged_when_the_servers_clock_was_put_forward_just_now(ledger, quick, wait_until) -> None:
+def test_no_lease_is_judged_when_the_servers_clock_was_put_forward_just_now(
+    ledger, quick, wait_until
+) -> None:
     run_id = start_graph(ledger, {"a": "", "b": ""})
     repair = Repair(ledger, quick)
 
@@ -113,8 +135,11 @@ def test_no_lease_is_judged_when_the_servers_clock_was_put_forward_just_now(ledg
     wait_until(lambda: judged("b", 10_000_000) == ["b"])
 
 
-def test_a_message_that_lies_behind_younger_ones_is_not_lost(ledger, app, quick, wait_until) -> None:
-    """As one that a worker gave back, or one of many that were still being sent when a shorter run was submitted."""
+def test_a_message_that_lies_behind_younger_ones_is_not_lost(
+    ledger, app, quick, wait_until
+) -> None:
+    """As one that a worker gave back, or one of many that were still being sent when a shorter run
+    was submitted."""
     early = submit(graph({"a": "", "b": ""}).plan(), ledger, app, quick)
     key = list_key(quick.queue_of(), 3)
     first, second = ledger.client.lpop(key, 2)
@@ -152,7 +177,8 @@ def test_thousands_of_lost_messages_are_sent_again_together(ledger, app, quick, 
 
 
 def test_a_run_that_no_coordinator_knows_of_is_found(ledger, app, quick) -> None:
-    """Who started it died in between, just when a coordinator had struck it as one that is not started yet."""
+    """Who started it died in between, just when a coordinator had struck it as one that is not
+    started yet."""
     run_id, ended = start_graph(ledger, {"a": ""}), start_graph(ledger, {"a": ""})
     ledger.cancel(ended, "enough")
     for it in (run_id, ended):
@@ -163,7 +189,9 @@ def test_a_run_that_no_coordinator_knows_of_is_found(ledger, app, quick) -> None
     assert ledger.active_runs() == [run_id]
 
 
-def test_a_run_that_somebody_deleted_is_no_trouble_for_the_others(ledger, app, quick, caplog) -> None:
+def test_a_run_that_somebody_deleted_is_no_trouble_for_the_others(
+    ledger, app, quick, caplog
+) -> None:
     gone, kept = start_graph(ledger, {"a": ""}), start_graph(ledger, {"a": ""})
     ledger.client.delete(*ledger.client.keys(f"{ledger.prefix}:{{{gone}}}:*"))
     coordinator = Coordinator(ledger, app, quick)
@@ -181,10 +209,20 @@ def test_a_worker_of_another_version_is_no_hindrance(ledger, app, quick, wait_un
     run_id = start_graph(ledger, {"a": ""})
     assert ledger.claim(run_id, "a", 1, "beef.12.1", "w", LEASE_S)
     visitor = Visitor(ledger, app, quick)
-    card = {"worker": "w", "queues": ["cpu"], "slots": 1, "pool_type": "prefork", "host": "h", "pid": 1, "new": True}
+    card = {
+        "worker": "w",
+        "queues": ["cpu"],
+        "slots": 1,
+        "pool_type": "prefork",
+        "host": "h",
+        "pid": 1,
+        "new": True,
+    }
 
     def look():
-        announce_worker(ledger.client, ledger.prefix, WorkerCard("w", ("cpu",), 1, "prefork", "h", 1))
+        announce_worker(
+            ledger.client, ledger.prefix, WorkerCard("w", ("cpu",), 1, "prefork", "h", 1)
+        )
         ledger.client.set(f"{ledger.prefix}:worker:w", json.dumps(card))
         visitor.visit(run_id)
         return lost(ledger, run_id)

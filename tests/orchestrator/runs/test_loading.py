@@ -33,9 +33,8 @@ def test_an_alert_that_nobody_could_send_is_a_fault_without_its_secrets(
 ) -> None:
     file = tmp_path / "told.yaml"
     file.write_text(
-        "alerts: ['json://localhost/$A_PATH', 'slak://secret', '$NOT_SET_HERE', 'secret', '$A_SECRET']\n"
-        "steps:\n"
-        '  vain: {run: "true", timeout: 5, pool: io}\n'
+        "alerts: ['json://localhost/$A_PATH', 'slak://secret', '$NOT_SET_HERE', 'secret',"
+        " '$A_SECRET']\nsteps:\n  vain: {run: \"true\", timeout: 5, pool: io}\n"
     )
     monkeypatch.setenv("A_PATH", "secret")
     monkeypatch.setenv("A_SECRET", "discord://secret")
@@ -46,7 +45,9 @@ def test_an_alert_that_nobody_could_send_is_a_fault_without_its_secrets(
 
     timeout, service, no_url, short = caught.value.faults
     assert "step 'vain' has a timeout" in timeout
-    assert service == "alerts[1], slak://***: Apprise knows no service 'slak'. Did you mean 'slack'?"
+    assert (
+        service == "alerts[1], slak://***: Apprise knows no service 'slak'. Did you mean 'slack'?"
+    )
     assert no_url == "alerts[3], ***: it is no Apprise URL, as in 'slack://$TOKEN/#ml'."
     assert short.startswith("alerts[4], $A_SECRET: Apprise cannot use it: ")
     assert "secret" not in str(caught.value)

@@ -21,8 +21,13 @@ NET = {"a": "", "b": "a", "c": "a", "d": "b c", "e": "d a", "gpu": ""}
 
 @pytest.fixture
 def run_id(ledger, app, chosen) -> str:
-    """A run of NET with `gpu` on pool gpu, `c` with a timeout and a queue timeout, and nothing begun."""
-    options = {"gpu": {"pool": "gpu"}, "c": {"timeout": 60.0, "queue_timeout": 300.0}, "b": {"priority": 2}}
+    """A run of NET with `gpu` on pool gpu, `c` with a timeout and a queue timeout, and nothing
+    begun."""
+    options = {
+        "gpu": {"pool": "gpu"},
+        "c": {"timeout": 60.0, "queue_timeout": 300.0},
+        "b": {"priority": 2},
+    }
     return submit(graph(NET, options=options).plan(), ledger, app, chosen)
 
 
@@ -48,7 +53,11 @@ def text(told: Explanation) -> str:
 
 
 def serve(ledger, worker: str, queue: str, slots: int) -> None:
-    announce_worker(ledger.client, ledger.prefix, WorkerCard(worker, (queue,), slots, "prefork", "host", 1, "beef"))
+    announce_worker(
+        ledger.client,
+        ledger.prefix,
+        WorkerCard(worker, (queue,), slots, "prefork", "host", 1, "beef"),
+    )
 
 
 def test_a_step_that_was_put_back_says_why_and_when_it_is_due(ledger, run_id, why, short) -> None:
@@ -58,14 +67,16 @@ def test_a_step_that_was_put_back_says_why_and_when_it_is_due(ledger, run_id, wh
     told = why("a")
 
     assert text(told).startswith(
-        "Attempt 1 of a was put back, which counts against nothing (host h cannot write to the store /data). "
-        "Attempt 2 is due at T, in T."
+        "Attempt 1 of a was put back, which counts against nothing (host h cannot write to the"
+        " store /data). Attempt 2 is due at T, in T."
     )
     assert told.facts["put_back"] == detail["reason"]
     assert short("a").startswith("put back (host h cannot write to the store /data), retry at ")
 
 
-def test_a_waiting_step_names_its_upstreams_and_what_stands_behind_them(ledger, chosen, run_id, why, short) -> None:
+def test_a_waiting_step_names_its_upstreams_and_what_stands_behind_them(
+    ledger, chosen, run_id, why, short
+) -> None:
     told = why("e")
     assert text(told) == "e waits for d (waiting) and a (queued: no worker serves pool cpu)."
     assert told.facts == {"waits_for": {"d": "waiting", "a": "queued"}, "behind": {}}
@@ -74,8 +85,8 @@ def test_a_waiting_step_names_its_upstreams_and_what_stands_behind_them(ledger, 
     begin(ledger, run_id, "b", worker="w1")
 
     told = why("e")
-    assert text(told) == (
-        "e waits for d (waiting). "
+    assert (
+        text(told) == "e waits for d (waiting). "
         "Behind that stands b (running on w1 since T, T) and c (queued: no worker serves pool cpu)."
     )
     assert told.facts == {"waits_for": {"d": "waiting"}, "behind": {"b": "running", "c": "queued"}}
@@ -90,11 +101,13 @@ def test_a_trigger_rule_is_named(ledger, app, chosen) -> None:
     assert told.sentences[-1] == "Its trigger rule is all_done."
 
 
-def test_a_queued_step_tells_who_could_run_it_and_how_many_are_ahead(ledger, app, chosen, run_id, why, short) -> None:
+def test_a_queued_step_tells_who_could_run_it_and_how_many_are_ahead(
+    ledger, app, chosen, run_id, why, short
+) -> None:
     queue = chosen.queue_of("gpu")
     told = why("gpu")
-    assert text(told) == (
-        "gpu is queued for pool gpu since T (T). "
+    assert (
+        text(told) == "gpu is queued for pool gpu since T (T). "
         f"No worker serves that pool (queue {queue}): orchestrator worker --pool gpu starts one. "
         "Its message is the next one in the queue."
     )
@@ -104,7 +117,8 @@ def test_a_queued_step_tells_who_could_run_it_and_how_many_are_ahead(ledger, app
     serve(ledger, "w2", queue, 1)
     assert "2 workers serve that pool: 3 slots, none busy." in text(why("gpu"))
     assert short("gpu") == "3 slots, none busy"
-    others = submit(graph({f"s{i}": "" for i in range(3)}, options={f"s{i}": {"pool": "gpu"} for i in range(3)}).plan(),
+    others = submit(graph({f"s{i}": "" for i in range(3)},
+    options={f"s{i}": {"pool": "gpu"} for i in range(3)}).plan(),
                     ledger, app, chosen)  # fmt: skip
     begin(ledger, others, "s0", worker="w1")
     begin(ledger, others, "s1", worker="w1")
@@ -118,20 +132,25 @@ def test_a_queued_step_tells_who_could_run_it_and_how_many_are_ahead(ledger, app
 
     behind = explain(ledger, chosen, read_record(ledger, others), "s2", look_around(ledger, others))
     assert behind.facts.keys() >= {"worker"}  # it runs
-    later = submit(graph({"s": "", "t": ""}, options={"s": {"pool": "gpu"}, "t": {"pool": "gpu"}}).plan(),
+    later = submit(graph({"s": "", "t": ""}, options={"s": {"pool": "gpu"},
+    "t": {"pool": "gpu"}}).plan(),
                    ledger, app, chosen)  # fmt: skip
     told = explain(ledger, chosen, read_record(ledger, later), "t", look_around(ledger, later))
     assert "5 messages are ahead of it in the queue." in told.sentences
 
 
-def test_a_queued_step_whose_message_is_gone_says_so_and_when_it_is_sent_again(ledger, chosen, why, run_id) -> None:
+def test_a_queued_step_whose_message_is_gone_says_so_and_when_it_is_sent_again(
+    ledger, chosen, why, run_id
+) -> None:
     ledger.client.delete(*queue_keys(chosen.queue_of("gpu")))
 
     told = why("gpu", chosen.model_copy(update={"message_lost_after_s": 7.0}))
     assert told.facts["messages_ahead"] is None
-    assert told.sentences[-1] == (
-        "Its message is not in the queue: a worker is just taking it, or it is lost; once it has been missing for 7 s "
-        "it is sent again, but no coordinator is there to do so: orchestrator serve starts one."
+    assert (
+        told.sentences[-1]
+        == "Its message is not in the queue: a worker is just taking it, or it is lost; once it has"
+        " been missing for 7 s it is sent again, but no coordinator is there to do so:"
+        " orchestrator serve starts one."
     )
 
     announce_coordinator(ledger.client, ledger.prefix, own_card(), run_id)
@@ -143,7 +162,9 @@ def test_a_queued_step_tells_how_long_it_may_still_wait(ledger, run_id, why) -> 
 
     told = why("c")
 
-    assert told.sentences[-1].startswith("It fails if it waits longer than its queue_timeout of 300 s, in 5 min 0 s")
+    assert told.sentences[-1].startswith(
+        "It fails if it waits longer than its queue_timeout of 300 s, in 5 min 0 s"
+    )
     assert "waits_until" in told.facts
 
 
@@ -152,15 +173,19 @@ def test_a_retrying_step_tells_when_it_is_due_and_whether_anybody_is_there_to_se
 ) -> None:
     token = begin(ledger, run_id, "a")
     error = {"type": "builtins:OSError", "message": "no disk\nmore", "traceback": ""}
-    ledger.commit(run_id, "a", 1, token, "w", Outcome.FAILED, detail={"error": error}, retry_in_s=90.0)
+    ledger.commit(
+        run_id, "a", 1, token, "w", Outcome.FAILED, detail={"error": error}, retry_in_s=90.0
+    )
 
     told = why("a")
-    assert text(told) == (
-        "Attempt 1 of a failed (OSError: no disk). Attempt 2 is due at T, in T. "
+    assert (
+        text(told) == "Attempt 1 of a failed (OSError: no disk). Attempt 2 is due at T, in T. "
         "No coordinator is there to send it: orchestrator serve starts one."
     )
     assert 80 < told.facts["due_in_s"] <= 90
-    assert short("a").endswith("; no coordinator is there to send it: orchestrator serve starts one")
+    assert short("a").endswith(
+        "; no coordinator is there to send it: orchestrator serve starts one"
+    )
 
     announce_coordinator(ledger.client, ledger.prefix, own_card(), "another-run")
     assert "No coordinator" in text(why("a"))
@@ -176,8 +201,8 @@ def test_a_running_step_tells_its_worker_its_timeout_and_its_lease(ledger, run_i
 
     told = why("c")
 
-    assert text(told) == (
-        "c runs on w2 since T (T). Its timeout of 60 s leaves it T. "
+    assert (
+        text(told) == "c runs on w2 since T (T). Its timeout of 60 s leaves it T. "
         "Its lease holds for T, and is renewed while its worker lives."
     )
     assert told.facts["worker"] == "w2"
@@ -188,27 +213,44 @@ def test_a_running_step_tells_its_worker_its_timeout_and_its_lease(ledger, run_i
 def test_a_running_step_whose_worker_is_silent_says_what_comes_next(ledger, run_id, why) -> None:
     ledger.claim(run_id, "a", 1, "x", "w2", lease_s=0.0)
 
-    assert text(why("a")) == (
-        "a runs on w2 since T (T). Its lease ran out T ago: it is given to another worker, but no coordinator is there "
-        "to do so: orchestrator serve starts one. Worker w2 has given no sign of life lately."
+    assert (
+        text(why("a"))
+        == "a runs on w2 since T (T). Its lease ran out T ago: it is given to another worker, but"
+        " no coordinator is there to do so: orchestrator serve starts one. Worker w2 has given"
+        " no sign of life lately."
     )
 
 
 def test_steps_that_have_ended_tell_how_and_why(ledger, run_id, why) -> None:
     token = begin(ledger, run_id, "a")
-    lost = {"error": {"type": "WorkerLost", "message": "killed by signal 9", "traceback": ""}, "found": "x"}
+    lost = {
+        "error": {"type": "WorkerLost", "message": "killed by signal 9", "traceback": ""},
+        "found": "x",
+    }
     ledger.report_lost(run_id, "a", 1, lost, token=token)
-    ledger.commit(run_id, "a", 2, begin(ledger, run_id, "a", 2, worker="w2"), "w2", Outcome.SUCCEEDED)
+    ledger.commit(
+        run_id, "a", 2, begin(ledger, run_id, "a", 2, worker="w2"), "w2", Outcome.SUCCEEDED
+    )
     error = {"type": "ValueError", "message": "bad", "traceback": ""}
-    ledger.commit(run_id, "b", 1, begin(ledger, run_id, "b"), "w", Outcome.FAILED, detail={"error": error})
+    ledger.commit(
+        run_id, "b", 1, begin(ledger, run_id, "b"), "w", Outcome.FAILED, detail={"error": error}
+    )
     ledger.claim(run_id, "c", 1, "i.7.x", "w")
     ledger.cancel_steps(run_id, ["c"], "not wanted")
-    ledger.report_stopped(Held(run_id, "c", 1, "w i.7."), {"how": "it ended when asked", "after_s": 0.25})
+    ledger.report_stopped(
+        Held(run_id, "c", 1, "w i.7."), {"how": "it ended when asked", "after_s": 0.25}
+    )
     ledger.cancel(run_id, "enough")
 
-    assert text(why("a")) == "a succeeded on w2 after T. Attempt 1 was lost (WorkerLost: killed by signal 9)."
+    assert (
+        text(why("a"))
+        == "a succeeded on w2 after T. Attempt 1 was lost (WorkerLost: killed by signal 9)."
+    )
     assert text(why("b")) == "b failed: attempt 1 failed (ValueError: bad)."
-    assert text(why("c")) == "c was cancelled: not wanted. Its attempt was stopped after T: it ended when asked."
+    assert (
+        text(why("c"))
+        == "c was cancelled: not wanted. Its attempt was stopped after T: it ended when asked."
+    )
     assert text(why("d")) == "d did not run because b failed: it failed (ValueError: bad)."
     assert text(why("gpu")) == "gpu was cancelled: enough."
     assert why("d").facts == {"because": "b"}
@@ -219,18 +261,24 @@ ENDINGS = ("gone", "gone.", "Is it mounted?", "no!", "and more…", "two. Senten
 
 
 @pytest.mark.parametrize("said", ENDINGS)
-def test_what_others_say_is_ended_as_a_sentence_of_ours_once(ledger, chosen, run_id, why, short, said: str) -> None:
+def test_what_others_say_is_ended_as_a_sentence_of_ours_once(
+    ledger, chosen, run_id, why, short, said: str
+) -> None:
     queue, error = chosen.queue_of("gpu"), {"type": "ValueError", "message": said, "traceback": ""}
     card = WorkerCard("w1", (), 1, "prefork", "host", 1, fault=said.strip(), paused_queues=(queue,))
     announce_worker(ledger.client, ledger.prefix, card)
     told = [why("gpu"), why("d")]
     begin(ledger, run_id, "gpu", worker="w1")
     told += [why("gpu")]
-    ledger.put_back(run_id, "a", 1, {"reason": said}, BackOff(60.0, 60.0), token=begin(ledger, run_id, "a"))
+    ledger.put_back(
+        run_id, "a", 1, {"reason": said}, BackOff(60.0, 60.0), token=begin(ledger, run_id, "a")
+    )
     told += [why("a"), why("d")]
     ledger.cancel_steps(run_id, ["a"], said)
     ledger.claim(run_id, "gpu", 1, "i.7.x", "w")
-    ledger.commit(run_id, "gpu", 1, ledger.token(run_id, "gpu"), "w1", Outcome.FAILED, detail={"error": error})
+    ledger.commit(
+        run_id, "gpu", 1, ledger.token(run_id, "gpu"), "w1", Outcome.FAILED, detail={"error": error}
+    )
     told += [why(step) for step in ("a", "b", "gpu")]
     ledger.report_stopped(Held(run_id, "a", 1, "w i.7."), {"how": said, "after_s": 0.25})
     told += [why("a")]
@@ -241,7 +289,8 @@ def test_what_others_say_is_ended_as_a_sentence_of_ours_once(ledger, chosen, run
 
 
 def test_many_steps_are_counted_rather_than_listed(ledger, app, chosen) -> None:
-    run_id = submit(graph({**{f"s{i}": "" for i in range(9)}, "j": [f"s{i}" for i in range(9)]}).plan(),
+    run_id = submit(graph({**{f"s{i}": "" for i in range(9)},
+    "j": [f"s{i}" for i in range(9)]}).plan(),
                     ledger, app, chosen)  # fmt: skip
 
     told = brief(read_record(ledger, run_id), "j", look_around(ledger, run_id))

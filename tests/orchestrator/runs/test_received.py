@@ -1,4 +1,5 @@
-"""The record says of every attempt what its claim gave it: call, params and outputs, also after resumes."""
+"""The record says of every attempt what its claim gave it: call, params and outputs, also after
+resumes."""
 
 from __future__ import annotations
 
@@ -8,7 +9,15 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, ShellCall, Step, Template
+from orchestrator.definition.model import (
+    FunctionCall,
+    OutputRef,
+    ParamRef,
+    Pipeline,
+    ShellCall,
+    Step,
+    Template,
+)
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.secrets import SecretValue
 from orchestrator.errors import PipelineInvalid
@@ -35,7 +44,11 @@ class Going:
         self.claims: dict[tuple[str, int], Claim] = {}
 
     def open(self, state: StepState) -> list[tuple[str, int]]:
-        return [(step, attempt) for step, (is_in, attempt) in self.ledger.states(self.run_id).items() if is_in is state]
+        return [
+            (step, attempt)
+            for step, (is_in, attempt) in self.ledger.states(self.run_id).items()
+            if is_in is state
+        ]
 
     def claim(self, step: str) -> Claim:
         attempt = self.ledger.states(self.run_id)[step][1]
@@ -46,7 +59,15 @@ class Going:
 
     def end(self, step: str, outcome: Outcome = Outcome.SUCCEEDED, output: str = "") -> None:
         attempt = self.ledger.states(self.run_id)[step][1]
-        self.ledger.commit(self.run_id, step, attempt, self.claims[step, attempt].token, "w", outcome, output=output)
+        self.ledger.commit(
+            self.run_id,
+            step,
+            attempt,
+            self.claims[step, attempt].token,
+            "w",
+            outcome,
+            output=output,
+        )
 
     def run(self, *steps: str) -> None:
         for step in steps:
@@ -54,7 +75,9 @@ class Going:
             self.end(step, output=json.dumps([step, len(self.claims)]))
 
     def resume(self, pipeline: Pipeline, *from_steps: str):
-        planned = plan_resume(read_run(self.ledger, self.run_id), compile_pipeline(pipeline), self.chosen, from_steps)
+        planned = plan_resume(
+            read_run(self.ledger, self.run_id), compile_pipeline(pipeline), self.chosen, from_steps
+        )
         resume(self.ledger, self.app, planned)
         return planned
 
@@ -78,7 +101,10 @@ def assert_told_as_claimed(run: Going) -> None:
         assert received.spec == claim.spec, (step, number)
         if claim.params:
             assert received.params == claim.params, (step, number)
-        assert {name: source.text for name, source in received.sources.items()} == claim.outputs, (step, number)
+        assert {name: source.text for name, source in received.sources.items()} == claim.outputs, (
+            step,
+            number,
+        )
     assert verify_run(run.ledger, run.run_id).violations == ()
 
 
@@ -92,7 +118,9 @@ def random_pipeline(rng: random.Random, names: list[str], params: dict[str, int]
         if rng.random() < 0.5:
             args += (rng.randint(0, 2),)
         rule = rng.choice(RULES) if before else "all_success"
-        steps[name] = Step(name, FunctionCall("m:f", args), tuple(before), StepOptions(trigger=rule))
+        steps[name] = Step(
+            name, FunctionCall("m:f", args), tuple(before), StepOptions(trigger=rule)
+        )
     return Pipeline("p", steps, params)
 
 
@@ -131,7 +159,11 @@ SPLIT = Pipeline(
     {
         "load": Step("load", FunctionCall("m:load", (), {"name": "sun"})),
         "split": Step("split", FunctionCall("m:split", (OutputRef("load"), 0.2)), ("load",)),
-        "fit": Step("fit", FunctionCall("m:fit", (OutputRef("split"),), {"rate": ParamRef("rate")}), ("split",)),
+        "fit": Step(
+            "fit",
+            FunctionCall("m:fit", (OutputRef("split"),), {"rate": ParamRef("rate")}),
+            ("split",),
+        ),
     },
     {"rate": 1, "test_share": 0.2},
 )
@@ -139,7 +171,9 @@ SPLIT = Pipeline(
 
 def other_share(share: float, rate: int = 1) -> Pipeline:
     split = replace(SPLIT.steps["split"], call=FunctionCall("m:split", (OutputRef("load"), share)))
-    return replace(SPLIT, steps={**SPLIT.steps, "split": split}, params={"rate": rate, "test_share": share})
+    return replace(
+        SPLIT, steps={**SPLIT.steps, "split": split}, params={"rate": rate, "test_share": share}
+    )
 
 
 def failed(going, pipeline: Pipeline = SPLIT) -> Going:
@@ -158,7 +192,12 @@ def test_a_kept_step_has_the_arguments_it_ran_with_and_says_what_they_would_be_n
     steps = record_json(run.record)["steps"]
     assert planned.differing == ("split",)
     output = steps["split"]["arguments"]["args"][0]["output"]
-    assert (output["step"], output["attempt"], output["type"], len(output["sha256"])) == ("load", 1, "list", 64)
+    assert (output["step"], output["attempt"], output["type"], len(output["sha256"])) == (
+        "load",
+        1,
+        "list",
+        64,
+    )
     assert steps["split"]["arguments"]["args"][1] == 0.2
     assert steps["split"]["params"] == {"rate": 1, "test_share": 0.2}
     assert steps["split"]["other_arguments"] == {"args[1]": {"was": 0.2, "now": 0.5}}
@@ -219,10 +258,14 @@ def test_large_values_are_named_by_digest_and_references_by_their_value(going) -
     seven = ParamRef("x", ("k", 0))
     command = Template(("echo ", seven, " ", OutputRef("a", ("n",))))
     steps = {
-        "a": Step("a", FunctionCall("m:f", (big, ParamRef("big")), {"text": Template(("day ", seven))})),
+        "a": Step(
+            "a", FunctionCall("m:f", (big, ParamRef("big")), {"text": Template(("day ", seven))})
+        ),
         "b": Step("b", ShellCall(command), ("a",)),
         "c": Step(
-            "c", FunctionCall("m:f", ([OutputRef("a"), 1],), {"t": Template(("at ", OutputRef("b")))}), ("a", "b")
+            "c",
+            FunctionCall("m:f", ([OutputRef("a"), 1],), {"t": Template(("at ", OutputRef("b")))}),
+            ("a", "b"),
         ),
     }
     run = going(Pipeline("p", steps, {"big": "z" * 5000, "x": {"k": [7]}}))
@@ -236,7 +279,9 @@ def test_large_values_are_named_by_digest_and_references_by_their_value(going) -
     assert told["a"]["params"]["x"] == {"k": [7]}
     assert told["a"]["params"]["big"] == second
     assert told["a"]["arguments"]["with"] == {"text": "day 7"}
-    assert told["b"]["arguments"]["run"] == 'echo ${{ params.x["k"][0] }} ${{ steps.a.output["n"] }}'
+    assert (
+        told["b"]["arguments"]["run"] == 'echo ${{ params.x["k"][0] }} ${{ steps.a.output["n"] }}'
+    )
     assert told["b"]["arguments"]["values"]['params.x["k"][0]'] == 7
     assert told["b"]["arguments"]["values"]['steps.a.output["n"]']["output"]["path"] == ["n"]
     assert told["c"]["arguments"]["args"][0][1] == 1
@@ -262,7 +307,10 @@ def test_a_value_of_another_type_is_another_value(going) -> None:
             "param 'rate' is another one",
         ),
         (lambda client, key: client.hset(key("past"), "spec 7 split", "{}"), "resume 7 replaced"),
-        (lambda client, key: client.hset(key("past"), "params 1", '{"test_share":0.2}'), "read param 'rate'"),
+        (
+            lambda client, key: client.hset(key("past"), "params 1", '{"test_share":0.2}'),
+            "read param 'rate'",
+        ),
     ],
 )
 def test_verify_finds_a_record_that_lost_what_steps_were_given(going, spoil, told: str) -> None:
@@ -290,7 +338,9 @@ def test_a_secret_is_asked_for_again_though_the_file_of_the_pipeline_is_gone(goi
     run.end("fit", Outcome.FAILED)
     recorded = read_run(run.ledger, run.run_id)
 
-    with pytest.raises(PipelineInvalid, match=r"param 'token' cannot be used again: it is a secret.*-p token=@FILE"):
+    with pytest.raises(
+        PipelineInvalid, match=r"param 'token' cannot be used again: it is a secret.*-p token=@FILE"
+    ):
         plan_of(StoredDefinition(recorded), [], chosen, recorded.params)
     plan, _ = plan_of(StoredDefinition(recorded), ["token=other"], chosen, recorded.params)
     planned = plan_resume(recorded, plan, chosen)

@@ -1,4 +1,5 @@
-"""What a rerun takes over and what it runs: by what the steps are now, and by what there is of the other run."""
+"""What a rerun takes over and what it runs: by what the steps are now, and by what there is of the
+other run."""
 
 from __future__ import annotations
 
@@ -10,7 +11,14 @@ import pytest
 from runs import begin, graph, run_state, states_of
 
 from orchestrator.artifacts.store import Artifact
-from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, ShellCall, Step
+from orchestrator.definition.model import (
+    FunctionCall,
+    OutputRef,
+    ParamRef,
+    Pipeline,
+    ShellCall,
+    Step,
+)
 from orchestrator.definition.options import StepOptions
 from orchestrator.errors import RerunRefused
 from orchestrator.ledger.states import Outcome
@@ -28,7 +36,8 @@ DIAMOND = {"a": "", "b": "a", "c": "a", "d": "b c"}
 
 @pytest.fixture
 def ended(ledger, app, chosen) -> Callable[..., str]:
-    """Submit a plan and end steps of it; "!" behind a name lets it fail, "*" stores its output as an artifact."""
+    """Submit a plan and end steps of it; "!" behind a name lets it fail, "*" stores its output as
+    an artifact."""
 
     def run(plan: Plan, ending: str) -> str:
         run_id = submit(plan, ledger, app, chosen, target="/p.yaml")
@@ -43,15 +52,30 @@ def end(ledger, run_id: str, ending: str) -> None:
         step = word.rstrip("!*")
         attempt = ledger.states(run_id)[step][1]
         outcome = Outcome.FAILED if word.endswith("!") else Outcome.SUCCEEDED
-        artifact = {"$artifact": {"path": f"{run_id}/{step}", "sha256": "0", "size_bytes": 1, "kind": "list"}}
-        output = json.dumps(artifact, separators=(",", ":")) if word.endswith("*") else f'"{step}{attempt}"'
-        ledger.commit(run_id, step, attempt, begin(ledger, run_id, step, attempt), "w", outcome, output=output)
+        artifact = {
+            "$artifact": {
+                "path": f"{run_id}/{step}",
+                "sha256": "0",
+                "size_bytes": 1,
+                "kind": "list",
+            }
+        }
+        output = (
+            json.dumps(artifact, separators=(",", ":"))
+            if word.endswith("*")
+            else f'"{step}{attempt}"'
+        )
+        ledger.commit(
+            run_id, step, attempt, begin(ledger, run_id, step, attempt), "w", outcome, output=output
+        )
 
 
 @pytest.fixture
 def planned(ledger, chosen) -> Callable[..., Rerun]:
     def make(run_id: str, plan: Plan, *from_steps: str, **options) -> Rerun:
-        return plan_rerun(read_finished(ledger, read_run(ledger, run_id)), plan, chosen, from_steps, **options)
+        return plan_rerun(
+            read_finished(ledger, read_run(ledger, run_id)), plan, chosen, from_steps, **options
+        )
 
     return make
 
@@ -86,9 +110,21 @@ def changed(place: int, **changes: object) -> tuple[Step, ...]:
         (changed(3, upstream=("c", "b")), {"x": 1}, (), "abc", "d"),
         (changed(3, upstream=()), {"x": 1}, (), "abc", "d"),
         (changed(3, options=StepOptions(trigger="all_done")), {"x": 1}, (), "abc", "d"),
-        (changed(3, options=StepOptions(retries=3, timeout=7, priority=1)), {"x": 1}, (), "abcd", ""),
+        (
+            changed(3, options=StepOptions(retries=3, timeout=7, priority=1)),
+            {"x": 1},
+            (),
+            "abcd",
+            "",
+        ),
         ((*CALLS, Step("new", ShellCall("true"), ("d",))), {"x": 1}, (), "abcd", ""),
-        ((*changed(3, upstream=("c", "new")), Step("new", ShellCall("true"))), {"x": 1}, (), "abc", "d"),
+        (
+            (*changed(3, upstream=("c", "new")), Step("new", ShellCall("true"))),
+            {"x": 1},
+            (),
+            "abc",
+            "d",
+        ),
         (CALLS[:3], {"x": 1}, (), "abc", ""),
     ],
 )
@@ -104,20 +140,32 @@ def test_a_step_is_taken_over_when_it_and_all_above_it_are_as_they_were(
     assert (sorted(it.reused), it.differing) == (sorted(taken_over), tuple(differing))
     assert ledger.reused(f"{run_id}-again") == {step: Reused(run_id, 1) for step in taken_over}
     assert verify_run(ledger, f"{run_id}-again").violations == ()
-    assert (ledger.run_fields(run_id), ledger.last_event_id(run_id), ledger.outputs(run_id)) == before
+    assert (
+        ledger.run_fields(run_id),
+        ledger.last_event_id(run_id),
+        ledger.outputs(run_id),
+    ) == before
     fields = ledger.run_fields(f"{run_id}-again")
-    assert (fields["rerun_of"], json.loads(fields["reuses"])) == (run_id, [run_id] if taken_over else [])
+    assert (fields["rerun_of"], json.loads(fields["reuses"])) == (
+        run_id,
+        [run_id] if taken_over else [],
+    )
     assert fields["target"] == "/p.yaml"
 
 
-def test_what_did_not_succeed_runs_and_what_was_decided_by_it_is_decided_anew(ledger, app, ended, planned) -> None:
-    plan = graph({**DIAMOND, "page": "b", "tidy": "d", "x": ""}, {"page": "one_failed", "tidy": "always"}).plan()
+def test_what_did_not_succeed_runs_and_what_was_decided_by_it_is_decided_anew(
+    ledger, app, ended, planned
+) -> None:
+    plan = graph(
+        {**DIAMOND, "page": "b", "tidy": "d", "x": ""}, {"page": "one_failed", "tidy": "always"}
+    ).plan()
     run_id = ended(plan, "a b! c page tidy x")
 
     rerun(ledger, app, planned(run_id, plan), "again")
 
     assert states_of(ledger, "again") == {
-        "a": "succeeded", "b": "queued", "c": "succeeded", "d": "waiting", "page": "waiting", "tidy": "waiting",
+        "a": "succeeded", "b": "queued", "c": "succeeded", "d": "waiting", "page": "waiting",
+        "tidy": "waiting",
         "x": "succeeded",
     }  # fmt: skip
     end(ledger, "again", "b d tidy")
@@ -157,22 +205,31 @@ def test_an_output_is_taken_over_from_the_run_that_computed_it(ledger, app, ende
     end(ledger, "second", "b d!")
     rerun(ledger, app, planned("second", plan), "third")
 
-    assert ledger.reused("third") == {"a": Reused(first, 1), "b": Reused("second", 1), "c": Reused(first, 1)}
+    assert ledger.reused("third") == {
+        "a": Reused(first, 1),
+        "b": Reused("second", 1),
+        "c": Reused(first, 1),
+    }
     assert json.loads(ledger.run_fields("third")["reuses"]) == sorted([first, "second"])
     assert verify_run(ledger, "third").violations == ()
 
 
-def test_a_run_that_goes_on_is_refused_and_so_is_a_step_that_there_is_not(ledger, app, ended, planned) -> None:
+def test_a_run_that_goes_on_is_refused_and_so_is_a_step_that_there_is_not(
+    ledger, app, ended, planned
+) -> None:
     plan = graph(DIAMOND).plan()
     run_id = ended(plan, "a")
 
     with pytest.raises(
-        RerunRefused, match=f"run {run_id} is running: wait for its end, or end it: orchestrator cancel"
+        RerunRefused,
+        match=f"run {run_id} is running: wait for its end, or end it: orchestrator cancel",
     ):
         planned(run_id, plan)
     end(ledger, run_id, "b c d")
     with pytest.raises(RerunRefused, match=r"has no step 'bb'. Did you mean 'b'?"):
         planned(run_id, plan, "bb")
     shorter = graph({"a": "", "b": "a"}).plan()
-    with pytest.raises(RerunRefused, match=f"^step 'd' of run {run_id} is not in the pipeline any more[.]$"):
+    with pytest.raises(
+        RerunRefused, match=f"^step 'd' of run {run_id} is not in the pipeline any more[.]$"
+    ):
         planned(run_id, shorter, "d")

@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from oracle import set_back
 from runs import SETTINGS, begin, events_of, graph, random_graph, run_state, start, states_of
 
-from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, ShellCall, Step, Template
+from orchestrator.definition.model import (
+    FunctionCall,
+    OutputRef,
+    ParamRef,
+    Pipeline,
+    ShellCall,
+    Step,
+    Template,
+)
 from orchestrator.definition.options import StepOptions
 from orchestrator.errors import PipelineInvalid, ResumeRefused
 from orchestrator.ledger.script import FUNCTION
@@ -38,7 +46,8 @@ DIAMOND = {"a": "", "b": "a", "c": "a", "d": "b c"}
 
 @pytest.fixture
 def submitted(ledger, app, chosen):
-    """Submit a plan; then end steps of it: those that are named in order, "!" behind a name lets it fail."""
+    """Submit a plan; then end steps of it: those that are named in order, "!" behind a name lets it
+    fail."""
 
     def run(plan: Plan, ending: str, target: str = "") -> str:
         run_id = submit(plan, ledger, app, chosen, target=target)
@@ -59,13 +68,17 @@ def end(ledger, run_id: str, ending: str) -> None:
 
 @pytest.fixture
 def planned(ledger, app, chosen) -> Callable[..., Resumption]:
-    def make(run_id: str, plan: Plan, *from_steps: str, settings: Settings | None = None) -> Resumption:
+    def make(
+        run_id: str, plan: Plan, *from_steps: str, settings: Settings | None = None
+    ) -> Resumption:
         return plan_resume(read_run(ledger, run_id), plan, settings or chosen, from_steps)
 
     return make
 
 
-def test_what_succeeded_is_kept_and_all_else_runs(ledger, app, chosen, submitted, planned, messages_in) -> None:
+def test_what_succeeded_is_kept_and_all_else_runs(
+    ledger, app, chosen, submitted, planned, messages_in
+) -> None:
     plan = graph(DIAMOND).plan()
     run_id = submitted(plan, "a b! c")
     ledger.client.delete(*queue_keys(chosen.queue_of()))
@@ -75,17 +88,29 @@ def test_what_succeeded_is_kept_and_all_else_runs(ledger, app, chosen, submitted
 
     assert (resumption.resets, resumption.again, resumption.kept) == ((("b", 1), ("d", 1)), (), 2)
     assert resumption.staged == ()  # nothing changed
-    assert states_of(ledger, run_id) == {"a": "succeeded", "b": "queued", "c": "succeeded", "d": "waiting"}
-    assert [(message.kwargs["step"], message.kwargs["attempt"]) for message in messages_in(chosen.queue_of())] == [
-        ("b", 2)
-    ]
+    assert states_of(ledger, run_id) == {
+        "a": "succeeded",
+        "b": "queued",
+        "c": "succeeded",
+        "d": "waiting",
+    }
+    assert [
+        (message.kwargs["step"], message.kwargs["attempt"])
+        for message in messages_in(chosen.queue_of())
+    ] == [("b", 2)]
     end(ledger, run_id, "b d")
     assert ledger.run_fields(run_id)["state"] == "succeeded"
     record = read_record(ledger, run_id)
-    assert (record.resumes, len(record.steps["a"].attempts), len(record.steps["b"].attempts)) == (1, 1, 2)
+    assert (record.resumes, len(record.steps["a"].attempts), len(record.steps["b"].attempts)) == (
+        1,
+        1,
+        2,
+    )
 
 
-def test_from_runs_a_step_and_all_below_it_again_by_the_edges_that_the_user_wrote(ledger, app, submitted, planned):
+def test_from_runs_a_step_and_all_below_it_again_by_the_edges_that_the_user_wrote(
+    ledger, app, submitted, planned
+):
     plan = graph({**DIAMOND, "e": "d a", "x": "", "y": ""}).plan()  # a -> e is redundant
     run_id = submitted(plan, "a b c x d e y!")
 
@@ -109,13 +134,15 @@ def test_cancelled_and_skipped_steps_run_too_and_those_that_only_a_failure_let_r
     run_id = submitted(plan, "a b! alarm")
     ledger.cancel(run_id, "enough")
     assert states_of(ledger, run_id) == {
-        "a": "succeeded", "b": "failed", "alarm": "succeeded", "calm": "skipped", "c": "cancelled", "d": "cancelled"
+        "a": "succeeded", "b": "failed", "alarm": "succeeded", "calm": "skipped", "c": "cancelled",
+        "d": "cancelled"
     }  # fmt: skip
 
     resume(ledger, app, planned(run_id, plan))
 
     assert states_of(ledger, run_id) == {
-        "a": "succeeded", "b": "queued", "alarm": "waiting", "calm": "skipped", "c": "queued", "d": "waiting"
+        "a": "succeeded", "b": "queued", "alarm": "waiting", "calm": "skipped", "c": "queued",
+        "d": "waiting"
     }  # fmt: skip
     end(ledger, run_id, "b c d")
     assert states_of(ledger, run_id)["alarm"] == "skipped"
@@ -123,7 +150,15 @@ def test_cancelled_and_skipped_steps_run_too_and_those_that_only_a_failure_let_r
     assert verify_run(ledger, run_id).violations == ()
 
 
-DECIDED = {"gate": "", "page": "gate", "told": "page", "work": "gate", "tidy": "work", "after": "tidy", "x": ""}
+DECIDED = {
+    "gate": "",
+    "page": "gate",
+    "told": "page",
+    "work": "gate",
+    "tidy": "work",
+    "after": "tidy",
+    "x": "",
+}
 RULES_OF_DECIDED = {"page": "one_failed", "tidy": "always", "x": "always"}
 
 
@@ -140,7 +175,8 @@ def test_what_was_decided_by_a_step_that_runs_again_is_decided_again_with_all_be
     assert ledger.outputs(run_id) == {"x": '"x"'}
     end(ledger, run_id, "gate work tidy after")
     assert states_of(ledger, run_id) == {
-        "gate": "succeeded", "page": "skipped", "told": "skipped", "work": "succeeded", "tidy": "succeeded",
+        "gate": "succeeded", "page": "skipped", "told": "skipped", "work": "succeeded",
+        "tidy": "succeeded",
         "after": "succeeded", "x": "succeeded",
     }  # fmt: skip
     record = read_record(ledger, run_id)
@@ -150,8 +186,11 @@ def test_what_was_decided_by_a_step_that_runs_again_is_decided_again_with_all_be
 
 
 @pytest.mark.parametrize("rule", ["all_done", "always", "one_failed"])
-def test_a_step_is_decided_anew_below_one_that_gets_no_attempt(ledger, app, submitted, planned, rule: str) -> None:
-    """`work` did not run the first time and does not run the second time; what waited for it is told twice."""
+def test_a_step_is_decided_anew_below_one_that_gets_no_attempt(
+    ledger, app, submitted, planned, rule: str
+) -> None:
+    """`work` did not run the first time and does not run the second time; what waited for it is
+    told twice."""
     plan = graph({"gate": "", "work": "gate", "tell": "work"}, {"tell": rule}).plan()
     run_id = submitted(plan, "gate! tell")
 
@@ -159,11 +198,17 @@ def test_a_step_is_decided_anew_below_one_that_gets_no_attempt(ledger, app, subm
     end(ledger, run_id, "gate! tell")
 
     record = read_record(ledger, run_id)
-    assert {name: len(step.attempts) for name, step in record.steps.items()} == {"gate": 2, "work": 0, "tell": 2}
+    assert {name: len(step.attempts) for name, step in record.steps.items()} == {
+        "gate": 2,
+        "work": 0,
+        "tell": 2,
+    }
     assert verify_run(ledger, run_id).violations == ()
 
 
-def test_from_decides_anew_what_hangs_on_the_steps_that_it_names(ledger, app, submitted, planned) -> None:
+def test_from_decides_anew_what_hangs_on_the_steps_that_it_names(
+    ledger, app, submitted, planned
+) -> None:
     plan = graph(DECIDED, RULES_OF_DECIDED).plan()
     run_id = submitted(plan, "x gate work! tidy after")
 
@@ -184,7 +229,9 @@ def test_what_a_resume_keeps_of_any_pipeline_is_what_the_rule_keeps(new_ledger, 
     plan = made.plan()
     run_id, _ = start(ledger, plan)
     for _ in range(3):
-        while queued := sorted(ledger.attempts_in(run_id, list(plan.pipeline.steps), StepState.QUEUED)):
+        while queued := sorted(
+            ledger.attempts_in(run_id, list(plan.pipeline.steps), StepState.QUEUED)
+        ):
             step = rng.choice(queued)
             end(ledger, run_id, step + "!" * (rng.random() < 0.3))
         states = states_of(ledger, run_id)
@@ -202,7 +249,9 @@ def test_what_a_resume_keeps_of_any_pipeline_is_what_the_rule_keeps(new_ledger, 
         assert verify_run(ledger, run_id).violations == ()
 
 
-def test_steps_that_are_new_run_and_those_that_are_gone_are_dropped(ledger, app, submitted, planned) -> None:
+def test_steps_that_are_new_run_and_those_that_are_gone_are_dropped(
+    ledger, app, submitted, planned
+) -> None:
     run_id = submitted(graph(DIAMOND).plan(), "a b! c")
     other = graph({"a": "", "c": "a", "n": "c", "d": "c n"}).plan()
 
@@ -210,13 +259,20 @@ def test_steps_that_are_new_run_and_those_that_are_gone_are_dropped(ledger, app,
     resume(ledger, app, resumption)
 
     assert (resumption.new, resumption.gone) == (("n",), ("b",))
-    assert states_of(ledger, run_id) == {"a": "succeeded", "c": "succeeded", "n": "queued", "d": "waiting"}
+    assert states_of(ledger, run_id) == {
+        "a": "succeeded",
+        "c": "succeeded",
+        "n": "queued",
+        "d": "waiting",
+    }
     end(ledger, run_id, "n d")
     record = read_record(ledger, run_id)
     assert (record.state.value, list(record.steps)) == ("succeeded", ["a", "c", "n", "d"])
 
 
-def test_a_kept_step_with_a_new_upstream_proves_nothing_about_that(ledger, app, submitted, planned) -> None:
+def test_a_kept_step_with_a_new_upstream_proves_nothing_about_that(
+    ledger, app, submitted, planned
+) -> None:
     run_id = submitted(graph({"v": "", "x": "v"}).plan(), "v x!")
 
     resume(ledger, app, planned(run_id, graph({"u": "", "v": "u", "x": "v u"}).plan()))
@@ -227,7 +283,9 @@ def test_a_kept_step_with_a_new_upstream_proves_nothing_about_that(ledger, app, 
     assert verify_run(ledger, run_id).violations == ()
 
 
-def test_a_step_that_comes_back_is_run_and_counts_its_attempts_on(ledger, app, submitted, planned) -> None:
+def test_a_step_that_comes_back_is_run_and_counts_its_attempts_on(
+    ledger, app, submitted, planned
+) -> None:
     with_b, without = graph(DIAMOND).plan(), graph({"a": "", "d": "a"}).plan()
     run_id = submitted(with_b, "a b c d!")
     resume(ledger, app, planned(run_id, without))
@@ -237,10 +295,14 @@ def test_a_step_that_comes_back_is_run_and_counts_its_attempts_on(ledger, app, s
 
     record = read_record(ledger, run_id)
     assert {name: step.state for name, step in record.steps.items()} == {
-        "a": StepState.SUCCEEDED, "b": StepState.QUEUED, "c": StepState.QUEUED, "d": StepState.WAITING
+        "a": StepState.SUCCEEDED, "b": StepState.QUEUED, "c": StepState.QUEUED,
+        "d": StepState.WAITING
     }  # fmt: skip
     end(ledger, run_id, "b c d")
-    attempts = {name: [it.attempt for it in step.attempts] for name, step in read_record(ledger, run_id).steps.items()}
+    attempts = {
+        name: [it.attempt for it in step.attempts]
+        for name, step in read_record(ledger, run_id).steps.items()
+    }
     assert attempts == {"a": [1], "b": [1, 2], "c": [1, 2], "d": [1, 2, 3]}
 
 
@@ -250,7 +312,12 @@ def test_changed_options_and_calls_take_effect_and_a_kept_step_with_another_call
     def pipeline(argument: int, timeout: float | None) -> Plan:
         steps = [
             Step("a", FunctionCall("m:f", (argument,))),
-            Step("b", ShellCall("false"), ("a",), StepOptions(timeout=timeout, pool="gpu" if timeout else None)),
+            Step(
+                "b",
+                ShellCall("false"),
+                ("a",),
+                StepOptions(timeout=timeout, pool="gpu" if timeout else None),
+            ),
         ]
         return compile_pipeline(Pipeline("p", {step.name: step for step in steps}))
 
@@ -262,7 +329,10 @@ def test_changed_options_and_calls_take_effect_and_a_kept_step_with_another_call
 
     assert resumption.differing == ("a",)
     assert ledger.entries(run_id)["b"].timeout_s == 7.0
-    assert json.loads(ledger.run_fields(run_id)["lists"]) == [[chosen.queue_of(), 3], [chosen.queue_of("gpu"), 3]]
+    assert json.loads(ledger.run_fields(run_id)["lists"]) == [
+        [chosen.queue_of(), 3],
+        [chosen.queue_of("gpu"), 3],
+    ]
     assert states_of(ledger, run_id) == {"a": "succeeded", "b": "queued"}
 
 
@@ -270,7 +340,9 @@ def test_queues_are_those_of_the_present_settings(ledger, app, chosen, submitted
     plan = graph(DIAMOND).plan()
     run_id = submitted(plan, "a b!")
     ledger.cancel(run_id, "")
-    now = chosen.model_copy(update={"pools": {"cpu": PoolSettings(queue="cpu.local-2"), "gpu": PoolSettings()}})
+    now = chosen.model_copy(
+        update={"pools": {"cpu": PoolSettings(queue="cpu.local-2"), "gpu": PoolSettings()}}
+    )
 
     resume(ledger, app, planned(run_id, plan, settings=now))
 
@@ -282,12 +354,16 @@ def test_queues_are_those_of_the_present_settings(ledger, app, chosen, submitted
 def with_params(**params: object) -> Plan:
     steps = [
         Step("a", ShellCall(Template(("echo ", ParamRef("x"))))),
-        Step("b", FunctionCall("m:f", (OutputRef("a"),), {"at": [ParamRef("y", ("k", 0))]}), ("a",)),
+        Step(
+            "b", FunctionCall("m:f", (OutputRef("a"),), {"at": [ParamRef("y", ("k", 0))]}), ("a",)
+        ),
     ]
     return compile_pipeline(Pipeline("p", {step.name: step for step in steps}, params))
 
 
-def test_changed_params_are_recorded_and_a_kept_step_that_read_one_is_told(ledger, app, submitted, planned) -> None:
+def test_changed_params_are_recorded_and_a_kept_step_that_read_one_is_told(
+    ledger, app, submitted, planned
+) -> None:
     run_id = submitted(with_params(x=1, y={"k": [2]}), "a b!")
 
     assert planned(run_id, with_params(x=1, y={"k": [3]})).differing == ()
@@ -295,12 +371,17 @@ def test_changed_params_are_recorded_and_a_kept_step_that_read_one_is_told(ledge
     resume(ledger, app, resumption)
 
     assert (resumption.differing, resumption.params_changed) == (("a",), {"x": {"$tuple": [5]}})
-    assert json.loads(ledger.run_fields(run_id)["params"]) == {"x": {"$tuple": [5]}, "y": {"k": [2]}}
+    assert json.loads(ledger.run_fields(run_id)["params"]) == {
+        "x": {"$tuple": [5]},
+        "y": {"k": [2]},
+    }
     (event,) = [event for event in ledger.events(run_id) if event.kind == "run.resumed"]
     assert event.detail["params"] == {"x": {"$tuple": [5]}}
 
 
-def test_a_deadline_and_alerts_are_those_that_the_pipeline_has_now(ledger, app, submitted, planned) -> None:
+def test_a_deadline_and_alerts_are_those_that_the_pipeline_has_now(
+    ledger, app, submitted, planned
+) -> None:
     plain = graph(DIAMOND).plan()
     bound = replace(plain, pipeline=replace(plain.pipeline, deadline_s=60.0, alerts=("json://x",)))
     run_id = submitted(bound, "a b! c")
@@ -323,7 +404,8 @@ def test_a_change_of_code_is_an_event(ledger, app, submitted, planned, tmp_path:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
         run_id = submitted(plan, "code! more")
-    assert planned(run_id, plan).code_changed == ()  # nor when the modules are not to be found from here
+    # nor when the modules are not to be found from here
+    assert planned(run_id, plan).code_changed == ()
 
     (tmp_path / "resumed_code.py").write_text("def f():\n    return 1\n")
     resumption = planned(run_id, plan)
@@ -331,26 +413,39 @@ def test_a_change_of_code_is_an_event(ledger, app, submitted, planned, tmp_path:
 
     assert resumption.code_changed == ("resumed_code.py",)
     told = {event.kind: event.detail for event in ledger.events(run_id)}
-    assert told["run.resumed"]["code_changed"] == told["run.code_changed"]["changed"] == ["resumed_code.py"]
+    assert (
+        told["run.resumed"]["code_changed"]
+        == told["run.code_changed"]["changed"]
+        == ["resumed_code.py"]
+    )
     end(ledger, run_id, "code!")
     assert planned(run_id, plan).code_changed == ()
 
 
-def test_a_pipeline_read_back_from_the_record_is_the_one_that_was_submitted(ledger, chosen, submitted) -> None:
+def test_a_pipeline_read_back_from_the_record_is_the_one_that_was_submitted(
+    ledger, chosen, submitted
+) -> None:
     steps = [
         Step("b", ShellCall(Template(("echo ", OutputRef("a", ("k", 0)), "'"))), ("a",)),
-        Step("a", FunctionCall("m:f", (1, (2, "ü")), {"x": ParamRef("x"), "n": float("inf"), "d": {1: ParamRef("y")}})),
+        Step("a", FunctionCall("m:f", (1, (2, "ü")), {"x": ParamRef("x"), "n": float("inf"),
+        "d": {1: ParamRef("y")}})),
         Step(
             "c",
             ShellCall("true"),
             ("b", "a"),
-            StepOptions(pool="gpu", priority=2, timeout=1.5, queue_timeout=9, lost_attempts=1, retries=3,
+            StepOptions(pool="gpu", priority=2, timeout=1.5, queue_timeout=9, lost_attempts=1,
+            retries=3,
                         retry_on=("ValueError",), trigger="all_done", description="last"),
         ),
     ]  # fmt: skip
     params = {"x": (1, {"deep": None}), "y": float("-inf")}
-    whole = Pipeline("rich", {s.name: s for s in steps}, params, "", "/some/folder", 60.0, ("json://x",))
-    pipelines = [whole, *(random_graph(random.Random(seed), 12, other_rules=0.5).pipeline() for seed in range(20))]
+    whole = Pipeline(
+        "rich", {s.name: s for s in steps}, params, "", "/some/folder", 60.0, ("json://x",)
+    )
+    pipelines = [
+        whole,
+        *(random_graph(random.Random(seed), 12, other_rules=0.5).pipeline() for seed in range(20)),
+    ]
 
     for pipeline in pipelines:
         run_id = submitted(compile_pipeline(pipeline), "")
@@ -364,14 +459,19 @@ def test_a_pipeline_read_back_from_the_record_is_the_one_that_was_submitted(ledg
         assert staged == ledger.staged(run_id)
 
 
-def test_of_a_recorded_pipeline_only_params_that_are_read_by_reference_can_change(ledger, submitted) -> None:
+def test_of_a_recorded_pipeline_only_params_that_are_read_by_reference_can_change(
+    ledger, submitted
+) -> None:
     run_id = submitted(with_params(x=1, y={"k": [2]}, baked=3), "")
 
     recorded = StoredDefinition(read_run(ledger, run_id))
 
     assert {name: param.type for name, param in recorded.params.items()} == {"x": int, "y": dict}
     assert recorded.build({"x": 9}).params == {"x": 9, "y": {"k": [2]}, "baked": 3}
-    with pytest.raises(PipelineInvalid, match="step 'a' is for pool 'cpu', which is not among the settings any more"):
+    with pytest.raises(
+        PipelineInvalid,
+        match="step 'a' is for pool 'cpu', which is not among the settings any more",
+    ):
         recorded.build(pools=["cpus"])
 
 
@@ -379,12 +479,18 @@ def test_of_a_recorded_pipeline_only_params_that_are_read_by_reference_can_chang
     ("ending", "from_steps", "told"),
     [
         ("a", (), "is running: only a run that has ended can be resumed"),
-        ("a b c d", (), "has succeeded, and stays as it is. A new run can take over what it has computed"),
+        (
+            "a b c d",
+            (),
+            "has succeeded, and stays as it is. A new run can take over what it has computed",
+        ),
         ("a b c d", ("b", "x y"), " --from b --from 'x y'"),
         ("a b c! b", ("bb",), "has no step 'bb'. Did you mean 'b'?"),
     ],
 )
-def test_a_resume_that_makes_no_sense_is_refused(submitted, planned, ending, from_steps, told) -> None:
+def test_a_resume_that_makes_no_sense_is_refused(
+    submitted, planned, ending, from_steps, told
+) -> None:
     plan = graph({"a": "", "b": "a", "c": "a", "d": "c"}).plan()
     run_id = submitted(plan, ending if "!" not in ending else "a b c!")
 
@@ -397,7 +503,9 @@ def test_a_resume_that_makes_no_sense_is_refused(submitted, planned, ending, fro
 def test_a_resume_from_a_step_that_was_taken_out_is_refused(submitted, planned) -> None:
     run_id = submitted(graph({"a": "", "b": "a"}).plan(), "a!")
 
-    with pytest.raises(ResumeRefused, match=f"^step 'b' of run {run_id} is not in the pipeline any more[.]$"):
+    with pytest.raises(
+        ResumeRefused, match=f"^step 'b' of run {run_id} is not in the pipeline any more[.]$"
+    ):
         planned(run_id, graph({"a": ""}).plan(), "b")
 
 
@@ -405,7 +513,9 @@ def test_of_many_resumes_at_once_one_goes_through(ledger, app, submitted, planne
     plan = graph({f"s{i}": "" for i in range(300)}).plan()
     run_id = submitted(plan, "s0!")
     ledger.cancel(run_id, "")
-    other = compile_pipeline(replace(plan.pipeline, steps={**plan.pipeline.steps, "n": Step("n", ShellCall("n"))}))
+    other = compile_pipeline(
+        replace(plan.pipeline, steps={**plan.pipeline.steps, "n": Step("n", ShellCall("n"))})
+    )
     resumptions = [planned(run_id, which) for which in (plan, other) * 3]
 
     def attempt(resumption: Resumption) -> int:
@@ -421,7 +531,9 @@ def test_of_many_resumes_at_once_one_goes_through(ledger, app, submitted, planne
     assert [name for name, *_ in events_of(ledger, run_id)].count("run.resumed") == 1
 
 
-def test_a_resume_that_was_planned_before_another_one_ended_runs_nothing_twice(ledger, app, submitted, planned) -> None:
+def test_a_resume_that_was_planned_before_another_one_ended_runs_nothing_twice(
+    ledger, app, submitted, planned
+) -> None:
     plan = graph({"a": "", "b": ""}).plan()
     run_id = submitted(plan, "a! b!")
     first, second = planned(run_id, plan), planned(run_id, plan)
@@ -455,7 +567,9 @@ def test_nothing_runs_anew_while_a_cancelled_attempt_is_still_being_stopped(
     assert states_of(ledger, run_id) == {"a": "queued"}
 
 
-def test_an_attempt_whose_worker_is_gone_holds_a_resume_up_only_for_its_lease(ledger, chosen, submitted) -> None:
+def test_an_attempt_whose_worker_is_gone_holds_a_resume_up_only_for_its_lease(
+    ledger, chosen, submitted
+) -> None:
     run_id = submitted(graph({"a": ""}).plan(), "")
     ledger.claim(run_id, "a", 1, "i.7.x", "w", lease_s=0.3)
     ledger.cancel(run_id, "")
@@ -466,19 +580,37 @@ def test_an_attempt_whose_worker_is_gone_holds_a_resume_up_only_for_its_lease(le
 
 
 def run_with_one_failure(ledger, app, chosen, count: int) -> tuple[str, str, Plan]:
-    """Return an ended run of so many steps, the step in its middle that has failed, and the plan."""
+    """Return an ended run of so many steps, the step in its middle that has failed, and the
+    plan."""
     names = [f"s{i}" for i in range(count)]
     layers = {name: [names[i - 100 - i % 3]] if i >= 103 else [] for i, name in enumerate(names)}
     plan = graph(layers).plan()
     run_id = submit(plan, ledger, app, chosen)
     failing = names[count // 2]
-    while queued := [step for step, (state, _) in ledger.states(run_id).items() if state is StepState.QUEUED]:
+    while queued := [
+        step for step, (state, _) in ledger.states(run_id).items() if state is StepState.QUEUED
+    ]:
         with ledger.client.pipeline(transaction=False) as pipe:
             for step in queued:
                 say(ledger, pipe, run_id, "claim", step, 1, step, "w", 60_000_000)
             for step, (_, token, *_) in zip(queued, pipe.execute(), strict=True):
                 outcome = "failed" if step == failing else "succeeded"
-                say(ledger, pipe, run_id, "commit", step, 1, token, "w", outcome, "{}", "", "", 0, "")
+                say(
+                    ledger,
+                    pipe,
+                    run_id,
+                    "commit",
+                    step,
+                    1,
+                    token,
+                    "w",
+                    outcome,
+                    "{}",
+                    "",
+                    "",
+                    0,
+                    "",
+                )
             pipe.execute()
     states = [state for state, _ in ledger.states(run_id).values()]
     assert states.count(StepState.FAILED) == 1
@@ -495,7 +627,9 @@ def test_a_resume_of_twice_as_many_steps_takes_twice_the_time(
     def renamed() -> Settings:
         """Return settings with other queues each time, so that every step is staged anew."""
         end = next(numbers)
-        pools = {name: PoolSettings(queue=f"{pool.queue}.{end}") for name, pool in chosen.pools.items()}
+        pools = {
+            name: PoolSettings(queue=f"{pool.queue}.{end}") for name, pool in chosen.pools.items()
+        }
         return chosen.model_copy(update={"pools": pools})
 
     runs = [run_with_one_failure(ledger, app, chosen, count) for count in (5_000, 10_000)]
@@ -516,7 +650,9 @@ def say(ledger, pipe, run_id: str, *words: object) -> None:
     pipe.fcall(FUNCTION, 1, ledger.key(run_id, "run"), *words)
 
 
-def test_reading_twice_as_many_steps_back_takes_twice_the_time(ledger, app, chosen, cpu_growth) -> None:
+def test_reading_twice_as_many_steps_back_takes_twice_the_time(
+    ledger, app, chosen, cpu_growth
+) -> None:
     def recorded(count: int) -> StoredRun:
         plan = graph({f"s{i}": [f"s{i - 1}"] if i % 50 else [] for i in range(count)}).plan()
         run_id = submit(plan, ledger, app, chosen)

@@ -13,12 +13,27 @@ from celery import Celery
 from runs import graph, states_of
 
 from orchestrator.definition.builder import PipelineBuilder
-from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, Pipeline, ShellCall, Step, Template
+from orchestrator.definition.model import (
+    FunctionCall,
+    OutputRef,
+    ParamRef,
+    Pipeline,
+    ShellCall,
+    Step,
+    Template,
+)
 from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import RunExists
 from orchestrator.plan.compile import compile_pipeline
-from orchestrator.runs.submission import RUN_ID_SHAPE, new_run_id, plan_links, run_fields, staged_steps, submit
+from orchestrator.runs.submission import (
+    RUN_ID_SHAPE,
+    new_run_id,
+    plan_links,
+    run_fields,
+    staged_steps,
+    submit,
+)
 from orchestrator.settings.model import Settings
 
 
@@ -29,16 +44,25 @@ def test_the_run_is_in_the_ledger_and_its_roots_are_on_their_way(
 
     run_id = submit(plan, ledger, app, chosen)
 
-    assert states_of(ledger, run_id) == {"a": "queued", "b": "waiting", "x": "queued", "j": "waiting"}
+    assert states_of(ledger, run_id) == {
+        "a": "queued",
+        "b": "waiting",
+        "x": "queued",
+        "j": "waiting",
+    }
     sent = messages_in(chosen.queue_of())
-    assert [message.kwargs for message in sent] == [{"run_id": run_id, "step": step, "attempt": 1} for step in "ax"]
+    assert [message.kwargs for message in sent] == [
+        {"run_id": run_id, "step": step, "attempt": 1} for step in "ax"
+    ]
     assert [task["kwargs"]["step"] for task in sent[0].embed["chain"]] == ["b"]
     fields = ledger.run_fields(run_id)
     assert (fields["pipeline"], fields["params"], fields["import_path"]) == ("p", "{}", "")
     assert ledger.active_runs() == ledger.recent_runs(9) == [run_id]
 
 
-def test_a_second_submit_of_a_run_id_sends_nothing(ledger: Ledger, app: Celery, chosen: Settings, messages_in) -> None:
+def test_a_second_submit_of_a_run_id_sends_nothing(
+    ledger: Ledger, app: Celery, chosen: Settings, messages_in
+) -> None:
     plan = graph({"a": ""}).plan()
     assert submit(plan, ledger, app, chosen, "mine") == "mine"
 
@@ -48,7 +72,9 @@ def test_a_second_submit_of_a_run_id_sends_nothing(ledger: Ledger, app: Celery, 
     assert len(messages_in(chosen.queue_of())) == 1
 
 
-def test_a_pipeline_without_steps_ends_at_once(ledger: Ledger, app: Celery, chosen: Settings) -> None:
+def test_a_pipeline_without_steps_ends_at_once(
+    ledger: Ledger, app: Celery, chosen: Settings
+) -> None:
     run_id = submit(graph({}).plan(), ledger, app, chosen)
 
     assert ledger.run_fields(run_id)["state"] == "succeeded"
@@ -57,7 +83,8 @@ def test_a_pipeline_without_steps_ends_at_once(ledger: Ledger, app: Celery, chos
 def test_200_submits_at_once_in_threads_are_as_right_as_one_after_the_other(
     ledger: Ledger, app: Celery, chosen: Settings, messages_in
 ) -> None:
-    """Long and short pipelines side by side: no thread gets the figures of another's messages, or another's chain."""
+    """Long and short pipelines side by side: no thread gets the figures of another's messages, or
+    another's chain."""
     plans = [
         graph({f"{'s' * chars}{i}": f"{'s' * chars}{i - 1}" if i else "" for i in range(25)}).plan()
         for chars in (1, 60, 190)
@@ -74,7 +101,10 @@ def test_200_submits_at_once_in_threads_are_as_right_as_one_after_the_other(
         run_ids = list(threads.map(submit_one, range(200)))
 
     assert len(set(run_ids)) == 200
-    expected = {run_id: (alone[n % 3], next(iter(plans[n % 3].upstream))) for n, run_id in enumerate(run_ids)}
+    expected = {
+        run_id: (alone[n % 3], next(iter(plans[n % 3].upstream)))
+        for n, run_id in enumerate(run_ids)
+    }
     sent = messages_in(chosen.queue_of())
     assert Counter(message.kwargs["run_id"] for message in sent) == Counter(run_ids)
     for message in sent:
@@ -102,7 +132,14 @@ def test_a_step_is_staged_with_all_that_a_worker_needs(chosen: Settings) -> None
             "c",
             FunctionCall("m:g", ([OutputRef("b"), {"deep": OutputRef("a")}, OutputRef("b")],)),
             ("b", "a"),
-            StepOptions(pool="gpu", priority=2, timeout=1.5, retries=3, retry_on=("ValueError",), trigger="all_done"),
+            StepOptions(
+                pool="gpu",
+                priority=2,
+                timeout=1.5,
+                retries=3,
+                retry_on=("ValueError",),
+                trigger="all_done",
+            ),
         ),
     ]
     plan = compile_pipeline(Pipeline("p", {step.name: step for step in steps}))
@@ -118,7 +155,10 @@ def test_a_step_is_staged_with_all_that_a_worker_needs(chosen: Settings) -> None
         "with": {"x": {"$param": ["x"]}, "n": {"$float": "nan"}},
     }
     assert (a.inputs, json.loads(a.children), json.loads(b.inputs)) == ("", ["c"], ["a"])
-    assert json.loads(b.spec) == {"pool": "cpu", "run": {"$text": ["echo ", {"$output": ["a", "k", 0]}]}}
+    assert json.loads(b.spec) == {
+        "pool": "cpu",
+        "run": {"$text": ["echo ", {"$output": ["a", "k", 0]}]},
+    }
     assert json.loads(c.graph) == {"x": 2, "q": gpu, "p": 2, "u": 2, "t": "all_done", "l": 1.5}
     assert (json.loads(c.inputs), c.children) == (["b", "a"], "")
     spec = json.loads(c.spec)
@@ -142,7 +182,9 @@ def test_the_first_messages_are_the_links_of_the_plan(
     assert (rest["kwargs"]["step"], rest["options"]["queue"]) == (links["b"].step, links["b"].queue)
 
 
-def test_deadline_and_alerts_of_the_pipeline_are_kept(ledger: Ledger, app: Celery, chosen: Settings) -> None:
+def test_deadline_and_alerts_of_the_pipeline_are_kept(
+    ledger: Ledger, app: Celery, chosen: Settings
+) -> None:
     builder = PipelineBuilder("p", deadline=30 * 86400, alerts=["slack://$TOKEN"])
     builder.add("a", run="true")
 

@@ -1,4 +1,5 @@
-"""Whatever sending raises: a change that is in the ledger is answered, and coordinators send what is missing."""
+"""Whatever sending raises: a change that is in the ledger is answered, and coordinators send what
+is missing."""
 
 from __future__ import annotations
 
@@ -62,7 +63,9 @@ FAULTS = [
 
 
 @pytest.fixture(params=FAULTS)
-def broken(request: pytest.FixtureRequest, chosen: Settings, shared_redis_url: str) -> Iterator[Celery]:
+def broken(
+    request: pytest.FixtureRequest, chosen: Settings, shared_redis_url: str
+) -> Iterator[Celery]:
     """A Celery app through which nothing can be sent."""
     with contextlib.ExitStack() as stack:
         url, fault = shared_redis_url, request.param
@@ -100,7 +103,9 @@ def test_nothing_that_a_send_raises_reaches_who_sends(broken, ledger, chosen, ca
     assert "run r goes on, but its messages could not be sent" in caplog.text
 
 
-@pytest.mark.parametrize("shape", [{"a": ""}, {"a": "", "b": "", "c": ""}], ids=["one message", "a batch"])
+@pytest.mark.parametrize(
+    "shape", [{"a": ""}, {"a": "", "b": "", "c": ""}], ids=["one message", "a batch"]
+)
 def test_a_run_that_is_in_the_ledger_is_answered_with_its_id(broken, ledger, chosen, shape) -> None:
     assert submit(graph(shape).plan(), ledger, broken, chosen, "r") == "r"
 

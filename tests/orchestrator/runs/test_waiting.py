@@ -40,15 +40,23 @@ def test_pools_without_workers_are_named_with_the_steps_that_wait(ledger: Ledger
     assert unserved_steps(ledger, steps) == [Unserved("cpu", ("b",)), Unserved("gpu", ("a", "c"))]
 
 
-def test_a_worker_that_takes_no_steps_because_of_its_store_is_named_instead(ledger: Ledger, steps) -> None:
-    paused = replace(CARD, queues=("cpu",), paused_queues=("cuda",), fault="host h cannot use the artifact store /x")
+def test_a_worker_that_takes_no_steps_because_of_its_store_is_named_instead(
+    ledger: Ledger, steps
+) -> None:
+    paused = replace(
+        CARD,
+        queues=("cpu",),
+        paused_queues=("cuda",),
+        fault="host h cannot use the artifact store /x",
+    )
     announce_worker(ledger.client, ledger.prefix, paused)
 
     (unserved,) = unserved_steps(ledger, steps)
 
-    assert unserved_text(unserved) == (
-        "waiting: worker w takes no steps until its own check passes: host h cannot use the artifact store /x "
-        "(step a and 1 more)"
+    assert (
+        unserved_text(unserved)
+        == "waiting: worker w takes no steps until its own check passes: host h cannot use the"
+        " artifact store /x (step a and 1 more)"
     )
     announce_worker(ledger.client, ledger.prefix, replace(CARD, worker="healthy"))
     assert unserved_steps(ledger, steps) == []

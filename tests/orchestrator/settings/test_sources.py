@@ -41,13 +41,19 @@ def test_environment_beats_file_beats_default(tmp_path: Path) -> None:
 
     loaded = load_settings(tmp_path, {"ORCHESTRATOR_FLOWER_PORT": "1002"})
 
-    assert (loaded.flower_port, loaded.poll_interval_s, loaded.flower_max_tasks) == (1002, 2.0, 10_000)
+    assert (loaded.flower_port, loaded.poll_interval_s, loaded.flower_max_tasks) == (
+        1002,
+        2.0,
+        10_000,
+    )
 
 
 def test_overrides_beat_the_environment(tmp_path: Path) -> None:
     env = {"ORCHESTRATOR_DATA_DIR": "from-env", "ORCHESTRATOR_FLOWER_PORT": "1002"}
 
-    loaded = load_settings(tmp_path, env, overrides={"data_dir": "from-option", "flower_port": None})
+    loaded = load_settings(
+        tmp_path, env, overrides={"data_dir": "from-option", "flower_port": None}
+    )
 
     assert loaded.data_dir == tmp_path / "from-option"
     assert loaded.flower_port == 1002
@@ -59,7 +65,9 @@ def test_the_config_file_can_be_named_or_switched_off(tmp_path: Path) -> None:
 
     assert load_settings(tmp_path, {"ORCHESTRATOR_CONFIG": "other.toml"}).flower_port == 1003
     assert load_settings(tmp_path, {"ORCHESTRATOR_CONFIG": ""}).flower_port == 5555
-    assert "no-such.toml, which is no file" in faults_of(tmp_path, {"ORCHESTRATOR_CONFIG": "no-such.toml"})
+    assert "no-such.toml, which is no file" in faults_of(
+        tmp_path, {"ORCHESTRATOR_CONFIG": "no-such.toml"}
+    )
 
 
 def test_an_empty_variable_counts_as_unset(tmp_path: Path) -> None:
@@ -95,22 +103,34 @@ def test_every_unknown_name_is_refused_at_once_with_a_guess(tmp_path: Path) -> N
     path = write_config(tmp_path, "flowr_port = 1\n[pools.cpu]\nconcurency = 2\n")
 
     message = faults_of(
-        tmp_path, {"ORCHESTRATOR_REDIS_ULR": "x", "ORCHESTRATOR_POOLS__CPU__QEUE": "x", "OTHER_VARIABLE": "x"}
+        tmp_path,
+        {
+            "ORCHESTRATOR_REDIS_ULR": "x",
+            "ORCHESTRATOR_POOLS__CPU__QEUE": "x",
+            "OTHER_VARIABLE": "x",
+        },
     )
 
     assert message.startswith("settings have 4 faults\n")
     assert (
-        "ORCHESTRATOR_REDIS_ULR is no variable of the orchestrator. Did you mean 'ORCHESTRATOR_REDIS_URL'?" in message
+        "ORCHESTRATOR_REDIS_ULR is no variable of the orchestrator. Did you mean"
+        " 'ORCHESTRATOR_REDIS_URL'?" in message
     )
     assert "ORCHESTRATOR_POOLS__CPU__QEUE is no known setting. Did you mean 'queue'?" in message
     assert f"'flowr_port' in {path} is no known setting. Did you mean 'flower_port'?" in message
-    assert f"'pools.cpu.concurency' in {path} is no known setting. Did you mean 'concurrency'?" in message
+    assert (
+        f"'pools.cpu.concurency' in {path} is no known setting. Did you mean 'concurrency'?"
+        in message
+    )
 
 
 def test_a_wrong_value_is_named_by_where_it_came_from(tmp_path: Path) -> None:
     path = write_config(tmp_path, "flower_port = 'web'\n")
 
-    message = faults_of(tmp_path, {"ORCHESTRATOR_POOLS__CPU__CONCURRENCY": "many", "ORCHESTRATOR_POLL_INTERVAL_S": "0"})
+    message = faults_of(
+        tmp_path,
+        {"ORCHESTRATOR_POOLS__CPU__CONCURRENCY": "many", "ORCHESTRATOR_POLL_INTERVAL_S": "0"},
+    )
 
     assert "ORCHESTRATOR_POOLS__CPU__CONCURRENCY is 'many': " in message
     assert "ORCHESTRATOR_POLL_INTERVAL_S is '0': input should be greater than 0" in message
@@ -119,33 +139,48 @@ def test_a_wrong_value_is_named_by_where_it_came_from(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["{", "[]", "3"])
 def test_pools_that_are_no_json_object_are_refused(tmp_path: Path, text: str) -> None:
-    assert "ORCHESTRATOR_POOLS must be a JSON object" in faults_of(tmp_path, {"ORCHESTRATOR_POOLS": text})
+    assert "ORCHESTRATOR_POOLS must be a JSON object" in faults_of(
+        tmp_path, {"ORCHESTRATOR_POOLS": text}
+    )
 
 
 def test_a_file_that_is_no_toml_is_refused_with_the_line(tmp_path: Path) -> None:
     path = write_config(tmp_path, "redis_url = \n")
 
-    assert re.search(rf"{re.escape(str(path))} is not valid TOML: .*line 1", faults_of(tmp_path, {}))
+    assert re.search(
+        rf"{re.escape(str(path))} is not valid TOML: .*line 1", faults_of(tmp_path, {})
+    )
 
 
 @pytest.mark.parametrize(
     ("config", "fault"),
     [
-        ('[pools.cpu]\n[pools.big]\nqueue = "orc.cpu"', "pools 'cpu' and 'big' have the same queue 'orc.cpu'"),
-        ('default_pool = "gpuu"\n[pools.gpu]', "default_pool 'gpuu' is none of the pools (gpu). Did you mean 'gpu'?"),
+        (
+            '[pools.cpu]\n[pools.big]\nqueue = "orc.cpu"',
+            "pools 'cpu' and 'big' have the same queue 'orc.cpu'",
+        ),
+        (
+            'default_pool = "gpuu"\n[pools.gpu]',
+            "default_pool 'gpuu' is none of the pools (gpu). Did you mean 'gpu'?",
+        ),
         ('[pools."a b"]', "'a b' of pool 'a b' may hold only letters, digits, '.', '-' and '_'"),
         ('[pools.cpu]\nqueue = "a,b"', "'a,b' of pool 'cpu' may hold only"),
         ("[pools]", "there must be one pool at least"),
     ],
 )
-def test_pools_that_do_not_fit_together_are_refused(tmp_path: Path, config: str, fault: str) -> None:
+def test_pools_that_do_not_fit_together_are_refused(
+    tmp_path: Path, config: str, fault: str
+) -> None:
     write_config(tmp_path, config)
 
     assert fault in faults_of(tmp_path, {})
 
 
 def test_a_fault_never_shows_a_secret(tmp_path: Path) -> None:
-    env = {"ORCHESTRATOR_REDIS_URL": "http://me:secret@host", "ORCHESTRATOR_FLOWER_PASSWORD": "hidden"}
+    env = {
+        "ORCHESTRATOR_REDIS_URL": "http://me:secret@host",
+        "ORCHESTRATOR_FLOWER_PASSWORD": "hidden",
+    }
 
     assert "secret" not in faults_of(tmp_path, env)
     loaded = load_settings(tmp_path, env | {"ORCHESTRATOR_REDIS_URL": "redis://me:secret@host"})
@@ -157,11 +192,15 @@ def test_alerts_are_a_list_and_stand_in_no_fault_and_no_repr(tmp_path: Path) -> 
     write_config(tmp_path, 'alerts = ["slack://$TOKEN"]\n')
     assert load_settings(tmp_path, {}).alerts == ("slack://$TOKEN",)
 
-    loaded = load_settings(tmp_path, {"ORCHESTRATOR_ALERTS": '["json://me:secret@h", "mailto://b"]'})
+    loaded = load_settings(
+        tmp_path, {"ORCHESTRATOR_ALERTS": '["json://me:secret@h", "mailto://b"]'}
+    )
     assert loaded.alerts == ("json://me:secret@h", "mailto://b")
     assert "secret" not in repr(loaded)
 
-    assert load_settings(tmp_path, {"ORCHESTRATOR_ALERTS": "json://me@h"}).alerts == ("json://me@h",)
+    assert load_settings(tmp_path, {"ORCHESTRATOR_ALERTS": "json://me@h"}).alerts == (
+        "json://me@h",
+    )
 
     for wrong in (
         "me:secret@h",
@@ -190,7 +229,11 @@ def test_a_child_reads_exactly_the_same_settings(tmp_path: Path) -> None:
         },
     )
 
-    inherited = {"ORCHESTRATOR_POOLS__OTHER__QUEUE": "x", "ORCHESTRATOR_ARTIFACT_DIR": "/elsewhere", "HOME": "/h"}
+    inherited = {
+        "ORCHESTRATOR_POOLS__OTHER__QUEUE": "x",
+        "ORCHESTRATOR_ARTIFACT_DIR": "/elsewhere",
+        "HOME": "/h",
+    }
     environment = given.child_environment(inherited)
 
     # In the folder of another config file, which must not have a say.
@@ -201,7 +244,9 @@ def test_a_child_reads_exactly_the_same_settings(tmp_path: Path) -> None:
 def test_the_example_holds_the_defaults_and_names_every_setting(tmp_path: Path) -> None:
     loaded = load_settings(tmp_path, {"ORCHESTRATOR_CONFIG": str(EXAMPLE)})
 
-    assert loaded.model_copy(update={"pools": {}}) == load_settings(tmp_path, {}).model_copy(update={"pools": {}})
+    assert loaded.model_copy(update={"pools": {}}) == load_settings(tmp_path, {}).model_copy(
+        update={"pools": {}}
+    )
     assert {name: (pool.pool_type, pool.concurrency) for name, pool in loaded.pools.items()} == {
         "cpu": ("prefork", None),
         "gpu": ("prefork", 1),

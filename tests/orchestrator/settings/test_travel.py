@@ -1,4 +1,5 @@
-"""Every setting reaches the processes that we start with the value that it has here, whichever way it goes."""
+"""Every setting reaches the processes that we start with the value that it has here, whichever way
+it goes."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ from orchestrator.settings.model import PoolSettings, Settings, secret_names
 from orchestrator.settings.sources import load_settings
 
 # What an environment can hold: any text without NUL.
-TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
+TEXTS = st.text(
+    st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20
+) | st.sampled_from(
     [
         " ",
         " padded ",
@@ -54,7 +57,8 @@ POOLS = st.builds(
 )
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "redis_url": st.none() | st.sampled_from([
-        "redis://h", "rediss://u:p%2520%40%3F@h:1/2?ssl_ca_certs=%2Fx%20y", "unix:///run/r%25s.sock?db=1", "valkey://:%24X@[::1]/3",
+        "redis://h", "rediss://u:p%2520%40%3F@h:1/2?ssl_ca_certs=%2Fx%20y",
+        "unix:///run/r%25s.sock?db=1", "valkey://:%24X@[::1]/3",
     ]),
     "data_dir": FOLDERS,
     "artifact_dir": st.none() | FOLDERS,
@@ -96,7 +100,9 @@ def odd_settings(draw: st.DrawFn) -> Settings:
 def as_told(settings: Settings) -> dict[str, Any]:
     """Return all values with their types, secrets too."""
     told = settings.model_dump()
-    told["flower_password"] = settings.flower_password and settings.flower_password.get_secret_value()
+    told["flower_password"] = (
+        settings.flower_password and settings.flower_password.get_secret_value()
+    )
     return told
 
 
@@ -108,7 +114,9 @@ def test_the_values_of_this_test_are_those_of_all_settings() -> None:
 def test_what_is_read_from_the_environment_is_what_was_written_to_it(chosen: Settings) -> None:
     environment = {
         os.fsdecode(os.fsencode(name)): os.fsdecode(os.fsencode(value))
-        for name, value in chosen.child_environment({"ORCHESTRATOR_POOLS__CPU__QUEUE": "another"}).items()
+        for name, value in chosen.child_environment(
+            {"ORCHESTRATOR_POOLS__CPU__QUEUE": "another"}
+        ).items()
     }
 
     assert as_told(load_settings(Path("/"), environment)) == as_told(chosen)

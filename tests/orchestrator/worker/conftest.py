@@ -1,4 +1,5 @@
-"""One server and one worker of four children for all tests of the workers, and a way to run pipelines on them."""
+"""One server and one worker of four children for all tests of the workers, and a way to run
+pipelines on them."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ _module_numbers = itertools.count(1)
 
 
 class Runs:
-    """Submits pipelines to the queues that `settings` name, and follows them as a coordinator does."""
+    """Submits pipelines to the queues that `settings` name, and follows them as a coordinator
+    does."""
 
     def __init__(self, settings: Settings, ledger: Ledger, app: Celery) -> None:
         self.settings, self.ledger, self.app = settings, ledger, app
@@ -60,7 +62,8 @@ class Runs:
         until: Callable[[RunRecord], object] = lambda record: record.state.is_ended,
         limit_s: float = LIMIT_S,
     ) -> RunRecord:
-        """Return the record of a run once the condition holds; due retries are sent off meanwhile."""
+        """Return the record of a run once the condition holds; due retries are sent off
+        meanwhile."""
         record, after = read_skeleton(self.ledger, run_id), "0"
         limit = time.monotonic() + limit_s
         while not until(record):
@@ -112,7 +115,8 @@ def worker(settings: Settings, shared_redis_url: str) -> Iterator[LocalWorkers]:
 
 @pytest.fixture(scope="session")
 def runs_by(settings: Settings, shared_redis_url: str) -> Iterator[Callable[[Settings], Runs]]:
-    """Return runs by settings, which name the queues. One app for all: pools of connections belong to the process."""
+    """Return runs by settings, which name the queues. One app for all: pools of connections belong
+    to the process."""
     app = create_app(settings, shared_redis_url)
     with connect(shared_redis_url) as client, app:
         ledger = Ledger(client, settings.key_prefix)
@@ -122,7 +126,8 @@ def runs_by(settings: Settings, shared_redis_url: str) -> Iterator[Callable[[Set
 
 @pytest.fixture
 def runs_on(shared_redis_url: str) -> Iterator[Callable[[Settings, str], Runs]]:
-    """Return runs by settings and server, with an app of their own, which knows the queues of these settings."""
+    """Return runs by settings and server, with an app of their own, which knows the queues of these
+    settings."""
     with ExitStack() as opened:
 
         def make(chosen: Settings, url: str) -> Runs:
@@ -149,7 +154,9 @@ def own_worker(
 
     @contextmanager
     def start(slots: int = 1, chosen: Settings = settings) -> Iterator[Runs]:
-        with local_workers(chosen, shared_redis_url, slots, ["cpu"], ready_limit_s=LIMIT_S) as started:
+        with local_workers(
+            chosen, shared_redis_url, slots, ["cpu"], ready_limit_s=LIMIT_S
+        ) as started:
             yield runs_by(started.settings)
             started.kill()
 
@@ -163,7 +170,9 @@ def pipeline_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[.
 
     def build(source: str, params: Mapping[str, Any] | None = None) -> Pipeline:
         path = tmp_path / f"user_code_{next(_module_numbers)}.py"
-        path.write_text("from orchestrator import PipelineBuilder, pipeline, step\n" + textwrap.dedent(source))
+        path.write_text(
+            "from orchestrator import PipelineBuilder, pipeline, step\n" + textwrap.dedent(source)
+        )
         return load(str(path)).build(params)
 
     return build
@@ -206,29 +215,48 @@ def start_worker(
     runs_by: Callable[[Settings], Runs],
     wait_until: Callable[..., None],
 ) -> Iterator[Callable[..., tuple[HandStarted, Runs]]]:
-    """Start `celery -A workers.app worker` with some options; give it, and runs on its queue, once it is there.
+    """Start `celery -A workers.app worker` with some options; give it, and runs on its queue, once
+    it is there.
 
     `of` are its settings, on this server, where they are not those of the other tests.
     """
     with ExitStack() as started:
 
-        def start(name: str, *options: str, of: Settings | None = None, queue: str = "") -> tuple[HandStarted, Runs]:
+        def start(
+            name: str, *options: str, of: Settings | None = None, queue: str = ""
+        ) -> tuple[HandStarted, Runs]:
             queue = queue or f"queue-{tmp_path.name}-{name}"
             chosen = of or settings.model_copy(
                 update={"redis_url": shared_redis_url, "pools": {"cpu": PoolSettings(queue=queue)}}
             )
             log_path = tmp_path / f"{name}.log"
-            command = [CELERY, "-A", "workers.app", "worker", "-Q", queue, "-n", f"{name}@%h", *options]
+            command = [
+                CELERY,
+                "-A",
+                "workers.app",
+                "worker",
+                "-Q",
+                queue,
+                "-n",
+                f"{name}@%h",
+                *options,
+            ]
             with log_path.open("wb") as log:
                 process = subprocess.Popen(
-                    command, cwd=ROOT, env=chosen.child_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                    command,
+                    cwd=ROOT,
+                    env=chosen.child_environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
                 )
             started.callback(_end, process)
             runs = runs_by(chosen)
             client, prefix = runs.ledger.client, chosen.key_prefix
             wait_until(
                 lambda: (
-                    process.poll() is not None or any(name in card.worker for card in present_workers(client, prefix))
+                    process.poll() is not None
+                    or any(name in card.worker for card in present_workers(client, prefix))
                 )
             )
             assert process.poll() is None, log_path.read_text()

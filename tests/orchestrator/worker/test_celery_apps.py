@@ -1,4 +1,5 @@
-"""User code that uses Celery itself, inside a step: always the app of the pool, whatever ran before in that child."""
+"""User code that uses Celery itself, inside a step: always the app of the pool, whatever ran before
+in that child."""
 
 from __future__ import annotations
 
@@ -96,7 +97,9 @@ SILENT = [
 @pytest.fixture(scope="module")
 def sites(settings, shared_redis_url, runs_by):
     """Return runs on a worker of one child, without and with an app of its pool."""
-    with_app = settings.model_copy(update={"pools": {"cpu": PoolSettings(celery_app="proj_named:app")}})
+    with_app = settings.model_copy(
+        update={"pools": {"cpu": PoolSettings(celery_app="proj_named:app")}}
+    )
     with (
         local_workers(settings, shared_redis_url, 1, ["cpu"], ready_limit_s=30) as without,
         local_workers(with_app, shared_redis_url, 1, ["cpu"], ready_limit_s=30) as with_one,
@@ -108,7 +111,8 @@ def sites(settings, shared_redis_url, runs_by):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch, shared_redis_url):
-    """Return the pipelines of a project with a Celery app of its own, by name, and the queue of that app."""
+    """Return the pipelines of a project with a Celery app of its own, by name, and the queue of
+    that app."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     queue = f"queue-of-{tmp_path.name}"
     (tmp_path / "proj_named.py").write_text(
@@ -164,7 +168,8 @@ def test_a_task_of_an_app_of_the_users_own_goes_there(sites, project, site, how)
 
 
 @pytest.mark.parametrize(
-    "how", ["shared(4)", "bound(4)", "shared.s(4)()", "app.conf.broker_url", "shared.apply((4,)).get()"]
+    "how",
+    ["shared(4)", "bound(4)", "shared.s(4)()", "app.conf.broker_url", "shared.apply((4,)).get()"],
 )
 def test_what_sends_nothing_works_without_an_app(sites, project, how):
     build, _ = project
@@ -180,7 +185,9 @@ def test_a_shared_task_is_that_of_the_file_as_it_is_now(sites, project, tmp_path
     for mark in ("old", "new"):
         path = tmp_path / "proj_named.py"
         path.write_text(
-            path.read_text().replace('return ("_named"', f'return ("{mark}"').replace('("old"', f'("{mark}"')
+            path.read_text()
+            .replace('return ("_named"', f'return ("{mark}"')
+            .replace('("old"', f'("{mark}"')
         )
         record = runs.run(build("sending", how="shared(4)"))
         values.append(runs.value(record, "sends"))
@@ -188,7 +195,9 @@ def test_a_shared_task_is_that_of_the_file_as_it_is_now(sites, project, tmp_path
     assert values == ["('old', 4)", "('new', 4)"]
 
 
-def test_an_app_that_cannot_be_had_is_told_in_one_sentence(settings, shared_redis_url, runs_by, project):
+def test_an_app_that_cannot_be_had_is_told_in_one_sentence(
+    settings, shared_redis_url, runs_by, project
+):
     build, _ = project
     for name, told in {
         "proj_missing:app": "fails: No module named 'proj_missing'",

@@ -78,4 +78,6 @@ def test_a_process_that_a_step_forks_and_lets_return_commits_nothing(runs, pipel
 
     assert runs.value(record, "after") == "parent"
     assert [len(step.attempts) for step in record.steps.values()] == [1, 1]
-    assert not [event for event in runs.ledger.events(record.run_id) if event.kind == "commit.refused"]
+    assert not [
+        event for event in runs.ledger.events(record.run_id) if event.kind == "commit.refused"
+    ]

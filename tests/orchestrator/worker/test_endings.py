@@ -30,7 +30,8 @@ def ending(pipeline_from, tmp_path):
 
 
 def seconds(attempt):
-    """How long the attempt took, from when a worker could take it: Celery's clock starts just before the claim."""
+    """How long the attempt took, from when a worker could take it: Celery's clock starts just
+    before the claim."""
     return (attempt.ended_at_us - attempt.queued_at_us) / 1e6
 
 
@@ -71,7 +72,10 @@ def test_a_timeout_may_be_retried(runs, ending, named):
     )
 
     assert record.state == "succeeded"
-    assert [attempt.outcome for attempt in record.steps["end"].attempts] == ["timed_out", "succeeded"]
+    assert [attempt.outcome for attempt in record.steps["end"].attempts] == [
+        "timed_out",
+        "succeeded",
+    ]
 
 
 def test_a_retry_begins_when_all_that_a_timed_out_attempt_started_is_gone(own_worker, ending):
@@ -91,11 +95,16 @@ def test_a_retry_begins_when_all_that_a_timed_out_attempt_started_is_gone(own_wo
     with own_worker(slots=2) as runs:
         record = runs.run(ending(source))
 
-        assert [attempt.outcome for attempt in record.steps["end"].attempts] == ["timed_out", "succeeded"]
+        assert [attempt.outcome for attempt in record.steps["end"].attempts] == [
+            "timed_out",
+            "succeeded",
+        ]
         assert runs.value(record, "below") is False
 
 
-def test_a_shell_step_that_times_out_ends_with_its_children(runs, pipeline_from, tmp_path, wait_until):
+def test_a_shell_step_that_times_out_ends_with_its_children(
+    runs, pipeline_from, tmp_path, wait_until
+):
     pids = tmp_path / "pids"
     record = runs.run(
         pipeline_from(f"""
@@ -171,7 +180,10 @@ def test_a_lost_attempt_is_retried_when_the_step_has_retries(own_worker, ending)
     with own_worker(slots=2) as runs:
         record = runs.run(ending(source))
 
-        assert [attempt.outcome for attempt in record.steps["end"].attempts] == ["lost", "succeeded"]
+        assert [attempt.outcome for attempt in record.steps["end"].attempts] == [
+            "lost",
+            "succeeded",
+        ]
         assert runs.value(record, "below") == "second time"
 
 
@@ -244,7 +256,9 @@ def test_a_step_that_ends_its_process_quietly_is_lost(own_worker, ending, states
     assert record.steps["end"].attempts[0].outcome == "lost"
 
 
-def test_threads_and_processes_that_a_step_leaves_behind_do_not_hold_its_end(runs, ending, tmp_path):
+def test_threads_and_processes_that_a_step_leaves_behind_do_not_hold_its_end(
+    runs, ending, tmp_path
+):
     record = runs.run(
         ending("""
     import pathlib, subprocess, threading, time
@@ -263,7 +277,9 @@ def test_threads_and_processes_that_a_step_leaves_behind_do_not_hold_its_end(run
     assert seconds(record.steps["end"].attempts[0]) < 5
 
 
-def test_a_step_may_use_signals_directories_and_environment_without_harm_to_the_next(own_worker, pipeline_from):
+def test_a_step_may_use_signals_directories_and_environment_without_harm_to_the_next(
+    own_worker, pipeline_from
+):
     source = """
         import os, signal
 

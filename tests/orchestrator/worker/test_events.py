@@ -21,7 +21,9 @@ def of_run(events, run_id):
     return [event["type"] for event in events if event.get("uuid") in named]
 
 
-def test_every_event_of_a_fan_arrives_in_far_fewer_messages(runs, pipeline_from, celery_events, wait_until):
+def test_every_event_of_a_fan_arrives_in_far_fewer_messages(
+    runs, pipeline_from, celery_events, wait_until
+):
     def published():
         return runs.ledger.client.info("commandstats").get("cmdstat_publish", {"calls": 0})["calls"]
 

@@ -63,19 +63,28 @@ def flower(worker, runs, tmp_path_factory, wait_until) -> Iterator[Flower]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    chosen = worker.settings.model_copy(update={"flower_password": SecretStr(PASSWORD), "parent_pid": None})
+    chosen = worker.settings.model_copy(
+        update={"flower_password": SecretStr(PASSWORD), "parent_pid": None}
+    )
     log_path = tmp_path_factory.mktemp("flower") / "log"
     with log_path.open("wb") as log:
         command = [Path(sys.executable).with_name("orchestrator"), "flower", "--port", str(port)]
-        process = subprocess.Popen(command, cwd=log_path.parent, env=chosen.child_environment(), stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=log_path.parent, env=chosen.child_environment(), stdout=log, stderr=log
+        )
     flower = Flower(port, process.pid)
     try:
-        wait_until(lambda: process.poll() is not None or flower.status("/api/tasks", None) is not None)
+        wait_until(
+            lambda: process.poll() is not None or flower.status("/api/tasks", None) is not None
+        )
         assert process.poll() is None, log_path.read_text()
-        with runs.app.events.default_dispatcher() as dispatcher:  # until it has one, Flower does not listen yet
+        with runs.app.events.default_dispatcher() as dispatcher:
+            # until it has one, Flower does not listen yet
             wait_until(
                 lambda: (
-                    dispatcher.send("task-received", uuid="probe", name="probe", args="()", kwargs="{}")
+                    dispatcher.send(
+                        "task-received", uuid="probe", name="probe", args="()", kwargs="{}"
+                    )
                     or "probe" in flower.get("/api/tasks")
                 )
             )
@@ -86,7 +95,9 @@ def flower(worker, runs, tmp_path_factory, wait_until) -> Iterator[Flower]:
     assert PASSWORD not in log_path.read_text()
 
 
-def test_every_step_stands_under_its_name_with_run_step_and_attempt(runs, flower, pipeline_from, wait_until):
+def test_every_step_stands_under_its_name_with_run_step_and_attempt(
+    runs, flower, pipeline_from, wait_until
+):
     record = runs.run(
         pipeline_from("""
             @step
@@ -112,7 +123,9 @@ def test_every_step_stands_under_its_name_with_run_step_and_attempt(runs, flower
         return found
 
     ends = {"SUCCESS", "RETRY", "FAILURE"}
-    wait_until(lambda: [state for _, state in tasks().values() if state in ends] and len(tasks()) == 3)
+    wait_until(
+        lambda: [state for _, state in tasks().values() if state in ends] and len(tasks()) == 3
+    )
     wait_until(lambda: all(state in ends for _, state in tasks().values()))
     assert tasks() == {
         ("good", 1): ("seen-in-flower.good", "SUCCESS"),
@@ -137,7 +150,11 @@ def test_metrics_have_few_buckets_for_each_step(runs, flower, pipeline_from, wai
     def buckets():
         text = flower.text("/metrics")
         series = re.findall(r"^flower_task_runtime_seconds_bucket{(.*)} ", text, re.MULTILINE)
-        return [re.search(r'le="(.*?)"', labels)[1] for labels in series if 'task="measured.quick"' in labels]
+        return [
+            re.search(r'le="(.*?)"', labels)[1]
+            for labels in series
+            if 'task="measured.quick"' in labels
+        ]
 
     wait_until(lambda: buckets())
     assert buckets() == ["1.0", "10.0", "60.0", "600.0", "3600.0", "+Inf"]
@@ -153,7 +170,9 @@ def test_it_listens_on_this_machine_only_and_keeps_the_password_off_the_command_
     process = psutil.Process(flower.pid)
 
     listening = {
-        connection.laddr for connection in process.net_connections("inet") if connection.status == psutil.CONN_LISTEN
+        connection.laddr
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
     }
     assert listening == {("127.0.0.1", flower.port)}
     assert not any(PASSWORD in word for word in process.cmdline())
@@ -186,8 +205,12 @@ def states_of(flower, run_id):
     return {name: sorted(states) for name, states in found.items()}
 
 
-@pytest.mark.parametrize("ending", ["", "import signal; signal.signal(signal.SIGUSR2, signal.SIG_IGN)"])
-def test_a_cancelled_step_is_revoked_and_no_failure(runs, flower, pipeline_from, wait_until, tmp_path, ending):
+@pytest.mark.parametrize(
+    "ending", ["", "import signal; signal.signal(signal.SIGUSR2, signal.SIG_IGN)"]
+)
+def test_a_cancelled_step_is_revoked_and_no_failure(
+    runs, flower, pipeline_from, wait_until, tmp_path, ending
+):
     """Also one that does not end when it is asked to, and is killed."""
     source = GATED.replace("import time", f"import time; {ending}")
     run_id = runs.submit(pipeline_from(source, {"folder": str(tmp_path)}))
@@ -198,7 +221,9 @@ def test_a_cancelled_step_is_revoked_and_no_failure(runs, flower, pipeline_from,
     wait_until(lambda: states_of(flower, run_id) == {("held", 1): ["REVOKED"]})
 
 
-def test_a_message_that_ran_nothing_is_rejected_and_no_success(runs, flower, pipeline_from, wait_until, tmp_path):
+def test_a_message_that_ran_nothing_is_rejected_and_no_success(
+    runs, flower, pipeline_from, wait_until, tmp_path
+):
     run_id = runs.submit(pipeline_from(GATED, {"folder": str(tmp_path)}))
     runs.wait(run_id, lambda _: (tmp_path / "began").exists())
     links = [(Link("held", 1, runs.settings.queue_of(), 5, 0),)]
@@ -229,7 +254,8 @@ def test_a_worker_that_came_later_is_there_without_a_refresh(flower, own_worker,
 
 
 def test_metrics_do_not_grow_with_the_names_of_steps(flower, runs, wait_until):
-    """Steps of a fan-out share a name, and beyond 500 names all share one; so do events that are not Celery's."""
+    """Steps of a fan-out share a name, and beyond 500 names all share one; so do events that are
+    not Celery's."""
 
     def names():
         return set(re.findall(r'flower_events_total{task="([^"]*)"', flower.text("/metrics")))
@@ -254,7 +280,8 @@ def test_metrics_do_not_grow_with_the_names_of_steps(flower, runs, wait_until):
     assert len(names()) <= 501
     assert "grown.last" not in names()
     assert set(re.findall(r'flower_events_total{.*type="(task-[^"]*)"', text)) <= {
-        f"task-{kind}" for kind in ("sent", "received", "started", "succeeded", "failed", "rejected", "revoked",
+        f"task-{kind}" for kind in ("sent", "received", "started", "succeeded", "failed",
+        "rejected", "revoked",
                                     "retried", "other")
     }  # fmt: skip
 
@@ -262,7 +289,10 @@ def test_metrics_do_not_grow_with_the_names_of_steps(flower, runs, wait_until):
 @pytest.mark.parametrize(
     ("owner", "names"),
     [
-        (flower_package.events.PrometheusMetrics, ["observe_task", "observe_worker", "remove_workers"]),
+        (
+            flower_package.events.PrometheusMetrics,
+            ["observe_task", "observe_worker", "remove_workers"],
+        ),
         (flower_package.events.Events, ["on_event"]),
         (flower_package.events, ["PrometheusMetrics", "EventsState"]),
         (flower_package.events.EventsState, ["event"]),
@@ -274,7 +304,9 @@ def test_metrics_do_not_grow_with_the_names_of_steps(flower, runs, wait_until):
 )
 def test_what_is_replaced_in_flower_is_there(owner, names):
     assert [name for name in names if not hasattr(owner, name)] == []
-    assert sum(isinstance(it, tuple) and it[1] is Metrics for it in flower_package.urls.handlers) == 1
+    assert (
+        sum(isinstance(it, tuple) and it[1] is Metrics for it in flower_package.urls.handlers) == 1
+    )
 
 
 def test_names_are_bounded():

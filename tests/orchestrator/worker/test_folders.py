@@ -33,12 +33,22 @@ def test_a_step_that_changes_its_folder_does_not_move_the_next(own_worker, pipel
     with own_worker() as runs:
         record = runs.run(pipeline_from(STRAYING))
 
-        assert [runs.value(record, step) for step in ("first", "second", "third")] == [os.getcwd()] * 3
+        assert [runs.value(record, step) for step in ("first", "second", "third")] == [
+            os.getcwd()
+        ] * 3
 
 
-def test_the_folder_that_a_module_chooses_when_it_is_imported_stays(own_worker, pipeline_from, tmp_path, monkeypatch):
+def test_the_folder_that_a_module_chooses_when_it_is_imported_stays(
+    own_worker, pipeline_from, tmp_path, monkeypatch
+):
     with own_worker() as runs:
         monkeypatch.chdir(tmp_path)  # the module changes it here, too
-        record = runs.run(pipeline_from("import os\nos.chdir(os.path.dirname(__file__))\n" + textwrap.dedent(STRAYING)))
+        record = runs.run(
+            pipeline_from(
+                "import os\nos.chdir(os.path.dirname(__file__))\n" + textwrap.dedent(STRAYING)
+            )
+        )
 
-        assert [runs.value(record, step) for step in ("first", "second", "third")] == [str(tmp_path)] * 3
+        assert [runs.value(record, step) for step in ("first", "second", "third")] == [
+            str(tmp_path)
+        ] * 3

@@ -1,4 +1,5 @@
-"""What anybody may push into what a worker reads: it lives on, keeps what is not its own, and says so once."""
+"""What anybody may push into what a worker reads: it lives on, keeps what is not its own, and says
+so once."""
 
 from __future__ import annotations
 
@@ -20,7 +21,14 @@ from kombu.connection import Connection, ConnectionPool
 from kombu.transport import redis as kombu_redis
 
 from orchestrator.ledger.entries import PRIORITY_LEVELS
-from orchestrator.ledger.set_aside import DEAD_BYTES, DEAD_KEPT, dead_key, foreign_key, returning_command, set_aside_in
+from orchestrator.ledger.set_aside import (
+    DEAD_BYTES,
+    DEAD_KEPT,
+    dead_key,
+    foreign_key,
+    returning_command,
+    set_aside_in,
+)
 from orchestrator.ledger.values import Link
 from orchestrator.messages.dispatch import dispatch
 from orchestrator.messages.queues import list_key, queue_length
@@ -41,7 +49,12 @@ class Site:
     """The shared worker and its queue, into which anything may be pushed."""
 
     def __init__(self, runs: Any, worker: Any, pipeline_from: Any, wait_until: Any) -> None:
-        self.runs, self.worker, self._pipeline_from, self._wait_until = runs, worker, pipeline_from, wait_until
+        self.runs, self.worker, self._pipeline_from, self._wait_until = (
+            runs,
+            worker,
+            pipeline_from,
+            wait_until,
+        )
         self.queue: str = runs.settings.queue_of()
         self.prefix: str = runs.settings.key_prefix
         self.client = runs.ledger.client
@@ -72,14 +85,20 @@ class Site:
 def worker_client(runs: Any) -> Any:
     """Return a client that gives bytes as they are."""
     options = {**runs.ledger.client.connection_pool.connection_kwargs, "decode_responses": False}
-    pool = redis.ConnectionPool(connection_class=runs.ledger.client.connection_pool.connection_class, **options)
+    pool = redis.ConnectionPool(
+        connection_class=runs.ledger.client.connection_pool.connection_class, **options
+    )
     return redis.Redis(connection_pool=pool)
 
 
 @pytest.fixture
 def site(runs, worker, pipeline_from, wait_until) -> Iterator[Site]:
     site = Site(runs, worker, pipeline_from, wait_until)
-    site.client.delete(dead_key(site.prefix, site.queue), foreign_key(site.prefix, site.queue), f"{site.prefix}:dead")
+    site.client.delete(
+        dead_key(site.prefix, site.queue),
+        foreign_key(site.prefix, site.queue),
+        f"{site.prefix}:dead",
+    )
     yield site
     site.raw.close()
 
@@ -95,20 +114,30 @@ def ours(site, runs) -> dict[str, Any]:
 
 
 def foreign_message(task: str, **changes: Any) -> str:
-    headers = {"lang": "py", "task": task, "id": task, "origin": "gen1@shop", "root_id": task, "parent_id": None}
+    headers = {
+        "lang": "py",
+        "task": task,
+        "id": task,
+        "origin": "gen1@shop",
+        "root_id": task,
+        "parent_id": None,
+    }
     body = base64.b64encode(b"[[1], {}, {}]").decode()
     properties = {
         "delivery_tag": task,
         "delivery_info": {"exchange": "", "routing_key": "cpu"},
         "body_encoding": "base64",
     }
-    envelope = {"body": body, "content-encoding": "utf-8", "content-type": "application/json", "headers": headers,
+    envelope = {"body": body, "content-encoding": "utf-8", "content-type": "application/json",
+    "headers": headers,
                 "properties": properties}  # fmt: skip
-    return json.dumps({**envelope, **changes}, separators=(", ", " :"))  # not as any library writes it
+    # not as any library writes it
+    return json.dumps({**envelope, **changes}, separators=(", ", " :"))
 
 
 GARBAGE = [
-    b"42", b"null", b"[]", b"{}", b'"x"', b"no JSON", b"\xff\xfe\x00", pickle.dumps({"task": "x"}), b"[" * 100_000,
+    b"42", b"null", b"[]", b"{}", b'"x"', b"no JSON", b"\xff\xfe\x00", pickle.dumps({"task": "x"}),
+    b"[" * 100_000,
     b'{"body": 5, "headers": [], "properties": 7}', b"x" * 3_000_000, b'{"properties": {}}',
 ]  # fmt: skip
 
@@ -130,11 +159,13 @@ def test_the_dead_are_counted_all_and_kept_in_part_and_logged_once(site) -> None
     assert site.still_works()
     assert site.counted() == DEAD_KEPT + 50
     assert site.dead() == [f"garbage {number}".encode() for number in range(50, DEAD_KEPT + 50)]
-    assert site.worker.log_tail(10_000).count("is not JSON") <= max(before, 2)  # one for each kind of JSONDecodeError
+    # one for each kind of JSONDecodeError
+    assert site.worker.log_tail(10_000).count("is not JSON") <= max(before, 2)
 
 
 def test_no_change_of_one_of_our_messages_ends_the_worker(site, ours) -> None:
-    """Each value of the envelope and of the body is replaced by something else; and bytes are changed at random."""
+    """Each value of the envelope and of the body is replaced by something else; and bytes are
+    changed at random."""
     number = random.Random(7)
     entries: list[bytes] = []
     for name, value in _values(ours):
@@ -145,13 +176,17 @@ def test_no_change_of_one_of_our_messages_ends_the_worker(site, ours) -> None:
     for name, _ in _values(body):
         for other in (None, 42, "x", [], {}, True):
             changed = json.dumps(_with(body, name, other)).encode()
-            entries.append(json.dumps({**ours, "body": base64.b64encode(changed).decode()}).encode())
+            entries.append(
+                json.dumps({**ours, "body": base64.b64encode(changed).decode()}).encode()
+            )
     text = json.dumps(ours).encode()
     for _ in range(500):
         mutated = bytearray(text)
         for _ in range(number.randint(1, 6)):
             mutated[number.randrange(len(mutated))] = number.randrange(256)
-        entries.append(bytes(mutated[: number.choice([len(mutated), number.randrange(len(mutated))])]))
+        entries.append(
+            bytes(mutated[: number.choice([len(mutated), number.randrange(len(mutated))])])
+        )
     entries += [number.randbytes(number.randint(0, 200)) for _ in range(200)]
 
     for start in range(0, len(entries), 500):
@@ -162,7 +197,13 @@ def test_no_change_of_one_of_our_messages_ends_the_worker(site, ours) -> None:
 
 
 def _values(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, inner in items:
         yield (*path, key), inner
         yield from _values(inner, (*path, key))
@@ -196,7 +237,13 @@ def test_a_key_of_another_kind_in_the_place_of_a_queue_is_moved_and_kept(site, w
 
 def test_our_own_task_with_wrong_arguments_does_not_come_back(site, ours) -> None:
     entries = []
-    for kwargs in ({}, {"run_id": "r"}, {"run_id": "r", "step": "a", "attempt": 1, "more": 2}, {"run_id": 1}, []):
+    for kwargs in (
+        {},
+        {"run_id": "r"},
+        {"run_id": "r", "step": "a", "attempt": 1, "more": 2},
+        {"run_id": 1},
+        [],
+    ):
         body = base64.b64encode(json.dumps([[], kwargs, {}]).encode()).decode()
         entries.append(json.dumps({**ours, "body": body}).encode())
 
@@ -209,8 +256,12 @@ def test_our_own_task_with_wrong_arguments_does_not_come_back(site, ours) -> Non
 
 FOREIGN = [
     foreign_message("shop.price").encode(),
-    foreign_message("shop.zipped", body=base64.b64encode(gzip.compress(b"[[], {}, {}]")).decode()).encode(),
-    foreign_message("shop.pickled", body=base64.b64encode(pickle.dumps([[], {}, {}])).decode()).encode(),
+    foreign_message(
+        "shop.zipped", body=base64.b64encode(gzip.compress(b"[[], {}, {}]")).decode()
+    ).encode(),
+    foreign_message(
+        "shop.pickled", body=base64.b64encode(pickle.dumps([[], {}, {}])).decode()
+    ).encode(),
     foreign_message("shop.broken", body="§ no base64 §").encode(),
     foreign_message("shop.no_properties", properties=None).encode(),
     foreign_message("celery.chord_unlock").encode(),
@@ -244,15 +295,19 @@ def test_messages_of_others_are_kept_byte_for_byte_and_can_be_given_back(site, w
 
 NONSENSE = [
     b"42", b"null", b"{}", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"body": 1, "properties": 2}',
-    b'{"body": "eA==", "properties": {}}', b'{"body": "x", "headers": 4, "properties": {"delivery_tag": []}}',
+    b'{"body": "eA==", "properties": {}}',
+    b'{"body": "x", "headers": 4, "properties": {"delivery_tag": []}}',
 ]  # fmt: skip
 COMMANDS: list[tuple[Any, Any]] = [
     ("rate_limit", {}), ("no_such", {}), ("pool_grow", {"n": "x"}), ("time_limit", {"a": 1}),
-    ("autoscale", {"max": []}), ("revoke", {"task_id": {}}), ("cancel_consumer", {"queue": []}), (42, None),
+    ("autoscale", {"max": []}), ("revoke", {"task_id": {}}), ("cancel_consumer", {"queue": []}),
+    (42, None),
 ]  # fmt: skip
 
 
-def test_nonsense_on_the_control_and_event_channels_does_not_end_the_worker(site, wait_until) -> None:
+def test_nonsense_on_the_control_and_event_channels_does_not_end_the_worker(
+    site, wait_until
+) -> None:
     channels = [channel.decode() for channel in site.raw.pubsub_channels("*")]
     control = site.runs.app.control
     for method, arguments in COMMANDS:
@@ -261,7 +316,9 @@ def test_nonsense_on_the_control_and_event_channels_does_not_end_the_worker(site
         for entry in NONSENSE:
             site.raw.publish(channel, entry)
 
-    wait_until(lambda: control.ping(timeout=1, destination=[f"{site.worker.name}@{socket.gethostname()}"]))
+    wait_until(
+        lambda: control.ping(timeout=1, destination=[f"{site.worker.name}@{socket.gethostname()}"])
+    )
     assert site.still_works()
 
 
@@ -283,8 +340,10 @@ def test_bindings_cards_and_nudges_that_make_no_sense_are_passed_over(site, wait
 @pytest.mark.parametrize(
     ("owner", "names"),
     [
-        (kombu_redis.Channel, ["_brpop_read", "_brpop_start", "_receive_one", "_flush_brpop_reauth", "get_table",
-                               "_in_poll", "sep", "_put", "conn_or_acquire", "from_transport_options"]),
+        (kombu_redis.Channel, ["_brpop_read", "_brpop_start", "_receive_one", "_flush_brpop_reauth",
+         "get_table",
+                               "_in_poll", "sep", "_put", "conn_or_acquire",
+                               "from_transport_options"]),
         (kombu_redis.Transport, ["_deliver", "Channel"]),
         (Connection, ["get_transport_cls", "Pool", "_info"]),
         (ConnectionPool, ["new"]),
@@ -292,13 +351,19 @@ def test_bindings_cards_and_nudges_that_make_no_sense_are_passed_over(site, wait
         (Consumer, ["call_soon", "cancel_task_queue"]),
     ],
 )  # fmt: skip
-def test_the_private_parts_of_kombu_that_the_transport_relies_on_are_there(owner: type, names: list[str]) -> None:
+def test_the_private_parts_of_kombu_that_the_transport_relies_on_are_there(
+    owner: type, names: list[str]
+) -> None:
     assert [name for name in names if not hasattr(owner, name)] == []
 
 
 def test_all_connections_of_our_app_have_our_transport(runs) -> None:
     app = runs.app
-    with app.connection_for_read() as reading, reading.clone() as copy, app.connection_for_write() as writing:
+    with (
+        app.connection_for_read() as reading,
+        reading.clone() as copy,
+        app.connection_for_write() as writing,
+    ):
         assert all(isinstance(it.default_channel, Channel) for it in (reading, copy, writing))
     with app.pool.acquire() as pooled, app.amqp.producer_pool.acquire() as producer:
         assert isinstance(pooled.default_channel, Channel)

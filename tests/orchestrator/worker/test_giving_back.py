@@ -22,12 +22,16 @@ def end(**_):
 def ending_worker(settings, shared_redis_url, tmp_path):
     """Return a started worker that is told to end as soon as it has taken a message."""
     (tmp_path / "ending_app.py").write_text(ENDING_APP)
-    with local_workers(settings, shared_redis_url, 1, ["cpu"], tmp_path, app="ending_app", ready_limit_s=30) as started:
+    with local_workers(
+        settings, shared_redis_url, 1, ["cpu"], tmp_path, app="ending_app", ready_limit_s=30
+    ) as started:
         yield started
         started.kill()
 
 
-def test_a_worker_that_ends_gives_back_what_it_has_not_begun(ending_worker, runs_by, pipeline_from, wait_until):
+def test_a_worker_that_ends_gives_back_what_it_has_not_begun(
+    ending_worker, runs_by, pipeline_from, wait_until
+):
     runs = runs_by(ending_worker.settings)
     run_id = runs.submit(
         pipeline_from("""

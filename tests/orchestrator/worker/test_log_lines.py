@@ -23,7 +23,10 @@ def cut(data: bytes, places: list[int]) -> list[bytes | str]:
     return [data[begin:end] for begin, end in pairwise(edges)]
 
 
-@given(st.binary(max_size=60) | texts.map(lambda text: text.encode("utf-8", "replace")), st.lists(st.integers(0, 999)))
+@given(
+    st.binary(max_size=60) | texts.map(lambda text: text.encode("utf-8", "replace")),
+    st.lists(st.integers(0, 999)),
+)
 def test_where_the_pieces_begin_and_end_changes_nothing(data: bytes, places: list[int]) -> None:
     assert lines_of(cut(data, places)) == lines_of([data])
 
@@ -72,15 +75,25 @@ def test_a_line_longer_than_is_kept_says_how_much_is_missing_and_is_held_within_
     ]
 
 
-@given(st.integers(LINE_CHARS - 3, 2 * LINE_CHARS + 3), st.integers(1, 5000), st.sampled_from(["", "\r"]))
-def test_what_is_kept_and_what_is_missing_make_the_line(length: int, piece: int, ending: str) -> None:
+@given(
+    st.integers(LINE_CHARS - 3, 2 * LINE_CHARS + 3),
+    st.integers(1, 5000),
+    st.sampled_from(["", "\r"]),
+)
+def test_what_is_kept_and_what_is_missing_make_the_line(
+    length: int, piece: int, ending: str
+) -> None:
     data = b"y" * length + ending.encode() + b"\n"
     (line,) = lines_of([data[at : at + piece] for at in range(0, len(data), piece)])
 
     if length <= LINE_CHARS:
         assert line == "y" * length
     else:
-        assert line == f"{'y' * LINE_CHARS}… [{length - LINE_CHARS:,} more characters of this line were not kept]"
+        assert (
+            line
+            == f"{'y' * LINE_CHARS}… [{length - LINE_CHARS:,} more characters of this line were not"
+            " kept]"
+        )
 
 
 def test_what_overwrites_a_long_line_is_whole_again() -> None:

@@ -11,66 +11,89 @@ WAYS = {
     "the root": "logging.warning('word')",
     "a task logger": "get_task_logger('tasks').warning('word')",
     "a task logger, info": "get_task_logger('tasks').info('word')",
-    "a child of a task logger": """
+    "a child of a task logger": (
+        """
         get_task_logger("tasks")
         logging.getLogger("tasks.deep").warning("word")
-    """,
-    "no propagation": """
+    """
+    ),
+    "no propagation": (
+        """
         log = logging.getLogger("alone")
         log.propagate = False
         log.warning("word")
-    """,
-    "no propagation, info": """
+    """
+    ),
+    "no propagation, info": (
+        """
         log = logging.getLogger("alone.info")
         log.propagate, log.level = False, logging.INFO
         log.info("word")
-    """,
-    "no propagation, a null handler": """
+    """
+    ),
+    "no propagation, a null handler": (
+        """
         log = logging.getLogger("nullified")
         log.propagate = False
         log.addHandler(logging.NullHandler())
         log.warning("word")
-    """,
-    "no propagation, into a file": """
+    """
+    ),
+    "no propagation, into a file": (
+        """
         log = logging.getLogger("filed")
         log.propagate = False
         log.addHandler(logging.FileHandler(os.devnull))
         log.warning("word")
-    """,
-    "its own handler": """
+    """
+    ),
+    "its own handler": (
+        """
         log = logging.getLogger("owner")
         log.addHandler(logging.StreamHandler())
         log.warning("word")
-    """,
-    "its own handler, no propagation": """
+    """
+    ),
+    "its own handler, no propagation": (
+        """
         log = logging.getLogger("owner.alone")
         log.propagate = False
         log.addHandler(logging.StreamHandler(sys.stdout))
         log.warning("word")
-    """,
-    "its own handler that takes more": """
+    """
+    ),
+    "its own handler that takes more": (
+        """
         log = logging.getLogger("owner.strict")
         log.addHandler(strict := logging.StreamHandler())
         strict.setLevel("CRITICAL")
         log.warning("word")
-    """,
-    "its own handler with a filter": """
+    """
+    ),
+    "its own handler with a filter": (
+        """
         log = logging.getLogger("owner.filtered")
         log.addHandler(filtered := logging.StreamHandler())
         filtered.addFilter(lambda record: False)
         log.warning("word")
-    """,
-    "a handler on the first stderr": """
+    """
+    ),
+    "a handler on the first stderr": (
+        """
         log = logging.getLogger("early")
         log.addHandler(logging.StreamHandler(sys.__stderr__))
         log.warning("word")
-    """,
-    "a handler of the step's stream": """
+    """
+    ),
+    "a handler of the step's stream": (
+        """
         log = logging.getLogger("inner")
         log.addHandler(logging.StreamHandler(io.StringIO()))
         log.warning("word")
-    """,
-    "a handler that prints": """
+    """
+    ),
+    "a handler that prints": (
+        """
         class Printing(logging.Handler):
             def emit(self, record):
                 print(self.format(record))
@@ -78,8 +101,10 @@ WAYS = {
         log = logging.getLogger("printing")
         log.addHandler(Printing())
         log.warning("word")
-    """,
-    "a handler that prints nothing": """
+    """
+    ),
+    "a handler that prints nothing": (
+        """
         class Silent(logging.Handler):
             def emit(self, record):
                 print("something else")
@@ -87,16 +112,20 @@ WAYS = {
         log = logging.getLogger("silent")
         log.addHandler(Silent())
         log.warning("word")
-    """,
-    "a buffer before the stream": """
+    """
+    ),
+    "a buffer before the stream": (
+        """
         import logging.handlers
         log = logging.getLogger("buffered")
         buffer = logging.handlers.MemoryHandler(10, target=logging.StreamHandler())
         log.addHandler(buffer)
         log.warning("word")
         buffer.flush()
-    """,
-    "dictConfig as Django does it": """
+    """
+    ),
+    "dictConfig as Django does it": (
+        """
         import logging.config
         console = {"class": "logging.StreamHandler", "formatter": "plain"}
         logging.config.dictConfig({
@@ -107,45 +136,62 @@ WAYS = {
             "loggers": {"site": {"handlers": ["console"], "level": "DEBUG", "propagate": False}},
         })
         logging.getLogger("site").debug("word")
-    """,
-    "dictConfig without a handler": """
+    """
+    ),
+    "dictConfig without a handler": (
+        """
         import logging.config
         logging.config.dictConfig({"version": 1, "root": {"level": "INFO", "handlers": []}})
         logging.getLogger("site").info("word")
-    """,
-    "basicConfig by force": """
+    """
+    ),
+    "basicConfig by force": (
+        """
         logging.basicConfig(level="DEBUG", force=True)
         logging.getLogger("forced").debug("word")
-    """,
+    """
+    ),
     "a warning": "warnings.warn('word', stacklevel=1)",
-    "a warning shown by Python": """
+    "a warning shown by Python": (
+        """
         logging.captureWarnings(False)
         warnings.warn("word", stacklevel=1)
-    """,
-    "the log of multiprocessing": """
+    """
+    ),
+    "the log of multiprocessing": (
+        """
         import multiprocessing
         multiprocessing.log_to_stderr().error("word")
-    """,
-    "a rich handler": """
+    """
+    ),
+    "a rich handler": (
+        """
         from rich.logging import RichHandler
         log = logging.getLogger("rich")
         log.addHandler(RichHandler())
         log.warning("word")
-    """,
-    "another thread": """
+    """
+    ),
+    "another thread": (
+        """
         thread = threading.Thread(target=get_task_logger("threads").warning, args=["word"])
         thread.start()
         thread.join()
-    """,
-    "faulthandler": """
+    """
+    ),
+    "faulthandler": (
+        """
         def word():
             faulthandler.dump_traceback(sys.__stderr__)
         word()
-    """,
+    """
+    ),
     "a C library": "ctypes.CDLL(None).dprintf(2, b'word\\n')",
     "bytes": "sys.stdout.buffer.write(b'word\\n')",
 }
-SETTING_UP = {way: body for way, body in WAYS.items() if "Config" in way or "captureWarnings" in body}
+SETTING_UP = {
+    way: body for way, body in WAYS.items() if "Config" in way or "captureWarnings" in body
+}
 HARMLESS = {way: body for way, body in WAYS.items() if way not in SETTING_UP}
 ONLY_IN_PROCESSES = {"another thread", "faulthandler", "a C library"}
 
@@ -181,7 +227,9 @@ def test_each_line_is_in_the_log_once_whatever_way_it_takes(own_worker, pipeline
 
 
 @pytest.mark.parametrize("way", SETTING_UP)
-def test_a_step_that_sets_up_logging_anew_takes_no_line_from_the_next(own_worker, pipeline_from, way):
+def test_a_step_that_sets_up_logging_anew_takes_no_line_from_the_next(
+    own_worker, pipeline_from, way
+):
     ways = {way: WAYS[way], "a logger": WAYS["a logger"], "a task logger": WAYS["a task logger"]}
     with own_worker() as runs:
         assert_each_once(runs, pipeline_from(source_of(ways)), ways)
@@ -189,7 +237,9 @@ def test_a_step_that_sets_up_logging_anew_takes_no_line_from_the_next(own_worker
 
 def test_each_line_is_in_the_log_once_in_a_pool_of_threads(start_worker, pipeline_from):
     ways = {way: body for way, body in HARMLESS.items() if way not in ONLY_IN_PROCESSES}
-    _, runs = start_worker("threaded", "--pool", "threads", "--concurrency", "2", "--loglevel", "INFO")
+    _, runs = start_worker(
+        "threaded", "--pool", "threads", "--concurrency", "2", "--loglevel", "INFO"
+    )
 
     assert_each_once(runs, pipeline_from(source_of(ways)), ways)
 

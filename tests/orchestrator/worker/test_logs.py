@@ -66,7 +66,9 @@ LIVE = """
 
 def assert_live(runs, pipeline, gate, wait_until):
     run_id = runs.submit(pipeline)
-    wait_until(lambda: runs.ledger.log_lines(run_id, "hold", 1) == ["printed early", "written early"])
+    wait_until(
+        lambda: runs.ledger.log_lines(run_id, "hold", 1) == ["printed early", "written early"]
+    )
     gate.touch()
     assert runs.log(runs.wait(run_id), "hold") == ["printed early", "written early", "late"]
 
@@ -404,7 +406,9 @@ def test_the_last_words_of_a_step_whose_process_dies_are_there(own_worker, pipel
     assert any("Segmentation fault" in line for line in log.lines) == (how == "crashed")
 
 
-def test_the_last_words_of_a_step_that_is_killed_after_its_grace_are_there(own_worker, pipeline_from):
+def test_the_last_words_of_a_step_that_is_killed_after_its_grace_are_there(
+    own_worker, pipeline_from
+):
     with own_worker() as runs:
         record = runs.run(
             pipeline_from("""
@@ -457,7 +461,9 @@ def test_the_log_of_a_noisy_step_that_dies_goes_on_where_it_was(own_worker, pipe
     assert [int(line.split()[0]) for line in log.lines[:-1]] == list(range(log.dropped, count))
 
 
-def test_who_truncates_the_file_behind_a_stream_loses_no_line_that_follows(own_worker, pipeline_from):
+def test_who_truncates_the_file_behind_a_stream_loses_no_line_that_follows(
+    own_worker, pipeline_from
+):
     pipeline = pipeline_from("""
         import os, subprocess
 
@@ -509,4 +515,6 @@ def test_the_last_words_of_a_step_that_dies_at_once_are_there(own_worker, pipeli
             """)
         )
 
-        assert [runs.log(record, "dies", attempt) for attempt in range(1, 21)] == [["last words"]] * 20
+        assert [runs.log(record, "dies", attempt) for attempt in range(1, 21)] == [
+            ["last words"]
+        ] * 20

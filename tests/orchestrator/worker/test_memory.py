@@ -1,4 +1,5 @@
-"""A step may hold as much memory as it says, with all that it starts; more ends the attempt and says so."""
+"""A step may hold as much memory as it says, with all that it starts; more ends the attempt and
+says so."""
 
 from __future__ import annotations
 
@@ -39,46 +40,56 @@ OVER = {
     "in a grandchild": "start(600, 'sh', '-c', '\"$@\"; true', 'sh').wait()",
     "in several processes": "[each.wait() for each in [start(150) for _ in range(4)]]",
     "in a daemon": "start(600, 'sh', '-c', '\"$@\" &', 'sh').wait(); time.sleep(600)",
-    "though it catches everything": """
+    "though it catches everything": (
+        """
         held = []
         while True:
             try:
                 held.append(bytes(bytearray(50_000_000)))
                 time.sleep(0.01)
             except BaseException:
-                pass""",
-    "though it catches the stop and returns": """
+                pass"""
+    ),
+    "though it catches the stop and returns": (
+        """
         try:
             take(600, 600)
         except BaseException:
-            return 1""",
+            return 1"""
+    ),
 }
 
 WITHIN = {
     "nothing": "return 1",
     "less": "return take(100, 1)",
     # Each child would count the memory of its parent as its own, were it not shared.
-    "memory shared with forked children": """
+    "memory shared with forked children": (
+        """
         held = bytearray(150_000_000)
         held[::4096] = b"x" * len(held[::4096])
         children = [os.fork() or (time.sleep(1), os._exit(0)) for _ in range(4)]
-        return len([os.waitpid(pid, 0) for pid in children])""",
+        return len([os.waitpid(pid, 0) for pid in children])"""
+    ),
 }
 
 
 @pytest.mark.parametrize("way", OVER)
-def test_an_attempt_that_holds_more_than_its_limit_fails_and_says_so(runs, pipeline_from, states, way):
+def test_an_attempt_that_holds_more_than_its_limit_fails_and_says_so(
+    runs, pipeline_from, states, way
+):
     record = runs.run(pipeline_from(TAKING.format(how=OVER[way].strip(), retries=0)), limit_s=60)
 
     assert states(record) == {"takes": "failed", "below": "upstream_failed"}
     (attempt,) = record.steps["takes"].attempts
     assert attempt.outcome == "failed"
     assert attempt.error["type"].endswith("MemoryLimitExceeded")
-    held, limit = re.search(r"held ([\d.]+) MB .* is ([\d.]+) MB", attempt.error["message"]).groups()
+    held, limit = re.search(
+        r"held ([\d.]+) MB .* is ([\d.]+) MB", attempt.error["message"]
+    ).groups()
     if "the kernel ended it" in attempt.error["message"]:
         assert 290 < float(held) <= float(limit) == 300
     else:
-        assert float(held) > float(limit) >= 300
+        assert float(held) >= float(limit) >= 300  # both are rounded
 
 
 @pytest.mark.parametrize("way", WITHIN)

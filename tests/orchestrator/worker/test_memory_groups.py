@@ -1,4 +1,5 @@
-"""Where a control group is delegated, the kernel keeps a step's memory limit; else the log says that it is watched."""
+"""Where a control group is delegated, the kernel keeps a step's memory limit; else the log says
+that it is watched."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import pytest
 from orchestrator.worker import memory_groups
 from orchestrator.worker.memory_groups import STEP, NoGroups, find_home, is_delegated
 
-# A gigabyte in one call: watching, ten times a second, would find far more than the limit, or the step ended.
+# A gigabyte in one call: watching, ten times a second, would find far more than the limit, or the
+# step ended.
 ALL_AT_ONCE = 'b"x" * 1_000_000_000'
 TAKING = """
     import os, subprocess, sys
@@ -39,13 +41,17 @@ TAKING = """
 WAYS = {
     "itself": "return len({all_at_once})",
     "a process that it waits for": "start().wait(); return 1",
-    "a process that it has forgotten": "start('sh', '-c', '\"$@\" & sleep 600', 'sh').wait(); return 1",
-    "though it catches everything": """
+    "a process that it has forgotten": (
+        "start('sh', '-c', '\"$@\" & sleep 600', 'sh').wait(); return 1"
+    ),
+    "though it catches everything": (
+        """
         while True:
             try:
                 {all_at_once}
             except BaseException:
-                pass""",
+                pass"""
+    ),
 }
 
 
@@ -118,6 +124,7 @@ def test_the_log_says_once_which_way_is_used(caplog, monkeypatch, tmp_path):
         memory_groups.prepare_groups()
 
     assert [record.getMessage() for record in caplog.records] == [
-        "the option memory is kept by watching: no control group can be used (it is a test of the log)"
+        "the option memory is kept by watching: no control group can be used (it is a test of the"
+        " log)"
     ]
     assert not memory_groups.enter_group(1)

@@ -1,4 +1,5 @@
-"""Messages are hints: doubled, early, late and unknown ones are dropped, and every step runs once."""
+"""Messages are hints: doubled, early, late and unknown ones are dropped, and every step runs
+once."""
 
 from __future__ import annotations
 
@@ -37,18 +38,29 @@ class Messages:
 
     def send(self, run_id, *steps, attempt=1):
         queue = self._runs.settings.queue_of()
-        dispatch(self._runs.app, run_id, "p", [tuple(Link(step, attempt, queue, 5, 0) for step in steps)])
+        dispatch(
+            self._runs.app, run_id, "p", [tuple(Link(step, attempt, queue, 5, 0) for step in steps)]
+        )
 
     def of(self, run_id, kind):
-        named = {event["uuid"]: event["name"] for event in self._events if run_id in (event.get("kwargs") or "")}
+        named = {
+            event["uuid"]: event["name"]
+            for event in self._events
+            if run_id in (event.get("kwargs") or "")
+        }
         ids = [event["uuid"] for event in self._events if event["type"] == kind]
         return sorted(named[uuid] for uuid in ids if uuid in named)
 
     def wait_for_ends(self, run_id, succeeded=0, rejected=0):
-        """What has run is a success for Celery; a message that ran nothing is rejected, and no failure."""
+        """What has run is a success for Celery; a message that ran nothing is rejected, and no
+        failure."""
         self._wait_until(lambda: len(self.of(run_id, "task-succeeded")) >= succeeded)
         self._wait_until(lambda: len(self.of(run_id, "task-rejected")) >= rejected)
-        for kind, count in (("task-succeeded", succeeded), ("task-rejected", rejected), ("task-failed", 0)):
+        for kind, count in (
+            ("task-succeeded", succeeded),
+            ("task-rejected", rejected),
+            ("task-failed", 0),
+        ):
             assert len(self.of(run_id, kind)) == count
         return self.of(run_id, "task-succeeded"), self.of(run_id, "task-rejected")
 
@@ -71,7 +83,9 @@ def ran(tmp_path):
     return lambda: (tmp_path / "ran").read_text().split()
 
 
-def test_a_doubled_message_is_dropped_and_its_chain_goes_on_once(runs, messages, counted, ran, tmp_path):
+def test_a_doubled_message_is_dropped_and_its_chain_goes_on_once(
+    runs, messages, counted, ran, tmp_path
+):
     messages.send(counted, "a", "b")
     messages.send(counted, "a", "b")
     messages.wait_for_ends(counted, rejected=2)
@@ -79,7 +93,10 @@ def test_a_doubled_message_is_dropped_and_its_chain_goes_on_once(runs, messages,
     (tmp_path / "gate").touch()
 
     assert runs.wait(counted).state == "succeeded"
-    assert messages.wait_for_ends(counted, 5, 2) == (["p.a", "p.b", "p.c", "p.d", "p.e"], ["p.a", "p.a"])
+    assert messages.wait_for_ends(counted, 5, 2) == (
+        ["p.a", "p.b", "p.c", "p.d", "p.e"],
+        ["p.a", "p.a"],
+    )
     assert sorted(ran()) == ["a", "b", "c", "d", "e"]
 
 
@@ -98,7 +115,9 @@ def test_two_identical_messages_at_once_are_one_attempt(runs, messages, pipeline
     assert sorted(started) == ["a", "b", "c", "d", "e"]
 
 
-def test_early_messages_are_dropped_and_the_steps_run_in_their_turn(runs, messages, counted, ran, tmp_path):
+def test_early_messages_are_dropped_and_the_steps_run_in_their_turn(
+    runs, messages, counted, ran, tmp_path
+):
     for step in "edcb":
         messages.send(counted, step)
     messages.wait_for_ends(counted, rejected=4)
@@ -137,7 +156,9 @@ def test_messages_of_a_cancelled_run_are_dropped(runs, messages, counted, ran, w
     assert ran() == ["a"]
 
 
-def test_messages_of_unknown_runs_and_steps_are_dropped_and_leave_no_keys(runs, messages, counted, tmp_path, worker):
+def test_messages_of_unknown_runs_and_steps_are_dropped_and_leave_no_keys(
+    runs, messages, counted, tmp_path, worker
+):
     unknown = f"unknown-{uuid4().hex}"  # other tests send messages of unknown runs too
     messages.send(unknown, "a", "b")
     messages.send(counted, "no-such-step")

@@ -1,4 +1,5 @@
-"""A step that closes descriptors of its process fails, and says so; no attempt is lost, no file written to."""
+"""A step that closes descriptors of its process fails, and says so; no attempt is lost, no file
+written to."""
 
 from __future__ import annotations
 
@@ -12,9 +13,12 @@ WAYS = {
     "all, and the streams": "os.closerange(0, 4096)",
     "all, and returned by an exception": "os.closerange(3, 4096); raise ValueError('of the step')",
     "all, in a thread that goes on": (
-        "threading.Thread(target=lambda: (os.closerange(3, 4096), time.sleep(60))).start(); time.sleep(0.5)"
+        "threading.Thread(target=lambda: (os.closerange(3, 4096), time.sleep(60))).start();"
+        " time.sleep(0.5)"
     ),
-    "all, for longer than a log is shipped and a lease renewed": "os.closerange(3, 4096); time.sleep(7)",
+    "all, for longer than a log is shipped and a lease renewed": (
+        "os.closerange(3, 4096); time.sleep(7)"
+    ),
 }
 
 
@@ -28,7 +32,9 @@ def one_child(settings, shared_redis_url, runs_by):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_step_that_closes_descriptors_of_its_process_fails_and_says_so(one_child, pipeline_from, way):
+def test_a_step_that_closes_descriptors_of_its_process_fails_and_says_so(
+    one_child, pipeline_from, way
+):
     record = one_child.run(
         pipeline_from(f"""
             import os, threading, time

@@ -39,7 +39,10 @@ HELD = {
     "the environment replaced": ("os.environ = {'A': 'b'}", "value = sorted(os.environ.items())"),
     "a variable, as commands see it": (
         "os.environ['SECRET'] = 'x'",
-        "import subprocess; value = subprocess.run(['env'], capture_output=True, text=True).stdout.count('SECRET')",
+        (
+            "import subprocess; value = subprocess.run(['env'], capture_output=True,"
+            " text=True).stdout.count('SECRET')"
+        ),
     ),
     "working folder": ("os.chdir('/')", "value = os.getcwd()"),
     "a working folder that is removed": (
@@ -56,14 +59,23 @@ HELD = {
         "import signal; value = signal.getsignal(signal.SIGCHLD)",
     ),
     "all of our own signals": (
-        "import signal; [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)]",
-        "import signal; value = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)]",
+        (
+            "import signal; [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGTERM,"
+            " signal.SIGUSR1, signal.SIGUSR2)]"
+        ),
+        (
+            "import signal; value = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1,"
+            " signal.SIGUSR2)]"
+        ),
     ),
     "mask": (
         "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGTERM])",
         "import signal; value = signal.pthread_sigmask(signal.SIG_BLOCK, [])",
     ),
-    "alarm": ("import signal; signal.alarm(600)", "import signal; value = signal.getitimer(signal.ITIMER_REAL)"),
+    "alarm": (
+        "import signal; signal.alarm(600)",
+        "import signal; value = signal.getitimer(signal.ITIMER_REAL)",
+    ),
     "profiling timer": (
         "import signal; signal.setitimer(signal.ITIMER_PROF, 600)",
         "import signal; value = signal.getitimer(signal.ITIMER_PROF)",
@@ -73,7 +85,10 @@ HELD = {
         "import logging; value = logging.root.manager.disable",
     ),
     "a level's name": (
-        "import logging; logging.addLevelName(logging.INFO, 'note'); del logging._nameToLevel['INFO']",
+        (
+            "import logging; logging.addLevelName(logging.INFO, 'note'); del"
+            " logging._nameToLevel['INFO']"
+        ),
         "import logging; value = logging.getLevelName(logging.INFO), logging.getLevelName('INFO')",
     ),
     "root level": (
@@ -86,7 +101,10 @@ HELD = {
     ),
     "loggers disabled by a configuration": (
         "import logging.config; logging.config.dictConfig({'version': 1})",
-        "import logging; value = logging.getLogger('celery').disabled, logging.getLogger('asyncio').disabled",
+        (
+            "import logging; value = logging.getLogger('celery').disabled,"
+            " logging.getLogger('asyncio').disabled"
+        ),
     ),
     "a handler at a logger of others": (
         "import logging; logging.getLogger('celery').addHandler(logging.NullHandler())",
@@ -118,18 +136,27 @@ HELD = {
         "import decimal; value = decimal.getcontext()",
     ),
     "decimal contexts that others copy": (
-        "import decimal; decimal.DefaultContext.prec = 3; decimal.DefaultContext.traps[decimal.Inexact] = True; "
-        "decimal.setcontext(decimal.ExtendedContext); decimal.getcontext().prec = 5; "
-        "decimal.BasicContext.divide(1, 3); decimal.BasicContext.rounding = decimal.ROUND_UP",
+        (
+            "import decimal; decimal.DefaultContext.prec = 3;"
+            " decimal.DefaultContext.traps[decimal.Inexact] = True;"
+            " decimal.setcontext(decimal.ExtendedContext); decimal.getcontext().prec = 5;"
+            " decimal.BasicContext.divide(1, 3); decimal.BasicContext.rounding = decimal.ROUND_UP"
+        ),
         "import decimal; value = decimal.Context(), decimal.ExtendedContext, decimal.BasicContext",
     ),
     "locale": (
-        "import locale; locale.setlocale(locale.LC_ALL, 'C' if locale.setlocale(locale.LC_ALL) != 'C' else 'C.UTF-8')",
+        (
+            "import locale; locale.setlocale(locale.LC_ALL, 'C' if locale.setlocale(locale.LC_ALL)"
+            " != 'C' else 'C.UTF-8')"
+        ),
         "import locale; value = locale.setlocale(locale.LC_ALL)",
     ),
     "time zone": (
         "import time; os.environ['TZ'] = 'Asia/Kathmandu'; time.tzset()",
-        "import time; value = time.tzname, time.timezone, os.environ.get('TZ'), time.localtime(0).tm_hour",
+        (
+            "import time; value = time.tzname, time.timezone, os.environ.get('TZ'),"
+            " time.localtime(0).tm_hour"
+        ),
     ),
     "socket timeout": (
         "import socket; socket.setdefaulttimeout(1)",
@@ -140,7 +167,10 @@ HELD = {
         "import faulthandler; value = faulthandler.is_enabled()",
     ),
     "a context variable": (
-        "import contextvars; sys.modules['a_variable'] = v = contextvars.ContextVar('v', default=0); v.set(1)",
+        (
+            "import contextvars; sys.modules['a_variable'] = v = contextvars.ContextVar('v',"
+            " default=0); v.set(1)"
+        ),
         "value = sys.modules['a_variable'].get() if 'a_variable' in sys.modules else 0",
     ),
     "event loop policy": (
@@ -159,7 +189,10 @@ HELD = {
         "import asyncio, signal; asyncio.new_event_loop().add_signal_handler(signal.SIGHUP, print)",
         "import signal; value = signal.set_wakeup_fd(-1); signal.set_wakeup_fd(value)",
     ),
-    "hooks of asynchronous generators": ("sys.set_asyncgen_hooks(print, print)", "value = sys.get_asyncgen_hooks()"),
+    "hooks of asynchronous generators": (
+        "sys.set_asyncgen_hooks(print, print)",
+        "value = sys.get_asyncgen_hooks()",
+    ),
     "size of the stacks of threads": (
         "import threading; threading.stack_size(65536)",
         "import threading; value = threading.stack_size(); threading.stack_size(value)",
@@ -174,13 +207,18 @@ HELD = {
         "import tempfile; tempfile.tempdir = '/nowhere'",
         "import tempfile; value = tempfile.tempdir",
     ),
-    "standard input closed": ("os.close(0)", "value = os.path.exists('/dev/fd/0') and os.fstat(0).st_rdev"),
+    "standard input closed": (
+        "os.close(0)",
+        "value = os.path.exists('/dev/fd/0') and os.fstat(0).st_rdev",
+    ),
 }
 
 REPLACED = {
     "a resource limit": (
-        "import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); "
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (500, 500))",
+        (
+            "import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); "
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (500, 500))"
+        ),
         "import resource; value = resource.getrlimit(resource.RLIMIT_NOFILE)",
     ),
     "niceness": ("os.nice(3)", "value = os.nice(0)"),
@@ -194,7 +232,10 @@ REPLACED = {
         "import threading; value = [t.name for t in threading.enumerate() if not t.daemon]",
     ),
     "threads of an executor": (
-        "import concurrent.futures as c; pool = c.ThreadPoolExecutor(2); pool.submit(int); sys.modules['kept'] = pool",
+        (
+            "import concurrent.futures as c; pool = c.ThreadPoolExecutor(2); pool.submit(int);"
+            " sys.modules['kept'] = pool"
+        ),
         "import threading; value = [t.name for t in threading.enumerate() if not t.daemon]",
     ),
 }
@@ -214,7 +255,9 @@ def spoil(one_child, pipeline_from):
     """Return what three steps see: before, in, and after one that spoils its process."""
 
     def run(spoil, look):
-        record = one_child.run(pipeline_from(textwrap.dedent(SPOILING).format(spoil=spoil, look=look)))
+        record = one_child.run(
+            pipeline_from(textwrap.dedent(SPOILING).format(spoil=spoil, look=look))
+        )
         assert record.state == "succeeded", record.steps
         return [one_child.value(record, name) for name in ("before", "spoils", "after")]
 
@@ -243,7 +286,9 @@ def test_users_that_a_step_took_on_are_not_those_of_the_next_one(spoil):
 
     if os.geteuid():
         pytest.skip("only root may become another user")
-    before, spoils, after = spoil("os.setgroups([]); os.setresuid(1, 1, 1)", "value = os.getresuid()")
+    before, spoils, after = spoil(
+        "os.setgroups([]); os.setresuid(1, 1, 1)", "value = os.getresuid()"
+    )
 
     assert spoils["seen"] == "(1, 1, 1)"
     assert after["seen"] == before["seen"]
@@ -281,10 +326,15 @@ def test_what_modules_change_when_they_are_imported_holds_for_all_steps_of_their
         folder = tmp_path_factory.mktemp(name)
         monkeypatch.setattr(sys, "path", [*sys.path])
         path = folder / f"imported_{name}_{len(seen)}.py"
-        path.write_text("from orchestrator import pipeline, step\n" + textwrap.dedent(IMPORTED.format(name=name)))
+        path.write_text(
+            "from orchestrator import pipeline, step\n"
+            + textwrap.dedent(IMPORTED.format(name=name))
+        )
         record = one_child.run(load(str(path)).build())
         monkeypatch.delenv(f"OF_{name}")  # this process has imported it as well
-        first, second, last = (one_child.value(record, each) for each in ("first", "second", "last"))
+        first, second, last = (
+            one_child.value(record, each) for each in ("first", "second", "last")
+        )
         assert first == second == last
         seen[name] = first
 
@@ -294,7 +344,9 @@ def test_what_modules_change_when_they_are_imported_holds_for_all_steps_of_their
     assert "ONE" not in str(seen["TWO"][4])
 
 
-def test_a_step_finds_half_of_the_descriptors_free_whatever_steps_before_it_left_open(own_worker, pipeline_from):
+def test_a_step_finds_half_of_the_descriptors_free_whatever_steps_before_it_left_open(
+    own_worker, pipeline_from
+):
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -352,7 +404,9 @@ def test_a_process_that_is_replaced_takes_no_other_step_with_it(own_worker, pipe
 @pytest.mark.parametrize("pool", ["threads", "solo"])
 def test_what_belongs_to_a_step_alone_is_held_in_other_pools_too(start_worker, pipeline_from, pool):
     _, runs = start_worker(pool, "-P", pool, "-c", "1")
-    spoil = "import decimal, celery; decimal.getcontext().prec = 3; celery.Celery('left').set_current()"
+    spoil = (
+        "import decimal, celery; decimal.getcontext().prec = 3; celery.Celery('left').set_current()"
+    )
     look = "import decimal, celery; value = decimal.getcontext().prec, celery.current_app.main"
     if pool == "solo":
         spoil += "; os.environ['SECRET'] = 'x'; os.chdir('/')"

@@ -32,7 +32,9 @@ CHAIN = """
     def chained():
         third(second(first()))
 """
-FOREIGN = b'{"headers": {"task": "shop.price", "origin": "gen1@shop"}, "properties": {}, "body": "W10="}'
+FOREIGN = (
+    b'{"headers": {"task": "shop.price", "origin": "gen1@shop"}, "properties": {}, "body": "W10="}'
+)
 
 
 def events_of(runs, run_id):
@@ -42,12 +44,16 @@ def events_of(runs, run_id):
 def test_a_user_who_may_use_keys_of_one_prefix_only_runs_everything(
     settings, runs_on, pipeline_from, tmp_path, wait_until
 ):
-    """Ledger, queues, bindings, control and event channels: the server refuses what does not begin with the prefix."""
+    """Ledger, queues, bindings, control and event channels: the server refuses what does not begin
+    with the prefix."""
     with embedded_server(tmp_path / "server") as url, connect(url) as admin:
-        admin.acl_setuser("team", enabled=True, passwords=["+secret"], commands=["+@all"], keys=["team.*"],
-                          channels=["team.*", "team./0.celery.pidbox", "team./0.celeryev/*"])  # fmt: skip
+        admin.acl_setuser("team", enabled=True, passwords=["+secret"], commands=["+@all"],
+        keys=["team.*"],
+                          channels=["team.*", "team./0.celery.pidbox",
+                          "team./0.celeryev/*"])  # fmt: skip
         chosen = settings.model_copy(
-            update={"key_prefix": "team.orc", "broker_key_prefix": "team.", "pools": {"cpu": PoolSettings()},
+            update={"key_prefix": "team.orc", "broker_key_prefix": "team.",
+            "pools": {"cpu": PoolSettings()},
                     "data_dir": tmp_path / "data"}
         )  # fmt: skip
         team_url = url.replace("unix://", "unix://team:secret@", 1)
@@ -59,7 +65,9 @@ def test_a_user_who_may_use_keys_of_one_prefix_only_runs_everything(
             queue = runs.settings.queue_of()
             admin.lpush(list_key(runs.settings.list_of(queue), 0), "garbage", FOREIGN)
             kept = foreign_key("team.orc", queue)
-            wait_until(lambda: (admin.llen(kept), admin.llen(dead_key("team.orc", queue))) == (1, 1))
+            wait_until(
+                lambda: (admin.llen(kept), admin.llen(dead_key("team.orc", queue))) == (1, 1)
+            )
             assert queue_length(admin, runs.settings.list_of(queue)) == 0
             assert runs.app.control.ping(timeout=5)
             assert [key for key in admin.scan_iter("*") if not key.startswith("team.")] == []
@@ -69,7 +77,8 @@ def test_a_user_who_may_use_keys_of_one_prefix_only_runs_everything(
 def test_an_upgrade_takes_over_what_lies_in_the_queues_of_before(
     settings, shared_redis_url, runs_on, start_worker, pipeline_from, tmp_path
 ):
-    """The run, its messages and the command that starts the worker are those of before; nothing is lost."""
+    """The run, its messages and the command that starts the worker are those of before; nothing is
+    lost."""
     pool, client = f"up-{tmp_path.name}", None
     today = settings.model_copy(
         update={"redis_url": shared_redis_url, "default_pool": pool,
@@ -94,16 +103,25 @@ def test_an_upgrade_takes_over_what_lies_in_the_queues_of_before(
 
 
 @pytest.mark.parametrize("option", ["", "(timeout=2.5)"])
-def test_a_message_that_a_worker_sends_is_no_larger_than_was_computed(runs, pipeline_from, wait_until, option):
-    """The next link of a chain, whose queue nobody reads: with parent, root and the worker's own name."""
-    source = CHAIN.format(option=option).replace("@step\n    def second", '@step(pool="gpu")\n    def second')
+def test_a_message_that_a_worker_sends_is_no_larger_than_was_computed(
+    runs, pipeline_from, wait_until, option
+):
+    """The next link of a chain, whose queue nobody reads: with parent, root and the worker's own
+    name."""
+    source = CHAIN.format(option=option).replace(
+        "@step\n    def second", '@step(pool="gpu")\n    def second'
+    )
     run_id = runs.submit(pipeline_from(source))
     lists = runs.settings.list_of(runs.settings.queue_of("gpu"))
     raw = redis.Redis(connection_pool=runs.ledger.client.connection_pool)
 
-    wait_until(lambda: any(run_id in text for key in queue_keys(lists) for text in raw.lrange(key, 0, -1)))
+    wait_until(
+        lambda: any(run_id in text for key in queue_keys(lists) for text in raw.lrange(key, 0, -1))
+    )
 
-    (text,) = [text for key in queue_keys(lists) for text in raw.lrange(key, 0, -1) if run_id in text]
+    (text,) = [
+        text for key in queue_keys(lists) for text in raw.lrange(key, 0, -1) if run_id in text
+    ]
     links = (Link("second", 1, runs.settings.queue_of("gpu"), 5, 0),
              Link("third", 1, runs.settings.queue_of(), 5, 2.5 if option else 0))  # fmt: skip
     assert len(text) <= message_bytes(run_id, "chained", links) < len(text) + ORIGIN_BYTES + 16
@@ -111,9 +129,15 @@ def test_a_message_that_a_worker_sends_is_no_larger_than_was_computed(runs, pipe
     raw.delete(*queue_keys(lists))
 
 
-def test_the_card_tells_which_queues_are_read_and_how_many_slots_there_are_now(own_worker, wait_until):
+def test_the_card_tells_which_queues_are_read_and_how_many_slots_there_are_now(
+    own_worker, wait_until
+):
     with own_worker() as runs:
-        queue, client, prefix = runs.settings.queue_of(), runs.ledger.client, runs.settings.key_prefix
+        queue, client, prefix = (
+            runs.settings.queue_of(),
+            runs.ledger.client,
+            runs.settings.key_prefix,
+        )
 
         def card():
             (found,) = [it for it in present_workers(client, prefix) if it.worker == name]

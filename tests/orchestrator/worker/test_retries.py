@@ -40,7 +40,9 @@ def flaky(pipeline_from, tmp_path):
     def build(options, error="OSError", times=1):
         folder = tmp_path / f"attempts-{next(numbers)}"
         folder.mkdir()
-        return pipeline_from(FLAKY.format(options=options, error=error), {"folder": str(folder), "times": times})
+        return pipeline_from(
+            FLAKY.format(options=options, error=error), {"folder": str(folder), "times": times}
+        )
 
     return build
 
@@ -56,7 +58,11 @@ def test_every_attempt_is_in_the_record_with_its_error_and_the_users_frames(runs
     for attempt in attempts[:2]:
         assert attempt.error["type"] == "OSError"
         assert attempt.error["message"] == f"attempt {attempt.attempt} fell"
-        frames = [line.split(", in ")[1] for line in attempt.error["traceback"].splitlines() if ", in " in line]
+        frames = [
+            line.split(", in ")[1]
+            for line in attempt.error["traceback"].splitlines()
+            if ", in " in line
+        ]
         assert frames == ["flaky", "fail"]
     assert attempts[2].error is None
 
@@ -92,12 +98,16 @@ def test_jitter_spreads_the_due_times(runs, pipeline_from):
     assert all(0.1 <= delay <= 0.3 for delay in delays_s)
 
 
-def test_a_step_that_waits_for_its_retry_holds_no_child_and_shows_when_it_is_due(runs, flaky, pipeline_from):
+def test_a_step_that_waits_for_its_retry_holds_no_child_and_shows_when_it_is_due(
+    runs, flaky, pipeline_from
+):
     """Four children, six steps that wait for long: another run goes through meanwhile."""
     waiting = [runs.submit(flaky("retries=1, retry_delay=600, retry_jitter=0")) for _ in range(6)]
     for run_id in waiting:
         record = runs.wait(run_id, lambda record: record.steps["flaky"].state == "retrying")
-        due_in_s = (record.steps["flaky"].due_at_us - record.steps["flaky"].attempts[0].ended_at_us) / 1e6
+        due_in_s = (
+            record.steps["flaky"].due_at_us - record.steps["flaky"].attempts[0].ended_at_us
+        ) / 1e6
         assert due_in_s == pytest.approx(600, abs=1e-3)
 
     assert runs.run(flaky("retries=0", times=0)).state == "succeeded"
@@ -121,7 +131,9 @@ def test_a_step_that_waits_for_its_retry_holds_no_child_and_shows_when_it_is_due
         ("retries=1, retry_delay=0, retry_on=['LookupError']", "KeyError", 2),
     ],
 )
-def test_exception_classes_and_their_bases_decide_about_the_retry(runs, flaky, options, error, attempts):
+def test_exception_classes_and_their_bases_decide_about_the_retry(
+    runs, flaky, options, error, attempts
+):
     record = runs.run(flaky(options, error, times=9))
 
     assert record.state == "failed"
@@ -132,14 +144,20 @@ def test_celery_events_name_the_step_and_show_each_end(runs, flaky, celery_event
     record = runs.run(flaky("retries=2, retry_delay=0.01", times=9))
 
     def of_the_run() -> list[dict[str, object]]:
-        named = {event["uuid"] for event in celery_events if record.run_id in (event.get("kwargs") or "")}
+        named = {
+            event["uuid"] for event in celery_events if record.run_id in (event.get("kwargs") or "")
+        }
         return [event for event in celery_events if event.get("uuid") in named]
 
-    wait_until(lambda: len([event for event in of_the_run() if event["type"] == "task-failed"]) == 1)
+    wait_until(
+        lambda: len([event for event in of_the_run() if event["type"] == "task-failed"]) == 1
+    )
     received = [event for event in of_the_run() if event["type"] == "task-received"]
     assert [event["name"] for event in received] == ["p.flaky"] * 3
     for attempt, event in enumerate(received, start=1):
         assert f"'attempt': {attempt}" in event["kwargs"]
         assert "'step': 'flaky'" in event["kwargs"]
-    ends = [event["type"] for event in of_the_run() if event["type"] in ("task-retried", "task-failed")]
+    ends = [
+        event["type"] for event in of_the_run() if event["type"] in ("task-retried", "task-failed")
+    ]
     assert ends == ["task-retried", "task-retried", "task-failed"]

@@ -1,4 +1,5 @@
-"""Secret params: steps get them, people do not, and nothing of them is left when the run has ended."""
+"""Secret params: steps get them, people do not, and nothing of them is left when the run has
+ended."""
 
 from __future__ import annotations
 
@@ -94,7 +95,9 @@ def on_the_server(client) -> dict[str, str]:
                 value = client.xrange(key)
             case _:
                 continue
-        found[key] = json.dumps(list(value.items()) if isinstance(value, dict) else list(value), ensure_ascii=False)
+        found[key] = json.dumps(
+            list(value.items()) if isinstance(value, dict) else list(value), ensure_ascii=False
+        )
     return found
 
 
@@ -102,7 +105,11 @@ def assert_unknown(texts: dict[str, str]) -> None:
     for secret in (TOKEN, *KEY.splitlines()):
         escaped = json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]
         for form in (secret, *escaped, repr(secret)[1:-1]):
-            holders = [name for name, text in texts.items() if form in text or json.dumps(form)[1:-1] in text]
+            holders = [
+                name
+                for name, text in texts.items()
+                if form in text or json.dumps(form)[1:-1] in text
+            ]
             assert not holders, (form, holders)
 
 
@@ -111,8 +118,12 @@ def used(runs, worker, celery_events, tmp_path_factory, wait_until):
     """A run with secrets that failed once, with what the server held while it went on."""
     folder = tmp_path_factory.mktemp("gate")
     (folder / "token").write_text(TOKEN)
-    (folder / "uses_secrets.py").write_text("from orchestrator import pipeline, step\n" + textwrap.dedent(USES))
-    pipeline = load(str(folder / "uses_secrets.py")).build({"token": TOKEN, "key": KEY, "gate": str(folder)})
+    (folder / "uses_secrets.py").write_text(
+        "from orchestrator import pipeline, step\n" + textwrap.dedent(USES)
+    )
+    pipeline = load(str(folder / "uses_secrets.py")).build(
+        {"token": TOKEN, "key": KEY, "gate": str(folder)}
+    )
     run_id = runs.submit(pipeline)
     wait_until((folder / "waits").exists)
     during = on_the_server(runs.ledger.client)
@@ -145,11 +156,19 @@ def test_what_people_see_is_masked(used, worker, celery_events) -> None:
     _, record, *_ = used
     shown = json.dumps(record_json(record), ensure_ascii=False)
 
-    assert record_json(record)["params"] | {"gate": ""} == {"token": "***", "key": "***", "gate": "", "other": None}
+    assert record_json(record)["params"] | {"gate": ""} == {
+        "token": "***",
+        "key": "***",
+        "gate": "",
+        "other": None,
+    }
     assert record_json(record)["steps"]["use"]["arguments"]["args"][:3] == [
         "***", "***", {"auth": ["***"], "text": 1}
     ]  # fmt: skip
-    assert record_json(record)["steps"]["use"]["output"] == {"auth": "Bearer ***", "***": ["***", "plain"]}
+    assert record_json(record)["steps"]["use"]["output"] == {
+        "auth": "Bearer ***",
+        "***": ["***", "plain"],
+    }
     assert record_json(record)["steps"]["read"]["output"] == "***"
     error = record.steps["use"].attempts[0].error
     assert error["message"] == "refused: ***"
@@ -201,7 +220,10 @@ DIES = """
 def test_the_last_words_of_a_process_that_dies_are_masked_too(runs, pipeline_from) -> None:
     record = runs.run(pipeline_from(DIES, {"token": TOKEN}))
 
-    assert [record.steps[name].attempts[0].outcome.value for name in ("die", "linger")] == ["lost", "timed_out"]
+    assert [record.steps[name].attempts[0].outcome.value for name in ("die", "linger")] == [
+        "lost",
+        "timed_out",
+    ]
     assert runs.log(record, "die") == ["last words ***"]
     assert runs.log(record, "linger")[0] == "lingers ***"
     assert_unknown(on_the_server(runs.ledger.client))
@@ -220,17 +242,21 @@ OTHER = """
 """
 
 
-def test_the_next_run_in_that_process_knows_nothing_of_it(runs, used, pipeline_from, tmp_path) -> None:
+def test_the_next_run_in_that_process_knows_nothing_of_it(
+    runs, used, pipeline_from, tmp_path
+) -> None:
     (tmp_path / "text").write_text(TOKEN)  # it is only masked where it is known
 
     records = [runs.run(pipeline_from(OTHER, {"path": str(tmp_path / "text")})) for _ in range(4)]
 
     assert [runs.log(record, "look") for record in records] == [[f"saw {TOKEN}"]] * 4
     for record in records:
-        runs.ledger.client.delete(*runs.ledger.client.keys(runs.ledger.key(record.run_id, "*").replace("[", "\\[")))
+        runs.ledger.client.delete(
+            *runs.ledger.client.keys(runs.ledger.key(record.run_id, "*").replace("[", "\\["))
+        )
 
 
-# -- masks -----------------------------------------------------------------------------------------------------------
+# -- masks -----------------------------------------------------------------------------------------
 
 
 class _Lines:
@@ -243,12 +269,18 @@ class _Lines:
 
 
 @given(
-    secret=st.text(st.characters(exclude_characters="\n\r*", exclude_categories=["Cs"]), min_size=6, max_size=40),
+    secret=st.text(
+        st.characters(exclude_characters="\n\r*", exclude_categories=["Cs"]),
+        min_size=6,
+        max_size=40,
+    ),
     before=st.text(st.characters(exclude_characters="\r", exclude_categories=["Cs"]), max_size=20),
     cuts=st.lists(st.integers(0, 200), max_size=8),
     times=st.integers(1, 3),
 )
-def test_no_cut_of_the_bytes_lets_a_secret_through(secret: str, before: str, cuts: list[int], times: int) -> None:
+def test_no_cut_of_the_bytes_lets_a_secret_through(
+    secret: str, before: str, cuts: list[int], times: int
+) -> None:
     data, lines = (f"{before}{secret}" * times + "\n").encode(), _Lines()
     shipment = Shipment(lines, 1000, "r", "s", 1, 1, Masks([secret]))  # type: ignore[arg-type]
     places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
@@ -264,7 +296,12 @@ def test_no_cut_of_the_bytes_lets_a_secret_through(secret: str, before: str, cut
 def test_a_line_that_is_cut_shows_no_beginning_of_a_secret(length: int, room: int) -> None:
     secret, lines = "".join(chr(65 + at % 26) for at in range(length)), _Lines()
     shipment = Shipment(lines, 10, "r", "s", 1, 1, Masks([secret]))  # type: ignore[arg-type]
-    shipment.add(secret * (room // length) + "." * (LINE_CHARS - room) + secret * (3 * LINE_CHARS // length) + "\n")
+    shipment.add(
+        secret * (room // length)
+        + "." * (LINE_CHARS - room)
+        + secret * (3 * LINE_CHARS // length)
+        + "\n"
+    )
     shipment.end()
 
     (line,) = lines.kept

@@ -25,7 +25,9 @@ def shell(runs, pipeline_from):
     """Run a command below a step `given` whose output is a mapping; give the record."""
 
     def run(command, params=None, given=None):
-        return runs.run(pipeline_from(SHELL.format(run=command, params=params or {}, given=given or {})))
+        return runs.run(
+            pipeline_from(SHELL.format(run=command, params=params or {}, given=given or {}))
+        )
 
     return run
 
@@ -74,7 +76,10 @@ def test_parts_of_a_parsed_output_reach_the_next_step(runs, pipeline_from):
         ("exit 3", "the command ended with exit code 3: exit 3"),
         ("false; echo not reached", "the command ended with exit code 1: false; echo not reached"),
         ("kill -9 $$", "the command was killed by SIGKILL: kill -9 $$"),
-        ("no-such-command-anywhere", "the command ended with exit code 127: no-such-command-anywhere"),
+        (
+            "no-such-command-anywhere",
+            "the command ended with exit code 127: no-such-command-anywhere",
+        ),
     ],
 )
 def test_a_command_that_fails_fails_the_step(runs, shell, command, told):
@@ -129,7 +134,9 @@ def test_values_reach_a_command_in_the_form_that_the_shell_knows(runs, shell):
 
 
 def test_a_large_output_of_another_step_reaches_a_command(runs, shell):
-    record = shell('printf %s "${{ steps.given.output.text }}" | wc -c', given={"text": "x" * 100_000})
+    record = shell(
+        'printf %s "${{ steps.given.output.text }}" | wc -c', given={"text": "x" * 100_000}
+    )
 
     assert runs.value(record, "command").strip() == "100000"
 
@@ -140,8 +147,11 @@ def test_variables_of_the_shell_are_left_alone(runs, shell):
     assert runs.value(record, "command") == "5 5 ${{ params.x }}"
 
 
-def test_a_command_that_is_stopped_is_asked_first_and_may_tidy_up(own_worker, settings, pipeline_from, tmp_path):
-    patient = settings.model_copy(update={"timeout_grace_s": 100.0})  # on a busy machine, tidying up takes its time
+def test_a_command_that_is_stopped_is_asked_first_and_may_tidy_up(
+    own_worker, settings, pipeline_from, tmp_path
+):
+    # on a busy machine, tidying up takes its time
+    patient = settings.model_copy(update={"timeout_grace_s": 100.0})
     pipeline = pipeline_from(f"""
         shell = PipelineBuilder("shell")
         trap = "trap 'echo tidied; touch {tmp_path}/tidied; exit 0' TERM"
@@ -169,13 +179,23 @@ BIG = 300_000
 @pytest.mark.parametrize(
     ("command", "named"),
     [
-        ('printf %s "${{ steps.given.output.text }}"', ['${{ steps.given.output["text"] }} (300,000 bytes)']),
+        (
+            'printf %s "${{ steps.given.output.text }}"',
+            ['${{ steps.given.output["text"] }} (300,000 bytes)'],
+        ),
         ('printf %s "${{ steps.given.output }}"', ["${{ steps.given.output }} (300,0"]),
-        ('printf %s "${{ params.word }}" "${{ steps.given.output.text }}"', ['${{ steps.given.output["text"] }}']),
+        (
+            'printf %s "${{ params.word }}" "${{ steps.given.output.text }}"',
+            ['${{ steps.given.output["text"] }}'],
+        ),
     ],
 )
-def test_a_value_that_is_too_long_for_a_command_fails_before_it_starts_and_is_named(runs, shell, command, named):
-    record = shell(f"echo started >&2; {command}", params={"word": "short"}, given={"text": "x" * BIG})
+def test_a_value_that_is_too_long_for_a_command_fails_before_it_starts_and_is_named(
+    runs, shell, command, named
+):
+    record = shell(
+        f"echo started >&2; {command}", params={"word": "short"}, given={"text": "x" * BIG}
+    )
 
     assert record.state == "failed"
     assert runs.log(record, "command") == []
@@ -193,7 +213,9 @@ def test_many_values_that_are_too_long_together_are_named(runs, shell):
 
     assert record.state == "failed"
     assert "Argument list too long" in error_of(record)
-    assert re.search(r"\$\{\{ params.word\d\d }} \(100,000 bytes\), .* and \d+ more", error_of(record))
+    assert re.search(
+        r"\$\{\{ params.word\d\d }} \(100,000 bytes\), .* and \d+ more", error_of(record)
+    )
 
 
 def test_a_command_that_is_too_long_itself_says_so(runs, shell):
@@ -211,14 +233,19 @@ def test_a_command_that_is_too_long_itself_says_so(runs, shell):
         ("return 'a\\0b'", "a\0b"),
         ("return None", "null"),
         ("return 5", "5"),
-        ("return {'a': [1, (2,)], 'text': 'x' * 200_000}", '{"a": [1, [2]], "text": "' + "x" * 200_000 + '"}'),
+        (
+            "return {'a': [1, (2,)], 'text': 'x' * 200_000}",
+            '{"a": [1, [2]], "text": "' + "x" * 200_000 + '"}',
+        ),
         ("import numpy; return numpy.float32(0.5)", "0.5"),
         ("return b'\\x00ab'", "\0ab"),
         ("import pathlib; return pathlib.PurePosixPath('/a b')", "/a b"),
         ("import numpy; return numpy.array([1, 2])", "[1, 2]"),
     ],
 )
-def test_a_file_has_the_whole_value_for_as_long_as_the_command_runs(runs, pipeline_from, tmp_path, body, content):
+def test_a_file_has_the_whole_value_for_as_long_as_the_command_runs(
+    runs, pipeline_from, tmp_path, body, content
+):
     copy, path = tmp_path / "copy", tmp_path / "path"
     record = runs.run(
         pipeline_from(f"""
@@ -259,7 +286,9 @@ def test_the_files_are_gone_however_the_attempt_ends(runs, pipeline_from, tmp_pa
     assert not pathlib.Path(path.read_text().strip()).parent.exists()
 
 
-def test_the_files_of_a_process_that_was_killed_are_gone_with_its_worker(own_worker, pipeline_from, tmp_path):
+def test_the_files_of_a_process_that_was_killed_are_gone_with_its_worker(
+    own_worker, pipeline_from, tmp_path
+):
     path = tmp_path / "path"
     with own_worker() as runs:
         record = runs.run(
@@ -274,9 +303,13 @@ def test_the_files_of_a_process_that_was_killed_are_gone_with_its_worker(own_wor
     assert not pathlib.Path(path.read_text().strip()).parent.exists()
 
 
-@pytest.mark.parametrize(("value", "told"), [("a\0b", "holds a NUL"), ("a\ud83db", "is not Unicode text")])
+@pytest.mark.parametrize(
+    ("value", "told"), [("a\0b", "holds a NUL"), ("a\ud83db", "is not Unicode text")]
+)
 def test_a_value_that_no_variable_can_hold_names_its_reference(runs, shell, value, told):
-    record = shell('echo "${{ params.fine }}" "${{ params.value }}"', params={"fine": "a", "value": value})
+    record = shell(
+        'echo "${{ params.fine }}" "${{ params.value }}"', params={"fine": "a", "value": value}
+    )
 
     assert record.state == "failed"
     assert f"${{{{ params.value }}}} {told}" in error_of(record)
@@ -304,16 +337,22 @@ def test_a_value_that_json_cannot_say_names_its_reference(runs, pipeline_from, b
     assert "has no JSON form" in error["message"]
 
 
-def test_what_a_command_leaves_running_with_its_standard_output_does_not_hold_the_step(runs, shell, tmp_path):
+def test_what_a_command_leaves_running_with_its_standard_output_does_not_hold_the_step(
+    runs, shell, tmp_path
+):
     gate = tmp_path / "gate"
-    record = shell(f"(until [ -e {gate} ]; do sleep 0.05; done; echo late) & echo early; echo '{gate}' >&2")
+    record = shell(
+        f"(until [ -e {gate} ]; do sleep 0.05; done; echo late) & echo early; echo '{gate}' >&2"
+    )
 
     assert record.state == "succeeded"
     assert runs.value(record, "command") == "early"
     gate.touch()
 
 
-def test_what_is_left_running_and_writes_without_end_holds_neither_the_step_nor_a_core(runs, shell, tmp_path):
+def test_what_is_left_running_and_writes_without_end_holds_neither_the_step_nor_a_core(
+    runs, shell, tmp_path
+):
     pid = tmp_path / "pid"
     record = shell(f"yes noise & echo $! > {pid}")
     left = psutil.Process(int(pid.read_text()))
@@ -332,13 +371,19 @@ REOPENED = {
     "redirected": "echo seen > {stream}",
     "opened for good": "exec 3> {stream}; echo seen >&3; exec 3>&-",
     "emptied": ": > {stream}; echo seen >> {stream}",
-    "opened by another program": f'{sys.executable} -c \'open("{{stream}}", "w").write("seen\\n")\'',
+    "opened by another program": (
+        f'{sys.executable} -c \'open("{{stream}}", "w").write("seen\\n")\''
+    ),
 }
 
 
-@pytest.mark.parametrize("stream", ["/dev/stdout", "/dev/stderr", "/proc/self/fd/1", "/proc/self/fd/2"])
+@pytest.mark.parametrize(
+    "stream", ["/dev/stdout", "/dev/stderr", "/proc/self/fd/1", "/proc/self/fd/2"]
+)
 @pytest.mark.parametrize("way", REOPENED)
-def test_what_a_command_has_written_stays_however_it_opens_its_streams_anew(runs, shell, way, stream):
+def test_what_a_command_has_written_stays_however_it_opens_its_streams_anew(
+    runs, shell, way, stream
+):
     command = REOPENED[way].format(stream=stream)
     record = shell(f"echo out; echo err >&2; {command}; echo 'last out'; echo 'last err' >&2")
 
@@ -349,7 +394,9 @@ def test_what_a_command_has_written_stays_however_it_opens_its_streams_anew(runs
     assert "seen" in log
 
 
-def test_what_a_command_leaves_running_may_go_on_to_write_to_both_streams(runs, shell, tmp_path, wait_until):
+def test_what_a_command_leaves_running_may_go_on_to_write_to_both_streams(
+    runs, shell, tmp_path, wait_until
+):
     go_on, is_done = tmp_path / "go-on", tmp_path / "is-done"
     loop = f"until [ -e {go_on} ]; do sleep 0.05; done; yes noise | head -c 300000"
     record = shell(f"(({loop}) && ({loop}) >&2 && touch {is_done}) & echo early; echo early >&2")

@@ -66,7 +66,8 @@ def expected(threads):
 
 @pytest.fixture
 def runs_with(settings, shared_redis_url, runs_by, monkeypatch):
-    """Run a pipeline on a worker of its own with some slots, pool settings and variables; give runs and record."""
+    """Run a pipeline on a worker of its own with some slots, pool settings and variables; give runs
+    and record."""
 
     def run(pipeline, slots=1, variables=None, **pool):
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -85,7 +86,9 @@ def runs_with(settings, shared_redis_url, runs_by, monkeypatch):
     return run
 
 
-def test_each_step_has_its_number_of_threads_though_libraries_are_loaded_already(runs_with, pipeline_from):
+def test_each_step_has_its_number_of_threads_though_libraries_are_loaded_already(
+    runs_with, pipeline_from
+):
     values = runs_with(pipeline_from(SEEN), slots=1)
 
     share = expected(available_cores())
@@ -154,7 +157,9 @@ def test_a_step_without_such_libraries_loads_none_and_looks_for_none(runs_with, 
     assert values["first"] == values["second"] == [False] * 3
 
 
-def test_a_step_finds_the_same_variables_whatever_libraries_were_loaded_before(runs_with, pipeline_from):
+def test_a_step_finds_the_same_variables_whatever_libraries_were_loaded_before(
+    runs_with, pipeline_from
+):
     pipeline = pipeline_from("""
         import os
 
@@ -180,11 +185,17 @@ def test_a_step_finds_the_same_variables_whatever_libraries_were_loaded_before(r
 
 
 def test_what_threadpoolctl_sets_is_what_steps_find():
-    code = "import os; before = {**os.environ}; import threadpoolctl; print([*os.environ.items() - before.items()])"
+    code = (
+        "import os; before = {**os.environ}; import threadpoolctl; print([*os.environ.items() -"
+        " before.items()])"
+    )
     name, value = OF_THREADPOOLCTL
     without = {key: text for key, text in os.environ.items() if key != name}
 
-    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=without) == f"[{(name, value)}]\n"
+    assert (
+        subprocess.check_output([sys.executable, "-c", code], text=True, env=without)
+        == f"[{(name, value)}]\n"
+    )
 
 
 def test_commands_of_shell_steps_have_the_share_too(runs_with, pipeline_from):
@@ -213,7 +224,9 @@ def test_the_share_is_of_the_cores_that_may_be_used(runs_with, pipeline_from):
     assert values == {"share": "x1"}
 
 
-def test_a_step_has_its_number_of_threads_of_torch_and_the_next_one_the_share_again(runs_with, pipeline_from):
+def test_a_step_has_its_number_of_threads_of_torch_and_the_next_one_the_share_again(
+    runs_with, pipeline_from
+):
     pytest.importorskip("torch", reason="PyTorch is not installed")
     pipeline = pipeline_from("""
         @step
@@ -251,4 +264,11 @@ def test_a_step_has_its_number_of_threads_of_torch_and_the_next_one_the_share_ag
     values = runs_with(pipeline, slots=1)
 
     cores = available_cores()
-    assert values == {"at_import": 1, "first": cores, "loaded": 1, "three": 3, "sets_itself": 7, "last": cores}
+    assert values == {
+        "at_import": 1,
+        "first": cores,
+        "loaded": 1,
+        "three": 3,
+        "sets_itself": 7,
+        "last": cores,
+    }

@@ -66,7 +66,9 @@ def test_the_output_of_a_failed_or_skipped_upstream_is_none(runs, pipeline_from)
     assert runs.value(record, "skipped-always") == ["fine", None]
 
 
-def test_one_failed_starts_at_the_first_failure_without_waiting_for_the_rest(runs, pipeline_from, states, tmp_path):
+def test_one_failed_starts_at_the_first_failure_without_waiting_for_the_rest(
+    runs, pipeline_from, states, tmp_path
+):
     gate = tmp_path / "gate"
     run_id = runs.submit(
         pipeline_from("""
@@ -98,9 +100,17 @@ def test_one_failed_starts_at_the_first_failure_without_waiting_for_the_rest(run
     )  # fmt: skip
 
     record = runs.wait(run_id, lambda record: record.steps["alarm"].state == "succeeded")
-    assert states(record) == {"hold": "running", "bad": "failed", "alarm": "succeeded", "sign_off": "waiting"}
+    assert states(record) == {
+        "hold": "running",
+        "bad": "failed",
+        "alarm": "succeeded",
+        "sign_off": "waiting",
+    }
     gate.touch()
     record = runs.wait(run_id)
 
     assert record.steps["sign_off"].state == "succeeded"
-    assert record.steps["sign_off"].attempts[0].started_at_us >= record.steps["hold"].attempts[0].ended_at_us
+    assert (
+        record.steps["sign_off"].attempts[0].started_at_us
+        >= record.steps["hold"].attempts[0].ended_at_us
+    )

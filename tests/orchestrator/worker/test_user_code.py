@@ -16,7 +16,8 @@ USES = "same_name:answer"
 
 @pytest.fixture
 def one_slot(own_worker):
-    """Runs on a worker with one child, so that every step meets what the one before has imported."""
+    """Runs on a worker with one child, so that every step meets what the one before has
+    imported."""
     with own_worker(1) as runs:
         yield runs
 
@@ -39,7 +40,9 @@ def test_modules_of_one_name_in_two_folders_are_kept_apart(answer_of, tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "part.py").write_text(f"PLACE = {folder!r}\n")
-        (tmp_path / folder / "same_name.py").write_text("import part\n\ndef answer():\n    return part.PLACE\n")
+        (tmp_path / folder / "same_name.py").write_text(
+            "import part\n\ndef answer():\n    return part.PLACE\n"
+        )
 
     assert [answer_of(tmp_path / folder) for folder in "abba"] == ["a", "b", "b", "a"]
 
@@ -57,7 +60,9 @@ def test_packages_of_one_name_without_an_init_file_are_kept_apart(answer_of, tmp
 
 def test_a_file_that_has_changed_is_imported_anew(answer_of, tmp_path):
     (tmp_path / "part.py").write_text("NUMBER = 1\n")
-    (tmp_path / "same_name.py").write_text("def answer():\n    import part\n\n    return part.NUMBER\n")
+    (tmp_path / "same_name.py").write_text(
+        "def answer():\n    import part\n\n    return part.NUMBER\n"
+    )
     before = answer_of(tmp_path)
 
     (tmp_path / "part.py").write_text("NUMBER = 22\n")
@@ -68,13 +73,16 @@ def test_a_file_that_has_changed_is_imported_anew(answer_of, tmp_path):
 
 
 def test_a_module_stays_loaded_while_nothing_changes(answer_of, tmp_path):
-    (tmp_path / "same_name.py").write_text("calls = []\n\ndef answer():\n    calls.append(1)\n    return len(calls)\n")
+    (tmp_path / "same_name.py").write_text(
+        "calls = []\n\ndef answer():\n    calls.append(1)\n    return len(calls)\n"
+    )
 
     assert [answer_of(tmp_path) for _ in range(3)] == [1, 2, 3]
 
 
 def test_an_attempt_records_the_files_of_its_own_run_alone(one_slot, tmp_path, monkeypatch):
-    """Three pipelines in one folder share a module; what they import in their steps, by name or not, is their own."""
+    """Three pipelines in one folder share a module; what they import in their steps, by name or
+    not, is their own."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "shared.py").write_text("NUMBER = 1\n")
     for name in ("one", "two"):
@@ -111,5 +119,8 @@ def test_an_attempt_records_the_files_of_its_own_run_alone(one_slot, tmp_path, m
             assert "differs" not in attempt.code
             ran.append(set(json.loads(fields[f"code:{attempt.code['id']}"])))
 
-    own = {name: {"shared.py", f"pipeline_{name}.py", f"part_{name}.py", f"late_{name}.py"} for name in ("one", "two")}
+    own = {
+        name: {"shared.py", f"pipeline_{name}.py", f"part_{name}.py", f"late_{name}.py"}
+        for name in ("one", "two")
+    }
     assert ran == [own[name] for name in ("one", "two", "one", "two") for _ in range(2)]

@@ -1,4 +1,5 @@
-"""Outputs reach the next step as they left the one before: exactly, inline when small, else from the artifact store."""
+"""Outputs reach the next step as they left the one before: exactly, inline when small, else from
+the artifact store."""
 
 from __future__ import annotations
 
@@ -44,12 +45,28 @@ ECHO = """
     [
         ("return None", "None", "NoneType"),
         ("return (1, 'a', (2.5, None))", "(1, 'a', (2.5, None))", "tuple"),
-        ("return {1: 'a', (2, 3): ['b'], '$tuple': 4}", "{1: 'a', (2, 3): ['b'], '$tuple': 4}", "dict"),
+        (
+            "return {1: 'a', (2, 3): ['b'], '$tuple': 4}",
+            "{1: 'a', (2, 3): ['b'], '$tuple': 4}",
+            "dict",
+        ),
         ("return [float('nan'), float('inf'), -0.0, 0.1]", "[nan, inf, -0.0, 0.1]", "list"),
-        ("import numpy; return numpy.float32(1.5), numpy.int64(2)", "(np.float32(1.5), np.int64(2))", "tuple"),
-        ("import numpy; return numpy.datetime64(5, 'ns')", repr(np.datetime64(5, "ns")), "datetime64"),
+        (
+            "import numpy; return numpy.float32(1.5), numpy.int64(2)",
+            "(np.float32(1.5), np.int64(2))",
+            "tuple",
+        ),
+        (
+            "import numpy; return numpy.datetime64(5, 'ns')",
+            repr(np.datetime64(5, "ns")),
+            "datetime64",
+        ),
         ("import numpy; return numpy.array(5)", "array(5)", "ndarray"),
-        ("import collections; return collections.Counter('aab')", "Counter({'a': 2, 'b': 1})", "Counter"),
+        (
+            "import collections; return collections.Counter('aab')",
+            "Counter({'a': 2, 'b': 1})",
+            "Counter",
+        ),
         (
             "import http; return http.HTTPStatus.OK, http.HTTPMethod.GET",
             "(<HTTPStatus.OK: 200>, <HTTPMethod.GET>)",
@@ -58,7 +75,11 @@ ECHO = """
         ("return 'é\\u0000\\ud83d\\ude00'.encode('utf-16', 'surrogatepass')", None, "bytes"),
         ("return {1, 2}", "{1, 2}", "set"),
         ("import datetime; return datetime.date(2026, 1, 2)", "datetime.date(2026, 1, 2)", "date"),
-        ("import pathlib; return pathlib.PurePosixPath('/a')", "PurePosixPath('/a')", "PurePosixPath"),
+        (
+            "import pathlib; return pathlib.PurePosixPath('/a')",
+            "PurePosixPath('/a')",
+            "PurePosixPath",
+        ),
         ("return 'ä \\u2028 \\x00 \"quoted\"'", repr('ä \u2028 \x00 "quoted"'), "str"),
     ],
 )
@@ -70,7 +91,9 @@ def test_a_value_keeps_its_type(runs, pipeline_from, body, shown, kind):
     assert shown is None or told == shown
 
 
-def test_members_of_the_users_own_enum_reach_steps_as_themselves_and_a_shell_as_their_values(runs, pipeline_from):
+def test_members_of_the_users_own_enum_reach_steps_as_themselves_and_a_shell_as_their_values(
+    runs, pipeline_from
+):
     record = runs.run(
         pipeline_from("""
             import enum
@@ -97,7 +120,9 @@ def test_members_of_the_users_own_enum_reach_steps_as_themselves_and_a_shell_as_
     )
 
     assert runs.value(record, "take") == ["float32", "int64"]
-    assert runs.value(record, "tell") == 'fast|{"mode": "fast", "share": 0.5, "counts": {"1": true}}|'
+    assert (
+        runs.value(record, "tell") == 'fast|{"mode": "fast", "share": 0.5, "counts": {"1": true}}|'
+    )
 
 
 def test_parts_of_an_output_are_reached_by_key_and_index(runs, pipeline_from):
@@ -141,7 +166,10 @@ def test_a_missing_part_fails_the_step_and_says_what_there_is(runs, pipeline_fro
     assert states(record) == {"give": "succeeded", "take": "failed"}
     error = record.steps["take"].attempts[-1].error
     assert error["type"] == "KeyError"
-    assert "output of step 'give' has no 'acuracy'; its keys are 'accuracy', 'loss'" in error["message"]
+    assert (
+        "output of step 'give' has no 'acuracy'; its keys are 'accuracy', 'loss'"
+        in error["message"]
+    )
 
 
 def test_small_json_is_inline_and_larger_goes_to_the_store(runs, pipeline_from):
@@ -185,7 +213,9 @@ def test_a_large_array_passes_through_the_store_with_its_sha256(runs, pipeline_f
 
 
 @pytest.mark.parametrize("harm", ["tampered", "deleted"])
-def test_a_harmed_artifact_fails_the_step_that_reads_it(runs, pipeline_from, states, tmp_path, harm):
+def test_a_harmed_artifact_fails_the_step_that_reads_it(
+    runs, pipeline_from, states, tmp_path, harm
+):
     """Harmed while a step in between holds the reader back."""
     gate = tmp_path / "gate"
     pipeline = pipeline_from("""
@@ -211,7 +241,8 @@ def test_a_harmed_artifact_fails_the_step_that_reads_it(runs, pipeline_from, sta
             take.after(hold(gate, value))(value)
     """, {"gate": str(gate)})  # fmt: skip
     run_id = runs.submit(pipeline)
-    record = runs.wait(run_id, lambda record: gate.with_suffix(".held").exists())  # it has its own copy of the value
+    # it has its own copy of the value
+    record = runs.wait(run_id, lambda record: gate.with_suffix(".held").exists())
     path = runs.settings.artifact_root / artifact_of(json.loads(record.outputs["give"])).path
 
     if harm == "tampered":
@@ -224,7 +255,9 @@ def test_a_harmed_artifact_fails_the_step_that_reads_it(runs, pipeline_from, sta
     assert states(record) == {"give": "succeeded", "hold": "succeeded", "take": "failed"}
     error = record.steps["take"].attempts[-1].error
     assert error["type"] == "orchestrator.artifacts.store:ArtifactMissing"
-    assert ("SHA-256 differs" if harm == "tampered" else "Do all workers share this folder") in error["message"]
+    assert (
+        "SHA-256 differs" if harm == "tampered" else "Do all workers share this folder"
+    ) in error["message"]
     assert path.name in error["message"]
 
 
@@ -236,7 +269,9 @@ def test_a_harmed_artifact_fails_the_step_that_reads_it(runs, pipeline_from, sta
         ("{'socket': __import__('socket').socket()}", "dict"),
     ],
 )
-def test_an_output_that_cannot_be_stored_fails_the_step_clearly(runs, pipeline_from, states, expression, told):
+def test_an_output_that_cannot_be_stored_fails_the_step_clearly(
+    runs, pipeline_from, states, expression, told
+):
     record = runs.run(pipeline_from(PASS_ON.format(body=f"return {expression}")))
 
     assert states(record) == {"give": "failed", "take": "upstream_failed"}
@@ -265,7 +300,10 @@ def test_an_output_whose_class_refuses_to_be_stored_is_told_by_name(runs, pipeli
 
     error = record.steps["give"].attempts[-1].error
     assert error["type"] == "orchestrator.errors:OutputNotStored"
-    assert error["message"] == "the output, a Stubborn, cannot be stored: not me. Give back plain data."
+    assert (
+        error["message"]
+        == "the output, a Stubborn, cannot be stored: not me. Give back plain data."
+    )
 
 
 def test_a_number_of_thousands_of_digits_reaches_the_next_step(runs, pipeline_from):

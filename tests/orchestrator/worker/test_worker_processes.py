@@ -45,18 +45,27 @@ TALKING = """
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_every_pool_type_runs_pipelines_and_keeps_their_logs_apart(start_worker, pipeline_from, pool, states):
+def test_every_pool_type_runs_pipelines_and_keeps_their_logs_apart(
+    start_worker, pipeline_from, pool, states
+):
     worker, runs = start_worker(f"w-{pool}", "-P", pool, "-c", "1" if pool == "solo" else "4")
 
     record = runs.run(pipeline_from(TALKING))
 
-    assert states(record) == {**dict.fromkeys("abcdef", "succeeded"), "join": "succeeded", "fail": "failed"}
+    assert states(record) == {
+        **dict.fromkeys("abcdef", "succeeded"),
+        "join": "succeeded",
+        "fail": "failed",
+    }
     assert runs.value(record, "join") == "abcdef"
     assert record.steps["fail"].attempts[0].error["message"] == "as planned"
     for name in "abcdef":
         lines = runs.log(record, name)
         assert len(lines) == 150
-        assert all(f"{name} printed" in line or f"{name} to" in line or f"{name} logged" in line for line in lines)
+        assert all(
+            f"{name} printed" in line or f"{name} to" in line or f"{name} logged" in line
+            for line in lines
+        )
     assert "printed" not in worker.log
 
 
@@ -107,19 +116,27 @@ def test_a_worker_announces_itself_and_signs_off(start_worker, settings, wait_un
     worker, runs = start_worker("w-card", "-c", "3", "-l", "INFO")
     client, prefix = runs.ledger.client, settings.key_prefix
 
-    (card,) = [card for card in present_workers(client, prefix) if card.worker.startswith("w-card@")]
+    (card,) = [
+        card for card in present_workers(client, prefix) if card.worker.startswith("w-card@")
+    ]
     assert card.queues == (runs.settings.queue_of(),)
     assert (card.slots, card.pool_type, card.pid) == (3, "prefork", worker.process.pid)
 
     worker.process.terminate()
     assert worker.process.wait(20) == 0
-    assert not [card for card in present_workers(client, prefix) if card.worker.startswith("w-card@")]
+    assert not [
+        card for card in present_workers(client, prefix) if card.worker.startswith("w-card@")
+    ]
 
 
 def test_a_killed_worker_counts_as_there_for_some_seconds_only(start_worker, settings):
     worker, runs = start_worker("w-killed", "-P", "solo")
     client = runs.ledger.client
-    (card,) = [card for card in present_workers(client, settings.key_prefix) if card.worker.startswith("w-killed@")]
+    (card,) = [
+        card
+        for card in present_workers(client, settings.key_prefix)
+        if card.worker.startswith("w-killed@")
+    ]
 
     worker.process.kill()
     worker.process.wait()
@@ -130,7 +147,9 @@ def test_a_killed_worker_counts_as_there_for_some_seconds_only(start_worker, set
 
 
 def test_a_worker_without_a_server_is_refused_in_one_sentence(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRATOR_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRATOR_")
+    }
 
     done = subprocess.run(
         [CELERY, "-A", "orchestrator.worker.app", "worker", "-Q", "cpu"],
@@ -142,7 +161,10 @@ def test_a_worker_without_a_server_is_refused_in_one_sentence(tmp_path):
     )
 
     assert done.returncode != 0
-    assert "ORCHESTRATOR_REDIS_URL is not set, and a worker needs a server" in done.stdout + done.stderr
+    assert (
+        "ORCHESTRATOR_REDIS_URL is not set, and a worker needs a server"
+        in done.stdout + done.stderr
+    )
     assert "Traceback" not in done.stdout + done.stderr
 
 
@@ -164,13 +186,23 @@ def test_a_local_worker_ends_when_its_parent_is_killed(
     shared_redis_url, settings, runs_by, pipeline_from, tmp_path, wait_until, what_runs
 ):
     command = [sys.executable, "-c", PARENT, str(tmp_path / "data"), shared_redis_url]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as parent:
         pid, queue = parent.stdout.readline().split()
         tree = [psutil.Process(int(pid)), *psutil.Process(int(pid)).children(recursive=True)]
         if what_runs != "nothing":
-            runs = runs_by(settings.model_copy(update={"pools": {"cpu": PoolSettings(queue=queue)}}))
-            build = "run='sleep 600'" if what_runs == "a command" else "function='time:sleep', args=[600]"
-            run_id = runs.submit(pipeline_from(f"long = PipelineBuilder('long')\nlong.add('sleep', {build})"))
+            runs = runs_by(
+                settings.model_copy(update={"pools": {"cpu": PoolSettings(queue=queue)}})
+            )
+            build = (
+                "run='sleep 600'"
+                if what_runs == "a command"
+                else "function='time:sleep', args=[600]"
+            )
+            run_id = runs.submit(
+                pipeline_from(f"long = PipelineBuilder('long')\nlong.add('sleep', {build})")
+            )
             runs.wait(run_id, lambda record: record.steps["sleep"].state == "running")
             tree += tree[0].children(recursive=True)
         parent.kill()

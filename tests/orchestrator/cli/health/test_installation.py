@@ -1,4 +1,5 @@
-"""What `doctor` says of an installation on a server: who is there, sizes, and what a container needs of its own."""
+"""What `doctor` says of an installation on a server: who is there, sizes, and what a container
+needs of its own."""
 
 from __future__ import annotations
 
@@ -15,11 +16,27 @@ from runs import start_graph
 
 from orchestrator.cli.health.finding import Finding
 from orchestrator.cli.health.own import check_own_coordinator, check_own_flower, check_own_worker
-from orchestrator.cli.health.presence import check_cards, check_coordinators, check_hosts, check_workers
-from orchestrator.cli.health.sizes import FILES_COUNTED, check_disk, check_memory, check_run_sizes, size_text
+from orchestrator.cli.health.presence import (
+    check_cards,
+    check_coordinators,
+    check_hosts,
+    check_workers,
+)
+from orchestrator.cli.health.sizes import (
+    FILES_COUNTED,
+    check_disk,
+    check_memory,
+    check_run_sizes,
+    size_text,
+)
 from orchestrator.installation import Installation
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.presence import CoordinatorCard, WorkerCard, announce_coordinator, announce_worker
+from orchestrator.ledger.presence import (
+    CoordinatorCard,
+    WorkerCard,
+    announce_coordinator,
+    announce_worker,
+)
 from orchestrator.settings.model import PoolSettings, Settings
 
 HERE = socket.gethostname()
@@ -30,7 +47,9 @@ def session_on(ledger: Ledger, *, is_embedded: bool = False) -> Installation:
     return Installation(Settings(pools=POOLS), "redis://somewhere", ledger, is_embedded)
 
 
-def announce(ledger: Ledger, name: str, queues: tuple[str, ...] = ("here-cpu",), **more) -> WorkerCard | None:
+def announce(
+    ledger: Ledger, name: str, queues: tuple[str, ...] = ("here-cpu",), **more
+) -> WorkerCard | None:
     card = WorkerCard(name, queues, 2, "prefork", more.pop("host", HERE), 7, **more)
     return announce_worker(ledger.client, ledger.prefix, card)
 
@@ -51,7 +70,10 @@ def test_nothing_can_run_without_a_worker_and_a_coordinator_except_on_the_embedd
     announce(ledger, "w@h")
     announce_coordinator(ledger.client, ledger.prefix, CoordinatorCard("c", HERE, 2, "3.11"))
     assert levels(check_coordinators(session)) == {"coordinators": "ok"}
-    assert levels(check_workers(session)) == {"pool cpu": "ok", "pool gpu": "ok" if is_embedded else "warning"}
+    assert levels(check_workers(session)) == {
+        "pool cpu": "ok",
+        "pool gpu": "ok" if is_embedded else "warning",
+    }
 
 
 def test_a_pool_whose_workers_are_all_hindered_is_a_fault_and_names_them(ledger: Ledger) -> None:
@@ -89,11 +111,17 @@ def test_what_a_container_needs_is_its_own_worker_and_its_own_coordinator(ledger
     announce(ledger, "w@other", host="other")
     other = CoordinatorCard("c1", "other", 1, "3.11")
     announce_coordinator(ledger.client, ledger.prefix, other)
-    assert [it.level for it in (*check_own_worker(session), *check_own_coordinator(session))] == ["fault", "fault"]
+    assert [it.level for it in (*check_own_worker(session), *check_own_coordinator(session))] == [
+        "fault",
+        "fault",
+    ]
 
     announce(ledger, "w@here")
     announce_coordinator(ledger.client, ledger.prefix, CoordinatorCard("c2", HERE, 2, "3.11"))
-    assert [it.level for it in (*check_own_worker(session), *check_own_coordinator(session))] == ["ok", "ok"]
+    assert [it.level for it in (*check_own_worker(session), *check_own_coordinator(session))] == [
+        "ok",
+        "ok",
+    ]
 
     announce(ledger, "w@here", (), fault="the store is full", paused_queues=("here-cpu",))
     assert [it.level for it in check_own_worker(session)] == ["fault"]
@@ -168,7 +196,9 @@ def test_the_folder_of_artifacts_is_measured_up_to_a_number_of_files(tmp_path: P
 
 def test_a_disk_is_warned_of_before_it_is_full(tmp_path: Path) -> None:
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)],
+        capture_output=True,
+        check=False,
     )
     if mounted.returncode:
         pytest.skip("no file system can be mounted here")
@@ -181,7 +211,8 @@ def test_a_disk_is_warned_of_before_it_is_full(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "told"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 KB"), (25_000_000, "25 MB"), (1e15, "1000 TB")]
+    ("size", "told"),
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 KB"), (25_000_000, "25 MB"), (1e15, "1000 TB")],
 )
 def test_sizes_are_told_in_units(size: float, told: str) -> None:
     assert size_text(size) == told

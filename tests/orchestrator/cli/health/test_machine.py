@@ -11,12 +11,17 @@ from orchestrator.settings.model import Settings
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_that_cannot_be_imported_is_a_fault(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, PACKAGES[package], None)  # as if it, or what it needs, were not there
+def test_a_package_that_cannot_be_imported_is_a_fault(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as if it, or what it needs, were not there
+    monkeypatch.setitem(sys.modules, PACKAGES[package], None)
 
     faults = [finding for finding in check_versions(Settings()) if finding.level == "fault"]
 
-    assert [(fault.what, PACKAGES[package] in fault.found) for fault in faults] == [(f"package {package}", True)]
+    assert [(fault.what, PACKAGES[package] in fault.found) for fault in faults] == [
+        (f"package {package}", True)
+    ]
 
 
 def test_packages_that_can_be_imported_are_named_with_their_versions() -> None:

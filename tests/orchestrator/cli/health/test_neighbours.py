@@ -18,10 +18,14 @@ def test_nothing_is_said_where_nothing_was_set_aside(ledger: Ledger) -> None:
     assert list(check_set_aside(session_of(ledger))) == []
 
 
-def test_foreign_messages_are_counted_and_the_command_that_returns_them_is_given(ledger: Ledger) -> None:
+def test_foreign_messages_are_counted_and_the_command_that_returns_them_is_given(
+    ledger: Ledger,
+) -> None:
     for _ in range(2):
         for number in range(3):
-            keep_foreign(ledger.client, ledger.prefix, "pinned", f"{ledger.prefix}-list", b"%d" % number)
+            keep_foreign(
+                ledger.client, ledger.prefix, "pinned", f"{ledger.prefix}-list", b"%d" % number
+            )
 
     (finding,) = check_set_aside(session_of(ledger, broker_key_prefix="team."))
 

@@ -33,13 +33,17 @@ def test_another_folder_than_the_workers_is_a_fault_until_it_is_accepted(
 
     (finding,) = check_store(session)
     assert finding.level == "fault"
-    assert all(word in finding.found for word in (str(tmp_path), "h1", "/shared", "doctor --accept-store"))
+    assert all(
+        word in finding.found for word in (str(tmp_path), "h1", "/shared", "doctor --accept-store")
+    )
 
     accept_store(session)
     assert levels(session) == ["ok"]
 
 
-def test_looking_marks_nothing_and_the_embedded_server_is_not_bothered(ledger: Ledger, tmp_path: Path) -> None:
+def test_looking_marks_nothing_and_the_embedded_server_is_not_bothered(
+    ledger: Ledger, tmp_path: Path
+) -> None:
     assert levels(session_on(ledger, tmp_path)) == ["ok"]
     assert next(iter(check_artifact_folder(Settings(artifact_dir=tmp_path)))).level == "ok"
     assert not list(tmp_path.iterdir())
@@ -49,7 +53,12 @@ def test_looking_marks_nothing_and_the_embedded_server_is_not_bothered(ledger: L
 
 @pytest.mark.parametrize(
     ("garbage", "expected"),
-    [({"zz": "1"}, ["ok"]), ({"id": ""}, ["ok"]), ({"id": "{", "zz": "1"}, ["fault"]), ({"id": b"\xff"}, ["fault"])],
+    [
+        ({"zz": "1"}, ["ok"]),
+        ({"id": ""}, ["ok"]),
+        ({"id": "{", "zz": "1"}, ["fault"]),
+        ({"id": b"\xff"}, ["fault"]),
+    ],
 )
 def test_a_record_of_the_store_that_nobody_of_ours_wrote_is_read_as_far_as_it_goes(
     ledger: Ledger, tmp_path: Path, garbage: dict[str, str], expected: list[str]
@@ -65,7 +74,9 @@ def test_a_folder_that_cannot_be_used_is_a_fault(ledger: Ledger, tmp_path: Path,
     if kind == "damaged":
         folder.mkdir()
         (folder / MARKER).write_text("no marker")
-        record_store(ledger.client, ledger.prefix, {"id": "first", "host": "h1", "folder": "/shared"})
+        record_store(
+            ledger.client, ledger.prefix, {"id": "first", "host": "h1", "folder": "/shared"}
+        )
         (finding,) = check_store(session_on(ledger, folder))
     else:
         folder.write_text("")
