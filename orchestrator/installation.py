@@ -31,6 +31,8 @@ from orchestrator.settings.sources import STEP_VARIABLE, settings
 if TYPE_CHECKING:
     from celery import Celery
 
+    from orchestrator.messages.dispatch import Dispatcher
+
 
 FEW_RETRIES = 2
 FIRST_ANSWER_S = 5.0
@@ -51,6 +53,12 @@ class Installation:
         )
 
         return create_app(self.settings, self.redis_url)
+
+    @cached_property
+    def dispatcher(self) -> Dispatcher:
+        from orchestrator.messages.dispatch import Dispatcher
+
+        return Dispatcher(self.app)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,8 @@ from orchestrator.ledger.values import (
 
 
 def chains_in(raw: Iterable[str]) -> tuple[Chain, ...]:
-    return tuple(tuple(Link(*link) for link in json.loads(text)) for text in raw)
+    chains = map(json.loads, raw)
+    return tuple(Chain(name, tuple(Link(*link) for link in links)) for name, links in chains)
 
 
 def claim_in(reply: Sequence[Any]) -> Claim | Refusal:

@@ -19,7 +19,11 @@ class Link(NamedTuple):
     timeout_s: float
 
 
-Chain = tuple[Link, ...]
+class Chain(NamedTuple):
+    """Steps that one message starts, one after the other, and the name of their run's pipeline."""
+
+    pipeline: str
+    links: tuple[Link, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery import Celery, Signature, chain, chord
+from celery import Celery, Signature, chord
+from celery import chain as celery_chain
 from kombu.messaging import Producer
 
 from orchestrator.ledger.values import Chain, Link
@@ -37,10 +38,10 @@ def step_signature(app: Celery, run_id: str, pipeline: str, link: Link) -> Signa
     )
 
 
-def chain_signature(app: Celery, run_id: str, pipeline: str, links: Chain) -> Signature:
+def chain_signature(app: Celery, run_id: str, chain: Chain) -> Signature:
     """Return a native `celery.chain` of the links, or the bare signature when there is only one."""
-    signatures = [step_signature(app, run_id, pipeline, link) for link in links]
-    return signatures[0] if len(signatures) == 1 else chain(*signatures, app=app)
+    signatures = [step_signature(app, run_id, chain.pipeline, link) for link in chain.links]
+    return signatures[0] if len(signatures) == 1 else celery_chain(*signatures, app=app)
 
 
 def publish(signature: Signature, producer: Producer) -> None:
@@ -49,7 +50,7 @@ def publish(signature: Signature, producer: Producer) -> None:
     `chain.apply_async` (Celery 5.7) drops the producer that it is given, so a chain is prepared
     here as its `run` does.
     """
-    if isinstance(signature, chain):
+    if isinstance(signature, celery_chain):
         links, _ = signature.prepare_steps((), {}, signature.tasks, app=signature.app)
         links.pop().apply_async(chain=links, producer=producer)
     else:
@@ -67,7 +68,7 @@ def plan_signatures(
     """
     name = plan.pipeline.name
     chains = [
-        chain_signature(app, run_id, name, tuple(links[step] for step in steps))
+        chain_signature(app, run_id, Chain(name, tuple(links[step] for step in steps)))
         for steps in plan.chains
     ]
     return [chains[index] for index in plan.roots] + [

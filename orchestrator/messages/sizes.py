@@ -9,14 +9,14 @@ sent.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from heapq import nlargest
 from typing import Any
 
 from celery.app.amqp import AMQP
 from celery.utils.saferepr import saferepr
 
-from orchestrator.ledger.values import Chain, Link
+from orchestrator.ledger.values import Link
 from orchestrator.messages.names import FAILURE_TASK, STEP_TASK
 
 LINKS_PER_MESSAGE = 20
@@ -55,7 +55,7 @@ def links_per_message(pipeline: str, links: Collection[Link], run_id: str) -> in
 
 
 def largest_message_bytes(
-    run_id: str, pipeline: str, chains: Iterable[Chain], max_links: int
+    run_id: str, pipeline: str, chains: Iterable[Sequence[Link]], max_links: int
 ) -> int:
     """Return the size of the largest message that dispatching these chains can make.
 
@@ -71,7 +71,7 @@ def largest_message_bytes(
     return max((message_bytes(run_id, pipeline, links) for links in heaviest), default=0)
 
 
-def message_bytes(run_id: str, pipeline: str, links: Chain) -> int:
+def message_bytes(run_id: str, pipeline: str, links: Sequence[Link]) -> int:
     """Return the most bytes that one message takes as it lies in its Redis list, whoever sends
     it."""
     first, *others = links

@@ -80,9 +80,7 @@ def _cancel_steps(
             raise RunNotFound(f"run {run_id} has no step {step!r}.{names_hint(step, known)}")
     count, chains = ledger.cancel_steps(run_id, list(dict.fromkeys(steps)), reason)
     if chains:
-        from orchestrator.messages.dispatch import dispatch_ready
-
-        dispatch_ready(installation.app, ledger, run_id, chains)
+        installation.dispatcher.send(run_id, chains)
     return count
 
 

@@ -16,7 +16,7 @@ from orchestrator.errors import RerunRefused
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import StepState
 from orchestrator.ledger.values import Reused, StagedStep
-from orchestrator.messages.dispatch import dispatch
+from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.plan.plan import Plan
 from orchestrator.runs.differences import (
     code_now,
@@ -160,7 +160,7 @@ def rerun(ledger: Ledger, app: Celery, planned: Rerun, run_id: str) -> None:
     heads = [plan.chains[index][0] for index in plan.roots]
     roots = [step for step in heads if step not in set(planned.reused)]
     chains = ledger.start(run_id, _with_reused(planned), roots, fields)
-    dispatch(app, run_id, planned.pipeline, chains)
+    Dispatcher(app).send(run_id, chains)
 
 
 def _with_reused(planned: Rerun) -> Iterator[StagedStep]:

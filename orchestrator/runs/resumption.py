@@ -24,7 +24,7 @@ from orchestrator.ledger.values import (
     RunSucceeded,
     StagedStep,
 )
-from orchestrator.messages.dispatch import dispatch
+from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
 from orchestrator.runs.differences import (
@@ -189,7 +189,7 @@ def resume(ledger: Ledger, app: Celery, resumption: Resumption) -> None:
         raise ResumeRefused(
             f"run {run_id}: {many} still being stopped. Try again in a moment."
         ) from None
-    dispatch(app, run_id, resumption.pipeline, chains)
+    Dispatcher(app).send(run_id, chains)
 
 
 def wait_for_stopping(ledger: Ledger, settings: Settings, run_id: str) -> None:

@@ -18,8 +18,8 @@ from orchestrator.definition.params import params_text, secrets_in
 from orchestrator.definition.wire import references, to_wire
 from orchestrator.ledger.entries import CallKind, StepEntry, StepSpec, json_text, priority_level
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.values import Chain, Link, StagedStep
-from orchestrator.messages.dispatch import dispatch
+from orchestrator.ledger.values import Link, StagedStep
+from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.messages.sizes import largest_message_bytes, links_per_message
 from orchestrator.plan.plan import Plan
 from orchestrator.settings.model import Settings
@@ -48,14 +48,13 @@ def submit(
     module.
     """
     run_id = run_id or new_run_id()
-    pipeline = plan.pipeline
     chains = ledger.start(
         run_id,
         staged_steps(plan, settings),
         [plan.chains[index][0] for index in plan.roots],
         run_fields(plan, settings, run_id, target),
     )
-    dispatch(app, run_id, pipeline.name, chains)
+    Dispatcher(app).send(run_id, chains)
     return run_id
 
 
@@ -160,7 +159,7 @@ def plan_message_bytes(plan: Plan, settings: Settings) -> int:
     if not plan.chains:
         return 0
     links = plan_links(plan, settings)
-    chains: list[Chain] = [tuple(links[step] for step in steps) for steps in plan.chains]
+    chains = [tuple(links[step] for step in steps) for steps in plan.chains]
     max_links = _max_links(plan, settings, RUN_ID_SHAPE)
     return largest_message_bytes(RUN_ID_SHAPE, plan.pipeline.name, chains, max_links)
 

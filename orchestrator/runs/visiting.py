@@ -7,8 +7,8 @@ from celery import Celery
 from orchestrator.alerts.delivery import AlertDelivery
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import present_coordinators
-from orchestrator.ledger.values import Chain, RunUnknown
-from orchestrator.messages.dispatch import dispatch_ready
+from orchestrator.ledger.values import RunUnknown
+from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.repair.contact import Contact
 from orchestrator.repair.neighbours import Neighbours
 from orchestrator.repair.repair import Repair
@@ -28,7 +28,7 @@ class Visitor:
         """A follower visits one run, and leaves alerts to those who visit all: they may know of
         targets that it does not."""
         self._is_follower = is_follower
-        self._ledger, self._app = ledger, app
+        self._ledger, self._dispatcher = ledger, Dispatcher(app)
         self._poll_interval_s = settings.poll_interval_s
         self._alerts = AlertDelivery(ledger, settings)
         self._neighbours = Neighbours(ledger, app, settings, self._alerts.announce)
@@ -50,7 +50,7 @@ class Visitor:
         """Do what is due in one run, and return the seconds until it is worth another visit. Raises
         RunUnknown."""
         report = self._repair.inspect(run_id)
-        self._dispatch(run_id, report.ready)
+        self._dispatcher.send(run_id, report.ready)
         if report.is_over:
             self._ledger.unwatch_run(run_id)
             self._repair.forget(run_id)
@@ -58,7 +58,7 @@ class Visitor:
             raise RunUnknown(run_id)
         if report.is_judged and report.alert_at_us is not None and not self.leaves_alerts:
             self._alerts.offer(run_id, report.alert_at_us, report.now_us)
-        self._dispatch(run_id, self._repair.act_on(run_id, report))
+        self._dispatcher.send(run_id, self._repair.act_on(run_id, report))
         due_in_s = report.next_due_in_s
         if due_in_s is None or report.expired:  # a lease that is not judged yet is due all the time
             return self._poll_interval_s
@@ -67,7 +67,7 @@ class Visitor:
     def take_over_from(self, run_id: str, worker: str, died: str) -> None:
         """Have others go on with what a worker ran that is known to be gone; `died` tells of what,
         as a predicate."""
-        self._dispatch(run_id, self._repair.take_over_from(run_id, worker, died))
+        self._dispatcher.send(run_id, self._repair.take_over_from(run_id, worker, died))
 
     def finish_alerts(self, limit_s: float = ALERTS_LIMIT_S) -> None:
         """Wait for the alerts that are being sent now; what does not get through is left to the
@@ -77,6 +77,3 @@ class Visitor:
     def _note_loss(self, run_id: str, queue: str) -> None:
         if not self.leaves_alerts:  # else who serves all runs finds it lost, too
             self._neighbours.note_loss(run_id, queue)
-
-    def _dispatch(self, run_id: str, ready: tuple[Chain, ...]) -> None:
-        dispatch_ready(self._app, self._ledger, run_id, ready)

@@ -21,7 +21,6 @@ from orchestrator.errors import DescriptorsClosed, StepTimedOut
 from orchestrator.ledger.entries import StepSpec
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Commit, Held, Refusal, Replaced
-from orchestrator.messages.dispatch import dispatch_ready
 from orchestrator.processes.exit_status import how_it_ended
 from orchestrator.worker.masking import NO_MASKS, Masks
 from orchestrator.worker.own_descriptors import EXIT_CLOSED
@@ -107,7 +106,7 @@ def report_excess(process: WorkerProcess, held: Held, error: BaseException) -> N
 def _commit_failure(process: WorkerProcess, held: Held, error: BaseException) -> None:
     answer = commit_for(process, held, error)
     if not isinstance(answer, Refusal):
-        dispatch_ready(process.app, process.ledger, held.run_id, answer.ready)
+        process.dispatcher.send(held.run_id, answer.ready)
 
 
 def report_own_failure(
@@ -137,7 +136,7 @@ def _report_lost(process: WorkerProcess, held: Held, card: Mapping[str, Any], fo
         held.run_id, held.step, held.attempt, detail, owner=held.owner
     )
     if isinstance(answer, Replaced):
-        dispatch_ready(process.app, process.ledger, held.run_id, answer.ready)
+        process.dispatcher.send(held.run_id, answer.ready)
 
 
 def cause_of_death(told: str, pid: int) -> tuple[str, str]:

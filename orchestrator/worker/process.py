@@ -16,6 +16,7 @@ from orchestrator.artifacts.store import ArtifactStore, FolderStore
 from orchestrator.errors import SettingsInvalid
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.settings.model import Settings
 from orchestrator.settings.sources import settings
 from orchestrator.worker.child.capture import Capture, capture_for_process
@@ -35,6 +36,10 @@ class WorkerProcess:
     settings: Settings
     ledger: Ledger
     store: ArtifactStore
+
+    @cached_property
+    def dispatcher(self) -> Dispatcher:
+        return Dispatcher(self.app)
 
     @cached_property
     def capture(self) -> Capture:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.messages.dispatch import dispatch
+from orchestrator.messages.dispatch import Dispatcher
 
 HARMED = """
     def harm():
@@ -38,7 +38,7 @@ def cancel_run(run):
 
 def cancel_step(run):
     _, chains = run.ledger.cancel_steps(run.run_id, ["harmed"], "its test says so")
-    dispatch(run.site.app, run.run_id, run.pipeline.name, chains)
+    Dispatcher(run.site.app).send(run.run_id, chains)
 
 
 # What the step does, its options, those of the pipeline, what else is done, how the run ends,

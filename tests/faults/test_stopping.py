@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.messages.dispatch import dispatch
+from orchestrator.messages.dispatch import Dispatcher
 
 ENDED_WHEN_ASKED = "it ended when asked"
 KILLED = "killed after a grace of 0.5 s"
@@ -171,7 +171,7 @@ def test_one_step_of_a_run_can_be_cancelled_and_the_rest_goes_on(shared):
     run.wait_for_note("began")
 
     _, chains = run.ledger.cancel_steps(run.run_id, ["slow"], "not needed")
-    dispatch(shared.app, run.run_id, "branching", chains)
+    Dispatcher(shared.app).send(run.run_id, chains)
 
     run.wait(lambda _: run.events("attempt.stopped"))
     record = run.ended()

@@ -331,20 +331,21 @@ orchestrator.worker.tasks.run_attempt = wake_late
 
 DISPATCHING_APP = """
 import os, pathlib, signal, sys
-import orchestrator.worker.child.attempt
+import orchestrator.messages.dispatch
 from orchestrator.worker.app import app
 
 FOLDER = pathlib.Path(__file__).parent
-dispatch = orchestrator.worker.child.attempt.dispatch
+Dispatcher = orchestrator.messages.dispatch.Dispatcher
+send = Dispatcher.send
 
-def die_before_the_dispatch(*arguments):
+def die_before_it_sends(*arguments):
     if not (FOLDER / "died").exists():
         (FOLDER / "died").touch()
         os.kill({pid}, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
-    dispatch(*arguments)
+    send(*arguments)
 
-orchestrator.worker.child.attempt.dispatch = die_before_the_dispatch
+Dispatcher.send = die_before_it_sends
 """
 
 

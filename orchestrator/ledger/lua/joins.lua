@@ -1,10 +1,10 @@
 -- What the end of a step decides about those below it, the chains that become ready by that, and
 -- the end of a run.
 
--- The message for a queued step: its link and those that follow it in its chain, as JSON [[step,
--- attempt, queue, priority, timeout], ...]. A later link that a success above it cannot start ends
--- the message.
-local function chain_from(step, attempt, max_links)
+-- The message for a queued step, as JSON [pipeline, [[step, attempt, queue, priority, timeout], ...]]:
+-- its link and those that follow it in its chain. A later link that a success above it cannot start
+-- ends the message.
+local function chain_from(step, attempt, pipeline, max_links)
   local links, entry = {}, graph_of(step)
   while true do
     links[#links + 1] = {step, attempt, entry.q, entry.p, entry.l or 0}
@@ -16,7 +16,7 @@ local function chain_from(step, attempt, max_links)
     if state ~= 'waiting' then break end
     attempt = last + 1
   end
-  return cjson.encode(links)
+  return cjson.encode({pipeline, links})
 end
 
 -- What a step becomes now that `done` of its upstreams have ended: 'queued', 'skipped',
@@ -134,7 +134,10 @@ end
 
 local function chains_of(queued)
   if #queued == 0 then return {} end
-  local max_links, chains = tonumber(call('HGET', RUN, 'max_links')), {}
-  for index, item in ipairs(queued) do chains[index] = chain_from(item[1], item[2], max_links) end
+  local max_links, pipeline = unpack(call('HMGET', RUN, 'max_links', 'pipeline'))
+  local chains = {}
+  for index, item in ipairs(queued) do
+    chains[index] = chain_from(item[1], item[2], pipeline, tonumber(max_links))
+  end
   return chains
 end

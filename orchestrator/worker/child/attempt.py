@@ -21,7 +21,6 @@ from orchestrator.errors import OutputNotStored
 from orchestrator.ledger.entries import CallKind
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import BackOff, Claim, Commit, Held, Refusal, Replaced, owner_of
-from orchestrator.messages.dispatch import dispatch
 from orchestrator.processes.tree import ProcessTree
 from orchestrator.wording import punctuated
 from orchestrator.worker.call_clock import current_clock
@@ -256,7 +255,7 @@ def _hand_over(process: WorkerProcess, claim: Claim, held: Held) -> End:
         )
     )
     if isinstance(replaced, Replaced):
-        dispatch(process.app, held.run_id, claim.pipeline, replaced.ready)
+        process.dispatcher.send(held.run_id, replaced.ready)
     return End(failure=AttemptRetrying(reason))
 
 
@@ -330,7 +329,7 @@ def _put_back(
             held, {"how": "it ended by itself", "worker": worker}, ended_alone=True
         )
         return End(failure=hindrance)
-    dispatch(process.app, held.run_id, claim.pipeline, answer.ready)
+    process.dispatcher.send(held.run_id, answer.ready)
     is_retried = answer.state is StepState.RETRYING
     return End(failure=AttemptRetrying(reason) if is_retried else hindrance, hindrance=hindrance)
 
@@ -352,7 +351,7 @@ def _finish(
                 held, {"how": "it ended by itself", "worker": worker}, ended_alone=True
             )
         return End(note=f"refused: {commit.reason}", is_refused=True)
-    dispatch(process.app, held.run_id, claim.pipeline, commit.ready)
+    process.dispatcher.send(held.run_id, commit.ready)
     if error is None:
         return End(is_chain_going_on=commit.is_chain_going_on)
     text = f"{type(error).__qualname__}: {error_text(error, masks)}"[:MESSAGE_CHARS]

@@ -22,7 +22,6 @@ from celery.utils.log import get_logger
 
 from orchestrator.attempt_context import StopRequested
 from orchestrator.ledger.values import Commit, Refusal, Replaced
-from orchestrator.messages.dispatch import dispatch_ready
 from orchestrator.processes.tree import KILL_LIMIT_S, ProcessTree
 from orchestrator.worker import call_clock
 from orchestrator.worker.announcements import announce, is_terminated, withdraw
@@ -291,5 +290,5 @@ def _tell(
         # its step may have been cancelled meanwhile
         process.ledger.report_stopped(held, detail, ended_alone=True)
     else:
-        dispatch_ready(process.app, process.ledger, held.run_id, answer.ready)
+        process.dispatcher.send(held.run_id, answer.ready)
     return None

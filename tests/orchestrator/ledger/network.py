@@ -30,6 +30,7 @@ from orchestrator.ledger.values import (
     Claim,
     Commit,
     Held,
+    Link,
     Refusal,
     Replaced,
     RunNotEnded,
@@ -37,6 +38,8 @@ from orchestrator.ledger.values import (
     owner_of,
 )
 from orchestrator.runs.submission import broker_lists, staged_steps
+
+Links = tuple[Link, ...]
 
 WORKERS = ("w1", "w11", "w2")  # one name is the beginning of another
 COPIES = (0, 1, 1, 1, 1, 2, 3)  # how often a message that is sent arrives
@@ -83,7 +86,7 @@ class Attempt:
     worker: str
     owner: str
     number: int  # of the attempts that count, from 1
-    rest: Chain  # the links that follow in its message
+    rest: Links  # the links that follow in its message
 
 
 @dataclass
@@ -98,8 +101,8 @@ class Network:
     may_be_late: bool = True  # by a deadline that a resume gives
     age_us: int = 0  # how long ago the run was created; from 1e14 on numbers need care in Lua
     run_id: str = ""
-    sent: list[Chain] = field(default_factory=list)
-    in_flight: list[Chain] = field(default_factory=list)
+    sent: list[Links] = field(default_factory=list)
+    in_flight: list[Links] = field(default_factory=list)
     in_hand: list[Attempt] = field(default_factory=list)
     dead: list[Attempt] = field(default_factory=list)  # died with their process, seen by nobody yet
     # commits, was it a success
@@ -110,6 +113,7 @@ class Network:
 
     def __post_init__(self) -> None:
         plan = self.graph.plan()
+        self.pipeline = plan.pipeline.name
         self.next_in_chain = {a: b for chain in plan.chains for a, b in pairwise(chain)}
         self.model = LedgerModel(_shape(self.graph), has_missed_deadline=self.has_deadline)
         fields = DEADLINE if self.has_deadline else {}
@@ -474,7 +478,7 @@ class Network:
             self.graph, upstream={step: kept[step] for step in order}, rules=rules, options=options
         )
 
-    def _claim(self, step: str, attempt: int, rest: Chain) -> None:
+    def _claim(self, step: str, attempt: int, rest: Links) -> None:
         self.claims += 1
         owner = self._owner()
         worker, _, process = owner.partition(" ")
@@ -498,7 +502,7 @@ class Network:
         held: Attempt,
         token: int,
         is_success: bool,
-        rest: Chain,
+        rest: Links,
         back: int = 0,
         worker: str = "",
     ) -> Commit | Refusal:
@@ -531,7 +535,7 @@ class Network:
             assert answer.state == expected[0]
             if is_new:
                 on_its_own = {rest[0].step} if answer.is_chain_going_on else set()
-                assert not on_its_own & {chain[0].step for chain in answer.ready}
+                assert not on_its_own & {chain.links[0].step for chain in answer.ready}
                 self._compare_ready(answer.ready, expected[1] - on_its_own)
                 assert on_its_own <= expected[1]
         self.compare()
@@ -546,7 +550,7 @@ class Network:
     def _told(self, held: Attempt, answer: Commit | Refusal) -> set[tuple[str, int]]:
         if isinstance(answer, Refusal):
             return set()
-        told = {chain[0][:2] for chain in answer.ready}
+        told = {chain.links[0][:2] for chain in answer.ready}
         return told | {held.rest[0][:2]} if answer.is_chain_going_on else told
 
     def _lose(
@@ -572,7 +576,7 @@ class Network:
                 if self.model.changes or expected[0] == "queued":
                     self._compare_ready(answer.ready, expected[1])
                 else:
-                    assert {chain[0][:2] for chain in answer.ready} <= self.model.queued()
+                    assert {chain.links[0][:2] for chain in answer.ready} <= self.model.queued()
                 self._send(answer.ready)
             self.compare()
 
@@ -595,7 +599,7 @@ class Network:
                 if self.model.changes:
                     self._compare_ready(answer.ready, expected[1])
                 else:
-                    assert {chain[0][:2] for chain in answer.ready} <= self.model.queued()
+                    assert {chain.links[0][:2] for chain in answer.ready} <= self.model.queued()
                 self._send(answer.ready)
             self.compare()
 
@@ -628,28 +632,32 @@ class Network:
     def _go_on(self, held: Attempt, answer: Commit | Refusal) -> None:
         if isinstance(answer, Commit):
             if answer.is_chain_going_on:
-                self._send([held.rest])
+                self._put_on_the_way(held.rest)
             self._send(answer.ready)
 
     def _send(self, chains: Iterable[Chain]) -> None:
         for chain in chains:
-            self.sent.append(chain)
-            self.in_flight += [chain] * self.rng.choice(COPIES)
+            assert chain.pipeline == self.pipeline
+            self._put_on_the_way(chain.links)
+
+    def _put_on_the_way(self, links: Links) -> None:
+        self.sent.append(links)
+        self.in_flight += [links] * self.rng.choice(COPIES)
 
     # -- comparing
     # ----------------------------------------------------------------------------------------------
 
     def _compare_ready(self, ready: tuple[Chain, ...], steps: set[str]) -> None:
-        assert sorted(chain[0].step for chain in ready) == sorted(steps)
+        assert sorted(chain.links[0].step for chain in ready) == sorted(steps)
         for chain in ready:
             self._check_links(chain)
 
     def _check_links(self, chain: Chain) -> None:
         """A message follows one chain of the plan, is not too long, and every link may follow by a
         success."""
-        assert 1 <= len(chain) <= self.max_links
-        assert chain[0].attempt == self.model.steps[chain[0].step].attempt
-        for link, following in pairwise(chain):
+        assert 1 <= len(chain.links) <= self.max_links
+        assert chain.links[0].attempt == self.model.steps[chain.links[0].step].attempt
+        for link, following in pairwise(chain.links):
             assert self.next_in_chain[link.step] == following.step
             assert self.graph.rules[following.step] != "one_failed"
             assert following.attempt == self.model.steps[following.step].attempt + 1

@@ -192,7 +192,7 @@ def events_of(ledger: Ledger, run_id: str) -> list[tuple[str, str, int]]:
 
 
 def heads(chains: Iterable[Chain]) -> list[str]:
-    return [chain[0].step for chain in chains]
+    return [chain.links[0].step for chain in chains]
 
 
 def counts_in(fields: Mapping[str, str]) -> dict[str, int]:
@@ -206,4 +206,4 @@ def counts_in(fields: Mapping[str, str]) -> dict[str, int]:
 
 def links_of(text: str) -> list[tuple[str, int]]:
     """Return step and attempt of the links of a chain as the script answers it."""
-    return [(step, attempt) for step, attempt, *_ in json.loads(text)]
+    return [(step, attempt) for step, attempt, *_ in json.loads(text)[1]]

@@ -129,7 +129,7 @@ def test_of_many_who_miss_a_message_one_sends_it_again(ledger: Ledger, at_once) 
     )
 
     (sent,) = [chains for chains in answers if chains]
-    assert [[link[:2] for link in chain] for chain in sent] == [[("a", 1), ("b", 1)]]
+    assert [[link[:2] for link in chain.links] for chain in sent] == [[("a", 1), ("b", 1)]]
     events = [event for event in ledger.events(run_id) if event.kind == "message.lost"]
     assert [(event.step, event.attempt, event.detail) for event in events] == [
         ("a", 1, {"found": "the queue is empty"})

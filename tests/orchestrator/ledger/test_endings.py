@@ -139,10 +139,10 @@ def test_a_message_never_crosses_a_step_that_a_success_cannot_start(ledger: Ledg
 
     run_id, chains = start(ledger, plan)
 
-    assert [[link.step for link in chain] for chain in chains] == [["a", "b"]]
+    assert [[link.step for link in chain.links] for chain in chains] == [["a", "b"]]
     end(ledger, run_id, "a")
     failed = ledger.commit(run_id, "b", 1, begin(ledger, run_id, "b"), "w", Outcome.FAILED)
-    assert [[link.step for link in chain] for chain in failed.ready] == [["alarm", "page"]]
+    assert [[link.step for link in chain.links] for chain in failed.ready] == [["alarm", "page"]]
 
 
 def test_a_retry_takes_the_rest_of_its_chain_along(ledger: Ledger) -> None:
@@ -152,7 +152,9 @@ def test_a_retry_takes_the_rest_of_its_chain_along(ledger: Ledger) -> None:
 
     ready = ledger.advance_due(run_id).ready
 
-    assert [[link[:2] for link in chain] for chain in ready] == [[("a", 2), ("b", 1), ("c", 1)]]
+    assert [[link[:2] for link in chain.links] for chain in ready] == [
+        [("a", 2), ("b", 1), ("c", 1)]
+    ]
 
 
 def test_cancel_ends_every_open_step_and_the_run(ledger: Ledger) -> None:

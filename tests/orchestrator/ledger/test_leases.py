@@ -84,7 +84,7 @@ def test_nobody_takes_over_before_the_lease_has_run_out(ledger: Ledger) -> None:
     answer = ledger.report_lost(run_id, "a", 1, GONE)
 
     assert isinstance(answer, Replaced)
-    assert (answer.state, [chain[0][:2] for chain in answer.ready]) == (
+    assert (answer.state, [chain.links[0][:2] for chain in answer.ready]) == (
         StepState.QUEUED,
         [("a", 2)],
     )
@@ -282,7 +282,7 @@ def test_a_process_that_died_before_it_claimed_lost_a_message_and_no_attempt(
 
     answer = lose(ledger, run_id, "a", 1, owner=owner_of("w", "i", 1))
 
-    assert [chain[0][:2] for chain in answer.ready] == [("a", 1)]
+    assert [chain.links[0][:2] for chain in answer.ready] == [("a", 1)]
     assert events_of(ledger, run_id)[-1] == ("message.lost", "a", 1)
     assert ledger.sent_at_us(run_id, "cpu", 3, "a", 1) > sent_at_us
     assert claim(ledger, run_id, "a", 1, "w i.2.").uncounted == 0
@@ -345,7 +345,7 @@ def test_an_attempt_that_is_handed_over_counts_neither_as_failure_nor_as_lost(
             for _ in range(2)
         ]
         assert answers[0] == answers[1]
-        assert [chain[0][:2] for chain in answers[0].ready] == [("a", attempt + 1)]
+        assert [chain.links[0][:2] for chain in answers[0].ready] == [("a", attempt + 1)]
 
     assert last_event(ledger, run_id, "attempt.handed_over").detail == {
         "outcome": "handed_over", "reason": "its worker had to end"
@@ -366,7 +366,7 @@ def test_an_attempt_that_is_handed_over_before_it_was_claimed_gives_its_message_
     answer = ledger.hand_over(run_id, "a", 1, "its worker had to end", owner="w i.1.")
 
     assert isinstance(answer, Replaced)
-    assert [chain[0][:2] for chain in answer.ready] == [("a", 1)]
+    assert [chain.links[0][:2] for chain in answer.ready] == [("a", 1)]
     assert events_of(ledger, run_id)[-1] == ("message.returned", "a", 1)
     assert read_record(ledger, run_id).repairs == 0
     assert claim(ledger, run_id, "a", 1, "w i.1.").uncounted == 0

@@ -60,7 +60,9 @@ def test_an_attempt_that_is_put_back_costs_neither_retries_nor_lost_attempts_and
         waits.append(due_in_s(ledger, run_id, "a"))
         assert ledger.advance_due(run_id).ready == ()
         make_due(ledger, run_id, "a")
-        assert [chain[0][:2] for chain in ledger.advance_due(run_id).ready] == [("a", attempt + 1)]
+        assert [chain.links[0][:2] for chain in ledger.advance_due(run_id).ready] == [
+            ("a", attempt + 1)
+        ]
 
     assert waits == [10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0]
     record = read_record(ledger, run_id).steps["a"]
@@ -105,7 +107,7 @@ def test_what_may_lose_no_attempt_goes_back_only_if_it_has_not_begun(
     assert answers[0] == answers[1]
     assert states_of(ledger, run_id)["a"] == state
     if error:
-        assert [chain[0].step for chain in answers[0].ready] == ["b"]
+        assert [chain.links[0].step for chain in answers[0].ready] == ["b"]
         assert read_record(ledger, run_id).steps["a"].attempts[0].error == error
     assert verify_run(ledger, run_id).violations == ()
 

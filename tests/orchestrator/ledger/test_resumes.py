@@ -66,7 +66,7 @@ RESETS = [("b", 0), ("c", 1), ("d", 0)]
 
 
 def links(chains: tuple[Chain, ...]) -> list[list[tuple[str, int]]]:
-    return [[link[:2] for link in chain] for chain in chains]
+    return [[link[:2] for link in chain.links] for chain in chains]
 
 
 def everything(ledger: Ledger, run_id: str) -> list[Any]:

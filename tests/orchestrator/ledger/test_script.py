@@ -386,7 +386,7 @@ def test_a_chain_is_cut_into_messages_of_max_links(ledger: Ledger) -> None:
 
     messages = []
     while ready:
-        (links,) = ready
+        ((_, links),) = ready
         messages.append(len(links))
         for link, following in zip(links, [*links[1:], None], strict=True):
             token = begin(ledger, run_id, link.step)
@@ -420,7 +420,7 @@ def test_links_carry_queue_priority_and_timeout(ledger: Ledger) -> None:
     step = Step("a", FunctionCall("m:f"), (), StepOptions(pool="gpu", priority=9, timeout=0.25))
     _, chains = start(ledger, compile_pipeline(Pipeline("p", {"a": step})))
 
-    assert chains == ((("a", 1, "cuda", 9, 0.25),),)
+    assert chains == (("p", (("a", 1, "cuda", 9, 0.25),)),)
 
 
 def test_steps_are_staged_in_the_order_of_the_listing_as_the_script_says(ledger: Ledger) -> None:

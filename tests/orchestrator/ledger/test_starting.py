@@ -32,7 +32,7 @@ FORK = graph({"a": "", "b": "", "c": "a b", "d": "c"}).plan()
 def test_the_roots_are_queued_in_the_order_of_the_listing(ledger: Ledger) -> None:
     run_id, chains = start(ledger, graph({"z": "", "m": "z", "a": "", "k": "m"}).plan())
 
-    assert [[(link.step, link.attempt) for link in chain] for chain in chains] == [
+    assert [[(link.step, link.attempt) for link in chain.links] for chain in chains] == [
         [("z", 1), ("m", 1), ("k", 1)],
         [("a", 1)],
     ]
@@ -78,7 +78,7 @@ def test_every_call_of_a_run_may_be_said_twice(ledger: Ledger) -> None:
     done = []
     ready: list[Chain] = list(chains)
     while ready:
-        step = ready.pop(0)[0].step
+        step = ready.pop(0).links[0].step
         answer = twice.commit(run_id, step, 1, begin(twice, run_id, step), "w", Outcome.SUCCEEDED)
         assert isinstance(answer, Commit)
         ready += answer.ready

@@ -5,8 +5,8 @@ from __future__ import annotations
 import redis
 from celery import Celery
 
-from orchestrator.ledger.values import Link
-from orchestrator.messages.dispatch import dispatch
+from orchestrator.ledger.values import Chain, Link
+from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.messages.queues import queue_keys, queue_length
 from orchestrator.settings.model import Settings
 
@@ -20,10 +20,13 @@ def test_2_000_chains_go_out_in_few_round_trips_and_in_order(
     app: Celery, chosen: Settings, redis_client: redis.Redis, messages_in
 ) -> None:
     queue = chosen.queue_of()
-    chains = [(Link(f"s{i}", 1, queue, 5, 0), Link(f"t{i}", 1, queue, 5, 0)) for i in range(2000)]
+    chains = [
+        Chain("p", (Link(f"s{i}", 1, queue, 5, 0), Link(f"t{i}", 1, queue, 5, 0)))
+        for i in range(2000)
+    ]
     before = replies_written(redis_client)
 
-    dispatch(app, "run", "p", chains)
+    Dispatcher(app).send("run", chains)
 
     # Four batches. The server reads a socket piece by piece, 16 KiB at most and less when it is
     # busy, and answers after each piece; sent one by one, each message would get an answer of its
@@ -40,7 +43,9 @@ def test_a_message_names_the_step_and_carries_the_rest_of_its_chain(
 ) -> None:
     queue = chosen.queue_of()
 
-    dispatch(app, "run", "churn", [tuple(Link(step, 1, queue, 5, 0) for step in ("a", "b", "c"))])
+    Dispatcher(app).send(
+        "run", [Chain("churn", tuple(Link(step, 1, queue, 5, 0) for step in "abc"))]
+    )
 
     (message,) = messages_in(queue)
     assert message.headers["task"] == "pipeline.step"
@@ -56,12 +61,8 @@ def test_each_chain_goes_to_the_queue_of_its_first_step(
 ) -> None:
     cpu, gpu = chosen.queue_of("cpu"), chosen.queue_of("gpu")
 
-    dispatch(
-        app,
-        "run",
-        "p",
-        [(Link("a", 1, cpu, 5, 0), Link("b", 1, gpu, 5, 0)), (Link("c", 1, gpu, 5, 0),)],
-    )
+    first, other = (Link("a", 1, cpu, 5, 0), Link("b", 1, gpu, 5, 0)), (Link("c", 1, gpu, 5, 0),)
+    Dispatcher(app).send("run", [Chain("p", first), Chain("p", other)])
 
     assert [message.kwargs["step"] for message in messages_in(cpu)] == ["a"]
     assert [message.kwargs["step"] for message in messages_in(gpu)] == ["c"]
@@ -72,12 +73,8 @@ def test_a_lower_number_is_taken_first(
 ) -> None:
     queue = chosen.queue_of()
 
-    dispatch(
-        app,
-        "run",
-        "p",
-        [(Link(f"p{priority}", 1, queue, priority, 0),) for priority in range(9, -1, -1)],
-    )
+    links = [Link(f"p{priority}", 1, queue, priority, 0) for priority in range(9, -1, -1)]
+    Dispatcher(app).send("run", [Chain("p", (link,)) for link in links])
 
     taken = [int(message.kwargs["step"][1:]) for message in messages_in(queue)]
     # Redis has four lists for ten priorities; within a list the first comes first.
@@ -89,6 +86,6 @@ def test_a_lower_number_is_taken_first(
 def test_nothing_to_send_sends_nothing(app: Celery, redis_client: redis.Redis) -> None:
     before = int(redis_client.info("stats")["total_connections_received"])
 
-    dispatch(app, "run", "p", [])
+    Dispatcher(app).send("run", [])
 
     assert int(redis_client.info("stats")["total_connections_received"]) == before

@@ -11,9 +11,9 @@ from celery import Celery
 from runs import graph, states_of
 
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.values import Link
+from orchestrator.ledger.values import Chain, Link
 from orchestrator.messages.app import create_app
-from orchestrator.messages.dispatch import dispatch
+from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.messages.former import take_over_former_queues
 from orchestrator.messages.queues import queue_keys
 from orchestrator.repair.repair import Repair
@@ -71,7 +71,7 @@ def test_our_messages_move_in_their_order_and_those_of_others_stay(
     old_app = app_of(before)
     run_id = submit(graph({f"s{i}": "" for i in range(600)}).plan(), ledger, old_app, before)
     pool, client = before.default_pool, ledger.client
-    dispatch(old_app, "of-another-installation", "p", [(Link("a", 1, pool, 5, 0),)])
+    Dispatcher(old_app).send("of-another-installation", [Chain("p", (Link("a", 1, pool, 5, 0),))])
     (other, *_), ours = lying(client, pool)[-1:], lying(client, pool)[:-1]
     for key in keys_of(pool):
         client.lpush(key, THEIRS, "garbage")
@@ -117,7 +117,7 @@ def test_a_run_from_before_goes_on_in_the_queues_of_today(
 def test_a_link_that_names_the_former_queue_is_sent_to_that_of_today(
     ledger: Ledger, today: Settings, before: Settings, app_of: Callable[[Settings], Celery]
 ) -> None:
-    dispatch(app_of(today), "run", "p", [(Link("a", 1, before.queue_of(), 5, 0),)])
+    Dispatcher(app_of(today)).send("run", [Chain("p", (Link("a", 1, before.queue_of(), 5, 0),))])
 
     assert len(lying(ledger.client, today.list_of(today.queue_of()))) == 1
     assert lying(ledger.client, before.queue_of()) == []

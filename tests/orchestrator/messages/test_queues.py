@@ -8,9 +8,9 @@ import pickle
 
 import pytest
 
-from orchestrator.ledger.values import Link
+from orchestrator.ledger.values import Chain, Link
 from orchestrator.messages import queues
-from orchestrator.messages.dispatch import dispatch
+from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.messages.queues import (
     Named,
     list_key,
@@ -27,7 +27,9 @@ def queue(chosen) -> str:
 
 
 def send(app, queue: str, *steps: str, priority: int = 5) -> None:
-    dispatch(app, "run", "p", [(Link(step, 1, queue, priority, 0),) for step in steps])
+    Dispatcher(app).send(
+        "run", [Chain("p", (Link(step, 1, queue, priority, 0),)) for step in steps]
+    )
 
 
 def test_messages_are_counted_from_the_one_that_is_taken_next(
@@ -69,7 +71,9 @@ def test_messages_of_a_stronger_priority_are_ahead_of_all_others(app, redis_clie
 
 
 def test_a_chain_stands_for_its_first_link(app, redis_client, queue) -> None:
-    dispatch(app, "run", "p", [(Link("a", 2, queue, 5, 0), Link("b", 1, queue, 5, 0))])
+    Dispatcher(app).send(
+        "run", [Chain("p", (Link("a", 2, queue, 5, 0), Link("b", 1, queue, 5, 0)))]
+    )
 
     (message,) = redis_client.lrange(list_key(queue, 3), 0, -1)
     assert named_in(message) == Named("run", "a", 2)

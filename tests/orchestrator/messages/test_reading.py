@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kombu import Connection
 
-from orchestrator.ledger.values import Link
+from orchestrator.ledger.values import Chain, Link
 from orchestrator.messages.app import create_app
 from orchestrator.messages.reading import BrokenMessage, ForeignMessage, OwnMessage, read_message
 from orchestrator.messages.signatures import chain_signature, publish
@@ -32,7 +32,7 @@ def sent(app: Celery, *steps: str, timeout_s: float = 0) -> dict[str, Any]:
         channel._purge("pinned")
         links = tuple(Link(step, 1, "pinned", 5, timeout_s) for step in steps)
         publish(
-            chain_signature(app, "20261123-175235-0123456789", "p", links),
+            chain_signature(app, "20261123-175235-0123456789", Chain("p", links)),
             connection.Producer(channel),
         )
         message: dict[str, Any] = channel._get("pinned")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kombu import Connection
 from runs import SETTINGS, graph, random_graph
 
-from orchestrator.ledger.values import Link
+from orchestrator.ledger.values import Chain, Link
 from orchestrator.messages.app import create_app
 from orchestrator.messages.signatures import (
     chain_signature,
@@ -73,8 +73,8 @@ def test_a_timeout_travels_as_the_soft_limit_and_celery_is_given_no_hard_one(
 
 
 def test_links_are_a_native_chain_and_one_link_is_no_chain(offline_app: Celery) -> None:
-    several = chain_signature(offline_app, RUN_ID, "p", (link("a", 2), link("b"), link("c")))
-    one = chain_signature(offline_app, RUN_ID, "p", (link("a"),))
+    several = chain_signature(offline_app, RUN_ID, Chain("p", (link("a", 2), link("b"), link("c"))))
+    one = chain_signature(offline_app, RUN_ID, Chain("p", (link("a"),)))
 
     assert isinstance(several, chain)
     assert [(task.kwargs["step"], task.kwargs["attempt"]) for task in several.tasks] == [
@@ -116,9 +116,9 @@ def test_the_signatures_of_a_plan_are_what_dispatch_sends(offline_app: Celery) -
 
     signatures = plan_signatures(offline_app, plan, links, RUN_ID)
 
-    assert signatures[0] == chain_signature(offline_app, RUN_ID, "p", (links["a"],))
+    assert signatures[0] == chain_signature(offline_app, RUN_ID, Chain("p", (links["a"],)))
     assert signatures[-1].body == chain_signature(
-        offline_app, RUN_ID, "p", (links["d"], links["e"])
+        offline_app, RUN_ID, Chain("p", (links["d"], links["e"]))
     )
 
 
@@ -132,7 +132,7 @@ def test_a_chain_is_published_through_the_producer_that_is_given(
         channel = connection.channel()
         channel.queue_declare(queue)
         for links in ((link("a", queue=queue), link("b", queue=queue)), (link("c", queue=queue),)):
-            publish(chain_signature(app, RUN_ID, "p", links), connection.Producer(channel))
+            publish(chain_signature(app, RUN_ID, Chain("p", links)), connection.Producer(channel))
 
         assert channel._size(queue) == 2
         channel._purge(queue)

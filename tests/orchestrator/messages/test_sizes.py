@@ -14,9 +14,9 @@ from runs import SETTINGS, graph
 
 from orchestrator.definition.model import Pipeline, ShellCall, Step
 from orchestrator.definition.options import StepOptions
-from orchestrator.ledger.values import Link
+from orchestrator.ledger.values import Chain, Link
 from orchestrator.messages.app import create_app
-from orchestrator.messages.dispatch import dispatch
+from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.messages.signatures import chain_signature, publish
 from orchestrator.messages.sizes import (
     LINKS_PER_MESSAGE,
@@ -55,7 +55,7 @@ def published_bytes(app: Celery, run_id: str, pipeline: str, links: tuple[Link, 
         channel = connection.channel()
         channel.queue_declare(links[0].queue)
         channel._purge(links[0].queue)
-        publish(chain_signature(app, run_id, pipeline, links), connection.Producer(channel))
+        publish(chain_signature(app, run_id, Chain(pipeline, links)), connection.Producer(channel))
         message = channel._get(links[0].queue)
         # As a worker with the longest of names sends it, in the middle of a run.
         message["headers"]["origin"] = "o" * ORIGIN_BYTES
@@ -102,7 +102,7 @@ def test_what_lies_in_redis_is_no_larger_than_was_computed(
     queue = chosen.queue_of()
     links = tuple(link(f"schritt-ü{i}", queue=queue, timeout_s=1.5) for i in range(count_))
 
-    dispatch(app, RUN_ID, "p" * 40, [links])
+    Dispatcher(app).send(RUN_ID, [Chain("p" * 40, links)])
 
     (message,) = messages_in(queue)
     unknown = ORIGIN_BYTES - len(message.headers["origin"]) + len('"') * 2 + 36 - len("null")

@@ -105,7 +105,7 @@ def test_no_lease_is_judged_before_workers_had_the_server_for_a_renewal(
     def judged(step):
         report = ledger.advance_due(run_id)
         assert [lease.step for lease in report.expired] == [step]
-        return [chain[0].step for chain in repair.act_on(run_id, report)]
+        return [chain.links[0].step for chain in repair.act_on(run_id, report)]
 
     for step in "ab":
         assert ledger.claim(run_id, step, 1, step, "w", 0.000_001)
@@ -127,7 +127,7 @@ def test_no_lease_is_judged_when_the_servers_clock_was_put_forward_just_now(
     def judged(step, forward_us=0):
         repair.contact.note_contact(time.monotonic(), ledger.now_us() + forward_us)
         ledger.claim(run_id, step, 1, step, "w", 0.000_001)
-        return [chain[0].step for chain in repair.act_on(run_id, ledger.advance_due(run_id))]
+        return [chain.links[0].step for chain in repair.act_on(run_id, ledger.advance_due(run_id))]
 
     wait_until(lambda: judged("a") == ["a"])
 

@@ -14,9 +14,9 @@ from celery import Celery
 from runs import begin, graph, states_of
 
 from orchestrator.ledger.states import Outcome
-from orchestrator.ledger.values import Link
+from orchestrator.ledger.values import Chain, Link
 from orchestrator.messages.app import create_app
-from orchestrator.messages.dispatch import dispatch, dispatch_ready
+from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.messages.queues import list_key
 from orchestrator.runs.resumption import plan_resume, resume
 from orchestrator.runs.stored import read_run
@@ -93,12 +93,11 @@ def broken(
 def test_nothing_that_a_send_raises_reaches_who_sends(broken, ledger, chosen, caplog) -> None:
     queue = chosen.queue_of()
     submit(graph({"a": "", "b": ""}).plan(), ledger, broken, chosen, "r")
-    chains = [(Link(step, 1, queue, 5, 0),) for step in "ab"]
+    chains = [Chain("p", (Link(step, 1, queue, 5, 0),)) for step in "ab"]
 
-    assert not dispatch(broken, "r", "p", chains)
-    assert not dispatch(broken, "r", "p", chains[:1])
-    assert not dispatch_ready(broken, ledger, "r", chains)
-    assert not dispatch_ready(broken, ledger, "no such run", chains)
+    assert not Dispatcher(broken).send("r", chains)
+    assert not Dispatcher(broken).send("r", chains[:1])
+    assert not Dispatcher(broken).send("no such run", chains)
 
     assert "run r goes on, but its messages could not be sent" in caplog.text
 
@@ -123,7 +122,7 @@ def test_a_resume_a_cancel_and_a_round_hold_to_the_same_rule(broken, ledger, cho
     assert states_of(ledger, "r")["a"] == states_of(ledger, "r")["c"] == "queued"
 
     count, chains = ledger.cancel_steps("r", ["a", "c"], "enough")
-    assert (count, dispatch_ready(broken, ledger, "r", chains)) == (2, False)
+    assert (count, Dispatcher(broken).send("r", chains)) == (2, False)
     assert states_of(ledger, "r")["d"] == "queued"
 
     ledger.cancel("r", "enough")

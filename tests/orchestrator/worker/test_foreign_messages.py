@@ -29,8 +29,8 @@ from orchestrator.ledger.set_aside import (
     returning_command,
     set_aside_in,
 )
-from orchestrator.ledger.values import Link
-from orchestrator.messages.dispatch import dispatch
+from orchestrator.ledger.values import Chain, Link
+from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.messages.queues import list_key, queue_length
 from orchestrator.messages.transport import Channel
 
@@ -107,7 +107,9 @@ def site(runs, worker, pipeline_from, wait_until) -> Iterator[Site]:
 def ours(site, runs) -> dict[str, Any]:
     """A message of ours, as it lies in a queue that nobody reads."""
     unread = f"{site.queue}.unread"
-    dispatch(runs.app, "no-such-run", "p", [tuple(Link(step, 1, unread, 0, 1.5) for step in "abc")])
+    Dispatcher(runs.app).send(
+        "no-such-run", [Chain("p", tuple(Link(step, 1, unread, 0, 1.5) for step in "abc"))]
+    )
     (text,) = site.client.lrange(unread, 0, -1)
     site.client.delete(unread)
     return json.loads(text)

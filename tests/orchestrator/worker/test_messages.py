@@ -3,12 +3,13 @@ once."""
 
 from __future__ import annotations
 
+from orchestrator.messages.dispatch import Dispatcher
+
 from uuid import uuid4
 
 import pytest
 
-from orchestrator.ledger.values import Link
-from orchestrator.messages.dispatch import dispatch
+from orchestrator.ledger.values import Chain, Link
 
 COUNTED = """
     import pathlib, time
@@ -38,9 +39,8 @@ class Messages:
 
     def send(self, run_id, *steps, attempt=1):
         queue = self._runs.settings.queue_of()
-        dispatch(
-            self._runs.app, run_id, "p", [tuple(Link(step, attempt, queue, 5, 0) for step in steps)]
-        )
+        links = tuple(Link(step, attempt, queue, 5, 0) for step in steps)
+        Dispatcher(self._runs.app).send(run_id, [Chain("p", links)])
 
     def of(self, run_id, kind):
         named = {
