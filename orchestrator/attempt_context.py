@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from orchestrator.attempt_id import AttemptId
+
 
 class NotInAttempt(RuntimeError):
     """No attempt is running here: the step was called as the plain function."""
@@ -39,9 +41,7 @@ class Attempt:
     """An attempt as its step sees it. The folder of `checkpoint_dir` is made when it is asked
     for."""
 
-    run_id: str
-    step: str
-    attempt: int
+    id: AttemptId
     token: int
     worker: str
     checkpoint_dir: Callable[[], Path]
@@ -60,16 +60,16 @@ class Context:
 
     @property
     def run_id(self) -> str:
-        return self._attempt.run_id
+        return self._attempt.id.run_id
 
     @property
     def step(self) -> str:
-        return self._attempt.step
+        return self._attempt.id.step
 
     @property
     def attempt(self) -> int:
         """Number of this attempt, from 1."""
-        return self._attempt.attempt
+        return self._attempt.id.attempt
 
     @property
     def token(self) -> int:
@@ -110,7 +110,7 @@ class Context:
 
         It counts neither as a failure nor as lost.
         """
-        raise HandedOver(f"step {self._attempt.step!r} handed over")
+        raise HandedOver(f"step {self._attempt.id.step!r} handed over")
 
     @property
     def _attempt(self) -> Attempt:
@@ -125,7 +125,7 @@ class Context:
     def __repr__(self) -> str:
         attempt = _here()
         return (
-            f"<context of {attempt.step!r}, attempt {attempt.attempt}>"
+            f"<context of {attempt.id.step!r}, attempt {attempt.id.attempt}>"
             if attempt
             else "<context of no attempt>"
         )

@@ -16,13 +16,23 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("orchestrator", "workers")
 
-PURE = ("errors", "wording", "attempt_context", "definition", "plan", "ledger.states", "redis_url")
+PURE = (
+    "errors",
+    "wording",
+    "attempt_id",
+    "attempt_context",
+    "definition",
+    "plan",
+    "ledger.states",
+    "redis_url",
+)
 # Which part of the orchestrator imports which, with all that is inside it; `cli` may import
 # everything but `worker`.
 MAY_IMPORT = {
     "wording": (),
     "errors": ("wording",),
-    "attempt_context": (),
+    "attempt_id": (),
+    "attempt_context": ("attempt_id",),
     "times": (),
     "redis_url": (),
     "permissions": (),
@@ -35,12 +45,30 @@ MAY_IMPORT = {
     "settings": ("cores", "errors", "permissions", "redis_url", "secrecy", "wording"),
     "definition": ("errors", "wording"),
     "plan": ("definition", "errors", "wording"),
-    "ledger": ("errors", "redis_url", "refusals", "wording"),
-    "artifacts": ("definition", "errors", "permissions", "wording"),
+    "ledger": ("attempt_id", "errors", "redis_url", "refusals", "wording"),
+    "artifacts": ("attempt_id", "definition", "errors", "permissions", "wording"),
     "record": ("artifacts", "definition", "ledger", "times", "wording"),
-    "messages": ("definition", "ledger", "plan", "processes", "redis_url", "refusals", "settings"),
-    "alerts": ("definition", "errors", "ledger", "record", "settings", "times", "wording"),
-    "repair": ("alerts", "ledger", "messages", "outages", "settings"),
+    "messages": (
+        "attempt_id",
+        "definition",
+        "ledger",
+        "plan",
+        "processes",
+        "redis_url",
+        "refusals",
+        "settings",
+    ),
+    "alerts": (
+        "attempt_id",
+        "definition",
+        "errors",
+        "ledger",
+        "record",
+        "settings",
+        "times",
+        "wording",
+    ),
+    "repair": ("alerts", "attempt_id", "ledger", "messages", "outages", "settings"),
     "local": (
         "errors",
         "ledger",
@@ -55,6 +83,7 @@ MAY_IMPORT = {
     "runs": (
         "alerts",
         "artifacts",
+        "attempt_id",
         "definition",
         "errors",
         "installation",
@@ -72,6 +101,7 @@ MAY_IMPORT = {
     "worker": (
         "artifacts",
         "attempt_context",
+        "attempt_id",
         "cores",
         "definition",
         "errors",

@@ -20,9 +20,9 @@ from orchestrator.local.workers import RESTARTS
 from orchestrator.record.received_json import INLINE_CHARS
 from orchestrator.redis_url import TLS_OPTIONS
 from orchestrator.settings.model import Settings, secret_names
-from orchestrator.worker.child.attempt import CODE_BACK_OFF, HOST_BACK_OFF
 from orchestrator.worker.child.half_copied import BUDGET_S, QUIET_S
 from orchestrator.worker.child.host_faults import CHECKPOINT_BYTES
+from orchestrator.worker.child.stages.giving_back import CODE_BACK_OFF, HOST_BACK_OFF
 from orchestrator.worker.flower import MOST_NAMES
 from orchestrator.worker.log_lines import LINE_CHARS
 from orchestrator.worker.thread_shares import VARIABLES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.events import EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import StepState
@@ -86,7 +87,7 @@ def _logs(ledger: Ledger, record: RunRecord) -> list[str]:
     paragraphs = []
     for name, step in [*_in_state(record, StepState.FAILED), *_stopped(record)][:LOGS]:
         attempt = step.attempts[-1].attempt if step.attempts else 0
-        if lines := ledger.log_lines(record.run_id, name, attempt)[-LOG_LINES:]:
+        if lines := ledger.log_lines(AttemptId(record.run_id, name, attempt))[-LOG_LINES:]:
             shown = [f"| {_cut(line, LINE_CHARS)}" for line in lines]
             paragraphs.append("\n".join([f"Last lines of step {name}, attempt {attempt}:", *shown]))
     return paragraphs

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Protocol
 from orchestrator.artifacts.faults import InputUnreadable, StoreUnusable, free_bytes, store_faults
 from orchestrator.artifacts.marker import MARKER
 from orchestrator.artifacts.pickles import ReadAt, read_pickle, write_pickle
+from orchestrator.attempt_id import AttemptId
 from orchestrator.permissions import PRIVATE, Permissions
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class ArtifactStore(Protocol):
     Every method raises StoreUnusable when it is the store that fails, not what it was asked for.
     """
 
-    def save(self, run_id: str, step: str, attempt: int, token: int, value: Any) -> Artifact:
+    def save(self, attempt: AttemptId, token: int, value: Any) -> Artifact:
         """Store a value under a path private to the attempt; it is there for others once the commit
         names it."""
 
@@ -159,8 +160,9 @@ class FolderStore:
         self._permissions = permissions
         self._is_marked = is_marked
 
-    def save(self, run_id: str, step: str, attempt: int, token: int, value: Any) -> Artifact:
-        path = self.root / run_id / f"{step}.attempt-{attempt}.token-{token}.pickle"
+    def save(self, attempt: AttemptId, token: int, value: Any) -> Artifact:
+        name = f"{attempt.step}.attempt-{attempt.attempt}.token-{token}.pickle"
+        path = self.root / attempt.run_id / name
         with store_faults("write to", self.root):
             self._see_marker()
             self._permissions.make_folder(path.parent)

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.cli.answer import answer
 from orchestrator.cli.main import INTERRUPTED
 from orchestrator.cli.progress import progress_for
@@ -24,7 +25,7 @@ from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import refuse_older
 from orchestrator.ledger.states import RunState, StepState
-from orchestrator.ledger.values import Held
+from orchestrator.ledger.values import OwnedAttempt
 from orchestrator.local.workers import LocalWorkers, local_workers
 from orchestrator.processes.dispositions import heeded
 from orchestrator.record.as_json import record_json
@@ -154,7 +155,7 @@ def follow_to_the_end(
         code = NOT_SUCCEEDED
     record = read_record(ledger, run_id)
     logs = {
-        name: ledger.log_lines(run_id, name, step.attempts[-1].attempt)
+        name: ledger.log_lines(AttemptId(run_id, name, step.attempts[-1].attempt))
         for name, step in record.steps.items()
         if step.state is StepState.FAILED and step.attempts
     }
@@ -241,4 +242,6 @@ def _end_workers(
             "after_s": round((now_us - it.since_us) / 1e6, 3),
             "worker": it.worker,
         }
-        ledger.report_stopped(Held(run_id, it.step, it.attempt, it.worker), detail)
+        ledger.report_stopped(
+            OwnedAttempt(AttemptId(run_id, it.step, it.attempt), it.worker), detail
+        )

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.summary import SKIP_REASON, duration_text, repairs_text, summary_text
 from orchestrator.errors import RunNotFound, names_hint
@@ -91,7 +92,9 @@ def show(run_text: str, as_json: bool) -> None:
             look_around(installation.ledger, record.run_id) if not record.state.is_ended else None
         )
         logs = {
-            name: installation.ledger.log_lines(record.run_id, name, step.attempts[-1].attempt)
+            name: installation.ledger.log_lines(
+                AttemptId(record.run_id, name, step.attempts[-1].attempt)
+            )
             for name, step in record.steps.items()
             if step.state is StepState.FAILED and step.attempts
         }
@@ -167,7 +170,7 @@ def logs(
             for name in ([step] if step else record.steps)
             for made in record.steps[name].attempts
             if made.started_at_us is not None and attempt in (None, made.attempt)
-            if (log := installation.ledger.log(record.run_id, name, made.attempt)).lines
+            if (log := installation.ledger.log(AttemptId(record.run_id, name, made.attempt))).lines
             or made.error
         ]
         if not found and step is not None and record.steps[step].is_reused:
@@ -191,7 +194,7 @@ def _logs_of_reused(ledger: Ledger, name: str, step: StepRecord) -> list[dict[st
     assert step.reused is not None
     run_id, attempt = step.reused
     click.echo(f"step {name} was {_reused_text(step)}: what that one wrote", err=True)
-    log = ledger.log(run_id, name, attempt)
+    log = ledger.log(AttemptId(run_id, name, attempt))
     entry = {
         "step": name,
         "run": run_id,

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.calls import LedgerCalls
 from orchestrator.ledger.replies import chains_in, claim_in
 from orchestrator.ledger.states import Outcome, StepState
@@ -23,25 +24,25 @@ class Attempts(LedgerCalls):
 
     def claim(
         self,
-        run_id: str,
-        step: str,
-        attempt: int,
+        attempt: AttemptId,
         claim_id: str,
         worker: str,
         lease_s: float = DEFAULT_LEASE_S,
     ) -> Claim | Refusal:
         """Ask to begin an attempt, and hold it for `lease_s`. The same `claim_id` gets the same
         answer again."""
-        reply = self._call(
-            run_id, "claim", step, attempt, claim_id, worker, round(lease_s * 1_000_000)
+        reply = self._call_for(
+            attempt,
+            "claim",
+            claim_id,
+            worker,
+            round(lease_s * 1_000_000),
         )
         return claim_in(reply)
 
     def commit(
         self,
-        run_id: str,
-        step: str,
-        attempt: int,
+        attempt: AttemptId,
         token: int,
         worker: str,
         outcome: Outcome,
@@ -60,11 +61,9 @@ class Attempts(LedgerCalls):
         an id of the files that it ran and their digests as JSON, to be kept with the run. May be
         said twice: the second answer is as good as the first.
         """
-        reply = self._call(
-            run_id,
-            "commit",
-            step,
+        reply = self._call_for(
             attempt,
+            "commit",
             token,
             worker,
             outcome.value,
@@ -81,9 +80,7 @@ class Attempts(LedgerCalls):
 
     def append_log(
         self,
-        run_id: str,
-        step: str,
-        attempt: int,
+        attempt: AttemptId,
         token: int,
         lines: Sequence[str],
         limit: int,
@@ -96,4 +93,4 @@ class Attempts(LedgerCalls):
         repeated.
         """
         place = "" if before is None else before
-        return bool(self._call(run_id, "log", step, attempt, token, limit, place, *lines))
+        return bool(self._call_for(attempt, "log", token, limit, place, *lines))

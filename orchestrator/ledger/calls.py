@@ -9,6 +9,7 @@ from typing import Any, cast
 import redis
 from redis.exceptions import RedisError, ResponseError
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import FormatUnknown
 from orchestrator.ledger.entries import FORMAT
 from orchestrator.ledger.reads import LedgerReads
@@ -37,6 +38,9 @@ class LedgerCalls(LedgerReads):
                     run_id, int(str(error).removeprefix("FORMAT ")), FORMAT
                 ) from None
             raise
+
+    def _call_for(self, attempt: AttemptId, operation: str, *args: Any) -> Any:
+        return self._call(attempt.run_id, operation, attempt.step, attempt.attempt, *args)
 
     def _nudge(self, workers: Iterable[str]) -> None:
         """Wake workers that have attempts to stop. No more than a hint: they find them at the next

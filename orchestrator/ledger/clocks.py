@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.calls import LedgerCalls
 from orchestrator.ledger.replies import chains_in, due_report_in
 from orchestrator.ledger.server_clock import ClockStep
@@ -43,12 +44,12 @@ class Clocks(LedgerCalls):
         return bool(self._call(run_id, "shift", *step, round(lease_s * 1_000_000)))
 
     def resend(
-        self, run_id: str, step: str, attempt: int, sent_at_us: int, detail: Mapping[str, Any]
+        self, attempt: AttemptId, sent_at_us: int, detail: Mapping[str, Any]
     ) -> tuple[Chain, ...]:
         """Return the chain of a queued step whose message is gone, to one caller alone; nothing if
         there is no need."""
         text = json.dumps(detail, separators=(",", ":"))
-        return chains_in(self._call(run_id, "resend", step, attempt, sent_at_us, text))
+        return chains_in(self._call_for(attempt, "resend", sent_at_us, text))
 
     def report_shared_queue(self, run_id: str, queue: str, reader: str) -> None:
         """Record that somebody else reads a queue of the run's steps. May stand twice when an

@@ -7,12 +7,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.calls import LedgerCalls
 from orchestrator.ledger.replies import replaced_in
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import (
     BackOff,
-    Held,
+    OwnedAttempt,
     Refusal,
     Replaced,
 )
@@ -22,13 +23,13 @@ class Leases(LedgerCalls):
     """Attempts that workers hold: renewing their leases, and how they are over without an end of
     their own."""
 
-    def renew(self, held: Sequence[Held], lease_s: float) -> dict[Held, str]:
+    def renew(self, held: Sequence[OwnedAttempt], lease_s: float) -> dict[OwnedAttempt, str]:
         """Renew the leases of a worker's attempts, of any runs, in one round trip.
 
         Returns those that are to be stopped, with the reason: "cancelled", or "fenced" when
         somebody took over.
         """
-        by_run: dict[str, list[Held]] = {}
+        by_run: dict[str, list[OwnedAttempt]] = {}
         for attempt in held:
             by_run.setdefault(attempt.run_id, []).append(attempt)
         if not by_run:
@@ -55,9 +56,7 @@ class Leases(LedgerCalls):
 
     def report_lost(
         self,
-        run_id: str,
-        step: str,
-        attempt: int,
+        attempt: AttemptId,
         detail: Mapping[str, Any],
         *,
         token: int = 0,
@@ -73,21 +72,19 @@ class Leases(LedgerCalls):
         of many who only saw the lease run out, one is believed.
         """
         told = {"outcome": Outcome.LOST.value, **detail}
-        return self._replace(run_id, step, attempt, token, owner, "lost", told, expected_us)
+        return self._replace(attempt, token, owner, "lost", told, expected_us)
 
     def hand_over(
-        self, run_id: str, step: str, attempt: int, reason: str, *, token: int = 0, owner: str = ""
+        self, attempt: AttemptId, reason: str, *, token: int = 0, owner: str = ""
     ) -> Replaced | Refusal:
         """Give a running attempt up, so that another worker goes on with the step; no failure, and
         no lost attempt."""
         detail = {"outcome": Outcome.HANDED_OVER.value, "reason": reason}
-        return self._replace(run_id, step, attempt, token, owner, Outcome.HANDED_OVER.value, detail)
+        return self._replace(attempt, token, owner, Outcome.HANDED_OVER.value, detail)
 
     def put_back(
         self,
-        run_id: str,
-        step: str,
-        attempt: int,
+        attempt: AttemptId,
         detail: Mapping[str, Any],
         back_off: BackOff,
         *,
@@ -108,14 +105,20 @@ class Leases(LedgerCalls):
         )
         times = (round(back_off.first_s * 1e6), round(back_off.longest_s * 1e6))
         text = json.dumps(told, separators=(",", ":"))
-        reply = self._call(run_id, "put_back", step, attempt, token, owner, *times, text, instead)
+        reply = self._call_for(
+            attempt,
+            "put_back",
+            token,
+            owner,
+            *times,
+            text,
+            instead,
+        )
         return replaced_in(reply)
 
     def _replace(
         self,
-        run_id: str,
-        step: str,
-        attempt: int,
+        attempt: AttemptId,
         token: int,
         owner: str,
         kind: str,
@@ -123,13 +126,11 @@ class Leases(LedgerCalls):
         expected_us: int | None = None,
     ) -> Replaced | Refusal:
         text = json.dumps(detail, separators=(",", ":"))
-        reply = self._call(
-            run_id, "lost", step, attempt, token, owner, kind, text, expected_us or ""
-        )
+        reply = self._call_for(attempt, "lost", token, owner, kind, text, expected_us or "")
         return replaced_in(reply)
 
     def report_stopped(
-        self, held: Held, detail: Mapping[str, Any], *, ended_alone: bool = False
+        self, held: OwnedAttempt, detail: Mapping[str, Any], *, ended_alone: bool = False
     ) -> None:
         """Record that an attempt which had to be stopped is gone with all it started; `detail` says
         how.
@@ -138,6 +139,4 @@ class Leases(LedgerCalls):
         meanwhile.
         """
         text = json.dumps(detail, separators=(",", ":"))
-        self._call(
-            held.run_id, "stopped", held.step, held.attempt, held.owner, text, int(ended_alone)
-        )
+        self._call_for(held.id, "stopped", held.owner, text, int(ended_alone))

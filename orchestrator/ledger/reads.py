@@ -11,6 +11,7 @@ from typing import Any, cast
 import redis
 from redis import ResponseError
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import FormatUnknown
 from orchestrator.ledger.entries import FORMAT, StepEntry, StepSpec
 from orchestrator.ledger.events import Event, event_in, event_place
@@ -168,18 +169,14 @@ class LedgerReads:
         attempts = self.attempts_in(run_id, [step for step, _ in found], StepState.QUEUED)
         return [(step, attempts[step][0], int(at)) for step, at in found if step in attempts]
 
-    def sent_at_us(
-        self, run_id: str, queue: str, level: int, step: str, attempt: int
-    ) -> int | None:
+    def sent_at_us(self, attempt: AttemptId, queue: str, level: int) -> int | None:
         """Return when the message of a queued attempt was last sent, None if the attempt is not
         queued (any more)."""
-        attempts = self.attempts_in(run_id, [step], StepState.QUEUED)
+        run_id, step, number = attempt
+        queued = self.attempts_in(run_id, [step], StepState.QUEUED)
         sent_at = self.client.zscore(self.key(run_id, f"queued:{queue}:{level}"), step)
-        return (
-            int(sent_at)
-            if sent_at is not None and step in attempts and attempts[step][0] == attempt
-            else None
-        )
+        is_current = step in queued and queued[step][0] == number
+        return int(sent_at) if sent_at is not None and is_current else None
 
     def attempts_in(
         self, run_id: str, steps: Sequence[str], state: StepState
@@ -261,11 +258,12 @@ class LedgerReads:
         """Return the JSON text of every output that is not null."""
         return cast(dict[str, str], self.client.hgetall(self.key(run_id, "output")))
 
-    def log(self, run_id: str, step: str, attempt: int) -> AttemptLog:
+    def log(self, attempt: AttemptId) -> AttemptLog:
         """Return what is kept of an attempt's log, and how many earlier lines are not."""
+        run_id, step, number = attempt
         with self.client.pipeline(transaction=True) as pipe:
-            pipe.lrange(self.key(run_id, f"log:{step}:{attempt}"), 0, -1)
-            pipe.hget(self.key(run_id, "dropped"), f"{step}:{attempt}")
+            pipe.lrange(self.key(run_id, f"log:{step}:{number}"), 0, -1)
+            pipe.hget(self.key(run_id, "dropped"), f"{step}:{number}")
             lines, dropped = pipe.execute()
         return AttemptLog(tuple(lines), int(dropped or 0))
 
@@ -343,8 +341,8 @@ class LedgerReads:
             return 0
         return int(told.get("entries-added", told["length"])) - int(told["length"])
 
-    def log_lines(self, run_id: str, step: str, attempt: int) -> list[str]:
-        return list(self.log(run_id, step, attempt).lines)
+    def log_lines(self, attempt: AttemptId) -> list[str]:
+        return list(self.log(attempt).lines)
 
     def events(self, run_id: str, after: str = "0") -> Iterator[Event]:
         """Return the events of a run behind the event id `after`, oldest first, read in pages."""

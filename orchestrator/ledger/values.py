@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.entries import StepEntry, StepSpec
 from orchestrator.ledger.states import RunState, StepState
 
@@ -111,14 +112,28 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class OwnedAttempt:
     """An attempt as the main process of its worker knows it. `owner` names the process that runs
     it, see `owner_of`."""
 
-    run_id: str
-    step: str
-    attempt: int
+    id: AttemptId
     owner: str
+
+    @property
+    def run_id(self) -> str:
+        return self.id.run_id
+
+    @property
+    def step(self) -> str:
+        return self.id.step
+
+    @property
+    def attempt(self) -> int:
+        return self.id.attempt
+
+    @property
+    def worker(self) -> str:
+        return self.owner.partition(" ")[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,8 +167,8 @@ def _wait_until_stopped(folder: Path) -> bool:
     """Return once the server is gone (True), or at once if someone else uses it (False)."""
     limit = time.monotonic() + _LEAVE_LIMIT_S
     while _is_locked(folder, "server.lock"):
-        # users.lock held exclusively: by the keeper, which is stopping. Held shared: by other
-        # users. Free: the keeper is about to be granted it.
+        # users.lock held exclusively: by the keeper, which is stopping. Held shared: by others.
+        # Free: the keeper is about to be granted it.
         is_used = _is_locked(folder, "users.lock") and not _is_locked(
             folder, "users.lock", shared=True
         )

@@ -13,7 +13,7 @@ import redis
 from orchestrator.ledger.entries import PRIORITY_LEVELS
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import RunUnknown
-from orchestrator.messages.queues import entries, list_key, named_in
+from orchestrator.messages.queues import attempt_in, entries, list_key
 from orchestrator.settings.model import Settings
 
 PAGE = 500
@@ -47,7 +47,7 @@ def _ours(ledger: Ledger, key: str) -> Iterator[str]:
         except redis.ResponseError:  # another application's key, which is not a list
             return
         for message in reversed(page):
-            named = named_in(message)
+            named = attempt_in(message)
             if named is None:
                 continue
             if named.run_id not in known:

@@ -5,22 +5,15 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Collection, Iterator
-from typing import NamedTuple, cast
+from typing import cast
 
 import redis
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.entries import PRIORITY_LEVELS
 
 _SEPARATOR = "\x06\x16"
 _PAGE = 500
-
-
-class Named(NamedTuple):
-    """The attempt that a message stands for: the first one of its chain."""
-
-    run_id: str
-    step: str
-    attempt: int
 
 
 def list_key(queue: str, level: int) -> str:
@@ -42,18 +35,18 @@ def queue_length(client: redis.Redis, queue: str) -> int:
         return sum(cast(list[int], pipe.execute()))
 
 
-def named_in(message: str) -> Named | None:
+def attempt_in(message: str) -> AttemptId | None:
     """Return the attempt that a message in a queue is for; None for one that is not of ours."""
     try:
         _, fields, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
-        named = Named(fields["run_id"], fields["step"], fields["attempt"])
+        attempt = AttemptId(fields["run_id"], fields["step"], fields["attempt"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    texts = (named.run_id, named.step)
-    is_ours = type(named.attempt) is int and all(
+    texts = (attempt.run_id, attempt.step)
+    is_ours = type(attempt.attempt) is int and all(
         isinstance(it, str) and it.isprintable() for it in texts
     )
-    return named if is_ours else None
+    return attempt if is_ours else None
 
 
 def entries(client: redis.Redis, key: str, begin: int, end: int) -> list[str]:
@@ -63,7 +56,7 @@ def entries(client: redis.Redis, key: str, begin: int, end: int) -> list[str]:
     return [entry.decode("utf-8", "replace") for entry in raw]
 
 
-def messages_ahead(client: redis.Redis, queue: str, level: int, named: Named) -> int | None:
+def messages_ahead(client: redis.Redis, queue: str, level: int, attempt: AttemptId) -> int | None:
     """Return how many messages of a queue are taken before the one for an attempt; None if it is
     not there."""
     before = 0
@@ -71,26 +64,28 @@ def messages_ahead(client: redis.Redis, queue: str, level: int, named: Named) ->
         if other < level:
             before += client.llen(list_key(queue, other))
     for place, message in enumerate(_from_the_head(client, list_key(queue, level))):
-        if named.run_id in message and named_in(message) == named:
+        if attempt.run_id in message and attempt_in(message) == attempt:
             return before + place
     return None
 
 
-def lying_in(client: redis.Redis, queue: str, level: int, wanted: Collection[Named]) -> set[Named]:
+def lying_in(
+    client: redis.Redis, queue: str, level: int, wanted: Collection[AttemptId]
+) -> set[AttemptId]:
     """Return those of the attempts that have a message in a list of a queue, wherever in it."""
     key, runs, found, begin = (
         list_key(queue, level),
-        {named.run_id for named in wanted},
-        set[Named](),
+        {attempt.run_id for attempt in wanted},
+        set[AttemptId](),
         0,
     )
     # From the end where messages come in: what is taken from the other end meanwhile lets us skip
     # none.
     while page := entries(client, key, begin, begin + _PAGE - 1):
         found |= {
-            named
+            attempt
             for text in page
-            if any(run_id in text for run_id in runs) and (named := named_in(text))
+            if any(run_id in text for run_id in runs) and (attempt := attempt_in(text))
         }
         begin += len(page)
     return found & set(wanted)

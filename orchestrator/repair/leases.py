@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import last_sign_of_life
 from orchestrator.ledger.values import Chain, DueReport, ExpiredLease, Replaced
@@ -39,7 +40,9 @@ class LeaseRepair:
         }
         for it in self._ledger.leased(run_id):
             if it.worker == worker and not it.is_stopping:
-                answer = self._ledger.report_lost(run_id, it.step, it.attempt, detail, owner=worker)
+                answer = self._ledger.report_lost(
+                    AttemptId(run_id, it.step, it.attempt), detail, owner=worker
+                )
                 if isinstance(answer, Replaced):
                     yield from answer.ready
 
@@ -51,7 +54,9 @@ class LeaseRepair:
         )
         detail = {"error": {"type": kind, "message": message, "traceback": ""}, "found": found}
         answer = self._ledger.report_lost(
-            run_id, lease.step, lease.attempt, detail, expected_us=self._contact.clock.expected_us()
+            AttemptId(run_id, lease.step, lease.attempt),
+            detail,
+            expected_us=self._contact.clock.expected_us(),
         )
         if not isinstance(answer, Replaced) or lease.is_stopping:
             # it was renewed, or another coordinator was faster; or nobody goes on with it

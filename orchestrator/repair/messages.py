@@ -6,9 +6,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import Chain, DueReport, WaitingList
-from orchestrator.messages.queues import Named, entries, list_key, lying_in, named_in
+from orchestrator.messages.queues import attempt_in, entries, list_key, lying_in
 from orchestrator.repair.contact import Contact
 from orchestrator.settings.model import Settings
 
@@ -30,18 +31,12 @@ class MessageRepair:
         on_loss: Callable[[str, str], object],
     ) -> None:
         """`on_loss` is told the run and the queue of each message that is found to be lost."""
-        self._ledger, self._settings, self._contact, self._on_loss = (
-            ledger,
-            settings,
-            contact,
-            on_loss,
-        )
-        self._missing: dict[
-            str, dict[tuple[str, int], float]
-        ] = {}  # run -> (step, attempt) -> missed since
-        self._heads: dict[
-            str, tuple[float, float | None]
-        ] = {}  # list -> (looked at, when its head was sent)
+        self._ledger, self._settings = ledger, settings
+        self._contact, self._on_loss = contact, on_loss
+        # run -> attempt -> missed since
+        self._missing: dict[str, dict[AttemptId, float]] = {}
+        # list -> (looked at, when its head was sent)
+        self._heads: dict[str, tuple[float, float | None]] = {}
 
     def forget(self, run_id: str) -> None:
         """Forget what was missing of a run."""
@@ -51,7 +46,7 @@ class MessageRepair:
         """Look for the messages of queued steps; yield the chains of those that have been missing
         for long enough."""
         before = self._missing.pop(run_id, {})
-        missing: dict[tuple[str, int], float] = {}
+        missing: dict[AttemptId, float] = {}
         now = time.monotonic()
         for waiting in report.waiting:
             settled_us = report.now_us - round(SETTLED_S * 1e6)
@@ -61,38 +56,37 @@ class MessageRepair:
             if head_us is None or waiting.oldest_at_us > head_us - SETTLED_S * 1e6:
                 continue
             limit_us = min(settled_us, head_us - SETTLED_S * 1e6)
-            overdue: dict[
-                Named, tuple[int, float]
-            ] = {}  # when it was sent last, and for how long it is missing
-            for step, attempt, sent_at_us in self._ledger.queued_before(
+            # when it was sent last, and for how long it is missing
+            overdue: dict[AttemptId, tuple[int, float]] = {}
+            for step, number, sent_at_us in self._ledger.queued_before(
                 run_id, waiting.queue, waiting.level, int(limit_us), MISSING_MESSAGES
             ):
-                since = missing[step, attempt] = before.get((step, attempt), now)
+                attempt = AttemptId(run_id, step, number)
+                since = missing[attempt] = before.get(attempt, now)
                 if (
                     now - max(since, self._contact.calm_since)
                     >= self._settings.message_lost_after_s
                 ):
-                    overdue[Named(run_id, step, attempt)] = sent_at_us, now - since
-                    del missing[step, attempt]
+                    overdue[attempt] = sent_at_us, now - since
+                    del missing[attempt]
             if not overdue:
                 continue
-            what, there = "is empty", set[Named]()
+            what, there = "is empty", set[AttemptId]()
             if head_us != float("inf"):
                 # One that was given back, or sent while others were, may lie behind younger ones.
                 what = "holds younger messages only"
                 lists = self._settings.list_of(waiting.queue)
                 there = lying_in(self._ledger.client, lists, waiting.level, overdue)
-            for named in overdue.keys() - there:
-                sent_at_us, for_s = overdue[named]
+            for attempt in overdue.keys() - there:
+                sent_at_us, for_s = overdue[attempt]
                 found = f"queue {waiting.queue} {what}, and no worker has begun for {for_s:.1f} s"
-                chains = self._ledger.resend(
-                    run_id, named.step, named.attempt, sent_at_us, {"found": found}
-                )
+                chains = self._ledger.resend(attempt, sent_at_us, {"found": found})
                 if chains:
                     self._on_loss(run_id, waiting.queue)
                     logger.warning(
                         "run %s: the message of step %s is lost, it is sent again: %s",
-                        *named[:2],
+                        run_id,
+                        attempt.step,
                         found,
                     )
                 yield from chains
@@ -112,12 +106,10 @@ class MessageRepair:
     def _look_at_head(self, key: str, waiting: WaitingList) -> float | None:
         raw = entries(self._ledger.client, key, -HEAD_MESSAGES, -1)
         for text in reversed(raw):
-            named = named_in(text)
-            if named is None:
+            attempt = attempt_in(text)
+            if attempt is None:
                 continue  # somebody else's message
-            sent_at_us = self._ledger.sent_at_us(
-                named.run_id, waiting.queue, waiting.level, named.step, named.attempt
-            )
+            sent_at_us = self._ledger.sent_at_us(attempt, waiting.queue, waiting.level)
             if sent_at_us is not None:
                 return sent_at_us
         return None if raw else float("inf")

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.entries import ALL_SUCCESS
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, present_coordinators, present_workers
 from orchestrator.ledger.states import Outcome, StepState
-from orchestrator.messages.queues import Named, messages_ahead, queue_length
+from orchestrator.messages.queues import messages_ahead, queue_length
 from orchestrator.record.run import AttemptRecord, RunRecord, StepRecord
 from orchestrator.settings.model import Settings
 from orchestrator.times import clock_text, rfc3339, span_text
@@ -160,7 +161,7 @@ def _queued(
         )
     sentences += [punctuated(f"W{hindrance_text(card)[1:]}") for card in hindered]
     lists = settings.list_of(step.queue)
-    ahead = messages_ahead(client, lists, entry.level, Named(record.run_id, name, last.attempt))
+    ahead = messages_ahead(client, lists, entry.level, AttemptId(record.run_id, name, last.attempt))
     if ahead is None:
         told = f"once it has been missing for {settings.message_lost_after_s:g} s it is sent again"
         nobody = "" if around.coordinators else f", but {NOBODY.format(do='do so')}"

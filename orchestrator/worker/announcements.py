@@ -15,6 +15,8 @@ import struct
 import threading
 import zlib
 
+from orchestrator.attempt_id import AttemptId
+
 ENTRIES = 4096
 # process id, checksum of the attempt and the signal; process id 0 is free
 _ENTRY = struct.Struct("=II")
@@ -26,26 +28,26 @@ _terminated = mmap.mmap(-1, ENTRIES * _PID.size)
 _lock = threading.Lock()
 
 
-def announce(pid: int, run_id: str, step: str, attempt: int, signum: int) -> None:
+def announce(pid: int, attempt: AttemptId, signum: int) -> None:
     """Let a child take this signal for ours while it runs this attempt; to be called before it is
     sent."""
-    entry = _entry(pid, run_id, step, attempt, signum)
+    entry = _entry(pid, attempt, signum)
     with _lock:
         if _place(entry) is None and (free := _place(_ENTRY.pack(0, 0))) is not None:
             _announced[free : free + _ENTRY.size] = entry
 
 
-def withdraw(pid: int, run_id: str, step: str, attempt: int, signum: int) -> None:
+def withdraw(pid: int, attempt: AttemptId, signum: int) -> None:
     """Take an announcement back: the attempt has ended."""
     with _lock:
-        if (place := _place(_entry(pid, run_id, step, attempt, signum))) is not None:
+        if (place := _place(_entry(pid, attempt, signum))) is not None:
             _announced[place : place + _ENTRY.size] = _ENTRY.pack(0, 0)
 
 
-def is_announced(run_id: str, step: str, attempt: int, signum: int) -> bool:
+def is_announced(attempt: AttemptId, signum: int) -> bool:
     """Whether a signal that this child has got for the attempt that it runs is ours. Takes no
     lock."""
-    return _place(_entry(os.getpid(), run_id, step, attempt, signum)) is not None
+    return _place(_entry(os.getpid(), attempt, signum)) is not None
 
 
 def note_terminated(is_terminated: bool) -> None:
@@ -60,8 +62,10 @@ def is_terminated(pid: int) -> bool:
     return bool(_PID.unpack_from(_terminated, pid % ENTRIES * _PID.size)[0] == pid)
 
 
-def _entry(pid: int, run_id: str, step: str, attempt: int, signum: int) -> bytes:
-    return _ENTRY.pack(pid, zlib.crc32(f"{run_id} {step} {attempt} {signum}".encode()))
+def _entry(pid: int, attempt: AttemptId, signum: int) -> bytes:
+    return _ENTRY.pack(
+        pid, zlib.crc32(f"{attempt.run_id} {attempt.step} {attempt.attempt} {signum}".encode())
+    )
 
 
 def _place(entry: bytes) -> int | None:

@@ -19,6 +19,8 @@ import struct
 import threading
 import time
 
+from orchestrator.attempt_id import AttemptId
+
 ENTRIES = 1 << 16
 # process id, reading; a child's place is its process id, modulo the number of places
 _ENTRY = struct.Struct("=qd")
@@ -27,7 +29,7 @@ _READING_AT = 8
 _ENDED = math.nan
 
 _shared = mmap.mmap(-1, ENTRIES * _ENTRY.size)
-_of_threads: dict[tuple[str, str, int], CallClock] = {}
+_of_threads: dict[AttemptId, CallClock] = {}
 _current = threading.local()
 # an attempt in a thread is asked to stop before its call ends, or not at all
 asking = threading.Lock()
@@ -42,8 +44,8 @@ class CallClock:
 
     __slots__ = ("_is_shared", "_key", "_pid", "reading")
 
-    def __init__(self, run_id: str, step: str, attempt: int, *, is_shared: bool) -> None:
-        self._key, self._pid, self._is_shared = (run_id, step, attempt), os.getpid(), is_shared
+    def __init__(self, attempt: AttemptId, *, is_shared: bool) -> None:
+        self._key, self._pid, self._is_shared = attempt, os.getpid(), is_shared
         self.reading = 0.0
 
     def __enter__(self) -> CallClock:
@@ -100,16 +102,22 @@ def current_clock() -> CallClock | None:
     return getattr(_current, "clock", None)
 
 
+def end_call() -> None:
+    """Say that the call of the attempt that this thread runs has ended."""
+    if clock := current_clock():
+        clock.end()
+
+
 def has_call_ended() -> bool:
     """Whether the call of the attempt that this thread runs has ended."""
     clock = current_clock()
     return clock is not None and clock.has_ended
 
 
-def call_s(pid: int, run_id: str, step: str, attempt: int) -> float | None:
+def call_s(pid: int, attempt: AttemptId) -> float | None:
     """Return for how long the call of an attempt has run by now; None once it has ended."""
     if pid == os.getpid():
-        clock = _of_threads.get((run_id, step, attempt))
+        clock = _of_threads.get(attempt)
         reading = clock.reading if clock else 0.0
     else:
         writer, reading = _ENTRY.unpack_from(_shared, _place(pid))

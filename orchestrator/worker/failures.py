@@ -20,7 +20,7 @@ from orchestrator.definition.retry import exception_names, may_retry, retry_dela
 from orchestrator.errors import DescriptorsClosed, StepTimedOut
 from orchestrator.ledger.entries import StepSpec
 from orchestrator.ledger.states import Outcome, StepState
-from orchestrator.ledger.values import Commit, Held, Refusal, Replaced
+from orchestrator.ledger.values import Commit, OwnedAttempt, Refusal, Replaced
 from orchestrator.processes.exit_status import how_it_ended
 from orchestrator.worker.masking import NO_MASKS, Masks
 from orchestrator.worker.own_descriptors import EXIT_CLOSED
@@ -66,7 +66,7 @@ def options_of(spec: StepSpec) -> StepOptions:
 
 
 def commit_for(
-    process: WorkerProcess, held: Held, error: BaseException, told: str = ""
+    process: WorkerProcess, held: OwnedAttempt, error: BaseException, told: str = ""
 ) -> Commit | Refusal:
     """Commit for an attempt that can no longer do it itself: its process was ended by its
     worker."""
@@ -76,12 +76,12 @@ def commit_for(
         return Refusal(f"run {held.run_id} has no step {held.step}")
     try_number = held.attempt - ledger.uncounted(held.run_id, held.step)
     failure = Failure.of(error, options_of(spec), try_number, told)
-    return ledger.commit(
-        held.run_id, held.step, held.attempt, 0, held.owner, failure.outcome, **failure.for_commit()
-    )
+    return ledger.commit(held.id, 0, held.owner, failure.outcome, **failure.for_commit())
 
 
-def report_death(process: WorkerProcess, held: Held, pid: int, error: BaseException) -> None:
+def report_death(
+    process: WorkerProcess, held: OwnedAttempt, pid: int, error: BaseException
+) -> None:
     """Tell the ledger that an attempt's process died, and of what; send off what follows from it.
 
     It failed, and was not lost, if it is the step that has made its process unusable.
@@ -90,12 +90,12 @@ def report_death(process: WorkerProcess, held: Held, pid: int, error: BaseExcept
         _commit_failure(process, held, DescriptorsClosed())
         return
     kind, message = cause_of_death(str(error), pid)
-    worker = held.owner.partition(" ")[0]
+    worker = held.worker
     card = {"type": kind, "message": message, "traceback": ""}
     _report_lost(process, held, card, f"process {pid} of worker {worker} is gone")
 
 
-def report_excess(process: WorkerProcess, held: Held, error: BaseException) -> None:
+def report_excess(process: WorkerProcess, held: OwnedAttempt, error: BaseException) -> None:
     """Commit the failure of an attempt that the kernel has ended for its own limit; send off what
     follows from it."""
     # its end counts in the groups above it too, and is no sign for another child's death
@@ -103,14 +103,14 @@ def report_excess(process: WorkerProcess, held: Held, error: BaseException) -> N
     _commit_failure(process, held, error)
 
 
-def _commit_failure(process: WorkerProcess, held: Held, error: BaseException) -> None:
+def _commit_failure(process: WorkerProcess, held: OwnedAttempt, error: BaseException) -> None:
     answer = commit_for(process, held, error)
     if not isinstance(answer, Refusal):
         process.dispatcher.send(held.run_id, answer.ready)
 
 
 def report_own_failure(
-    process: WorkerProcess, held: Held, error: BaseException, masks: Masks = NO_MASKS
+    process: WorkerProcess, held: OwnedAttempt, error: BaseException, masks: Masks = NO_MASKS
 ) -> None:
     """Tell the ledger that an attempt is lost to an error of our own code; sends off what follows
     from it.
@@ -125,16 +125,14 @@ def report_own_failure(
     card["message"] = f"the worker's own code failed: {card['message']}"
     # with our own frames
     card["traceback"] = masks("".join(tracebacks.format_exception(error)))[-TRACEBACK_CHARS:]
-    _report_lost(
-        process, held, card, f"worker {held.owner.partition(' ')[0]} could not go on with it"
-    )
+    _report_lost(process, held, card, f"worker {held.worker} could not go on with it")
 
 
-def _report_lost(process: WorkerProcess, held: Held, card: Mapping[str, Any], found: str) -> None:
+def _report_lost(
+    process: WorkerProcess, held: OwnedAttempt, card: Mapping[str, Any], found: str
+) -> None:
     detail = {"error": card, "found": found}
-    answer = process.ledger.report_lost(
-        held.run_id, held.step, held.attempt, detail, owner=held.owner
-    )
+    answer = process.ledger.report_lost(held.id, detail, owner=held.owner)
     if isinstance(answer, Replaced):
         process.dispatcher.send(held.run_id, answer.ready)
 

@@ -34,6 +34,7 @@ from types import FrameType
 from typing import Any
 
 from orchestrator.attempt_context import StopRequested
+from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import SignalReceived
 from orchestrator.processes.exit_status import signal_name
 from orchestrator.worker.announcements import is_announced, note_terminated
@@ -42,13 +43,13 @@ from orchestrator.worker.call_clock import has_call_ended
 _draining = mmap.mmap(-1, 1)  # shared with the children, which are forked later
 _is_listening = False  # this process is a prefork child
 _is_busy = False  # from claim to dispatch
-_attempt = ("", "", 0)  # the one that it is busy with
+_attempt = AttemptId("", "", 0)
 _is_interruptible = False  # in the step itself, and not asked yet
 _is_asked = False
 _is_stopping = False  # asked by who tells the ledger once all of it is gone
 _before: Any = None  # what SIGTERM did before the first step
 _RECEIVED = "the step's process was sent {} from outside, not by its worker"
-_asked_threads: set[tuple[str, str, int]] = set()
+_asked_threads: set[AttemptId] = set()
 
 
 def note_draining() -> None:
@@ -61,33 +62,32 @@ def is_draining() -> bool:
     return _draining[0] == 1
 
 
-def should_stop(run_id: str, step: str, attempt: int) -> bool:
+def should_stop(attempt: AttemptId) -> bool:
     """Whether an attempt that runs in this process had better end."""
-    return is_draining() or _is_asked or is_asked_in_thread(run_id, step, attempt)
+    return is_draining() or _is_asked or is_asked_in_thread(attempt)
 
 
-def is_being_stopped(run_id: str, step: str, attempt: int) -> bool:
+def is_being_stopped(attempt: AttemptId) -> bool:
     """Whether somebody stops an attempt that runs in this process, and will tell the ledger of its
     end."""
-    return _is_stopping or is_asked_in_thread(run_id, step, attempt)
+    return _is_stopping or is_asked_in_thread(attempt)
 
 
-def is_asked_in_thread(run_id: str, step: str, attempt: int) -> bool:
+def is_asked_in_thread(attempt: AttemptId) -> bool:
     """Whether an attempt in a thread was asked to end; then who asked tells the ledger, whatever
     the step gives."""
-    return (run_id, step, attempt) in _asked_threads
+    return attempt in _asked_threads
 
 
 @contextlib.contextmanager
-def asked_in_thread(run_id: str, step: str, attempt: int) -> Iterator[None]:
+def asked_in_thread(attempt: AttemptId) -> Iterator[None]:
     """Let `should_stop` be true for an attempt that runs in a thread of this process: nothing else
     can end it."""
-    key = run_id, step, attempt
-    _asked_threads.add(key)
+    _asked_threads.add(attempt)
     try:
         yield
     finally:
-        _asked_threads.discard(key)
+        _asked_threads.discard(attempt)
 
 
 def is_prefork_child() -> bool:
@@ -131,8 +131,8 @@ class busy:  # noqa: N801 (used as a function; generators cost three times as mu
     """Let this child outlive SIGTERM inside the block: its worker's main process decides about
     it."""
 
-    def __init__(self, run_id: str, step: str, attempt: int) -> None:
-        self._attempt = run_id, step, attempt
+    def __init__(self, attempt: AttemptId) -> None:
+        self._attempt = attempt
 
     def __enter__(self) -> None:
         global _is_busy, _is_asked, _is_stopping, _attempt
@@ -165,16 +165,16 @@ def _stop(signum: int, frame: FrameType | None) -> None:
     """Takes no lock: what it interrupts may hold any."""
     global _is_interruptible, _is_asked, _is_stopping
     if not _is_busy or (
-        signum == signal.SIGUSR1 and has_call_ended() and is_announced(*_attempt, signum)
+        signum == signal.SIGUSR1 and has_call_ended() and is_announced(_attempt, signum)
     ):
         return  # a timeout that came too late
     may_raise = _is_interruptible and not _is_importing(frame)
-    if is_announced(*_attempt, signum):
+    if is_announced(_attempt, signum):
         _is_asked = _is_stopping = True
         if may_raise:
             _is_interruptible = False
             raise StopRequested(is_timeout=signum == signal.SIGUSR1)
-    elif is_announced(*_attempt, signal.SIGTERM):
+    elif is_announced(_attempt, signal.SIGTERM):
         # our main process says so: it cannot send that signal again
         if may_raise:
             note_terminated(False)

@@ -22,7 +22,7 @@ from collections.abc import Collection
 
 from orchestrator.artifacts.faults import HostFault
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.values import Held
+from orchestrator.ledger.values import OwnedAttempt
 from orchestrator.worker.log_shipment import Shipment
 from orchestrator.worker.masking import NO_MASKS, Masks
 
@@ -163,7 +163,9 @@ def forget_children_but(pids: Collection[int]) -> None:
         del _of_children[pid]
 
 
-def ship_what_is_left(log: LogOfChild | None, held: Held, ledger: Ledger, limit: int) -> None:
+def ship_what_is_left(
+    log: LogOfChild | None, held: OwnedAttempt, ledger: Ledger, limit: int
+) -> None:
     """Send the lines of an attempt that its process could not send before it died. Called once it
     is dead.
 
@@ -179,9 +181,7 @@ def ship_what_is_left(log: LogOfChild | None, held: Held, ledger: Ledger, limit:
     if secrets is None:
         return  # the run has ended: what would have to be masked is not known any more
     masks = Masks(secrets.values()) if secrets else NO_MASKS
-    shipment = Shipment(
-        ledger, limit, held.run_id, held.step, held.attempt, token, masks, written=lines
-    )
+    shipment = Shipment(ledger, limit, held.id, token, masks, written=lines)
     while data := os.pread(log.file, READ_BYTES, at):
         at += len(data)
         shipment.add(data)

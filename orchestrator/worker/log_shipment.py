@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.worker.log_lines import LogLines, kept_line
 from orchestrator.worker.masking import NO_MASKS, Masks
@@ -23,15 +24,13 @@ class Shipment:
         self,
         ledger: Ledger,
         limit: int,
-        run_id: str,
-        step: str,
-        attempt: int,
+        attempt: AttemptId,
         token: int,
         masks: Masks = NO_MASKS,
         written: int = 0,
     ) -> None:
         self._ledger = ledger
-        self._attempt = (run_id, step, attempt, token)
+        self._attempt, self._token = attempt, token
         self._limit = limit
         self.masks = masks
         self._lines = LogLines()
@@ -56,7 +55,7 @@ class Shipment:
                 if not batch:
                     return
                 self._is_fenced = not self._ledger.append_log(
-                    *self._attempt, batch, self._limit, before=before
+                    self._attempt, self._token, batch, self._limit, before=before
                 )
                 with self._adding:
                     del self._unsent[

@@ -19,7 +19,7 @@ import psutil
 import redis
 from surroundings import Disk, ServerHarm, Strangers
 
-from orchestrator.messages.queues import entries, named_in, queue_keys
+from orchestrator.messages.queues import attempt_in, entries, queue_keys
 from orchestrator.messages.worker_command import worker_command
 from orchestrator.settings.model import Settings
 
@@ -226,4 +226,4 @@ class Harm:
         key = self._rng.choice(
             [key for key in self._lists if self._client.llen(key)] or self._lists
         )
-        return key, [entry for entry in entries(self._client, key, 0, -1) if named_in(entry)]
+        return key, [entry for entry in entries(self._client, key, 0, -1) if attempt_in(entry)]

@@ -10,6 +10,8 @@ import time
 import psutil
 import pytest
 
+from orchestrator.attempt_id import AttemptId
+
 # A library that can be set up once in a process only, as numpy; the first time that takes until its
 # step is to stop.
 LIBRARY = {
@@ -242,17 +244,17 @@ def test_a_solo_pool_hands_its_step_over_and_keeps_no_message(site):
 
 
 BROKEN = """
-from orchestrator.worker.child import attempt
+from orchestrator.worker.failures import Failure
 from orchestrator.worker.app import app
 
-judge = attempt.Failure.of.__func__
+judge = Failure.of.__func__
 
 def fail(cls, error, *told):
     if isinstance(error, ZeroDivisionError):
         raise {error}
     return judge(cls, error, *told)
 
-attempt.Failure.of = classmethod(fail)
+Failure.of = classmethod(fail)
 """
 BESIDE = """
     def work():
@@ -419,8 +421,8 @@ Ledger.append_log = fail
 
     assert run.ended([("attempt.lost", "tell", "could not go on with it")]).state == "succeeded"
 
-    assert run.ledger.log_lines(run.run_id, "tell", 1) == []
-    assert run.ledger.log_lines(run.run_id, "tell", 2) == ["open"]
+    assert run.ledger.log_lines(AttemptId(run.run_id, "tell", 1)) == []
+    assert run.ledger.log_lines(AttemptId(run.run_id, "tell", 2)) == ["open"]
 
 
 def test_steps_that_obey_while_their_worker_ends_are_heard_beside_silent_ones(site, wait_until):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.connection import connect
 from orchestrator.refusals import REFUSALS, TOO_MANY_CLIENTS, ServerRefuses
 
@@ -164,7 +165,7 @@ def test_a_server_that_refuses_for_longer_than_a_lease_costs_no_attempt(
         "below": 1,
     }
     assert not [it for it in run.events() if it.kind.endswith(".refused")]
-    assert run.ledger.log_lines(run.run_id, "hold", 1) == ["before", "after"]
+    assert run.ledger.log_lines(AttemptId(run.run_id, "hold", 1)) == ["before", "after"]
     assert [worker.process.pid for worker in site.workers if worker.is_alive] == main_processes
 
 

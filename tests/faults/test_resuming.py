@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.messages.dispatch import Dispatcher
 
 HARMED = """
@@ -183,5 +184,5 @@ def test_a_run_that_is_resumed_while_its_old_attempt_wakes_is_not_disturbed_by_i
     assert record.state == "succeeded"
     assert site.value(record, "hold") == 2
     assert record.steps["hold"].attempts[1].worker.startswith(other.name)
-    assert run.ledger.log_lines(run.run_id, "hold", 1) == []
+    assert run.ledger.log_lines(AttemptId(run.run_id, "hold", 1)) == []
     assert len(run.events("log.refused")) == 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import threading
 
+from orchestrator.attempt_id import AttemptId
+
 WORKING = """
     @step
     def hold():
@@ -86,7 +88,7 @@ def test_connections_cut_in_the_middle_of_a_step_do_no_harm(server_site):
 
     record = run.ended()
     assert record.state == "succeeded"
-    assert run.ledger.log_lines(run.run_id, "hold", 1) == ["before", "after"]
+    assert run.ledger.log_lines(AttemptId(run.run_id, "hold", 1)) == ["before", "after"]
     assert all(len(step.attempts) == 1 for step in record.steps.values())
 
 
@@ -132,7 +134,7 @@ def test_a_server_that_is_killed_and_started_again_loses_nothing_and_repeats_not
     ] * 22
     assert not [it for it in run.events() if it.kind.endswith(".refused")]
     assert site.value(record, "total") == TOTAL
-    assert run.ledger.log_lines(run.run_id, "hold", 1) == ["before", "after"]
+    assert run.ledger.log_lines(AttemptId(run.run_id, "hold", 1)) == ["before", "after"]
 
 
 def test_a_server_that_is_paused_for_longer_than_a_lease_costs_no_attempt(server, server_site):

@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from orchestrator.attempt_id import AttemptId
+
 GONE = r"^the lease of worker w\d\.\S+ ran out \d\.\d s ago$"
 
 RUNNING_LONG = """
@@ -171,7 +173,7 @@ def test_a_frozen_worker_that_wakes_after_its_lease_can_commit_nothing(site):
         def freezing():
             below(end())
     """)
-    run.wait(lambda _: run.ledger.log_lines(run.run_id, "end", 1))
+    run.wait(lambda _: run.ledger.log_lines(AttemptId(run.run_id, "end", 1)))
     frozen.halt()
     site.add_worker(slots=1)
     assert run.wait().state == "succeeded"
@@ -191,7 +193,7 @@ def test_a_frozen_worker_that_wakes_after_its_lease_can_commit_nothing(site):
     assert (refused.detail["outcome"], refused.detail["state"]) == ("succeeded", "succeeded")
     (log_refused,) = run.events("log.refused")
     assert (log_refused.step, log_refused.attempt) == ("end", 1)
-    assert run.ledger.log_lines(run.run_id, "end", 1) == ["attempt 1 begins"]
+    assert run.ledger.log_lines(AttemptId(run.run_id, "end", 1)) == ["attempt 1 begins"]
 
 
 def test_a_frozen_worker_that_wakes_after_its_lease_stops_what_it_runs(site):
@@ -213,7 +215,7 @@ def test_a_frozen_worker_that_wakes_after_its_lease_stops_what_it_runs(site):
             end()
     """)
     run.wait_for_note("began")
-    run.wait(lambda _: run.ledger.log_lines(run.run_id, "end", 1))
+    run.wait(lambda _: run.ledger.log_lines(AttemptId(run.run_id, "end", 1)))
     frozen.halt()
     site.add_worker(slots=1)
     assert run.wait().state == "succeeded"
@@ -229,7 +231,7 @@ def test_a_frozen_worker_that_wakes_after_its_lease_stops_what_it_runs(site):
     assert stopped.detail["after_s"] < 2 + site.settings.timeout_grace_s
     assert len(run.events("log.refused")) == 1
     assert not run.events("commit.refused")
-    assert run.ledger.log_lines(run.run_id, "end", 2) == []
+    assert run.ledger.log_lines(AttemptId(run.run_id, "end", 2)) == []
 
 
 PLAIN = """

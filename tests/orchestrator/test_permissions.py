@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.artifacts.identity import marked_store
 from orchestrator.artifacts.store import FolderStore
+from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import SettingsInvalid
 from orchestrator.local.server import embedded_server
 from orchestrator.permissions import Permissions
@@ -36,7 +37,7 @@ def modes(folder: Path) -> tuple[set[str], set[str]]:
 def fill(root: Path, permissions: Permissions) -> None:
     marked_store(root, permissions)
     store = FolderStore(root, is_marked=True, permissions=permissions)
-    store.save("run", "step", 1, 7, {"a": "value"})
+    store.save(AttemptId("run", "step", 1), 7, {"a": "value"})
     store.make_folder(root / "run" / "step.checkpoints" / "deep")
 
 

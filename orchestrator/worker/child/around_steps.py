@@ -9,6 +9,7 @@ import threading
 from typing import Any
 
 from orchestrator.attempt_context import StopRequested
+from orchestrator.attempt_id import AttemptId
 from orchestrator.worker import interruption
 from orchestrator.worker.child.process_state import state_of_process
 from orchestrator.worker.memory import is_limit_exceeded, limit_memory
@@ -26,8 +27,8 @@ class process_held:  # noqa: N801 (used as a function; generators cost three tim
 
     __slots__ = ("_decimal", "_is_main", "_threads", "_what")
 
-    def __init__(self, run_id: str, step: str) -> None:
-        self._what = f"step {step} of run {run_id}"
+    def __init__(self, attempt: AttemptId) -> None:
+        self._what = f"step {attempt.step} of run {attempt.run_id}"
 
     def __enter__(self) -> None:
         self._is_main = threading.current_thread() is threading.main_thread()

@@ -23,6 +23,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, TextIO
 
 from orchestrator.artifacts.faults import HostFault
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.outages import Outage
 from orchestrator.settings.model import Settings
@@ -50,7 +51,7 @@ FILE_BYTES = 16 * 1024 * 1024  # of a noisy attempt's output kept before its hea
 
 class Capture(Protocol):
     def attempt(
-        self, run_id: str, step: str, attempt: int, token: int, masks: Masks = NO_MASKS
+        self, attempt: AttemptId, token: int, masks: Masks = NO_MASKS
     ) -> AbstractContextManager[None]:
         """Capture what is printed and logged inside the block; it is in the ledger at the block's
         end, masked."""
@@ -94,18 +95,14 @@ class DescriptorCapture:
         self._is_installed = True
 
     @contextlib.contextmanager
-    def attempt(
-        self, run_id: str, step: str, attempt: int, token: int, masks: Masks = NO_MASKS
-    ) -> Iterator[None]:
+    def attempt(self, attempt: AttemptId, token: int, masks: Masks = NO_MASKS) -> Iterator[None]:
         if not self._is_installed:
             self._install()
         with self._lock:
             if self._fd < 0:
                 self._use_new_file()
             empty(self._fd)  # where nobody can tell of writers
-            self._shipment = Shipment(
-                self._ledger, self._limit, run_id, step, attempt, token, masks
-            )
+            self._shipment = Shipment(self._ledger, self._limit, attempt, token, masks)
             self._shipped = self._freed = HEAD_BYTES
             self._has_head = True
         os.dup2(self._writer, 1)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, TextIO
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.outages import Outage
 from orchestrator.worker.child.log_records import capture_records, stream_handlers
@@ -41,10 +42,8 @@ class ThreadCapture:
                 threading.Thread(target=_ship_open_logs, name="attempt-log", daemon=True).start()
 
     @contextlib.contextmanager
-    def attempt(
-        self, run_id: str, step: str, attempt: int, token: int, masks: Masks = NO_MASKS
-    ) -> Iterator[None]:
-        shipment = Shipment(self._ledger, self._limit, run_id, step, attempt, token, masks)
+    def attempt(self, attempt: AttemptId, token: int, masks: Masks = NO_MASKS) -> Iterator[None]:
+        shipment = Shipment(self._ledger, self._limit, attempt, token, masks)
         mark = _thread_log.set(shipment)
         _open_logs[id(shipment)] = shipment
         _is_any_open.set()

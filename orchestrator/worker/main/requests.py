@@ -19,7 +19,8 @@ from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request
 
-from orchestrator.ledger.values import Held, owner_of
+from orchestrator.attempt_id import AttemptId
+from orchestrator.ledger.values import OwnedAttempt, owner_of
 from orchestrator.worker.endings import AttemptHindered, AttemptStopped, MessageDropped
 from orchestrator.worker.log_file import log_of_child
 from orchestrator.worker.main.host_state import host_state
@@ -77,10 +78,8 @@ class StepRequest(Request):  # type: ignore[misc]
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         named = self.kwargs
-        held = Held(
-            named["run_id"],
-            named["step"],
-            named["attempt"],
+        held = OwnedAttempt(
+            AttemptId(named["run_id"], named["step"], named["attempt"]),
             owner_of(self._hostname, INCARNATION, pid),
         )
         running.begin(id(self), RunningAttempt(held, pid, self.timeout_s, log=log_of_child(pid)))

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from orchestrator.ledger.values import Held
+from orchestrator.ledger.values import OwnedAttempt
 from orchestrator.worker.call_clock import call_s
 from orchestrator.worker.log_file import LogOfChild
 
@@ -29,7 +29,7 @@ class RunningAttempt:
     end.
     """
 
-    held: Held
+    held: OwnedAttempt
     pid: int
     timeout_s: float
     stop_reason: str = ""
@@ -52,7 +52,7 @@ class RunningAttempt:
     def call_s(self) -> float | None:
         """Return for how long its call has run; None once that has ended."""
         held = self.held
-        return call_s(self.pid, held.run_id, held.step, held.attempt)
+        return call_s(self.pid, held.id)
 
 
 class Running:

@@ -78,7 +78,7 @@ def _stop(app: Celery, attempt: RunningAttempt, reason: str) -> None:
             _stop_process(process, attempt, reason)
     except _CallEnded:
         running.give_up_stopping(attempt)
-        withdraw(attempt.pid, *_named(attempt), ASK[TIMED_OUT])
+        withdraw(attempt.pid, attempt.held.id, ASK[TIMED_OUT])
     except Exception:
         logger.exception(
             "run %s: step %s could not be stopped", attempt.held.run_id, attempt.held.step
@@ -88,7 +88,7 @@ def _stop(app: Celery, attempt: RunningAttempt, reason: str) -> None:
         running.end_stopping(attempt)
     finally:
         if attempt.ended.is_set():
-            withdraw(attempt.pid, *_named(attempt), ASK.get(reason, signal.SIGUSR2))
+            withdraw(attempt.pid, attempt.held.id, ASK.get(reason, signal.SIGUSR2))
 
 
 def pass_on_terminations() -> None:
@@ -104,25 +104,21 @@ def pass_on_terminations() -> None:
             continue
         if not is_terminated(attempt.pid) or is_draining():
             if attempt.terminated_at:
-                withdraw(attempt.pid, *_named(attempt), signal.SIGTERM)
+                withdraw(attempt.pid, attempt.held.id, signal.SIGTERM)
             attempt.terminated_at = None
         elif attempt.terminated_at is None:
             attempt.terminated_at = now
         elif now - attempt.terminated_at > OWN_END_KNOWN_S:
             with running.lock, suppress(ProcessLookupError):
                 if running.is_running(attempt):
-                    announce(attempt.pid, *_named(attempt), signal.SIGTERM)
+                    announce(attempt.pid, attempt.held.id, signal.SIGTERM)
                     os.kill(attempt.pid, signal.SIGUSR2)
-
-
-def _named(attempt: RunningAttempt) -> tuple[str, str, int]:
-    return attempt.held.run_id, attempt.held.step, attempt.held.attempt
 
 
 def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) -> None:
     began, longest_s = time.monotonic(), LONGEST_GRACE_S.get(reason, math.inf)
     grace_s = min(process.settings.timeout_grace_s, longest_s)
-    worker = attempt.held.owner.partition(" ")[0]
+    worker = attempt.held.worker
     with running.lock:
         # Once it has ended, what its process has started may be another attempt's.
         tree = ProcessTree(attempt.pid) if running.is_running(attempt) else None
@@ -189,7 +185,7 @@ def _ask(attempt: RunningAttempt, reason: str) -> None:
     """Signal the process of an attempt; `running.lock` is held and the attempt runs, so it is no
     other attempt's."""
     signum = ASK.get(reason, signal.SIGUSR2)
-    announce(attempt.pid, *_named(attempt), signum)
+    announce(attempt.pid, attempt.held.id, signum)
     with suppress(ProcessLookupError):
         os.kill(attempt.pid, signum)
 
@@ -245,7 +241,7 @@ def _stop_thread(process: WorkerProcess, attempt: RunningAttempt, reason: str) -
     with ExitStack() as asking:
         with call_clock.asking:
             _leave_if_its_call_has_ended(attempt, reason)
-            asking.enter_context(asked_in_thread(held.run_id, held.step, held.attempt))
+            asking.enter_context(asked_in_thread(held.id))
         if reason == HANDED_OVER:
             return _tell(process, attempt, reason, {}, "")  # the worker ends next
         attempt.ended.wait()
@@ -254,7 +250,7 @@ def _stop_thread(process: WorkerProcess, attempt: RunningAttempt, reason: str) -
         "how": "it ended by itself: its pool cannot end a step",
         "after_s": round(time.monotonic() - began, 3),
         "processes": 0,
-        "worker": held.owner.partition(" ")[0],
+        "worker": held.worker,
     }
     return _tell(
         process, attempt, reason, detail, "; its pool cannot end a step, so it was waited for"
@@ -276,9 +272,7 @@ def _tell(
                 attempt.log, held, process.ledger, process.settings.log_lines_per_attempt
             )
     if reason == HANDED_OVER:
-        answer = process.ledger.hand_over(
-            held.run_id, held.step, held.attempt, "its worker ended", owner=held.owner
-        )
+        answer = process.ledger.hand_over(held.id, "its worker ended", owner=held.owner)
     elif reason == OUT_OF_MEMORY and attempt.failure:
         answer = commit_for(process, held, attempt.failure)
     elif reason == TIMED_OUT:

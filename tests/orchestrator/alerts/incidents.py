@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any
 
 from orchestrator.alerts.delivery import AlertDelivery, Pace
+from orchestrator.attempt_id import AttemptId
 from orchestrator.definition.builder import PipelineBuilder
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
@@ -57,10 +58,12 @@ class Incidents:
 
     def begin(self, run_id: str, step: str = "train", attempt: int = 1, lease_s: float = 60) -> int:
         """Claim an attempt, write its log, and give its token."""
-        claim = self.ledger.claim(run_id, step, attempt, f"1.7.{attempt}", "gpu@host", lease_s)
+        claim = self.ledger.claim(
+            AttemptId(run_id, step, attempt), f"1.7.{attempt}", "gpu@host", lease_s
+        )
         assert isinstance(claim, Claim), claim
         lines = [f"{step} {attempt} line {number}" for number in range(30)]
-        self.ledger.append_log(run_id, step, attempt, claim.token, lines, 100)
+        self.ledger.append_log(AttemptId(run_id, step, attempt), claim.token, lines, 100)
         return claim.token
 
     def fail(
@@ -69,7 +72,11 @@ class Incidents:
         """Let an attempt fail, which is its step's last."""
         token = self.begin(run_id, step, attempt)
         self.ledger.commit(
-            run_id, step, attempt, token, "gpu@host", Outcome.FAILED, detail={"error": error}
+            AttemptId(run_id, step, attempt),
+            token,
+            "gpu@host",
+            Outcome.FAILED,
+            detail={"error": error},
         )
 
     def failed(self, *alerts: str) -> str:

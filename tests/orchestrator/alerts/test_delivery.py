@@ -17,6 +17,7 @@ from webhook import Webhook
 
 from orchestrator.alerts.delivery import ALERTS_AT_ONCE, HANGING_AT_ONCE, AlertDelivery, Pace
 from orchestrator.alerts.message import Message
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
 from orchestrator.settings.model import Settings
@@ -283,7 +284,10 @@ def test_runs_that_succeed_or_are_cancelled_are_told_to_nobody(
     succeeded, cancelled = (incidents.submit(webhook.url("hook")) for _ in range(2))
     for step in ("train", "report"):
         ledger.commit(
-            succeeded, step, 1, incidents.begin(succeeded, step), "gpu@host", Outcome.SUCCEEDED
+            AttemptId(succeeded, step, 1),
+            incidents.begin(succeeded, step),
+            "gpu@host",
+            Outcome.SUCCEEDED,
         )
     ledger.cancel(cancelled, "enough")
     delivery = incidents.delivery()

@@ -9,6 +9,7 @@ from webhook import Webhook
 
 from orchestrator.alerts import message
 from orchestrator.alerts.message import failure_message
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
 
@@ -64,7 +65,7 @@ def test_a_run_that_was_repaired_to_death_is_told_by_its_last_loss(
     }
     for attempt in (1, 2, 3):
         token = incidents.begin(run_id, attempt=attempt)
-        ledger.report_lost(run_id, "train", attempt, lost, token=token)
+        ledger.report_lost(AttemptId(run_id, "train", attempt), lost, token=token)
 
     incidents.tell(run_id)
 
@@ -95,8 +96,8 @@ def test_a_step_without_error_or_log_is_told_all_the_same(
     incidents: Incidents, ledger: Ledger
 ) -> None:
     run_id = incidents.submit(steps={"quiet": ""})
-    claim = ledger.claim(run_id, "quiet", 1, "1.7.1", "w@host")
-    ledger.commit(run_id, "quiet", 1, claim.token, "w@host", Outcome.FAILED)  # type: ignore[union-attr]
+    claim = ledger.claim(AttemptId(run_id, "quiet", 1), "1.7.1", "w@host")
+    ledger.commit(AttemptId(run_id, "quiet", 1), claim.token, "w@host", Outcome.FAILED)  # type: ignore[union-attr]
 
     told = failure_message(ledger, run_id)
 

@@ -30,6 +30,7 @@ from orchestrator.artifacts.outputs import (
     shown_output,
 )
 from orchestrator.artifacts.store import FolderStore
+from orchestrator.attempt_id import AttemptId
 
 
 class Colour(Enum):
@@ -192,7 +193,9 @@ def store(tmp_path: pathlib.Path) -> FolderStore:
 
 
 def through(value: Any, store: FolderStore, inline_bytes: int) -> tuple[Any, bool]:
-    text = encode_output(value, inline_bytes, lambda value: store.save("run", "step", 1, 1, value))
+    text = encode_output(
+        value, inline_bytes, lambda value: store.save(AttemptId("run", "step", 1), 1, value)
+    )
     return decode_output(text, store), bool(text) and artifact_of(json.loads(text)) is not None
 
 

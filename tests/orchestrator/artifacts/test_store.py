@@ -20,6 +20,7 @@ import pytest
 
 from orchestrator.artifacts.faults import InputUnreadable
 from orchestrator.artifacts.store import Artifact, ArtifactMissing, FolderStore
+from orchestrator.attempt_id import AttemptId
 
 LARGE = 1_000_000
 VALUES = {
@@ -43,7 +44,7 @@ VALUES = {
 
 
 def save(root: Path, value: Any) -> Artifact:
-    return FolderStore(root).save("run", "step", 1, 7, value)
+    return FolderStore(root).save(AttemptId("run", "step", 1), 7, value)
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -137,6 +138,7 @@ import numpy as np
 from pathlib import Path
 from orchestrator.artifacts.outputs import decode_output, encode_output
 from orchestrator.artifacts.store import FolderStore
+from orchestrator.attempt_id import AttemptId
 
 def peak():  # ru_maxrss would be that of the process which has started us, where that is larger
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -144,7 +146,7 @@ def peak():  # ru_maxrss would be that of the process which has started us, wher
 
 store = FolderStore(Path(sys.argv[1]))
 def save(value, step="step"):
-    return encode_output(value, 4096, lambda value: store.save("run", step, 1, 1, value))
+    return encode_output(value, 4096, lambda value: store.save(AttemptId("run", step, 1), 1, value))
 
 decode_output(save([np.zeros(100_000), bytes(100_000), "a"], "first"), store)  # loads what it needs
 text = Path(sys.argv[1], "output.json")

@@ -11,6 +11,7 @@ import pytest
 from celery import Celery
 from runs import begin, graph
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.coordinator.coordinator import Coordinator
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import present_coordinators
@@ -28,7 +29,7 @@ def failed_once(ledger: Ledger, app: Celery, chosen: Settings) -> Callable[[int]
         run_id = submit(graph({f"s{i}": "" for i in range(steps)}).plan(), ledger, app, chosen)
         for i in range(steps):
             token = begin(ledger, run_id, f"s{i}")
-            ledger.commit(run_id, f"s{i}", 1, token, "w", Outcome.FAILED, retry_in_s=0.0)
+            ledger.commit(AttemptId(run_id, f"s{i}", 1), token, "w", Outcome.FAILED, retry_in_s=0.0)
         return run_id
 
     return start

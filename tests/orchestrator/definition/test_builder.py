@@ -80,7 +80,7 @@ def test_a_pipeline_is_not_changed_by_what_is_done_to_its_arguments_later() -> N
     assert call.args == ([1],)
 
 
-def test_a_loop_is_named_in_full() -> None:
+def test_a_loop_is_attempt_in_full() -> None:
     builder = PipelineBuilder("p")
     builder.add("a", anything, needs="c")
     builder.add("b", anything, needs="a")

@@ -19,6 +19,7 @@ from typing import Any
 from oracle import DEADLINE_S, LedgerModel, Shape
 from runs import INSTANT_S, RULES, SETTINGS, Graph, SaidTwice, age, counts_in, random_options, start
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.entries import priority_level
 from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
@@ -29,8 +30,8 @@ from orchestrator.ledger.values import (
     Chain,
     Claim,
     Commit,
-    Held,
     Link,
+    OwnedAttempt,
     Refusal,
     Replaced,
     RunNotEnded,
@@ -166,7 +167,7 @@ class Network:
             held = self.rng.choice(self.held)
             for _ in self._times():
                 is_taken = self.ledger.append_log(
-                    self.run_id, held.step, held.attempt, held.token, ["line"], 10
+                    AttemptId(self.run_id, held.step, held.attempt), held.token, ["line"], 10
                 )
                 assert is_taken == self.model.log(held.step, held.attempt, held.token)
                 self.compare()
@@ -248,10 +249,8 @@ class Network:
             return
         chosen = self.rng.sample(self.held, self.rng.randint(0, min(4, len(self.held))))
         held = [
-            Held(
-                self.run_id,
-                it.step,
-                it.attempt,
+            OwnedAttempt(
+                AttemptId(self.run_id, it.step, it.attempt),
                 it.owner if self.rng.random() < 0.8 else self._owner(),
             )
             for it in dict.fromkeys(chosen)
@@ -425,7 +424,10 @@ class Network:
     def _let_lapse(self) -> None:
         """The workers that hold what nobody is at any more are gone: their leases run out."""
         held = [
-            Held(self.run_id, step, self.model.steps[step].attempt, self.model.steps[step].holder)
+            OwnedAttempt(
+                AttemptId(self.run_id, step, self.model.steps[step].attempt),
+                self.model.steps[step].holder,
+            )
             for step in self.model.due
             if self.model.steps[step].holder
         ]
@@ -485,7 +487,10 @@ class Network:
         claim_id, lasts = f"{process}{self.claims}", self.rng.random() < 0.8
         for _ in self._times():
             claim = self.ledger.claim(
-                self.run_id, step, attempt, claim_id, worker, LONG_S if lasts else NO_TIME_S
+                AttemptId(self.run_id, step, attempt),
+                claim_id,
+                worker,
+                LONG_S if lasts else NO_TIME_S,
             )
             given = claim.token if isinstance(claim, Claim) else None
             token = self.model.claim(step, attempt, claim_id, worker, given=given or 0, lasts=lasts)
@@ -514,7 +519,7 @@ class Network:
         )
         output = f'"{held.step}/{attempt}"' if is_success else ""
         answer = self.ledger.commit(
-            self.run_id, held.step, attempt, token, worker, outcome, output=output,
+            AttemptId(self.run_id, held.step, attempt), token, worker, outcome, output=output,
             follower=rest[0][:2] if rest and is_success else ("", 0),
             retry_in_s=0.0 if may_retry else None,
         )  # fmt: skip
@@ -561,11 +566,11 @@ class Network:
             answer: Replaced | Refusal
             if kind == "lost":
                 answer = self.ledger.report_lost(
-                    self.run_id, step, attempt, detail, token=token, owner=owner
+                    AttemptId(self.run_id, step, attempt), detail, token=token, owner=owner
                 )
             else:
                 answer = self.ledger.hand_over(
-                    self.run_id, step, attempt, "enough", token=token, owner=owner
+                    AttemptId(self.run_id, step, attempt), "enough", token=token, owner=owner
                 )
             expected = self.model.lost(step, attempt, token=token, owner=owner, kind=kind)
             if expected is None:
@@ -584,7 +589,7 @@ class Network:
         error = self.rng.choice([None, {"type": "StoreUnusable", "message": "full"}])
         for _ in self._times():
             answer = self.ledger.put_back(
-                self.run_id, held.step, held.attempt, {"reason": "full", "host": "h"},
+                AttemptId(self.run_id, held.step, held.attempt), {"reason": "full", "host": "h"},
                 BackOff(NO_TIME_S, NO_TIME_S),
                 error=error, **shown,
             )  # fmt: skip
@@ -603,7 +608,7 @@ class Network:
                 self._send(answer.ready)
             self.compare()
 
-    def _stop(self, held: Held) -> None:
+    def _stop(self, held: OwnedAttempt) -> None:
         """A worker has stopped what it was told to stop."""
         ended_alone = self.rng.random() < 0.3
         for _ in self._times():
@@ -619,7 +624,7 @@ class Network:
     def _resend(self, step: str, attempt: int, sent_at_us: int) -> None:
         for caller in range(self.rng.randint(1, 3)):
             ready = self.ledger.resend(
-                self.run_id, step, attempt, sent_at_us, {"found": "the queue is empty"}
+                AttemptId(self.run_id, step, attempt), sent_at_us, {"found": "the queue is empty"}
             )
             if caller == 0:
                 self.model.resend(step, attempt)

@@ -9,6 +9,7 @@ from itertools import count
 from random import Random
 from typing import Any
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.definition.model import Pipeline, ShellCall, Step, TriggerRule
 from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.ledger import Ledger
@@ -169,7 +170,7 @@ def age(ledger: Ledger, run_id: str, age_us: int) -> None:
 
 def begin(ledger: Ledger, run_id: str, step: str, attempt: int = 1, worker: str = "w") -> int:
     """Claim an attempt, which must be granted, and give its token."""
-    claim = ledger.claim(run_id, step, attempt, f"{step}-{attempt}", worker)
+    claim = ledger.claim(AttemptId(run_id, step, attempt), f"{step}-{attempt}", worker)
     assert hasattr(claim, "token"), claim
     return claim.token
 

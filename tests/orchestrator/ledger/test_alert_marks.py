@@ -8,6 +8,7 @@ from typing import Any
 
 from runs import begin, run_state, start_graph
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import AlertTry
@@ -22,7 +23,9 @@ def failed_run(ledger: Ledger) -> str:
 
 
 def fail(ledger: Ledger, run_id: str, attempt: int) -> None:
-    ledger.commit(run_id, "a", attempt, begin(ledger, run_id, "a", attempt), "w", Outcome.FAILED)
+    ledger.commit(
+        AttemptId(run_id, "a", attempt), begin(ledger, run_id, "a", attempt), "w", Outcome.FAILED
+    )
     assert run_state(ledger, run_id) == "failed"
 
 
@@ -51,7 +54,9 @@ def test_one_alone_may_tell_until_the_claim_runs_out(
 def test_a_run_that_did_not_fail_has_nothing_to_tell(ledger: Ledger) -> None:
     cancelled, succeeded = (start_graph(ledger, {"a": ""}) for _ in range(2))
     ledger.cancel(cancelled, "enough")
-    ledger.commit(succeeded, "a", 1, begin(ledger, succeeded, "a"), "w", Outcome.SUCCEEDED)
+    ledger.commit(
+        AttemptId(succeeded, "a", 1), begin(ledger, succeeded, "a"), "w", Outcome.SUCCEEDED
+    )
 
     for run_id in (cancelled, succeeded):
         assert ledger.claim_alert(run_id, 60) is None

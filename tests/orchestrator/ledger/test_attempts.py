@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from runs import age, begin, events_of, heads, run_state, start_graph, states_of
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.entries import CallKind, StepSpec
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, StepState
@@ -18,14 +19,20 @@ def commit(
     ledger: Ledger, run_id: str, step: str, token: int, outcome: Outcome = SUCCEEDED, **more
 ) -> Commit | Refusal:
     return ledger.commit(
-        run_id, step, more.pop("attempt", 1), token, more.pop("worker", "w"), outcome, **more
+        AttemptId(run_id, step, more.pop("attempt", 1)),
+        token,
+        more.pop("worker", "w"),
+        outcome,
+        **more,
     )
 
 
 def test_of_many_who_claim_an_attempt_one_gets_it(ledger: Ledger, at_once) -> None:
     run_id = start_graph(ledger, {"a": ""})
 
-    claims = at_once(lambda own, number: own.claim(run_id, "a", 1, f"claim-{number}", f"w{number}"))
+    claims = at_once(
+        lambda own, number: own.claim(AttemptId(run_id, "a", 1), f"claim-{number}", f"w{number}")
+    )
 
     assert [type(claim) for claim in claims].count(Claim) == 1
     assert [event for event, _, _ in events_of(ledger, run_id)].count("step.started") == 1
@@ -34,12 +41,12 @@ def test_of_many_who_claim_an_attempt_one_gets_it(ledger: Ledger, at_once) -> No
 def test_the_same_claim_said_twice_gets_the_same_answer(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": ""})
 
-    first = ledger.claim(run_id, "a", 1, "claim", "w")
-    second = ledger.claim(run_id, "a", 1, "claim", "w")
+    first = ledger.claim(AttemptId(run_id, "a", 1), "claim", "w")
+    second = ledger.claim(AttemptId(run_id, "a", 1), "claim", "w")
 
     assert isinstance(first, Claim)
     assert first == second
-    assert isinstance(ledger.claim(run_id, "a", 1, "claim", "other"), Refusal)
+    assert isinstance(ledger.claim(AttemptId(run_id, "a", 1), "claim", "other"), Refusal)
     assert len(events_of(ledger, run_id)) == 4
 
 
@@ -47,7 +54,7 @@ def test_the_same_claim_said_twice_gets_the_same_answer(ledger: Ledger) -> None:
 def test_a_claim_of_another_attempt_is_refused(ledger: Ledger, attempt: int) -> None:
     run_id = start_graph(ledger, {"a": ""})
 
-    refusal = ledger.claim(run_id, "a", attempt, "claim", "w")
+    refusal = ledger.claim(AttemptId(run_id, "a", attempt), "claim", "w")
 
     assert refusal == Refusal(f"attempt {attempt} is not current, the step is queued at attempt 1")
 
@@ -55,18 +62,18 @@ def test_a_claim_of_another_attempt_is_refused(ledger: Ledger, attempt: int) -> 
 def test_a_message_for_a_step_that_waits_starts_nothing(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": "", "b": "a"})
 
-    assert isinstance(ledger.claim(run_id, "b", 0, "c", "w"), Refusal)
-    assert isinstance(ledger.claim(run_id, "b", 1, "c", "w"), Refusal)
+    assert isinstance(ledger.claim(AttemptId(run_id, "b", 0), "c", "w"), Refusal)
+    assert isinstance(ledger.claim(AttemptId(run_id, "b", 1), "c", "w"), Refusal)
     assert states_of(ledger, run_id)["b"] == "waiting"
 
 
 def test_messages_of_a_run_that_is_not_there_leave_no_trace(ledger: Ledger) -> None:
-    assert isinstance(ledger.claim("gone", "a", 1, "c", "w"), Refusal)
+    assert isinstance(ledger.claim(AttemptId("gone", "a", 1), "c", "w"), Refusal)
     assert isinstance(commit(ledger, "gone", "a", 7), Refusal)
     assert isinstance(commit(ledger, "gone", "a", 0, Outcome.LOST), Refusal)
     assert ledger.advance_due("gone").state is None
     assert ledger.cancel("gone", "x") is None
-    assert not ledger.append_log("gone", "a", 1, 7, ["line"], 10)
+    assert not ledger.append_log(AttemptId("gone", "a", 1), 7, ["line"], 10)
 
     assert list(ledger.client.scan_iter(f"{ledger.prefix}:*")) == []
 
@@ -111,20 +118,20 @@ def test_tokens_of_a_run_that_is_years_old_keep_every_digit(ledger: Ledger, age_
     # An odd number at the end is the first that rounding would spoil.
     ledger.client.hset(ledger.key(run_id, "run"), "token", token := age_us + 3600 * 10**6 + 1)
 
-    claims = [ledger.claim(run_id, "a", 1, "c", "w") for _ in range(2)]
+    claims = [ledger.claim(AttemptId(run_id, "a", 1), "c", "w") for _ in range(2)]
 
     assert [claim.token for claim in claims] == [token + 1] * 2
     assert ledger.run_fields(run_id)["token"] == str(token + 1)
     assert ledger.token(run_id, "a") == token + 1
     assert isinstance(commit(ledger, run_id, "a", token), Refusal)
-    assert not ledger.append_log(run_id, "a", 1, token + 2, ["line"], 10)
-    assert ledger.append_log(run_id, "a", 1, token + 1, ["line"], 10)
+    assert not ledger.append_log(AttemptId(run_id, "a", 1), token + 2, ["line"], 10)
+    assert ledger.append_log(AttemptId(run_id, "a", 1), token + 1, ["line"], 10)
     refused = [
         event.detail["token"] for event in ledger.events(run_id) if event.kind.endswith(".refused")
     ]
     assert refused == [token, token + 2]
-    assert isinstance(ledger.report_lost(run_id, "a", 1, {}, token=token), Refusal)
-    assert isinstance(ledger.report_lost(run_id, "a", 1, {}, token=token + 1), Replaced)
+    assert isinstance(ledger.report_lost(AttemptId(run_id, "a", 1), {}, token=token), Refusal)
+    assert isinstance(ledger.report_lost(AttemptId(run_id, "a", 1), {}, token=token + 1), Replaced)
     assert isinstance(
         commit(ledger, run_id, "a", begin(ledger, run_id, "a", 2), FAILED, attempt=2), Commit
     )
@@ -315,20 +322,20 @@ def test_a_retry_waits_for_its_due_time(ledger: Ledger) -> None:
 def test_a_message_of_the_failed_attempt_does_not_start_the_retry(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": ""})
     commit(ledger, run_id, "a", begin(ledger, run_id, "a"), FAILED, retry_in_s=0.0)
-    assert isinstance(ledger.claim(run_id, "a", 1, "again", "w"), Refusal)
-    assert isinstance(ledger.claim(run_id, "a", 2, "early", "w"), Refusal)
+    assert isinstance(ledger.claim(AttemptId(run_id, "a", 1), "again", "w"), Refusal)
+    assert isinstance(ledger.claim(AttemptId(run_id, "a", 2), "early", "w"), Refusal)
 
     ledger.advance_due(run_id)
 
-    assert isinstance(ledger.claim(run_id, "a", 1, "again", "w"), Refusal)
-    assert isinstance(ledger.claim(run_id, "a", 2, "now", "w"), Claim)
+    assert isinstance(ledger.claim(AttemptId(run_id, "a", 1), "again", "w"), Refusal)
+    assert isinstance(ledger.claim(AttemptId(run_id, "a", 2), "now", "w"), Claim)
 
 
 def test_a_claim_brings_call_params_and_outputs_of_the_steps_it_reads(ledger: Ledger) -> None:
     # The graph of tests has no data; the seam to real pipelines is tested with the submission.
     run_id = start_graph(ledger, {"a": ""})
 
-    claim = ledger.claim(run_id, "a", 1, "c", "w")
+    claim = ledger.claim(AttemptId(run_id, "a", 1), "c", "w")
 
     spec = StepSpec("cpu", CallKind.SHELL, args=[], command="true")
     assert claim == Claim(ledger.token(run_id, "a"), spec, {}, "", "p", 0, {})

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from runs import SaidTwice, begin, counts_in, events_of, heads, run_state, start_graph, states_of
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
-from orchestrator.ledger.values import Held, Refusal, StepUnknown
+from orchestrator.ledger.values import OwnedAttempt, Refusal, StepUnknown
 from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
 
@@ -26,7 +27,7 @@ def test_for_what_is_below_it_a_cancelled_step_has_failed(ledger: Ledger) -> Non
     assert run_state(ledger, run_id) == "queued"
     record = read_record(ledger, run_id)
     assert (record.steps["a"].cancel_reason, record.steps["b"].because) == ("no need", "a")
-    assert isinstance(ledger.claim(run_id, "a", 1, "c", "w"), Refusal)
+    assert isinstance(ledger.claim(AttemptId(run_id, "a", 1), "c", "w"), Refusal)
     assert verify_run(ledger, run_id).violations == ()
 
 
@@ -36,7 +37,7 @@ def test_a_run_of_which_steps_were_cancelled_ends_cancelled_unless_others_failed
     for outcome, state in ((Outcome.SUCCEEDED, "cancelled"), (Outcome.FAILED, "failed")):
         run_id = start_graph(ledger, {"a": "", "b": "", "c": "a"})
         ledger.cancel_steps(run_id, ["a"], "no need")
-        ledger.commit(run_id, "b", 1, begin(ledger, run_id, "b"), "w", outcome)
+        ledger.commit(AttemptId(run_id, "b", 1), begin(ledger, run_id, "b"), "w", outcome)
         assert run_state(ledger, run_id) == state
         assert verify_run(ledger, run_id).violations == ()
 
@@ -53,7 +54,9 @@ def test_the_last_open_steps_take_the_run_with_them(ledger: Ledger) -> None:
 
 def test_only_what_has_not_ended_is_cancelled_and_each_step_once(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"done": "", "a": "", "b": "a", "x": ""})
-    ledger.commit(run_id, "done", 1, begin(ledger, run_id, "done"), "w", Outcome.SUCCEEDED)
+    ledger.commit(
+        AttemptId(run_id, "done", 1), begin(ledger, run_id, "done"), "w", Outcome.SUCCEEDED
+    )
     before = events_of(ledger, run_id)
 
     assert ledger.cancel_steps(run_id, ["done"], "no need") == (0, ())
@@ -109,21 +112,24 @@ def test_an_attempt_whose_step_is_cancelled_commits_nothing_and_may_log_its_last
     token = begin(ledger, run_id, "a")
     ledger.cancel_steps(run_id, ["a"], "no need")
 
-    assert ledger.append_log(run_id, "a", 1, token, ["asked to stop"], 10)
-    assert not ledger.append_log(run_id, "a", 1, token + 1, ["another"], 10)
+    assert ledger.append_log(AttemptId(run_id, "a", 1), token, ["asked to stop"], 10)
+    assert not ledger.append_log(AttemptId(run_id, "a", 1), token + 1, ["another"], 10)
     assert isinstance(
-        ledger.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED, output="1"), Refusal
+        ledger.commit(AttemptId(run_id, "a", 1), token, "w", Outcome.SUCCEEDED, output="1"), Refusal
     )
-    held = Held(run_id, "a", 1, "w")
+    held = OwnedAttempt(AttemptId(run_id, "a", 1), "w")
     assert ledger.renew([held], 60.0) == {held: "cancelled"}
-    assert (ledger.outputs(run_id), ledger.log_lines(run_id, "a", 1)) == ({}, ["asked to stop"])
+    assert (ledger.outputs(run_id), ledger.log_lines(AttemptId(run_id, "a", 1))) == (
+        {},
+        ["asked to stop"],
+    )
 
 
 def test_a_step_that_was_never_claimed_has_no_log(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": ""})
     ledger.cancel_steps(run_id, ["a"], "no need")
 
-    assert not ledger.append_log(run_id, "a", 1, 0, ["who am I"], 10)
+    assert not ledger.append_log(AttemptId(run_id, "a", 1), 0, ["who am I"], 10)
 
 
 def test_a_cancel_whose_answer_was_lost_is_answered_alike(ledger: Ledger) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from runs import INSTANT_S, begin, events_of, heads, run_state, start_graph, states_of
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, RunState, StepState
-from orchestrator.ledger.values import Held, Refusal
+from orchestrator.ledger.values import OwnedAttempt, Refusal
 from orchestrator.record.run import read_record
 
 HOUR_US = 3_600_000_000
@@ -37,7 +38,7 @@ def test_a_step_that_no_worker_takes_in_time_fails(ledger: Ledger) -> None:
         attempt.error["message"]
         == "it waited 1e-06 s for a worker of queue cpu, which is as long as it may"
     )
-    assert isinstance(ledger.claim(run_id, "a", 1, "c", "w"), Refusal)
+    assert isinstance(ledger.claim(AttemptId(run_id, "a", 1), "c", "w"), Refusal)
     assert ledger.queued_before(run_id, "cpu", 3, 2**52) == [("tidy", 1, queued_at(ledger, run_id))]
 
 
@@ -48,7 +49,7 @@ def test_a_step_that_a_worker_has_taken_waits_no_more(ledger: Ledger) -> None:
     report = ledger.advance_due(run_id)
 
     assert (report.expired, states_of(ledger, run_id)) == ((), {"a": "running"})
-    ledger.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED)
+    ledger.commit(AttemptId(run_id, "a", 1), token, "w", Outcome.SUCCEEDED)
     assert ledger.due_at(run_id, "a") is None
 
 
@@ -57,10 +58,14 @@ def test_each_attempt_has_the_whole_time_to_wait_in(ledger: Ledger) -> None:
     dues = [ledger.due_at(run_id, "a") - queued_at(ledger, run_id)]
 
     token = begin(ledger, run_id, "a")
-    ledger.report_lost(run_id, "a", 1, {}, token=token)
+    ledger.report_lost(AttemptId(run_id, "a", 1), {}, token=token)
     dues.append(ledger.due_at(run_id, "a") - queued_at(ledger, run_id))
     ledger.commit(
-        run_id, "a", 2, begin(ledger, run_id, "a", 2), "w", Outcome.FAILED, retry_in_s=0.0
+        AttemptId(run_id, "a", 2),
+        begin(ledger, run_id, "a", 2),
+        "w",
+        Outcome.FAILED,
+        retry_in_s=0.0,
     )
     ledger.advance_due(run_id)
     dues.append(ledger.due_at(run_id, "a") - queued_at(ledger, run_id))
@@ -73,7 +78,7 @@ def test_a_message_that_is_sent_again_gives_no_more_time(ledger: Ledger) -> None
     due = ledger.due_at(run_id, "a")
     ((_, _, sent_at_us),) = ledger.queued_before(run_id, "cpu", 3, 2**52)
 
-    assert ledger.resend(run_id, "a", 1, sent_at_us, {})
+    assert ledger.resend(AttemptId(run_id, "a", 1), sent_at_us, {})
 
     assert ledger.due_at(run_id, "a") == due
 
@@ -82,7 +87,7 @@ def test_a_step_that_is_cancelled_or_given_up_waits_no_more(ledger: Ledger) -> N
     run_id = start_graph(ledger, {"a": "", "b": ""}, {}, {"a": PATIENT, "b": PATIENT})
 
     ledger.cancel_steps(run_id, ["a"], "no need")
-    ledger.commit(run_id, "b", 1, 0, "w", Outcome.FAILED)
+    ledger.commit(AttemptId(run_id, "b", 1), 0, "w", Outcome.FAILED)
 
     assert (ledger.due_at(run_id, "a"), ledger.due_at(run_id, "b")) == (None, None)
     assert ledger.advance_due(run_id).next_due_us is None
@@ -124,7 +129,7 @@ def test_of_many_who_miss_a_message_one_sends_it_again(ledger: Ledger, at_once) 
 
     answers = at_once(
         lambda own, _: own.resend(
-            run_id, step, attempt, sent_at_us, {"found": "the queue is empty"}
+            AttemptId(run_id, step, attempt), sent_at_us, {"found": "the queue is empty"}
         )
     )
 
@@ -137,7 +142,7 @@ def test_of_many_who_miss_a_message_one_sends_it_again(ledger: Ledger, at_once) 
     assert read_record(ledger, run_id).repairs == 1
     ((_, _, sent_again_us),) = ledger.queued_before(run_id, "cpu", 3, 2**52)
     assert sent_again_us == events[0].at_us > sent_at_us
-    assert ledger.resend(run_id, step, attempt, sent_again_us, {})
+    assert ledger.resend(AttemptId(run_id, step, attempt), sent_again_us, {})
 
 
 def test_nothing_is_sent_again_for_a_step_that_a_worker_has_or_that_went_on(ledger: Ledger) -> None:
@@ -146,13 +151,13 @@ def test_nothing_is_sent_again_for_a_step_that_a_worker_has_or_that_went_on(ledg
     token = begin(ledger, run_id, "a")
     before = events_of(ledger, run_id)
 
-    assert ledger.resend(run_id, "a", 1, sent_at_us, {}) == ()
-    assert ledger.resend(run_id, "b", 0, 0, {}) == ()
-    assert ledger.resend("gone", "a", 1, sent_at_us, {}) == ()
+    assert ledger.resend(AttemptId(run_id, "a", 1), sent_at_us, {}) == ()
+    assert ledger.resend(AttemptId(run_id, "b", 0), 0, {}) == ()
+    assert ledger.resend(AttemptId("gone", "a", 1), sent_at_us, {}) == ()
     assert events_of(ledger, run_id) == before
-    ledger.report_lost(run_id, "a", 1, {}, token=token)
-    assert ledger.resend(run_id, "a", 1, sent_at_us, {}) == ()
-    assert ledger.resend(run_id, "a", 2, sent_at_us, {}) == ()
+    ledger.report_lost(AttemptId(run_id, "a", 1), {}, token=token)
+    assert ledger.resend(AttemptId(run_id, "a", 1), sent_at_us, {}) == ()
+    assert ledger.resend(AttemptId(run_id, "a", 2), sent_at_us, {}) == ()
 
 
 # -- the end of the run ----------------------------------------------------------------------------
@@ -165,7 +170,11 @@ def test_a_run_that_misses_its_deadline_fails_and_all_that_is_open_is_cancelled(
     run_id = start_graph(ledger, upstream, deadline_s="0.000001")
     begin(ledger, run_id, "runs")
     ledger.commit(
-        run_id, "retries", 1, begin(ledger, run_id, "retries"), "w", Outcome.FAILED, retry_in_s=0.0
+        AttemptId(run_id, "retries", 1),
+        begin(ledger, run_id, "retries"),
+        "w",
+        Outcome.FAILED,
+        retry_in_s=0.0,
     )
 
     report = ledger.advance_due(run_id)
@@ -179,7 +188,7 @@ def test_a_run_that_misses_its_deadline_fails_and_all_that_is_open_is_cancelled(
         "missed its deadline of 0.000001 s",
     )
     assert ledger.run_fields(run_id)["cancel_reason"] == record.cancel_reason
-    held = Held(run_id, "runs", 1, "w")
+    held = OwnedAttempt(AttemptId(run_id, "runs", 1), "w")
     assert ledger.renew([held], 60.0) == {held: "cancelled"}
     assert [event for event, _, _ in events_of(ledger, run_id)].count("run.failed") == 1
     assert ledger.advance_due(run_id).state is RunState.FAILED
@@ -193,7 +202,7 @@ def test_a_run_that_is_never_begun_misses_its_deadline_too(ledger: Ledger) -> No
 
 def test_a_run_that_ended_in_time_has_no_deadline_to_miss(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": ""}, deadline_s="0.000001")
-    ledger.commit(run_id, "a", 1, begin(ledger, run_id, "a"), "w", Outcome.SUCCEEDED)
+    ledger.commit(AttemptId(run_id, "a", 1), begin(ledger, run_id, "a"), "w", Outcome.SUCCEEDED)
 
     assert ledger.advance_due(run_id).state is RunState.SUCCEEDED
     assert run_state(ledger, run_id) == "succeeded"

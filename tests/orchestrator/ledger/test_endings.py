@@ -6,9 +6,10 @@ import pytest
 from invariants import check_record
 from runs import begin, events_of, graph, heads, run_state, start, start_graph, states_of
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, RunState
-from orchestrator.ledger.values import Claim, Commit, DueReport, Held, Refusal
+from orchestrator.ledger.values import Claim, Commit, DueReport, OwnedAttempt, Refusal
 from orchestrator.record.run import read_record
 
 RULES = ("all_success", "all_done", "one_failed", "none_failed", "always")
@@ -16,7 +17,7 @@ RULES = ("all_success", "all_done", "one_failed", "none_failed", "always")
 
 def end(ledger: Ledger, run_id: str, step: str, outcome: Outcome = Outcome.SUCCEEDED) -> list[str]:
     """Run a step and give the heads of what that makes ready."""
-    answer = ledger.commit(run_id, step, 1, begin(ledger, run_id, step), "w", outcome)
+    answer = ledger.commit(AttemptId(run_id, step, 1), begin(ledger, run_id, step), "w", outcome)
     assert isinstance(answer, Commit)
     return heads(answer.ready)
 
@@ -49,7 +50,7 @@ def test_what_is_below_a_failure_can_never_start(ledger: Ledger) -> None:
 
     for step in "bc":
         for attempt in (0, 1):
-            assert isinstance(ledger.claim(run_id, step, attempt, "stray", "w"), Refusal)
+            assert isinstance(ledger.claim(AttemptId(run_id, step, attempt), "stray", "w"), Refusal)
     assert states_of(ledger, run_id) == {
         "a": "failed",
         "b": "upstream_failed",
@@ -141,14 +142,16 @@ def test_a_message_never_crosses_a_step_that_a_success_cannot_start(ledger: Ledg
 
     assert [[link.step for link in chain.links] for chain in chains] == [["a", "b"]]
     end(ledger, run_id, "a")
-    failed = ledger.commit(run_id, "b", 1, begin(ledger, run_id, "b"), "w", Outcome.FAILED)
+    failed = ledger.commit(
+        AttemptId(run_id, "b", 1), begin(ledger, run_id, "b"), "w", Outcome.FAILED
+    )
     assert [[link.step for link in chain.links] for chain in failed.ready] == [["alarm", "page"]]
 
 
 def test_a_retry_takes_the_rest_of_its_chain_along(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": "", "b": "a", "c": "b"})
     token = begin(ledger, run_id, "a")
-    ledger.commit(run_id, "a", 1, token, "w", Outcome.FAILED, retry_in_s=0.0)
+    ledger.commit(AttemptId(run_id, "a", 1), token, "w", Outcome.FAILED, retry_in_s=0.0)
 
     ready = ledger.advance_due(run_id).ready
 
@@ -172,7 +175,11 @@ def test_cancel_ends_every_open_step_and_the_run(ledger: Ledger) -> None:
     end(ledger, run_id, "failed", Outcome.FAILED)
     token = begin(ledger, run_id, "runs")
     ledger.commit(
-        run_id, "retries", 1, begin(ledger, run_id, "retries"), "w", Outcome.FAILED, retry_in_s=60.0
+        AttemptId(run_id, "retries", 1),
+        begin(ledger, run_id, "retries"),
+        "w",
+        Outcome.FAILED,
+        retry_in_s=60.0,
     )
 
     assert ledger.cancel(run_id, "enough – genug") == 4
@@ -194,14 +201,15 @@ def test_cancel_ends_every_open_step_and_the_run(ledger: Ledger) -> None:
     report = ledger.advance_due(run_id)
     assert report == DueReport(RunState.CANCELLED, report.next_due_us, report.now_us, ())
     assert [attempt.step for attempt in ledger.stopping(run_id)] == ["runs"]
-    assert ledger.append_log(run_id, "runs", 1, token, ["last words"], 10)
-    ledger.report_stopped(Held(run_id, "runs", 1, "w"), {"how": "killed"})
+    assert ledger.append_log(AttemptId(run_id, "runs", 1), token, ["last words"], 10)
+    ledger.report_stopped(OwnedAttempt(AttemptId(run_id, "runs", 1), "w"), {"how": "killed"})
     report = ledger.advance_due(run_id)
     assert report == DueReport(RunState.CANCELLED, None, report.now_us, ())
     assert ledger.cancel(run_id, "again") is None
-    assert isinstance(ledger.claim(run_id, "queued", 1, "c", "w"), Refusal)
+    assert isinstance(ledger.claim(AttemptId(run_id, "queued", 1), "c", "w"), Refusal)
     assert isinstance(
-        ledger.commit(run_id, "runs", 1, token, "w", Outcome.SUCCEEDED, output="1"), Refusal
+        ledger.commit(AttemptId(run_id, "runs", 1), token, "w", Outcome.SUCCEEDED, output="1"),
+        Refusal,
     )
     assert ledger.outputs(run_id) == {}
     assert events_of(ledger, run_id)[-3:] == [
@@ -236,4 +244,4 @@ def test_a_run_may_be_cancelled_before_its_first_step(ledger: Ledger) -> None:
     assert [event for event, _, _ in events_of(ledger, run_id)] == [
         "run.created", "step.queued", "step.cancelled", "step.cancelled", "run.cancelled",
     ]  # fmt: skip
-    assert not isinstance(ledger.claim(run_id, "a", 1, "c", "w"), Claim)
+    assert not isinstance(ledger.claim(AttemptId(run_id, "a", 1), "c", "w"), Claim)

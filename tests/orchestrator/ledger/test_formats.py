@@ -8,6 +8,7 @@ import re
 import pytest
 from runs import SETTINGS, begin, graph, start_graph
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import FormatUnknown
 from orchestrator.ledger.entries import FORMAT
 from orchestrator.ledger.ledger import Ledger
@@ -59,7 +60,7 @@ def test_no_step_of_a_run_of_another_format_begins(ledger: Ledger, v: str | None
     run_id = start_graph(ledger, {"a": ""})
     write_format(ledger, run_id, v)
 
-    assert isinstance(ledger.claim(run_id, "a", 1, "i.7.x", "w"), Refusal)
+    assert isinstance(ledger.claim(AttemptId(run_id, "a", 1), "i.7.x", "w"), Refusal)
 
 
 def test_a_run_that_an_older_version_has_not_ended_can_be_read_and_cancelled_and_then_resumed(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 from runs import begin, events_of, heads, run_state, start_graph, states_of
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, StepState
@@ -13,7 +14,7 @@ from orchestrator.ledger.values import (
     Claim,
     Commit,
     ExpiredLease,
-    Held,
+    OwnedAttempt,
     Refusal,
     Replaced,
     owner_of,
@@ -31,18 +32,18 @@ def claim(
 ) -> Claim:
     """Claim for one process of a worker."""
     worker, _, process = owner.partition(" ")
-    answer = ledger.claim(run_id, step, attempt, f"{process}{attempt}", worker, lease_s)
+    answer = ledger.claim(AttemptId(run_id, step, attempt), f"{process}{attempt}", worker, lease_s)
     assert isinstance(answer, Claim), answer
     return answer
 
 
 def lapse(ledger: Ledger, run_id: str, step: str, attempt: int = 1, owner: str = "w") -> None:
     """Let the lease of an attempt run out."""
-    ledger.renew([Held(run_id, step, attempt, owner)], 0.0)
+    ledger.renew([OwnedAttempt(AttemptId(run_id, step, attempt), owner)], 0.0)
 
 
 def lose(ledger: Ledger, run_id: str, step: str, attempt: int, **shown) -> Replaced:
-    answer = ledger.report_lost(run_id, step, attempt, GONE, **(shown or {"owner": "w"}))
+    answer = ledger.report_lost(AttemptId(run_id, step, attempt), GONE, **(shown or {"owner": "w"}))
     assert isinstance(answer, Replaced), answer
     return answer
 
@@ -56,8 +57,8 @@ def last_event(ledger: Ledger, run_id: str, event: str) -> Event:
 
 def test_a_claim_holds_the_step_for_its_lease(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": "", "b": ""})
-    ledger.claim(run_id, "a", 1, "c", "w", 60.0)
-    ledger.claim(run_id, "b", 1, "c", "v", 0.0)
+    ledger.claim(AttemptId(run_id, "a", 1), "c", "w", 60.0)
+    ledger.claim(AttemptId(run_id, "b", 1), "c", "v", 0.0)
 
     started = {
         event.step: event.at_us for event in ledger.events(run_id) if event.kind == "step.started"
@@ -76,12 +77,16 @@ def test_nobody_takes_over_before_the_lease_has_run_out(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": ""})
     begin(ledger, run_id, "a")
 
-    assert ledger.report_lost(run_id, "a", 1, GONE) == Refusal("the attempt is held by another")
+    assert ledger.report_lost(AttemptId(run_id, "a", 1), GONE) == Refusal(
+        "the attempt is held by another"
+    )
     lapse(ledger, run_id, "a")
-    ledger.renew([Held(run_id, "a", 1, "w")], 60.0)
-    assert ledger.report_lost(run_id, "a", 1, GONE) == Refusal("the attempt is held by another")
+    ledger.renew([OwnedAttempt(AttemptId(run_id, "a", 1), "w")], 60.0)
+    assert ledger.report_lost(AttemptId(run_id, "a", 1), GONE) == Refusal(
+        "the attempt is held by another"
+    )
     lapse(ledger, run_id, "a")
-    answer = ledger.report_lost(run_id, "a", 1, GONE)
+    answer = ledger.report_lost(AttemptId(run_id, "a", 1), GONE)
 
     assert isinstance(answer, Replaced)
     assert (answer.state, [chain.links[0][:2] for chain in answer.ready]) == (
@@ -98,7 +103,7 @@ def test_of_many_who_see_a_lease_run_out_one_sends_the_message(ledger: Ledger, a
 
     answers = at_once(
         lambda own, _: [
-            own.report_lost(run_id, it.step, it.attempt, GONE)
+            own.report_lost(AttemptId(run_id, it.step, it.attempt), GONE)
             for it in own.advance_due(run_id).expired
         ]
     )
@@ -113,9 +118,11 @@ def test_a_worker_that_was_cut_off_may_commit_if_nobody_took_over(ledger: Ledger
     lapse(ledger, run_id, "a")
     assert ledger.advance_due(run_id).expired
 
-    assert isinstance(ledger.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED), Commit)
+    assert isinstance(
+        ledger.commit(AttemptId(run_id, "a", 1), token, "w", Outcome.SUCCEEDED), Commit
+    )
     assert run_state(ledger, run_id) == "succeeded"
-    assert isinstance(ledger.report_lost(run_id, "a", 1, GONE), Refusal)
+    assert isinstance(ledger.report_lost(AttemptId(run_id, "a", 1), GONE), Refusal)
 
 
 @pytest.mark.parametrize("has_begun", [False, True])
@@ -130,10 +137,10 @@ def test_whoever_was_replaced_neither_commits_nor_logs_and_both_are_recorded(
 
     for outcome in (Outcome.SUCCEEDED, Outcome.FAILED):
         assert isinstance(
-            ledger.commit(run_id, "a", 1, old, "w", outcome, output='"late"'), Refusal
+            ledger.commit(AttemptId(run_id, "a", 1), old, "w", outcome, output='"late"'), Refusal
         )
-    assert not ledger.append_log(run_id, "a", 1, old, ["late"], 10)
-    assert not ledger.append_log(run_id, "a", 2, old, ["late"], 10)
+    assert not ledger.append_log(AttemptId(run_id, "a", 1), old, ["late"], 10)
+    assert not ledger.append_log(AttemptId(run_id, "a", 2), old, ["late"], 10)
 
     state = "running" if has_begun else "queued"
     refusals = [
@@ -149,8 +156,8 @@ def test_whoever_was_replaced_neither_commits_nor_logs_and_both_are_recorded(
     ]
     assert (
         ledger.outputs(run_id),
-        ledger.log_lines(run_id, "a", 1),
-        ledger.log_lines(run_id, "a", 2),
+        ledger.log_lines(AttemptId(run_id, "a", 1)),
+        ledger.log_lines(AttemptId(run_id, "a", 2)),
     ) == ({}, [], [])
     assert states_of(ledger, run_id) == {"a": state}
 
@@ -214,7 +221,7 @@ def test_lost_attempts_do_not_count_against_the_retries(ledger: Ledger) -> None:
     begin(ledger, run_id, "a")
     lose(ledger, run_id, "a", 1)
     second = claim(ledger, run_id, "a", 2, "w i.1.")
-    ledger.commit(run_id, "a", 2, second.token, "w", Outcome.FAILED, retry_in_s=0.0)
+    ledger.commit(AttemptId(run_id, "a", 2), second.token, "w", Outcome.FAILED, retry_in_s=0.0)
     ledger.advance_due(run_id)
     third = claim(ledger, run_id, "a", 3, "w i.1.")
     lose(ledger, run_id, "a", 3)
@@ -237,7 +244,7 @@ def test_what_is_told_of_a_loss_keeps_every_value(ledger: Ledger) -> None:
 
     for attempt in (1, 2):
         begin(ledger, run_id, "a", attempt)
-        ledger.report_lost(run_id, "a", attempt, detail, owner="w")
+        ledger.report_lost(AttemptId(run_id, "a", attempt), detail, owner="w")
 
     kept = {"outcome": "lost", **detail, "budget": 2}
     assert last_event(ledger, run_id, "attempt.lost").detail == {**kept, "lost": 1}
@@ -251,7 +258,7 @@ def test_a_loss_may_be_told_without_an_error(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": ""}, {}, {"a": {"lost_attempts": 2}})
     for attempt in (1, 2):
         begin(ledger, run_id, "a", attempt)
-        ledger.report_lost(run_id, "a", attempt, {"found": "x"}, owner="w")
+        ledger.report_lost(AttemptId(run_id, "a", attempt), {"found": "x"}, owner="w")
 
     assert last_event(ledger, run_id, "step.failed").detail == {
         "outcome": "lost",
@@ -278,13 +285,13 @@ def test_a_process_that_died_before_it_claimed_lost_a_message_and_no_attempt(
     ledger: Ledger,
 ) -> None:
     run_id = start_graph(ledger, {"a": ""})
-    sent_at_us = ledger.sent_at_us(run_id, "cpu", 3, "a", 1)
+    sent_at_us = ledger.sent_at_us(AttemptId(run_id, "a", 1), "cpu", 3)
 
     answer = lose(ledger, run_id, "a", 1, owner=owner_of("w", "i", 1))
 
     assert [chain.links[0][:2] for chain in answer.ready] == [("a", 1)]
     assert events_of(ledger, run_id)[-1] == ("message.lost", "a", 1)
-    assert ledger.sent_at_us(run_id, "cpu", 3, "a", 1) > sent_at_us
+    assert ledger.sent_at_us(AttemptId(run_id, "a", 1), "cpu", 3) > sent_at_us
     assert claim(ledger, run_id, "a", 1, "w i.2.").uncounted == 0
 
 
@@ -293,7 +300,7 @@ def test_who_knows_nothing_of_a_queued_step_is_not_believed(ledger: Ledger) -> N
     before = events_of(ledger, run_id)
 
     for step, attempt in (("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("no", 1)):
-        assert isinstance(ledger.report_lost(run_id, step, attempt, GONE), Refusal)
+        assert isinstance(ledger.report_lost(AttemptId(run_id, step, attempt), GONE), Refusal)
     assert events_of(ledger, run_id) == before
 
 
@@ -320,9 +327,18 @@ def test_an_attempt_belongs_to_one_process_of_one_worker_of_one_start(
     for step in "abc":
         claim(ledger, run_id, step, 1, owner_of("w1", "i7", 12))
 
-    assert isinstance(ledger.report_lost(run_id, "a", 1, GONE, owner=owner), Replaced) == is_it
-    assert isinstance(ledger.hand_over(run_id, "b", 1, "ends", owner=owner), Replaced) == is_it
-    assert isinstance(ledger.commit(run_id, "c", 1, 0, owner, Outcome.TIMED_OUT), Commit) == is_it
+    assert (
+        isinstance(ledger.report_lost(AttemptId(run_id, "a", 1), GONE, owner=owner), Replaced)
+        == is_it
+    )
+    assert (
+        isinstance(ledger.hand_over(AttemptId(run_id, "b", 1), "ends", owner=owner), Replaced)
+        == is_it
+    )
+    assert (
+        isinstance(ledger.commit(AttemptId(run_id, "c", 1), 0, owner, Outcome.TIMED_OUT), Commit)
+        == is_it
+    )
     assert states_of(ledger, run_id) == (
         {"a": "queued", "b": "queued", "c": "failed"} if is_it else dict.fromkeys("abc", "running")
     )
@@ -341,7 +357,7 @@ def test_an_attempt_that_is_handed_over_counts_neither_as_failure_nor_as_lost(
         assert given.uncounted == attempt - 1
         shown = {"token": given.token} if attempt % 2 else {"owner": "w i.1."}
         answers = [
-            ledger.hand_over(run_id, "a", attempt, "its worker had to end", **shown)
+            ledger.hand_over(AttemptId(run_id, "a", attempt), "its worker had to end", **shown)
             for _ in range(2)
         ]
         assert answers[0] == answers[1]
@@ -363,7 +379,7 @@ def test_an_attempt_that_is_handed_over_before_it_was_claimed_gives_its_message_
 ) -> None:
     run_id = start_graph(ledger, {"a": ""})
 
-    answer = ledger.hand_over(run_id, "a", 1, "its worker had to end", owner="w i.1.")
+    answer = ledger.hand_over(AttemptId(run_id, "a", 1), "its worker had to end", owner="w i.1.")
 
     assert isinstance(answer, Replaced)
     assert [chain.links[0][:2] for chain in answer.ready] == [("a", 1)]
@@ -376,10 +392,10 @@ def test_only_its_holder_hands_an_attempt_over(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": ""})
     token = begin(ledger, run_id, "a")
     lapse(ledger, run_id, "a")
-    ledger.renew([Held(run_id, "a", 1, "w")], 60.0)
+    ledger.renew([OwnedAttempt(AttemptId(run_id, "a", 1), "w")], 60.0)
 
     for shown in ({"token": token + 1}, {"owner": "v"}, {}):
-        assert isinstance(ledger.hand_over(run_id, "a", 1, "why", **shown), Refusal)
+        assert isinstance(ledger.hand_over(AttemptId(run_id, "a", 1), "why", **shown), Refusal)
     assert states_of(ledger, run_id) == {"a": "running"}
 
 
@@ -407,12 +423,12 @@ def test_a_renewal_tells_which_attempts_are_to_be_stopped_and_why(ledger: Ledger
         if step in ("failed", "done", "retrying"):
             outcome = Outcome.SUCCEEDED if step == "done" else Outcome.FAILED
             retry_in_s = 60.0 if step == "retrying" else None
-            ledger.commit(run_id, step, 1, token, "w", outcome, retry_in_s=retry_in_s)
+            ledger.commit(AttemptId(run_id, step, 1), token, "w", outcome, retry_in_s=retry_in_s)
     ledger.cancel_steps(run_id, ["cancelled"], "no need")
     for step in ("replaced", "again", "lost"):
         lose(ledger, run_id, step, 1, owner=mine)
     claim(ledger, run_id, "again", 2, mine)
-    held = {step: Held(run_id, step, 1, mine) for step in steps}
+    held = {step: OwnedAttempt(AttemptId(run_id, step, 1), mine) for step in steps}
 
     answers = [ledger.renew(list(held.values()), 60.0) for _ in range(2)]
 
@@ -432,7 +448,10 @@ def test_a_renewal_prolongs_the_leases_of_its_own_attempts_alone(ledger: Ledger)
     for run_id in runs:
         claim(ledger, run_id, "a", 1, "w i.1.", 0.0)
         claim(ledger, run_id, "b", 1, "w i.2.", 0.0)
-        held += [Held(run_id, "a", 1, "w i.1."), Held(run_id, "b", 1, "w i.1.")]
+        held += [
+            OwnedAttempt(AttemptId(run_id, "a", 1), "w i.1."),
+            OwnedAttempt(AttemptId(run_id, "b", 1), "w i.1."),
+        ]
 
     ledger.client.script_flush()
     answers = ledger.renew(held, 60.0)
@@ -446,7 +465,7 @@ def test_a_renewal_prolongs_the_leases_of_its_own_attempts_alone(ledger: Ledger)
 
 
 def test_a_renewal_for_a_run_that_is_not_there_leaves_no_trace(ledger: Ledger) -> None:
-    held = Held("gone", "a", 1, "w")
+    held = OwnedAttempt(AttemptId("gone", "a", 1), "w")
 
     assert ledger.renew([held], 60.0) == {held: "fenced"}
     ledger.report_stopped(held, {})
@@ -461,11 +480,13 @@ def test_a_cancelled_attempt_keeps_its_lease_until_it_is_gone(ledger: Ledger) ->
     for step in "ab":
         claim(ledger, run_id, step, 1, owner_of("w", "i", 1))
     ledger.cancel(run_id, "enough")
-    held = Held(run_id, "a", 1, owner_of("w", "i", 1))
+    held = OwnedAttempt(AttemptId(run_id, "a", 1), owner_of("w", "i", 1))
 
     assert [it.step for it in ledger.stopping(run_id)] == ["a", "b"]
     assert not ledger.advance_due(run_id).is_over
-    ledger.report_stopped(Held(run_id, "b", 1, owner_of("w", "i", 2)), {"how": "it was another"})
+    ledger.report_stopped(
+        OwnedAttempt(AttemptId(run_id, "b", 1), owner_of("w", "i", 2)), {"how": "it was another"}
+    )
     ledger.report_stopped(held, {"how": "killed", "after_s": 0.5, "processes": 3})
 
     assert [it.step for it in ledger.stopping(run_id)] == ["b"]
@@ -479,7 +500,7 @@ def test_a_cancelled_attempt_whose_worker_is_gone_is_over_when_somebody_says_tha
     run_id = start_graph(ledger, {"a": ""})
     token = begin(ledger, run_id, "a")
     ledger.cancel(run_id, "enough")
-    assert isinstance(ledger.report_lost(run_id, "a", 1, GONE), Refusal)
+    assert isinstance(ledger.report_lost(AttemptId(run_id, "a", 1), GONE), Refusal)
     lapse(ledger, run_id, "a")
 
     report = ledger.advance_due(run_id)
@@ -489,27 +510,33 @@ def test_a_cancelled_attempt_whose_worker_is_gone_is_over_when_somebody_says_tha
         [("a", True)],
         False,
     )
-    assert ledger.report_lost(run_id, "a", 1, GONE) == Replaced(StepState.CANCELLED, ())
+    assert ledger.report_lost(AttemptId(run_id, "a", 1), GONE) == Replaced(StepState.CANCELLED, ())
     assert (ledger.advance_due(run_id).is_over, ledger.stopping(run_id)) == (True, [])
     assert last_event(ledger, run_id, "attempt.stopped").detail == {
         "how": "its worker is gone: the lease ran out", "worker": "w"
     }  # fmt: skip
     # Should it live after all, it is told to stop, is waited for again, and commits nothing.
-    held = Held(run_id, "a", 1, "w")
+    held = OwnedAttempt(AttemptId(run_id, "a", 1), "w")
     assert ledger.renew([held], 60.0) == {held: "cancelled"}
     assert [it.step for it in ledger.stopping(run_id)] == ["a"]
-    assert isinstance(ledger.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED), Refusal)
+    assert isinstance(
+        ledger.commit(AttemptId(run_id, "a", 1), token, "w", Outcome.SUCCEEDED), Refusal
+    )
 
 
 @pytest.mark.parametrize(
     ("end", "how"),
     [
         (
-            lambda ledger, held: ledger.report_lost(held.run_id, "a", 1, GONE, owner=held.owner),
+            lambda ledger, held: ledger.report_lost(
+                AttemptId(held.run_id, "a", 1), GONE, owner=held.owner
+            ),
             "its process died",
         ),
         (
-            lambda ledger, held: ledger.hand_over(held.run_id, "a", 1, "", owner=held.owner),
+            lambda ledger, held: ledger.hand_over(
+                AttemptId(held.run_id, "a", 1), "", owner=held.owner
+            ),
             "its worker ended",
         ),
         (
@@ -525,7 +552,7 @@ def test_a_cancelled_attempt_is_over_however_it_ends_and_that_is_told_once(
     run_id = start_graph(ledger, {"a": ""})
     claim(ledger, run_id, "a", 1, owner_of("w", "i", 1))
     ledger.cancel(run_id, "enough")
-    held = Held(run_id, "a", 1, owner_of("w", "i", 1))
+    held = OwnedAttempt(AttemptId(run_id, "a", 1), owner_of("w", "i", 1))
 
     for _ in range(2):
         end(ledger, held)
@@ -542,12 +569,12 @@ def test_a_cancelled_attempt_is_over_however_it_ends_and_that_is_told_once(
 def test_an_attempt_that_ended_alone_is_no_news_unless_its_step_was_cancelled(ledger) -> None:
     run_id = start_graph(ledger, {"a": ""})
     token = claim(ledger, run_id, "a", 1, owner_of("w", "i", 1)).token
-    held = Held(run_id, "a", 1, owner_of("w", "i", 1))
+    held = OwnedAttempt(AttemptId(run_id, "a", 1), owner_of("w", "i", 1))
     before = events_of(ledger, run_id)
 
     ledger.report_stopped(held, {"how": "alone"}, ended_alone=True)
     assert events_of(ledger, run_id) == before
-    ledger.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED)
+    ledger.commit(AttemptId(run_id, "a", 1), token, "w", Outcome.SUCCEEDED)
     ledger.report_stopped(held, {"how": "alone"}, ended_alone=True)
 
     assert "attempt.stopped" not in [event for event, _, _ in events_of(ledger, run_id)]
@@ -560,12 +587,12 @@ def test_who_was_taken_over_stops_also_when_its_step_does_not_run_again(ledger, 
     rules = {"b": "all_success" if fails else "one_failed"}
     run_id = start_graph(ledger, {"a": "", "b": "a"}, rules, {"b": {"lost_attempts": 1}})
     outcomes = [Outcome.SUCCEEDED, Outcome.FAILED] if fails else [Outcome.FAILED, Outcome.SUCCEEDED]
-    ledger.commit(run_id, "a", 1, begin(ledger, run_id, "a"), "w", outcomes[0])
+    ledger.commit(AttemptId(run_id, "a", 1), begin(ledger, run_id, "a"), "w", outcomes[0])
     claim(ledger, run_id, "b", 1, owner_of("w", "i", 1))
-    held = Held(run_id, "b", 1, owner_of("w", "i", 1))
-    ledger.report_lost(run_id, "b", 1, GONE, owner=held.owner)
+    held = OwnedAttempt(AttemptId(run_id, "b", 1), owner_of("w", "i", 1))
+    ledger.report_lost(AttemptId(run_id, "b", 1), GONE, owner=held.owner)
     ledger.resume(run_id, [("a", 0), ("b", 0)], again=["a"] if fails else [])
-    ledger.commit(run_id, "a", 2, begin(ledger, run_id, "a", 2), "w", outcomes[1])
+    ledger.commit(AttemptId(run_id, "a", 2), begin(ledger, run_id, "a", 2), "w", outcomes[1])
 
     assert states_of(ledger, run_id)["b"] == ("upstream_failed" if fails else "skipped")
     assert ledger.renew([held], 60.0) == {held: "fenced"}
@@ -577,8 +604,8 @@ def test_an_attempt_that_failed_behind_its_workers_back_commits_nothing_more(
     run_id = start_graph(ledger, {"a": ""}, {}, {"a": {"lost_attempts": 1}})
     token = begin(ledger, run_id, "a")
     lapse(ledger, run_id, "a")
-    ledger.report_lost(run_id, "a", 1, GONE)
+    ledger.report_lost(AttemptId(run_id, "a", 1), GONE)
 
     for outcome in (Outcome.SUCCEEDED, Outcome.FAILED):
-        assert isinstance(ledger.commit(run_id, "a", 1, token, "w", outcome), Refusal)
+        assert isinstance(ledger.commit(AttemptId(run_id, "a", 1), token, "w", outcome), Refusal)
     assert [event for event, _, _ in events_of(ledger, run_id)].count("commit.refused") == 2

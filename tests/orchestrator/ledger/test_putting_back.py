@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 from runs import begin, start_graph, states_of
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import BackOff, Claim, Refusal, Replaced
@@ -19,7 +20,7 @@ GONE = {
 
 
 def claim(ledger: Ledger, run_id: str, attempt: int) -> Claim:
-    answer = ledger.claim(run_id, "a", attempt, f"i.1.{attempt}", "w", 60.0)
+    answer = ledger.claim(AttemptId(run_id, "a", attempt), f"i.1.{attempt}", "w", 60.0)
     assert isinstance(answer, Claim), answer
     return answer
 
@@ -54,7 +55,7 @@ def test_an_attempt_that_is_put_back_costs_neither_retries_nor_lost_attempts_and
         assert given.uncounted == attempt - 1
         shown = {"token": given.token} if attempt % 2 else {"owner": "w i.1."}
         answer = ledger.put_back(
-            run_id, "a", attempt, WHY, BackOff(10.0, 300.0), error=GONE, **shown
+            AttemptId(run_id, "a", attempt), WHY, BackOff(10.0, 300.0), error=GONE, **shown
         )
         assert answer == Replaced(StepState.RETRYING, ())
         waits.append(due_in_s(ledger, run_id, "a"))
@@ -75,14 +76,14 @@ def test_a_loss_between_two_goings_back_lets_the_waits_begin_anew(ledger: Ledger
     run_id = start_graph(ledger, {"a": ""})
     for attempt in (1, 2):
         token = claim(ledger, run_id, attempt).token
-        ledger.put_back(run_id, "a", attempt, WHY, BackOff(10.0, 300.0), token=token)
+        ledger.put_back(AttemptId(run_id, "a", attempt), WHY, BackOff(10.0, 300.0), token=token)
         make_due(ledger, run_id, "a")
         ledger.advance_due(run_id)
     claim(ledger, run_id, 3)
-    ledger.report_lost(run_id, "a", 3, GONE, owner="w i.1.")
+    ledger.report_lost(AttemptId(run_id, "a", 3), GONE, owner="w i.1.")
 
     token = claim(ledger, run_id, 4).token
-    ledger.put_back(run_id, "a", 4, WHY, BackOff(10.0, 300.0), token=token)
+    ledger.put_back(AttemptId(run_id, "a", 4), WHY, BackOff(10.0, 300.0), token=token)
 
     assert due_in_s(ledger, run_id, "a") == 10.0
     assert ledger.client.hget(ledger.key(run_id, "uncounted"), "a") == "1 4 1"
@@ -100,7 +101,9 @@ def test_what_may_lose_no_attempt_goes_back_only_if_it_has_not_begun(
     token = begin(ledger, run_id, "a")
 
     answers = [
-        ledger.put_back(run_id, "a", 1, WHY, BackOff(10.0, 300.0), token=token, error=error)
+        ledger.put_back(
+            AttemptId(run_id, "a", 1), WHY, BackOff(10.0, 300.0), token=token, error=error
+        )
         for _ in range(2)
     ]
 
@@ -117,7 +120,9 @@ def test_only_its_holder_puts_an_attempt_back(ledger: Ledger) -> None:
     token = begin(ledger, run_id, "a")
 
     for shown in ({"token": token + 1}, {"owner": "v"}, {}):
-        assert isinstance(ledger.put_back(run_id, "a", 1, WHY, BackOff(1.0, 1.0), **shown), Refusal)
+        assert isinstance(
+            ledger.put_back(AttemptId(run_id, "a", 1), WHY, BackOff(1.0, 1.0), **shown), Refusal
+        )
     assert states_of(ledger, run_id) == {"a": "running"}
 
 
@@ -126,7 +131,7 @@ def test_a_cancelled_attempt_that_goes_back_is_over(ledger: Ledger) -> None:
     token = begin(ledger, run_id, "a")
     ledger.cancel(run_id, "enough")
 
-    answer = ledger.put_back(run_id, "a", 1, WHY, BackOff(1.0, 1.0), token=token)
+    answer = ledger.put_back(AttemptId(run_id, "a", 1), WHY, BackOff(1.0, 1.0), token=token)
 
     assert answer == Replaced(StepState.CANCELLED, ())
     assert ledger.stopping(run_id) == []

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import begin, graph, start, start_graph
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger import reads as reads_module
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, RunState, StepState
@@ -26,13 +27,18 @@ def test_the_record_folds_events_into_attempts(ledger: Ledger) -> None:
     error = {"type": "ValueError", "message": ODD_TEXT, "traceback": "Traceback …"}
     token = begin(ledger, run_id, "a", worker="w1")
     ledger.commit(
-        run_id, "a", 1, token, "w1", Outcome.FAILED, detail={"error": error}, retry_in_s=0.0
+        AttemptId(run_id, "a", 1),
+        token,
+        "w1",
+        Outcome.FAILED,
+        detail={"error": error},
+        retry_in_s=0.0,
     )
     waiting = read_record(ledger, run_id)
     ledger.advance_due(run_id)
     token = begin(ledger, run_id, "a", 2, worker="w2")
     running = read_record(ledger, run_id)
-    ledger.commit(run_id, "a", 2, token, "w2", Outcome.TIMED_OUT)
+    ledger.commit(AttemptId(run_id, "a", 2), token, "w2", Outcome.TIMED_OUT)
     record = read_record(ledger, run_id)
 
     events = {
@@ -84,7 +90,11 @@ def test_the_record_has_the_times_and_the_end_of_the_run(ledger: Ledger) -> None
 
     for step in "ba":
         ledger.commit(
-            run_id, step, 1, begin(ledger, run_id, step), "w", Outcome.SUCCEEDED, output=f'"{step}"'
+            AttemptId(run_id, step, 1),
+            begin(ledger, run_id, step),
+            "w",
+            Outcome.SUCCEEDED,
+            output=f'"{step}"',
         )
     record = read_record(ledger, run_id)
 
@@ -107,7 +117,9 @@ def test_a_record_told_bit_by_bit_is_the_record_read_at_once(ledger: Ledger) -> 
     told = read_skeleton(ledger, run_id)
     last = "0"
     for step in "ab":
-        ledger.commit(run_id, step, 1, begin(ledger, run_id, step), "w", Outcome.SUCCEEDED)
+        ledger.commit(
+            AttemptId(run_id, step, 1), begin(ledger, run_id, step), "w", Outcome.SUCCEEDED
+        )
         new = ledger.wait_for_events(run_id, last, 5.0)
         told.apply(new)
         last = new[-1].id
@@ -119,7 +131,7 @@ def test_a_record_told_bit_by_bit_is_the_record_read_at_once(ledger: Ledger) -> 
 def test_waiting_for_events_ends_with_the_first_one(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": ""})
     last = list(ledger.events(run_id))[-1].id
-    claim = threading.Timer(0.05, ledger.claim, (run_id, "a", 1, "c", "w"))
+    claim = threading.Timer(0.05, ledger.claim, (AttemptId(run_id, "a", 1), "c", "w"))
     claim.start()
 
     events = ledger.wait_for_events(run_id, last, 30.0)
@@ -157,27 +169,33 @@ def test_any_allowed_name_goes_through_a_whole_run(ledger: Ledger) -> None:
     assert [link.step for link in chains[0].links] == names
     for name in names:
         token = begin(ledger, run_id, name, worker="cpu-1@host.example")
-        assert ledger.append_log(run_id, name, 1, token, [name], 10)
+        assert ledger.append_log(AttemptId(run_id, name, 1), token, [name], 10)
         ledger.commit(
-            run_id, name, 1, token, "cpu-1@host.example", Outcome.SUCCEEDED, output=f'"{name}"'
+            AttemptId(run_id, name, 1),
+            token,
+            "cpu-1@host.example",
+            Outcome.SUCCEEDED,
+            output=f'"{name}"',
         )
 
     record = read_record(ledger, run_id)
     assert record.state is RunState.SUCCEEDED
     assert list(record.steps) == names
     assert record.outputs == {name: f'"{name}"' for name in names}
-    assert [ledger.log_lines(run_id, name, 1) for name in names] == [[name] for name in names]
+    assert [ledger.log_lines(AttemptId(run_id, name, 1)) for name in names] == [
+        [name] for name in names
+    ]
 
 
 def test_outputs_errors_and_logs_keep_every_character(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": ""})
     token = begin(ledger, run_id, "a")
-    ledger.append_log(run_id, "a", 1, token, [ODD_TEXT, ""], 10)
+    ledger.append_log(AttemptId(run_id, "a", 1), token, [ODD_TEXT, ""], 10)
 
     detail = {"error": {"type": "E", "message": ODD_TEXT, "traceback": ODD_TEXT}}
-    ledger.commit(run_id, "a", 1, token, "w", Outcome.FAILED, detail=detail, output="")
+    ledger.commit(AttemptId(run_id, "a", 1), token, "w", Outcome.FAILED, detail=detail, output="")
 
-    assert ledger.log_lines(run_id, "a", 1) == [ODD_TEXT, ""]
+    assert ledger.log_lines(AttemptId(run_id, "a", 1)) == [ODD_TEXT, ""]
     assert read_record(ledger, run_id).steps["a"].attempts[0].error == detail["error"]
 
 
@@ -185,7 +203,11 @@ def test_an_output_of_null_takes_no_room(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": "", "b": "", "c": ""})
     for step, output in (("a", "null"), ("b", ""), ("c", f'"{ODD_TEXT}"')):
         ledger.commit(
-            run_id, step, 1, begin(ledger, run_id, step), "w", Outcome.SUCCEEDED, output=output
+            AttemptId(run_id, step, 1),
+            begin(ledger, run_id, step),
+            "w",
+            Outcome.SUCCEEDED,
+            output=output,
         )
 
     assert ledger.outputs(run_id) == {"c": f'"{ODD_TEXT}"'}
@@ -197,10 +219,13 @@ def test_a_log_keeps_its_last_lines(ledger: Ledger) -> None:
 
     for start_at in range(0, 100, 7):
         assert ledger.append_log(
-            run_id, "a", 1, token, [str(i) for i in range(start_at, min(100, start_at + 7))], 10
+            AttemptId(run_id, "a", 1),
+            token,
+            [str(i) for i in range(start_at, min(100, start_at + 7))],
+            10,
         )
 
-    assert ledger.log_lines(run_id, "a", 1) == [str(i) for i in range(90, 100)]
+    assert ledger.log_lines(AttemptId(run_id, "a", 1)) == [str(i) for i in range(90, 100)]
 
 
 @pytest.mark.parametrize("pieces", [[3] * 20, [1, 30, 2], [40], [25, 25, 1], []])
@@ -216,25 +241,25 @@ def test_lines_keep_their_numbers_and_a_repeated_call_adds_none(
         kept = lines[-10:]  # more than that is not even sent
         for _ in range(2):
             before = written + count - len(kept)
-            assert ledger.append_log(run_id, "a", 1, token, kept, 10, before=before)
+            assert ledger.append_log(AttemptId(run_id, "a", 1), token, kept, 10, before=before)
         written += count
 
-    log = ledger.log(run_id, "a", 1)
+    log = ledger.log(AttemptId(run_id, "a", 1))
     assert log.dropped == max(0, written - 10)
     assert log.lines == tuple(str(number) for number in range(log.dropped, written))
 
 
 def test_only_the_holder_of_the_token_writes_the_log(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": ""})
-    assert not ledger.append_log(run_id, "a", 1, 0, ["before the claim"], 10)
+    assert not ledger.append_log(AttemptId(run_id, "a", 1), 0, ["before the claim"], 10)
     token = begin(ledger, run_id, "a")
-    assert not ledger.append_log(run_id, "a", 1, token + 1, ["wrong token"], 10)
-    assert not ledger.append_log(run_id, "a", 2, token, ["wrong attempt"], 10)
-    assert ledger.append_log(run_id, "a", 1, token, ["mine"], 10)
-    ledger.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED)
-    assert not ledger.append_log(run_id, "a", 1, token, ["after the commit"], 10)
+    assert not ledger.append_log(AttemptId(run_id, "a", 1), token + 1, ["wrong token"], 10)
+    assert not ledger.append_log(AttemptId(run_id, "a", 2), token, ["wrong attempt"], 10)
+    assert ledger.append_log(AttemptId(run_id, "a", 1), token, ["mine"], 10)
+    ledger.commit(AttemptId(run_id, "a", 1), token, "w", Outcome.SUCCEEDED)
+    assert not ledger.append_log(AttemptId(run_id, "a", 1), token, ["after the commit"], 10)
 
-    assert ledger.log_lines(run_id, "a", 1) == ["mine"]
+    assert ledger.log_lines(AttemptId(run_id, "a", 1)) == ["mine"]
 
 
 @given(at=st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC)))

@@ -21,6 +21,7 @@ from runs import (
     states_of,
 )
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import (
@@ -28,7 +29,7 @@ from orchestrator.ledger.values import (
     Chain,
     Claim,
     Commit,
-    Held,
+    OwnedAttempt,
     Refusal,
     ResumedMeanwhile,
     RunNotEnded,
@@ -48,7 +49,9 @@ def end(
 ) -> list[str]:
     """Run an attempt and give the heads of what that makes ready."""
     token = begin(ledger, run_id, step, attempt)
-    answer = ledger.commit(run_id, step, attempt, token, "w", outcome, output=f'"{step}{attempt}"')
+    answer = ledger.commit(
+        AttemptId(run_id, step, attempt), token, "w", outcome, output=f'"{step}{attempt}"'
+    )
     assert isinstance(answer, Commit)
     return heads(answer.ready)
 
@@ -94,7 +97,7 @@ def test_what_succeeded_is_kept_and_all_else_runs_as_a_new_attempt(ledger: Ledge
     assert (fields["state"], fields["open"], fields["resumes"]) == ("running", "3", "1")
     assert counts_in(fields) == {"succeeded": 1, "queued": 1, "waiting": 2}
     assert {"ended_at", "alert_at"}.isdisjoint(fields)
-    assert isinstance(ledger.claim(run_id, "a", 2, "c", "w"), Refusal)
+    assert isinstance(ledger.claim(AttemptId(run_id, "a", 2), "c", "w"), Refusal)
 
     assert end(ledger, run_id, "b", 2) == ["c"]  # it waits for b only: a is kept
     end(ledger, run_id, "c")
@@ -220,14 +223,14 @@ def test_retries_and_lost_attempts_count_anew(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": ""}, {}, {"a": {"lost_attempts": 2}})
     attempt = 1
     for resumes in range(3):
-        claim = ledger.claim(run_id, "a", attempt, "c", "w")
+        claim = ledger.claim(AttemptId(run_id, "a", attempt), "c", "w")
         assert isinstance(claim, Claim)
         assert claim.uncounted == attempt - 1  # the first try by the user's count
-        ledger.report_lost(run_id, "a", attempt, {}, token=claim.token)
-        claim = ledger.claim(run_id, "a", attempt + 1, "c", "w")
+        ledger.report_lost(AttemptId(run_id, "a", attempt), {}, token=claim.token)
+        claim = ledger.claim(AttemptId(run_id, "a", attempt + 1), "c", "w")
         assert isinstance(claim, Claim)
         assert claim.uncounted == attempt
-        ledger.commit(run_id, "a", attempt + 1, claim.token, "w", FAILED, retry_in_s=0.0)
+        ledger.commit(AttemptId(run_id, "a", attempt + 1), claim.token, "w", FAILED, retry_in_s=0.0)
         ledger.advance_due(run_id)
         end(ledger, run_id, "a", attempt + 2, FAILED)
         assert states_of(ledger, run_id) == {"a": "failed"}
@@ -240,9 +243,9 @@ def test_retries_and_lost_attempts_count_anew(ledger: Ledger) -> None:
 def test_what_ended_before_a_resume_commits_and_writes_nothing_after_it(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": "", "b": ""})
     tokens = {step: begin(ledger, run_id, step) for step in "ab"}
-    ledger.commit(run_id, "a", 1, tokens["a"], "w", FAILED)
+    ledger.commit(AttemptId(run_id, "a", 1), tokens["a"], "w", FAILED)
     ledger.cancel(run_id, "enough")
-    ledger.report_stopped(Held(run_id, "b", 1, "w"), {"how": "killed"})
+    ledger.report_stopped(OwnedAttempt(AttemptId(run_id, "b", 1), "w"), {"how": "killed"})
     ledger.resume(run_id, [("a", 0), ("b", 0)])
 
     for is_cancelled_again in (False, True):
@@ -251,10 +254,10 @@ def test_what_ended_before_a_resume_commits_and_writes_nothing_after_it(ledger: 
         for step in "ab":
             for outcome in (SUCCEEDED, FAILED):
                 assert isinstance(
-                    ledger.commit(run_id, step, 1, tokens[step], "w", outcome), Refusal
+                    ledger.commit(AttemptId(run_id, step, 1), tokens[step], "w", outcome), Refusal
                 )
-            assert not ledger.append_log(run_id, step, 1, tokens[step], ["late"], 10)
-            held = Held(run_id, step, 1, "w")
+            assert not ledger.append_log(AttemptId(run_id, step, 1), tokens[step], ["late"], 10)
+            held = OwnedAttempt(AttemptId(run_id, step, 1), "w")
             assert ledger.renew([held], 60.0) == {held: "fenced"}
     events = [event for event, _, _ in events_of(ledger, run_id)]
     assert (events.count("commit.refused"), events.count("log.refused")) == (8, 4)
@@ -264,13 +267,13 @@ def test_a_step_that_waits_after_a_resume_is_nobodys(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": "", "b": "a"})
     end(ledger, run_id, "a")
     token = begin(ledger, run_id, "b")
-    ledger.commit(run_id, "b", 1, token, "w", FAILED)
+    ledger.commit(AttemptId(run_id, "b", 1), token, "w", FAILED)
     ledger.resume(run_id, [("a", 0), ("b", 0)], again=["a"])
 
-    assert isinstance(ledger.report_lost(run_id, "b", 1, {}, owner="w"), Refusal)
-    assert isinstance(ledger.commit(run_id, "b", 1, 0, "w", FAILED), Refusal)
+    assert isinstance(ledger.report_lost(AttemptId(run_id, "b", 1), {}, owner="w"), Refusal)
+    assert isinstance(ledger.commit(AttemptId(run_id, "b", 1), 0, "w", FAILED), Refusal)
     ledger.cancel(run_id, "enough")
-    assert not ledger.append_log(run_id, "b", 1, token, ["late"], 10)
+    assert not ledger.append_log(AttemptId(run_id, "b", 1), token, ["late"], 10)
 
 
 # -- when it is refused ----------------------------------------------------------------------------
@@ -326,7 +329,7 @@ def test_a_resume_tells_how_many_attempts_are_being_stopped(ledger: Ledger) -> N
         ledger.resume(run_id, [(step, 0) for step in "abc"])
     assert caught.value.count == 2
     for step in "ab":
-        ledger.report_stopped(Held(run_id, step, 1, "w"), {"how": "killed"})
+        ledger.report_stopped(OwnedAttempt(AttemptId(run_id, step, 1), "w"), {"how": "killed"})
     assert heads(ledger.resume(run_id, [(step, 0) for step in "abc"])) == ["a", "b", "c"]
 
 
@@ -466,7 +469,7 @@ def test_a_step_that_had_succeeded_and_is_gone_leaves_no_output(ledger: Ledger) 
 
     assert ledger.outputs(run_id) == {}
     assert counts_in(ledger.run_fields(run_id)) == {"queued": 1, "waiting": 2}
-    assert isinstance(ledger.claim(run_id, "a", 1, "c", "w"), Refusal)
+    assert isinstance(ledger.claim(AttemptId(run_id, "a", 1), "c", "w"), Refusal)
     assert verify_run(ledger, run_id).violations == ()
 
 
@@ -478,7 +481,7 @@ def test_a_step_that_comes_back_counts_its_attempts_on(ledger: Ledger) -> None:
     chains = resume_as(ledger, run_id, graph(UPSTREAM), kept="")
 
     assert links(chains) == [[("a", 2)], [("b", 3)]]
-    claim = ledger.claim(run_id, "a", 2, "c", "w")
+    claim = ledger.claim(AttemptId(run_id, "a", 2), "c", "w")
     assert isinstance(claim, Claim)
     assert claim.uncounted == 1
     assert [it.attempt for it in read_record(ledger, run_id).steps["a"].attempts] == [1, 2]

@@ -25,6 +25,7 @@ from runs import (
     states_of,
 )
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Chain, Claim, Commit, Reused
@@ -41,9 +42,7 @@ def end(
     ledger: Ledger, run_id: str, step: str, attempt: int = 1, outcome: Outcome = Outcome.SUCCEEDED
 ) -> list[str]:
     answer = ledger.commit(
-        run_id,
-        step,
-        attempt,
+        AttemptId(run_id, step, attempt),
         begin(ledger, run_id, step, attempt),
         "w",
         outcome,
@@ -89,7 +88,9 @@ def rerun(
 
 def good_run(ledger: Ledger, run_id: str = "old") -> str:
     start(ledger, graph(UPSTREAM, RULES).plan(), run_id=run_id)
-    ledger.commit(run_id, "a", 1, begin(ledger, run_id, "a"), "w", Outcome.FAILED, retry_in_s=0.0)
+    ledger.commit(
+        AttemptId(run_id, "a", 1), begin(ledger, run_id, "a"), "w", Outcome.FAILED, retry_in_s=0.0
+    )
     ledger.advance_due(run_id)
     end(ledger, run_id, "a", 2)
     for step in "bcd":
@@ -108,9 +109,9 @@ def test_what_is_taken_over_has_succeeded_and_only_the_rest_runs(ledger: Ledger)
         "a": "succeeded", "b": "succeeded", "c": "queued", "d": "waiting", "alarm": "skipped"
     }  # fmt: skip
     assert ledger.reused(run_id) == {"a": Reused(old, 2), "b": Reused(old, 1)}
-    claim = ledger.claim(run_id, "c", 1, "x", "w")
+    claim = ledger.claim(AttemptId(run_id, "c", 1), "x", "w")
     assert isinstance(claim, Claim)
-    ledger.commit(run_id, "c", 1, claim.token, "w", Outcome.SUCCEEDED)
+    ledger.commit(AttemptId(run_id, "c", 1), claim.token, "w", Outcome.SUCCEEDED)
     assert end(ledger, run_id, "d") == []
     assert ledger.outputs(run_id) == {"a": '"a2"', "b": '"b1"', "d": '"d1"'}
     assert run_state(ledger, run_id) == "succeeded"

@@ -12,6 +12,7 @@ from redis.crc import key_slot
 from runs import INSTANT_S, SETTINGS, begin, counts_in, graph, heads, run_state, start, start_graph
 
 from orchestrator.alerts import delivery
+from orchestrator.attempt_id import AttemptId
 from orchestrator.definition.model import (
     FunctionCall,
     OutputRef,
@@ -38,7 +39,7 @@ from orchestrator.ledger.states import (
     RunState,
     StepState,
 )
-from orchestrator.ledger.values import Claim, Held, Reused, StagedStep
+from orchestrator.ledger.values import Claim, OwnedAttempt, Reused, StagedStep
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.runs.submission import staged_steps
 
@@ -81,11 +82,13 @@ def full_run(ledger: Ledger) -> str:
     taken_over = {"f": Reused("o", 1)}
     run_id, _ = start(ledger, plan, params='{"x":1}', fields=fields, reused=taken_over)
     token = begin(ledger, run_id, "a")
-    ledger.append_log(run_id, "a", 1, token, ["line", "line"], 1)
-    ledger.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED, output="[1]")
-    ledger.commit(run_id, "b", 1, begin(ledger, run_id, "b"), "w", Outcome.SUCCEEDED, output="2")
+    ledger.append_log(AttemptId(run_id, "a", 1), token, ["line", "line"], 1)
+    ledger.commit(AttemptId(run_id, "a", 1), token, "w", Outcome.SUCCEEDED, output="[1]")
+    ledger.commit(
+        AttemptId(run_id, "b", 1), begin(ledger, run_id, "b"), "w", Outcome.SUCCEEDED, output="2"
+    )
     begin(ledger, run_id, "c")
-    ledger.report_lost(run_id, "c", 1, {}, owner="w")
+    ledger.report_lost(AttemptId(run_id, "c", 1), {}, owner="w")
     ledger.cancel(run_id, "enough")
     ledger.resume(
         run_id,
@@ -93,7 +96,11 @@ def full_run(ledger: Ledger) -> str:
         fields={"params": '{"x":2}', "deadline_s": 3600} | secrets,
     )
     ledger.commit(
-        run_id, "c", 3, begin(ledger, run_id, "c", 3), "w", Outcome.FAILED, retry_in_s=0.0
+        AttemptId(run_id, "c", 3),
+        begin(ledger, run_id, "c", 3),
+        "w",
+        Outcome.FAILED,
+        retry_in_s=0.0,
     )
     return run_id
 
@@ -117,7 +124,10 @@ def test_the_keys_of_a_run_are_those_at_the_head_of_the_script(ledger: Ledger) -
     ledger.advance_due(run_id)
     for step, attempt in (("c", 4), ("d", 1), ("e", 2)):
         ledger.commit(
-            run_id, step, attempt, begin(ledger, run_id, step, attempt), "w", Outcome.SUCCEEDED
+            AttemptId(run_id, step, attempt),
+            begin(ledger, run_id, step, attempt),
+            "w",
+            Outcome.SUCCEEDED,
         )
     assert run_state(ledger, run_id) == "succeeded"
     del (
@@ -187,14 +197,14 @@ def test_a_claim_brings_params_and_outputs_to_those_who_read_them(ledger: Ledger
     run_id = full_run(ledger)
     ledger.advance_due(run_id)
 
-    claim = ledger.claim(run_id, "c", 4, "c", "w")
+    claim = ledger.claim(AttemptId(run_id, "c", 4), "c", "w")
     assert isinstance(claim, Claim)
     assert (claim.params, claim.outputs, claim.uncounted) == ({}, {"a": "[1]"}, 2)
     assert claim.spec.args == [{"$output": ["a"]}]
     assert claim.spec.options == {"retries": 1}
-    ledger.commit(run_id, "c", 4, claim.token, "w", Outcome.SUCCEEDED, output="null")
+    ledger.commit(AttemptId(run_id, "c", 4), claim.token, "w", Outcome.SUCCEEDED, output="null")
 
-    claim = ledger.claim(run_id, "d", 1, "d", "w")
+    claim = ledger.claim(AttemptId(run_id, "d", 1), "d", "w")
     assert isinstance(claim, Claim)
     assert claim.outputs == {"b": "2", "c": ""}
     assert (claim.pipeline, claim.import_path) == ("p", "")
@@ -204,7 +214,7 @@ def test_a_claim_brings_the_params_when_they_are_read(ledger: Ledger) -> None:
     step = Step("a", FunctionCall("m:f", (ParamRef("x"),)))
     run_id, _ = start(ledger, compile_pipeline(Pipeline("p", {"a": step})), params='{"x":"ü"}')
 
-    claim = ledger.claim(run_id, "a", 1, "c", "w")
+    claim = ledger.claim(AttemptId(run_id, "a", 1), "c", "w")
 
     assert isinstance(claim, Claim)
     assert claim.params == {"x": "ü"}
@@ -325,7 +335,9 @@ def test_a_commit_may_make_5_000_steps_ready(ledger: Ledger) -> None:
     names = [f"s{i}" for i in range(5000)]
     run_id = start_graph(ledger, {"root": "", **dict.fromkeys(names, "root"), "end": names})
 
-    answer = ledger.commit(run_id, "root", 1, begin(ledger, run_id, "root"), "w", Outcome.SUCCEEDED)
+    answer = ledger.commit(
+        AttemptId(run_id, "root", 1), begin(ledger, run_id, "root"), "w", Outcome.SUCCEEDED
+    )
 
     assert heads(answer.ready) == names
     assert counts_in(ledger.run_fields(run_id)) == {"succeeded": 1, "queued": 5000, "waiting": 1}
@@ -336,7 +348,7 @@ def test_a_failure_may_end_5_000_steps(ledger: Ledger) -> None:
     deep = {f"d{i}": f"d{i - 1}" if i else "root" for i in range(2500)}
     run_id = start_graph(ledger, {"root": "", **wide, **deep})
 
-    ledger.commit(run_id, "root", 1, begin(ledger, run_id, "root"), "w", Outcome.FAILED)
+    ledger.commit(AttemptId(run_id, "root", 1), begin(ledger, run_id, "root"), "w", Outcome.FAILED)
 
     assert counts_in(ledger.run_fields(run_id)) == {"failed": 1, "upstream_failed": 5000}
     assert run_state(ledger, run_id) == "failed"
@@ -368,7 +380,9 @@ def test_a_run_may_have_10_000_roots_and_a_step_may_read_them_all(
         answers = pipe.execute()
     assert [answer[3] for answer in answers[:-1]] == [[]] * 9_999
 
-    assert ledger.claim(run_id, "all", 1, "c", "w").outputs == {name: f'"{name}"' for name in names}
+    assert ledger.claim(AttemptId(run_id, "all", 1), "c", "w").outputs == {
+        name: f'"{name}"' for name in names
+    }
     assert counts_in(ledger.run_fields(run_id)) == {"succeeded": 10_000, "running": 1}
 
 
@@ -392,7 +406,7 @@ def test_a_chain_is_cut_into_messages_of_max_links(ledger: Ledger) -> None:
             token = begin(ledger, run_id, link.step)
             follower = following[:2] if following else ("", 0)
             answer = ledger.commit(
-                run_id, link.step, 1, token, "w", Outcome.SUCCEEDED, follower=follower
+                AttemptId(run_id, link.step, 1), token, "w", Outcome.SUCCEEDED, follower=follower
             )
             assert answer.is_chain_going_on == (following is not None)
             ready = answer.ready
@@ -408,7 +422,9 @@ def test_a_step_takes_little_of_the_servers_memory(ledger: Ledger) -> None:
     upstream = {name: [names[i - 1]] if i else [] for i, name in enumerate(names)}
     run_id, _ = start(ledger, graph(upstream).plan())
     for name in names:
-        ledger.commit(run_id, name, 1, begin(ledger, run_id, name), "w", Outcome.SUCCEEDED)
+        ledger.commit(
+            AttemptId(run_id, name, 1), begin(ledger, run_id, name), "w", Outcome.SUCCEEDED
+        )
 
     parts = [f"{ledger.prefix}:{key}" for key in keys_and_types(ledger) if run_id in key]
     used = sum(ledger.client.memory_usage(key, samples=0) for key in parts)
@@ -450,11 +466,16 @@ def test_a_server_that_lets_us_load_no_function_gets_a_script(
         client.execute_command("AUTH", "limited", "")
         limited = Ledger(client, ledger.prefix)
         run_id = start_graph(limited, {"a": "", "b": "a"})
-        held = [Held(run_id, "a", 1, "w "), Held("gone", "a", 1, "w ")]
+        held = [
+            OwnedAttempt(AttemptId(run_id, "a", 1), "w "),
+            OwnedAttempt(AttemptId("gone", "a", 1), "w "),
+        ]
 
         token = begin(limited, run_id, "a")
         assert limited.renew(held, 5.0) == {held[1]: "fenced"}
-        assert heads(limited.commit(run_id, "a", 1, token, "w", Outcome.SUCCEEDED).ready) == ["b"]
+        assert heads(
+            limited.commit(AttemptId(run_id, "a", 1), token, "w", Outcome.SUCCEEDED).ready
+        ) == ["b"]
 
     assert bool(redis_client.function_list()) == (rules == ["+@all"])
     assert begin(ledger, run_id, "b") > token  # and who may load one goes on with the same run

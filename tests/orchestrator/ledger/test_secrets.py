@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from runs import INSTANT_S, SaidTwice, begin, graph, run_state, start
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Claim, RunExists
@@ -24,7 +25,7 @@ def started(ledger: Ledger, **fields: str | int) -> str:
 
 
 def claimed(ledger: Ledger, run_id: str, step: str, attempt: int = 1) -> Claim:
-    claim = ledger.claim(run_id, step, attempt, f"{step}{attempt}", "w")
+    claim = ledger.claim(AttemptId(run_id, step, attempt), f"{step}{attempt}", "w")
     assert isinstance(claim, Claim)
     return claim
 
@@ -32,12 +33,12 @@ def claimed(ledger: Ledger, run_id: str, step: str, attempt: int = 1) -> Claim:
 def test_every_claim_brings_the_secrets_after_retries_and_lost_attempts_too(ledger: Ledger) -> None:
     run_id = started(SaidTwice(ledger.client, ledger.prefix))
     claim = claimed(ledger, run_id, "a")
-    ledger.commit(run_id, "a", 1, claim.token, "w", Outcome.FAILED, retry_in_s=0.0)
+    ledger.commit(AttemptId(run_id, "a", 1), claim.token, "w", Outcome.FAILED, retry_in_s=0.0)
     ledger.advance_due(run_id)
     second = claimed(ledger, run_id, "a", 2)
-    ledger.report_lost(run_id, "a", 2, {}, token=second.token)
+    ledger.report_lost(AttemptId(run_id, "a", 2), {}, token=second.token)
     third = claimed(ledger, run_id, "a", 3)
-    ledger.commit(run_id, "a", 3, third.token, "w", Outcome.SUCCEEDED)
+    ledger.commit(AttemptId(run_id, "a", 3), third.token, "w", Outcome.SUCCEEDED)
 
     assert [it.secrets for it in (claim, second, third, claimed(ledger, run_id, "b"))] == [
         {"token": "sesame"}
@@ -48,16 +49,20 @@ def test_every_claim_brings_the_secrets_after_retries_and_lost_attempts_too(ledg
 
 def succeed(ledger: Ledger, run_id: str) -> None:
     for step in "ab":
-        ledger.commit(run_id, step, 1, begin(ledger, run_id, step), "w", Outcome.SUCCEEDED)
+        ledger.commit(
+            AttemptId(run_id, step, 1), begin(ledger, run_id, step), "w", Outcome.SUCCEEDED
+        )
 
 
 def fail(ledger: Ledger, run_id: str) -> None:
-    ledger.commit(run_id, "a", 1, begin(ledger, run_id, "a"), "w", Outcome.FAILED)
+    ledger.commit(AttemptId(run_id, "a", 1), begin(ledger, run_id, "a"), "w", Outcome.FAILED)
 
 
 def lose(ledger: Ledger, run_id: str) -> None:
     for attempt in (1, 2, 3):
-        ledger.report_lost(run_id, "a", attempt, {}, token=begin(ledger, run_id, "a", attempt))
+        ledger.report_lost(
+            AttemptId(run_id, "a", attempt), {}, token=begin(ledger, run_id, "a", attempt)
+        )
 
 
 def cancel(ledger: Ledger, run_id: str) -> None:
@@ -99,7 +104,7 @@ def test_a_resume_brings_them_anew_and_its_end_deletes_them_again(ledger: Ledger
     ledger.cancel(run_id, "enough")
     assert not ledger.client.exists(key_of(ledger, run_id))
     ledger.advance_due(run_id)
-    ledger.report_lost(run_id, "a", 2, {}, owner="w")
+    ledger.report_lost(AttemptId(run_id, "a", 2), {}, owner="w")
     ledger.resume(run_id, [("a", 0), ("b", 0)], fields={"params": "{}"})
     assert claimed(ledger, run_id, "a", 3).secrets == {}  # the pipeline has none any more
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 from runs import INSTANT_S, begin, start_graph, states_of
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.server_clock import ClockStep
 from orchestrator.ledger.states import Outcome, RunState
@@ -24,7 +25,7 @@ def full_run(ledger: Ledger) -> str:
     )
     begin(ledger, run_id, "leased")
     token = begin(ledger, run_id, "retrying")
-    ledger.commit(run_id, "retrying", 1, token, "w", Outcome.FAILED, retry_in_s=300)
+    ledger.commit(AttemptId(run_id, "retrying", 1), token, "w", Outcome.FAILED, retry_in_s=300)
     return run_id
 
 
@@ -83,12 +84,14 @@ def test_nothing_is_judged_by_a_clock_that_shows_something_else(ledger, off_us) 
         {"b": {"queue_timeout": INSTANT_S}},
         deadline_s=INSTANT_S,
     )
-    ledger.claim(run_id, "a", 1, "c", "w", lease_s=0.0)
-    ledger.commit(run_id, "c", 1, begin(ledger, run_id, "c"), "w", Outcome.FAILED, retry_in_s=0)
+    ledger.claim(AttemptId(run_id, "a", 1), "c", "w", lease_s=0.0)
+    ledger.commit(
+        AttemptId(run_id, "c", 1), begin(ledger, run_id, "c"), "w", Outcome.FAILED, retry_in_s=0
+    )
     before = states_of(ledger, run_id)
 
     report = ledger.advance_due(run_id, expected_us=ledger.now_us() + off_us)
-    lost = ledger.report_lost(run_id, "a", 1, {}, expected_us=ledger.now_us() + off_us)
+    lost = ledger.report_lost(AttemptId(run_id, "a", 1), {}, expected_us=ledger.now_us() + off_us)
 
     assert (report.is_judged, report.ready, report.expired, report.waiting) == (False, (), (), ())
     assert isinstance(lost, Refusal)

@@ -19,6 +19,7 @@ from runs import (
     states_of,
 )
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Chain, Commit, RunExists, RunUnknown, StagedStep
@@ -79,7 +80,9 @@ def test_every_call_of_a_run_may_be_said_twice(ledger: Ledger) -> None:
     ready: list[Chain] = list(chains)
     while ready:
         step = ready.pop(0).links[0].step
-        answer = twice.commit(run_id, step, 1, begin(twice, run_id, step), "w", Outcome.SUCCEEDED)
+        answer = twice.commit(
+            AttemptId(run_id, step, 1), begin(twice, run_id, step), "w", Outcome.SUCCEEDED
+        )
         assert isinstance(answer, Commit)
         ready += answer.ready
         done.append(step)

@@ -29,6 +29,7 @@ from runs import (
     start,
 )
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger import starting as starting_module
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
@@ -228,7 +229,7 @@ def test_a_start_that_is_asked_for_again_much_later_still_gets_what_is_queued(
     recorded = calls_of_a_submit(ledger, graph({"a": "", "b": "", "c": "a"}), 0)
     for call in recorded:
         first = ledger._call("r", *call)
-    answer = ledger.commit("r", "a", 1, begin(ledger, "r", "a"), "w", Outcome.SUCCEEDED)
+    answer = ledger.commit(AttemptId("r", "a", 1), begin(ledger, "r", "a"), "w", Outcome.SUCCEEDED)
     assert isinstance(answer, Commit)
 
     assert [links_of(text) for text in first] == [[("a", 1), ("c", 1)], [("b", 1)]]

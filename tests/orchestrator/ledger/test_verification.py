@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from oracle import judge
 from runs import RULES, SETTINGS, Graph, begin, graph, run_state, start, start_graph
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.events import Event, EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.script import SCRIPT
@@ -40,7 +41,9 @@ def end(
     outcome: Outcome = Outcome.SUCCEEDED,
     **more,
 ) -> None:
-    ledger.commit(run_id, step, attempt, begin(ledger, run_id, step, attempt), "w", outcome, **more)
+    ledger.commit(
+        AttemptId(run_id, step, attempt), begin(ledger, run_id, step, attempt), "w", outcome, **more
+    )
 
 
 def half_a_run(ledger: Ledger) -> str:
@@ -52,7 +55,7 @@ def half_a_run(ledger: Ledger) -> str:
     end(ledger, run_id, "a", 2, output="1")
     begin(ledger, run_id, "b")
     ledger.report_lost(
-        run_id, "b", 1, {"error": {"type": "ProcessLost", "message": "gone"}}, owner="w"
+        AttemptId(run_id, "b", 1), {"error": {"type": "ProcessLost", "message": "gone"}}, owner="w"
     )
     end(ledger, run_id, "x", outcome=Outcome.FAILED)
     begin(ledger, run_id, "b", 2)
@@ -62,7 +65,7 @@ def half_a_run(ledger: Ledger) -> str:
 def ended_run(ledger: Ledger) -> str:
     run_id = half_a_run(ledger)
     token = int(ledger.run_fields(run_id)["token"])
-    ledger.commit(run_id, "b", 2, token, "w", Outcome.SUCCEEDED)
+    ledger.commit(AttemptId(run_id, "b", 2), token, "w", Outcome.SUCCEEDED)
     end(ledger, run_id, "c")
     end(ledger, run_id, "tidy")
     assert run_state(ledger, run_id) == "failed"
@@ -74,7 +77,7 @@ def put_back_run(ledger: Ledger) -> str:
     run_id = start_graph(ledger, UPSTREAM, TIDY)
     token = begin(ledger, run_id, "a")
     ledger.put_back(
-        run_id, "a", 1, {"reason": "full", "host": "h"}, BackOff(60.0, 60.0), token=token
+        AttemptId(run_id, "a", 1), {"reason": "full", "host": "h"}, BackOff(60.0, 60.0), token=token
     )
     return run_id
 

@@ -8,17 +8,11 @@ import pickle
 
 import pytest
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.values import Chain, Link
 from orchestrator.messages import queues
 from orchestrator.messages.dispatch import Dispatcher
-from orchestrator.messages.queues import (
-    Named,
-    list_key,
-    lying_in,
-    messages_ahead,
-    named_in,
-    queue_keys,
-)
+from orchestrator.messages.queues import attempt_in, list_key, lying_in, messages_ahead, queue_keys
 
 
 @pytest.fixture
@@ -38,12 +32,12 @@ def test_messages_are_counted_from_the_one_that_is_taken_next(
     monkeypatch.setattr(queues, "_PAGE", 2)
     send(app, queue, "a", "b", "c", "d", "e")
 
-    ahead = [messages_ahead(redis_client, queue, 3, Named("run", step, 1)) for step in "abcde"]
+    ahead = [messages_ahead(redis_client, queue, 3, AttemptId("run", step, 1)) for step in "abcde"]
 
     assert ahead == [0, 1, 2, 3, 4]
     redis_client.brpop([list_key(queue, 3)])
-    assert messages_ahead(redis_client, queue, 3, Named("run", "b", 1)) == 0
-    for missing in (Named("run", "a", 1), Named("run", "b", 2), Named("other", "b", 1)):
+    assert messages_ahead(redis_client, queue, 3, AttemptId("run", "b", 1)) == 0
+    for missing in (AttemptId("run", "a", 1), AttemptId("run", "b", 2), AttemptId("other", "b", 1)):
         assert messages_ahead(redis_client, queue, 3, missing) is None
 
 
@@ -54,9 +48,12 @@ def test_messages_are_found_wherever_they_lie_in_their_list(
     send(app, queue, "a", "b", "c", "d", "e")
     send(app, queue, "f", priority=0)
     redis_client.lpush(list_key(queue, 3), "of somebody else, who names run")
-    wanted = {Named("run", step, attempt) for step in "aef" for attempt in (1, 2)}
+    wanted = {AttemptId("run", step, attempt) for step in "aef" for attempt in (1, 2)}
 
-    assert lying_in(redis_client, queue, 3, wanted) == {Named("run", "a", 1), Named("run", "e", 1)}
+    assert lying_in(redis_client, queue, 3, wanted) == {
+        AttemptId("run", "a", 1),
+        AttemptId("run", "e", 1),
+    }
     assert lying_in(redis_client, queue, 9, wanted) == set()
 
 
@@ -65,9 +62,9 @@ def test_messages_of_a_stronger_priority_are_ahead_of_all_others(app, redis_clie
     send(app, queue, "first", priority=0)
     send(app, queue, "weak", priority=9)
 
-    assert messages_ahead(redis_client, queue, 0, Named("run", "first", 1)) == 0
-    assert messages_ahead(redis_client, queue, 3, Named("run", "last", 1)) == 2
-    assert messages_ahead(redis_client, queue, 9, Named("run", "weak", 1)) == 3
+    assert messages_ahead(redis_client, queue, 0, AttemptId("run", "first", 1)) == 0
+    assert messages_ahead(redis_client, queue, 3, AttemptId("run", "last", 1)) == 2
+    assert messages_ahead(redis_client, queue, 9, AttemptId("run", "weak", 1)) == 3
 
 
 def test_a_chain_stands_for_its_first_link(app, redis_client, queue) -> None:
@@ -76,7 +73,7 @@ def test_a_chain_stands_for_its_first_link(app, redis_client, queue) -> None:
     )
 
     (message,) = redis_client.lrange(list_key(queue, 3), 0, -1)
-    assert named_in(message) == Named("run", "a", 2)
+    assert attempt_in(message) == AttemptId("run", "a", 2)
 
 
 def body(**named) -> str:
@@ -94,7 +91,7 @@ def body(**named) -> str:
     ],
 )
 def test_a_message_that_names_no_attempt_stands_for_nothing(message) -> None:
-    assert named_in(message) is None
+    assert attempt_in(message) is None
 
 
 def test_entries_of_somebody_else_that_are_no_text_are_passed_over(
@@ -109,12 +106,14 @@ def test_entries_of_somebody_else_that_are_no_text_are_passed_over(
             body(run_id=["run"], step="a", attempt=1),
         )
 
-    assert messages_ahead(redis_client, queue, 3, Named("run", "b", 1)) == 3 + 3 + 1
-    assert lying_in(redis_client, queue, 3, {Named("run", "a", 1)}) == {Named("run", "a", 1)}
+    assert messages_ahead(redis_client, queue, 3, AttemptId("run", "b", 1)) == 3 + 3 + 1
+    assert lying_in(redis_client, queue, 3, {AttemptId("run", "a", 1)}) == {
+        AttemptId("run", "a", 1)
+    }
 
 
 @pytest.mark.parametrize(
     "message", ["", "no JSON", "{}", '{"body": "W10="}', '{"body": "W1tdLCB7fSwge31d"}']
 )
 def test_a_message_of_somebody_else_stands_for_nothing(message) -> None:
-    assert named_in(message) is None
+    assert attempt_in(message) is None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import pytest
 from runs import begin, start_graph
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.entries import StepEntry, StepSpec
 from orchestrator.ledger.events import Event, EventKind
 from orchestrator.ledger.ledger import Ledger
@@ -97,14 +98,20 @@ def run_id(ledger: Ledger) -> str:
     """A run with a retry, a failure, a cancelled step, a resume with another param, and an
     output."""
     run_id = start_graph(ledger, {"a": "", "b": "a", "c": "", "d": ""}, params='{"x":1}')
-    ledger.commit(run_id, "a", 1, begin(ledger, run_id, "a"), "w", Outcome.FAILED, retry_in_s=0.0)
+    ledger.commit(
+        AttemptId(run_id, "a", 1), begin(ledger, run_id, "a"), "w", Outcome.FAILED, retry_in_s=0.0
+    )
     ledger.advance_due(run_id)
     ledger.commit(
-        run_id, "a", 2, begin(ledger, run_id, "a", 2), "w", Outcome.SUCCEEDED, output="[1,2]"
+        AttemptId(run_id, "a", 2),
+        begin(ledger, run_id, "a", 2),
+        "w",
+        Outcome.SUCCEEDED,
+        output="[1,2]",
     )
-    ledger.commit(run_id, "c", 1, begin(ledger, run_id, "c"), "w", Outcome.FAILED)
+    ledger.commit(AttemptId(run_id, "c", 1), begin(ledger, run_id, "c"), "w", Outcome.FAILED)
     ledger.cancel_steps(run_id, ["d"], "enough")
-    ledger.commit(run_id, "b", 1, begin(ledger, run_id, "b"), "w", Outcome.FAILED)
+    ledger.commit(AttemptId(run_id, "b", 1), begin(ledger, run_id, "b"), "w", Outcome.FAILED)
     resets = [("b", 1), ("c", 0), ("d", 0)]
     ledger.resume(run_id, resets, fields={"params": '{"x":2}'}, detail={"params": {"x": 2}})
     begin(ledger, run_id, "c", 2)

@@ -10,12 +10,13 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from runs import events_of, graph, start_graph, states_of
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.coordinator.coordinator import Coordinator
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, announce_worker, present_workers
 from orchestrator.ledger.values import RunUnknown
-from orchestrator.messages.queues import list_key, named_in
+from orchestrator.messages.queues import attempt_in, list_key
 from orchestrator.repair.repair import Repair
 from orchestrator.runs.submission import submit
 from orchestrator.runs.visiting import Visitor
@@ -57,7 +58,7 @@ def test_a_lease_that_ran_out_is_told_by_whether_its_worker_lives(
 ):
     """`living` is the incarnation of the worker that bears the name now."""
     run_id = start_graph(ledger, {"a": ""})
-    assert ledger.claim(run_id, "a", 1, "beef.12.1", "w", LEASE_S)
+    assert ledger.claim(AttemptId(run_id, "a", 1), "beef.12.1", "w", LEASE_S)
     visitor = Visitor(ledger, app, quick)
 
     def look():
@@ -81,7 +82,7 @@ def test_no_lease_of_a_cancelled_attempt_is_judged_before_workers_could_renew(
 ) -> None:
     run_id = start_graph(ledger, {"a": ""})
     repair = Repair(ledger, quick)
-    assert ledger.claim(run_id, "a", 1, "c", "w", 0.000_001)
+    assert ledger.claim(AttemptId(run_id, "a", 1), "c", "w", 0.000_001)
     ledger.cancel(run_id, "enough")
 
     trouble(repair)
@@ -108,7 +109,7 @@ def test_no_lease_is_judged_before_workers_had_the_server_for_a_renewal(
         return [chain.links[0].step for chain in repair.act_on(run_id, report)]
 
     for step in "ab":
-        assert ledger.claim(run_id, step, 1, step, "w", 0.000_001)
+        assert ledger.claim(AttemptId(run_id, step, 1), step, "w", 0.000_001)
         trouble(repair)
         began = time.monotonic()
         assert judged(step) == []
@@ -126,7 +127,7 @@ def test_no_lease_is_judged_when_the_servers_clock_was_put_forward_just_now(
 
     def judged(step, forward_us=0):
         repair.contact.note_contact(time.monotonic(), ledger.now_us() + forward_us)
-        ledger.claim(run_id, step, 1, step, "w", 0.000_001)
+        ledger.claim(AttemptId(run_id, step, 1), step, "w", 0.000_001)
         return [chain.links[0].step for chain in repair.act_on(run_id, ledger.advance_due(run_id))]
 
     wait_until(lambda: judged("a") == ["a"])
@@ -143,11 +144,11 @@ def test_a_message_that_lies_behind_younger_ones_is_not_lost(
     early = submit(graph({"a": "", "b": ""}).plan(), ledger, app, quick)
     key = list_key(quick.queue_of(), 3)
     first, second = ledger.client.lpop(key, 2)
-    sent_at = ledger.sent_at_us(early, quick.queue_of(), 3, "a", 1)
+    sent_at = ledger.sent_at_us(AttemptId(early, "a", 1), quick.queue_of(), 3)
     wait_until(lambda: ledger.now_us() > sent_at + 1_100_000)
     submit(graph({"c": ""}).plan(), ledger, app, quick)
     ledger.client.lpush(key, second)  # behind c, and the other one is gone
-    assert {named_in(text).step for text in (first, second)} == {"a", "b"}
+    assert {attempt_in(text).step for text in (first, second)} == {"a", "b"}
     visitor, began = Visitor(ledger, app, quick), time.monotonic()
 
     def mended():
@@ -157,7 +158,7 @@ def test_a_message_that_lies_behind_younger_ones_is_not_lost(
     wait_until(mended)
     wait_until(lambda: mended() and time.monotonic() > began + 5 * quick.message_lost_after_s)
 
-    assert mended() == [named_in(first).step]
+    assert mended() == [attempt_in(first).step]
 
 
 def test_thousands_of_lost_messages_are_sent_again_together(ledger, app, quick, wait_until) -> None:
@@ -207,7 +208,7 @@ def test_a_run_that_somebody_deleted_is_no_trouble_for_the_others(
 
 def test_a_worker_of_another_version_is_no_hindrance(ledger, app, quick, wait_until) -> None:
     run_id = start_graph(ledger, {"a": ""})
-    assert ledger.claim(run_id, "a", 1, "beef.12.1", "w", LEASE_S)
+    assert ledger.claim(AttemptId(run_id, "a", 1), "beef.12.1", "w", LEASE_S)
     visitor = Visitor(ledger, app, quick)
     card = {
         "worker": "w",

@@ -7,9 +7,10 @@ import re
 import pytest
 from runs import begin, graph
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.presence import WorkerCard, announce_coordinator, announce_worker, own_card
 from orchestrator.ledger.states import Outcome
-from orchestrator.ledger.values import BackOff, Held
+from orchestrator.ledger.values import BackOff, OwnedAttempt
 from orchestrator.messages.queues import queue_keys
 from orchestrator.record.run import read_record
 from orchestrator.runs.reasons import Explanation, brief, explain, look_around
@@ -62,7 +63,9 @@ def serve(ledger, worker: str, queue: str, slots: int) -> None:
 
 def test_a_step_that_was_put_back_says_why_and_when_it_is_due(ledger, run_id, why, short) -> None:
     detail = {"reason": "host h cannot write to the store /data", "host": "h"}
-    ledger.put_back(run_id, "a", 1, detail, BackOff(60.0, 60.0), token=begin(ledger, run_id, "a"))
+    ledger.put_back(
+        AttemptId(run_id, "a", 1), detail, BackOff(60.0, 60.0), token=begin(ledger, run_id, "a")
+    )
 
     told = why("a")
 
@@ -81,7 +84,7 @@ def test_a_waiting_step_names_its_upstreams_and_what_stands_behind_them(
     assert text(told) == "e waits for d (waiting) and a (queued: no worker serves pool cpu)."
     assert told.facts == {"waits_for": {"d": "waiting", "a": "queued"}, "behind": {}}
 
-    ledger.commit(run_id, "a", 1, begin(ledger, run_id, "a"), "w", Outcome.SUCCEEDED)
+    ledger.commit(AttemptId(run_id, "a", 1), begin(ledger, run_id, "a"), "w", Outcome.SUCCEEDED)
     begin(ledger, run_id, "b", worker="w1")
 
     told = why("e")
@@ -158,7 +161,7 @@ def test_a_queued_step_whose_message_is_gone_says_so_and_when_it_is_sent_again(
 
 
 def test_a_queued_step_tells_how_long_it_may_still_wait(ledger, run_id, why) -> None:
-    ledger.commit(run_id, "a", 1, begin(ledger, run_id, "a"), "w", Outcome.SUCCEEDED)
+    ledger.commit(AttemptId(run_id, "a", 1), begin(ledger, run_id, "a"), "w", Outcome.SUCCEEDED)
 
     told = why("c")
 
@@ -174,7 +177,12 @@ def test_a_retrying_step_tells_when_it_is_due_and_whether_anybody_is_there_to_se
     token = begin(ledger, run_id, "a")
     error = {"type": "builtins:OSError", "message": "no disk\nmore", "traceback": ""}
     ledger.commit(
-        run_id, "a", 1, token, "w", Outcome.FAILED, detail={"error": error}, retry_in_s=90.0
+        AttemptId(run_id, "a", 1),
+        token,
+        "w",
+        Outcome.FAILED,
+        detail={"error": error},
+        retry_in_s=90.0,
     )
 
     told = why("a")
@@ -195,8 +203,8 @@ def test_a_retrying_step_tells_when_it_is_due_and_whether_anybody_is_there_to_se
 
 
 def test_a_running_step_tells_its_worker_its_timeout_and_its_lease(ledger, run_id, why) -> None:
-    ledger.commit(run_id, "a", 1, begin(ledger, run_id, "a"), "w", Outcome.SUCCEEDED)
-    ledger.claim(run_id, "c", 1, "x", "w2", lease_s=60.0)
+    ledger.commit(AttemptId(run_id, "a", 1), begin(ledger, run_id, "a"), "w", Outcome.SUCCEEDED)
+    ledger.claim(AttemptId(run_id, "c", 1), "x", "w2", lease_s=60.0)
     serve(ledger, "w2", "any", 1)
 
     told = why("c")
@@ -211,7 +219,7 @@ def test_a_running_step_tells_its_worker_its_timeout_and_its_lease(ledger, run_i
 
 
 def test_a_running_step_whose_worker_is_silent_says_what_comes_next(ledger, run_id, why) -> None:
-    ledger.claim(run_id, "a", 1, "x", "w2", lease_s=0.0)
+    ledger.claim(AttemptId(run_id, "a", 1), "x", "w2", lease_s=0.0)
 
     assert (
         text(why("a"))
@@ -227,18 +235,26 @@ def test_steps_that_have_ended_tell_how_and_why(ledger, run_id, why) -> None:
         "error": {"type": "WorkerLost", "message": "killed by signal 9", "traceback": ""},
         "found": "x",
     }
-    ledger.report_lost(run_id, "a", 1, lost, token=token)
+    ledger.report_lost(AttemptId(run_id, "a", 1), lost, token=token)
     ledger.commit(
-        run_id, "a", 2, begin(ledger, run_id, "a", 2, worker="w2"), "w2", Outcome.SUCCEEDED
+        AttemptId(run_id, "a", 2),
+        begin(ledger, run_id, "a", 2, worker="w2"),
+        "w2",
+        Outcome.SUCCEEDED,
     )
     error = {"type": "ValueError", "message": "bad", "traceback": ""}
     ledger.commit(
-        run_id, "b", 1, begin(ledger, run_id, "b"), "w", Outcome.FAILED, detail={"error": error}
+        AttemptId(run_id, "b", 1),
+        begin(ledger, run_id, "b"),
+        "w",
+        Outcome.FAILED,
+        detail={"error": error},
     )
-    ledger.claim(run_id, "c", 1, "i.7.x", "w")
+    ledger.claim(AttemptId(run_id, "c", 1), "i.7.x", "w")
     ledger.cancel_steps(run_id, ["c"], "not wanted")
     ledger.report_stopped(
-        Held(run_id, "c", 1, "w i.7."), {"how": "it ended when asked", "after_s": 0.25}
+        OwnedAttempt(AttemptId(run_id, "c", 1), "w i.7."),
+        {"how": "it ended when asked", "after_s": 0.25},
     )
     ledger.cancel(run_id, "enough")
 
@@ -271,16 +287,25 @@ def test_what_others_say_is_ended_as_a_sentence_of_ours_once(
     begin(ledger, run_id, "gpu", worker="w1")
     told += [why("gpu")]
     ledger.put_back(
-        run_id, "a", 1, {"reason": said}, BackOff(60.0, 60.0), token=begin(ledger, run_id, "a")
+        AttemptId(run_id, "a", 1),
+        {"reason": said},
+        BackOff(60.0, 60.0),
+        token=begin(ledger, run_id, "a"),
     )
     told += [why("a"), why("d")]
     ledger.cancel_steps(run_id, ["a"], said)
-    ledger.claim(run_id, "gpu", 1, "i.7.x", "w")
+    ledger.claim(AttemptId(run_id, "gpu", 1), "i.7.x", "w")
     ledger.commit(
-        run_id, "gpu", 1, ledger.token(run_id, "gpu"), "w1", Outcome.FAILED, detail={"error": error}
+        AttemptId(run_id, "gpu", 1),
+        ledger.token(run_id, "gpu"),
+        "w1",
+        Outcome.FAILED,
+        detail={"error": error},
     )
     told += [why(step) for step in ("a", "b", "gpu")]
-    ledger.report_stopped(Held(run_id, "a", 1, "w i.7."), {"how": said, "after_s": 0.25})
+    ledger.report_stopped(
+        OwnedAttempt(AttemptId(run_id, "a", 1), "w i.7."), {"how": said, "after_s": 0.25}
+    )
     told += [why("a")]
 
     for sentence in (sentence for each in told for sentence in each.sentences):
@@ -299,7 +324,7 @@ def test_many_steps_are_counted_rather_than_listed(ledger, app, chosen) -> None:
 
 
 def test_a_cancelled_step_whose_attempt_is_still_being_stopped_says_so(ledger, run_id, why) -> None:
-    ledger.claim(run_id, "a", 1, "i.7.x", "w")
+    ledger.claim(AttemptId(run_id, "a", 1), "i.7.x", "w")
     ledger.cancel(run_id, "enough")
 
     told = why("a")

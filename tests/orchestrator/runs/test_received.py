@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.definition.model import (
     FunctionCall,
     OutputRef,
@@ -52,7 +53,7 @@ class Going:
 
     def claim(self, step: str) -> Claim:
         attempt = self.ledger.states(self.run_id)[step][1]
-        claim = self.ledger.claim(self.run_id, step, attempt, "c", "w")
+        claim = self.ledger.claim(AttemptId(self.run_id, step, attempt), "c", "w")
         assert isinstance(claim, Claim)
         self.claims[step, attempt] = claim
         return claim
@@ -60,9 +61,7 @@ class Going:
     def end(self, step: str, outcome: Outcome = Outcome.SUCCEEDED, output: str = "") -> None:
         attempt = self.ledger.states(self.run_id)[step][1]
         self.ledger.commit(
-            self.run_id,
-            step,
-            attempt,
+            AttemptId(self.run_id, step, attempt),
             self.claims[step, attempt].token,
             "w",
             outcome,
@@ -138,7 +137,7 @@ def test_every_attempt_is_told_as_its_claim_was(going, seed: int) -> None:
             if (step, attempt) in queued:
                 run.claim(step)
             elif rng.random() < 0.2:
-                run.ledger.report_lost(run.run_id, step, attempt, {}, owner="w")
+                run.ledger.report_lost(AttemptId(run.run_id, step, attempt), {}, owner="w")
             elif rng.random() < 0.3:
                 run.end(step, Outcome.FAILED)
             else:
@@ -244,7 +243,7 @@ def test_an_attempt_that_died_has_its_arguments_too(going) -> None:
     run = going(SPLIT)
     run.run("load")
     run.claim("split")
-    run.ledger.report_lost(run.run_id, "split", 1, {}, owner="w")
+    run.ledger.report_lost(AttemptId(run.run_id, "split", 1), {}, owner="w")
 
     split = record_json(run.record)["steps"]["split"]
 

@@ -11,6 +11,7 @@ import pytest
 from runs import begin, graph, run_state, states_of
 
 from orchestrator.artifacts.store import Artifact
+from orchestrator.attempt_id import AttemptId
 from orchestrator.definition.model import (
     FunctionCall,
     OutputRef,
@@ -66,7 +67,11 @@ def end(ledger, run_id: str, ending: str) -> None:
             else f'"{step}{attempt}"'
         )
         ledger.commit(
-            run_id, step, attempt, begin(ledger, run_id, step, attempt), "w", outcome, output=output
+            AttemptId(run_id, step, attempt),
+            begin(ledger, run_id, step, attempt),
+            "w",
+            outcome,
+            output=output,
         )
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from oracle import set_back
 from runs import SETTINGS, begin, events_of, graph, random_graph, run_state, start, states_of
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.definition.model import (
     FunctionCall,
     OutputRef,
@@ -30,7 +31,7 @@ from orchestrator.definition.options import StepOptions
 from orchestrator.errors import PipelineInvalid, ResumeRefused
 from orchestrator.ledger.script import FUNCTION
 from orchestrator.ledger.states import Outcome, StepState
-from orchestrator.ledger.values import Held
+from orchestrator.ledger.values import OwnedAttempt
 from orchestrator.messages.queues import queue_keys
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
@@ -63,7 +64,7 @@ def end(ledger, run_id: str, ending: str) -> None:
         attempt = ledger.states(run_id)[step][1]
         token = begin(ledger, run_id, step, attempt)
         outcome = Outcome.FAILED if word != step else Outcome.SUCCEEDED
-        ledger.commit(run_id, step, attempt, token, "w", outcome, output=f'"{step}"')
+        ledger.commit(AttemptId(run_id, step, attempt), token, "w", outcome, output=f'"{step}"')
 
 
 @pytest.fixture
@@ -551,7 +552,7 @@ def test_nothing_runs_anew_while_a_cancelled_attempt_is_still_being_stopped(
 ) -> None:
     plan = graph({"a": ""}).plan()
     run_id = submitted(plan, "")
-    ledger.claim(run_id, "a", 1, "i.7.x", "w", lease_s=600)
+    ledger.claim(AttemptId(run_id, "a", 1), "i.7.x", "w", lease_s=600)
     ledger.cancel(run_id, "")
     quick = chosen.model_copy(update={"lease_s": 0.1, "timeout_grace_s": 0.0})
 
@@ -560,7 +561,9 @@ def test_nothing_runs_anew_while_a_cancelled_attempt_is_still_being_stopped(
         resume(ledger, app, resumption)
     with pytest.raises(ResumeRefused, match="these are still being stopped: a on w"):
         wait_for_stopping(ledger, quick, run_id)
-    ledger.report_stopped(Held(run_id, "a", 1, "w i.7."), {"how": "it ended when asked"})
+    ledger.report_stopped(
+        OwnedAttempt(AttemptId(run_id, "a", 1), "w i.7."), {"how": "it ended when asked"}
+    )
     wait_for_stopping(ledger, chosen, run_id)
     resume(ledger, app, resumption)
 
@@ -571,7 +574,7 @@ def test_an_attempt_whose_worker_is_gone_holds_a_resume_up_only_for_its_lease(
     ledger, chosen, submitted
 ) -> None:
     run_id = submitted(graph({"a": ""}).plan(), "")
-    ledger.claim(run_id, "a", 1, "i.7.x", "w", lease_s=0.3)
+    ledger.claim(AttemptId(run_id, "a", 1), "i.7.x", "w", lease_s=0.3)
     ledger.cancel(run_id, "")
 
     wait_for_stopping(ledger, chosen, run_id)

@@ -8,7 +8,8 @@ from itertools import count
 import pytest
 from runs import start_graph
 
-from orchestrator.ledger.values import Held
+from orchestrator.attempt_id import AttemptId
+from orchestrator.ledger.values import OwnedAttempt
 from orchestrator.runs.stopping import wait_until_stopped
 
 
@@ -17,12 +18,14 @@ def run_id(ledger) -> str:
     """A run of which two steps run and a third is queued."""
     made = start_graph(ledger, {"a": "", "b": "", "c": ""})
     for step in "ab":
-        ledger.claim(made, step, 1, "i.7.x", "w", lease_s=600)
+        ledger.claim(AttemptId(made, step, 1), "i.7.x", "w", lease_s=600)
     return made
 
 
 def gone(ledger, run_id: str, step: str) -> None:
-    ledger.report_stopped(Held(run_id, step, 1, "w i.7."), {"how": "it ended when asked"})
+    ledger.report_stopped(
+        OwnedAttempt(AttemptId(run_id, step, 1), "w i.7."), {"how": "it ended when asked"}
+    )
 
 
 def test_nothing_is_waited_for_when_nothing_is_being_stopped(ledger, chosen, run_id) -> None:

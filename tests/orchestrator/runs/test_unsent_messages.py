@@ -13,6 +13,7 @@ import pytest
 from celery import Celery
 from runs import begin, graph, states_of
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Chain, Link
 from orchestrator.messages.app import create_app
@@ -116,7 +117,9 @@ def test_a_resume_a_cancel_and_a_round_hold_to_the_same_rule(broken, ledger, cho
     plan = graph({"a": "", "b": "a", "c": "", "d": "c"}, {"d": "always"}).plan()
     submit(plan, ledger, app, chosen, "r")
     for step in "ac":
-        ledger.commit("r", step, 1, begin(ledger, "r", step, 1), "w", Outcome.FAILED, retry_in_s=0)
+        ledger.commit(
+            AttemptId("r", step, 1), begin(ledger, "r", step, 1), "w", Outcome.FAILED, retry_in_s=0
+        )
 
     Visitor(ledger, broken, chosen).visit("r")  # the retries are due
     assert states_of(ledger, "r")["a"] == states_of(ledger, "r")["c"] == "queued"

@@ -40,7 +40,7 @@ def test_pools_without_workers_are_named_with_the_steps_that_wait(ledger: Ledger
     assert unserved_steps(ledger, steps) == [Unserved("cpu", ("b",)), Unserved("gpu", ("a", "c"))]
 
 
-def test_a_worker_that_takes_no_steps_because_of_its_store_is_named_instead(
+def test_a_worker_that_takes_no_steps_because_of_its_store_is_attempt_instead(
     ledger: Ledger, steps
 ) -> None:
     paused = replace(

@@ -21,6 +21,7 @@ from celery import Celery
 
 from orchestrator.artifacts.outputs import decode_output
 from orchestrator.artifacts.store import FolderStore
+from orchestrator.attempt_id import AttemptId
 from orchestrator.definition.loading import load
 from orchestrator.definition.model import Pipeline
 from orchestrator.ledger.connection import connect
@@ -80,7 +81,7 @@ class Runs:
         return decode_output(record.outputs.get(step, ""), self._store)
 
     def log(self, record: RunRecord, step: str, attempt: int = 1) -> list[str]:
-        return self.ledger.log_lines(record.run_id, step, attempt)
+        return self.ledger.log_lines(AttemptId(record.run_id, step, attempt))
 
 
 def _states(record: RunRecord) -> dict[str, str]:

@@ -8,6 +8,8 @@ import re
 import psutil
 import pytest
 
+from orchestrator.attempt_id import AttemptId
+
 NOISY = """
     import logging, os, subprocess, sys, time, pathlib
 
@@ -67,7 +69,10 @@ LIVE = """
 def assert_live(runs, pipeline, gate, wait_until):
     run_id = runs.submit(pipeline)
     wait_until(
-        lambda: runs.ledger.log_lines(run_id, "hold", 1) == ["printed early", "written early"]
+        lambda: (
+            runs.ledger.log_lines(AttemptId(run_id, "hold", 1))
+            == ["printed early", "written early"]
+        )
     )
     gate.touch()
     assert runs.log(runs.wait(run_id), "hold") == ["printed early", "written early", "late"]
@@ -164,7 +169,7 @@ def test_a_noisy_step_keeps_its_last_lines(runs, pipeline_from):
     )
 
     limit = runs.settings.log_lines_per_attempt
-    log = runs.ledger.log(record.run_id, "noisy", 1)
+    log = runs.ledger.log(AttemptId(record.run_id, "noisy", 1))
     assert list(log.lines) == [f"line {number}" for number in range(50_000 - limit, 50_000)]
     assert log.dropped == 50_000 - limit
 
@@ -188,7 +193,7 @@ def test_lines_keep_their_numbers_while_more_is_written_than_is_kept_on_disk(run
         """)
     )
 
-    log = runs.ledger.log(record.run_id, "noisy", 1)
+    log = runs.ledger.log(AttemptId(record.run_id, "noisy", 1))
     count, on_disk, size = runs.value(record, "noisy")
     assert [int(line.split()[0]) for line in log.lines] == list(range(log.dropped, count))
     assert on_disk < size
@@ -397,7 +402,7 @@ def test_the_last_words_of_a_step_whose_process_dies_are_there(own_worker, pipel
             """)
         )
 
-        log = runs.ledger.log(record.run_id, "die", 1)
+        log = runs.ledger.log(AttemptId(record.run_id, "die", 1))
         assert record.steps["die"].state == "failed"
         assert runs.log(record, "other") == ["before", "after"]
     lines = [line for line in log.lines if line.startswith("line ")]
@@ -456,7 +461,7 @@ def test_the_log_of_a_noisy_step_that_dies_goes_on_where_it_was(own_worker, pipe
             """)
         )
 
-        log = runs.ledger.log(record.run_id, "noisy", 1)
+        log = runs.ledger.log(AttemptId(record.run_id, "noisy", 1))
     count = int(log.lines[-1].removesuffix(" lines"))
     assert [int(line.split()[0]) for line in log.lines[:-1]] == list(range(log.dropped, count))
 

@@ -3,13 +3,12 @@ once."""
 
 from __future__ import annotations
 
-from orchestrator.messages.dispatch import Dispatcher
-
 from uuid import uuid4
 
 import pytest
 
 from orchestrator.ledger.values import Chain, Link
+from orchestrator.messages.dispatch import Dispatcher
 
 COUNTED = """
     import pathlib, time

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.attempt_id import AttemptId
 from orchestrator.cli.summary import summary_text
 from orchestrator.definition.loading import load
 from orchestrator.record.as_json import record_json
@@ -264,7 +265,7 @@ class _Lines:
         self.kept: list[str] = []
 
     def append_log(self, *given, before: int = 0) -> bool:
-        self.kept += given[4]
+        self.kept += given[2]
         return True
 
 
@@ -282,7 +283,7 @@ def test_no_cut_of_the_bytes_lets_a_secret_through(
     secret: str, before: str, cuts: list[int], times: int
 ) -> None:
     data, lines = (f"{before}{secret}" * times + "\n").encode(), _Lines()
-    shipment = Shipment(lines, 1000, "r", "s", 1, 1, Masks([secret]))  # type: ignore[arg-type]
+    shipment = Shipment(lines, 1000, AttemptId("r", "s", 1), 1, Masks([secret]))  # type: ignore[arg-type]
     places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     for begin, end in pairwise(places):
         shipment.add(data[begin:end])
@@ -295,7 +296,7 @@ def test_no_cut_of_the_bytes_lets_a_secret_through(
 @pytest.mark.parametrize("room", [0, 1, 3, 5, 99, LINE_CHARS])
 def test_a_line_that_is_cut_shows_no_beginning_of_a_secret(length: int, room: int) -> None:
     secret, lines = "".join(chr(65 + at % 26) for at in range(length)), _Lines()
-    shipment = Shipment(lines, 10, "r", "s", 1, 1, Masks([secret]))  # type: ignore[arg-type]
+    shipment = Shipment(lines, 10, AttemptId("r", "s", 1), 1, Masks([secret]))  # type: ignore[arg-type]
     shipment.add(
         secret * (room // length)
         + "." * (LINE_CHARS - room)
