@@ -45,7 +45,16 @@ MAY_IMPORT = {
     "settings": ("cores", "errors", "permissions", "redis_url", "secrecy", "wording"),
     "definition": ("errors", "wording"),
     "plan": ("definition", "errors", "wording"),
-    "ledger": ("attempt_id", "errors", "redis_url", "refusals", "wording"),
+    "ledger": (
+        "attempt_id",
+        "definition",
+        "errors",
+        "plan",
+        "redis_url",
+        "refusals",
+        "settings",
+        "wording",
+    ),
     "artifacts": ("attempt_id", "definition", "errors", "permissions", "wording"),
     "record": ("artifacts", "definition", "ledger", "times", "wording"),
     "messages": (

@@ -1,5 +1,8 @@
-"""Where values too large or too special for the ledger are kept. A folder today; the contract is
-the seam for more."""
+"""Bytes by path: a folder today; the contract is the seam for more. What the bytes mean is not
+known here.
+
+Every method raises StoreUnusable when it is the store that fails, not what it was asked for.
+"""
 
 from __future__ import annotations
 
@@ -7,78 +10,22 @@ import contextlib
 import errno
 import hashlib
 import io
-import logging
 import os
 import secrets
-import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from orchestrator.artifacts.faults import InputUnreadable, StoreUnusable, free_bytes, store_faults
+from orchestrator.artifacts.faults import InputUnreadable, free_bytes, store_faults
 from orchestrator.artifacts.marker import MARKER
-from orchestrator.artifacts.pickles import ReadAt, read_pickle, write_pickle
-from orchestrator.attempt_id import AttemptId
+from orchestrator.artifacts.reference import ArtifactMissing
 from orchestrator.permissions import PRIVATE, Permissions
 
-logger = logging.getLogger(__name__)
-
 PROBE_BYTES = 4096
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """A stored value. `path` is relative to the store; `kind` names the value's Python type, for
-    people; `python` is the version that pickled it, as "3.11"."""
-
-    path: str
-    sha256: str
-    size_bytes: int
-    kind: str
-    python: str = ""  # of an older store: not known
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def shown(self) -> dict[str, Any]:
-        """Return what people and programs are shown of it."""
-        return {name: value for name, value in asdict(self).items() if name != "python"}
-
-
-class ArtifactMissing(Exception):
-    """The store has no such artifact, or not with the bytes that were recorded."""
-
-
-class ArtifactOfAnotherPython(Exception):
-    """A value could not be unpickled, and another version of Python had pickled it."""
-
-
-class ArtifactStore(Protocol):
-    """Keeps values; safe for many writers, because no two attempts write the same path.
-
-    Every method raises StoreUnusable when it is the store that fails, not what it was asked for.
-    """
-
-    def save(self, attempt: AttemptId, token: int, value: Any) -> Artifact:
-        """Store a value under a path private to the attempt; it is there for others once the commit
-        names it."""
-
-    def load(self, artifact: Artifact) -> Any:
-        """Return the value back. Raises ArtifactMissing when it is gone or its SHA-256 differs."""
-
-    def has(self, artifact: Artifact) -> bool:
-        """Return whether there is such an artifact, by its size; its bytes are not read."""
-
-    def make_folder(self, folder: Path) -> Path:
-        """Return a folder inside the store, made if need be."""
-
-    def check(self, needed_bytes: int = 0) -> None:
-        """Raise StoreUnusable unless something can be written here and read again, with room for
-        `needed_bytes`."""
-
-
-class _HashingWriter:
+class HashingWriter:
     """Writes to a file, and knows the SHA-256 and the size of what was written, also of what did
     not fit."""
 
@@ -110,7 +57,7 @@ class _HashingWriter:
         return self._sha256.hexdigest()
 
 
-class _InputFile(io.FileIO):
+class InputFile(io.FileIO):
     """A file of the store whose errors are told from those of the code that is run while it is
     read."""
 
@@ -129,27 +76,33 @@ class _InputFile(io.FileIO):
             return os.preadv(self.fileno(), [piece], at)
 
 
-def _read(file: BinaryIO, read_at: ReadAt, artifact: Artifact) -> Any:
-    """Unpickle a file, and say so where another version of Python has pickled it: its error may
-    come of that."""
-    if artifact.python in ("", PYTHON):
-        return read_pickle(file, read_at)
-    told = (
-        f"artifact {artifact.path} was pickled by Python {artifact.python}, and is read by Python"
-        f" {PYTHON}"
-    )
-    logger.warning("%s", told)
-    try:
-        return read_pickle(file, read_at)
-    except StoreUnusable:
-        raise
-    except Exception as error:
-        raise ArtifactOfAnotherPython(f"{told}: {type(error).__name__}: {error}") from error
+class ByteStore(Protocol):
+    """Keeps bytes by path; safe for many writers, because no two write the same path."""
+
+    @property
+    def root(self) -> Path:
+        """Folder in which checkpoints lie."""
+
+    def write(self, path: str) -> AbstractContextManager[HashingWriter]:
+        """Write a new file inside the block. It stays if the block ends well; its bytes are on the
+        disk then."""
+
+    def open(self, path: str) -> InputFile:
+        """Return a file to read. Raises ArtifactMissing."""
+
+    def size(self, path: str) -> int | None:
+        """Return the size of a file in bytes, None if there is none."""
+
+    def make_folder(self, folder: Path) -> Path:
+        """Return a folder inside the store, made if need be."""
+
+    def check(self, needed_bytes: int = 0) -> None:
+        """Raise StoreUnusable unless something can be written here and read again, with room for
+        `needed_bytes`."""
 
 
 class FolderStore:
-    """Artifacts as pickles in a folder that all workers share (one machine, or a network file
-    system)."""
+    """Files in a folder that all workers share (one machine, or a network file system)."""
 
     def __init__(
         self, root: Path, *, is_marked: bool = False, permissions: Permissions = PRIVATE
@@ -160,54 +113,44 @@ class FolderStore:
         self._permissions = permissions
         self._is_marked = is_marked
 
-    def save(self, attempt: AttemptId, token: int, value: Any) -> Artifact:
-        name = f"{attempt.step}.attempt-{attempt.attempt}.token-{token}.pickle"
-        path = self.root / attempt.run_id / name
+    @contextlib.contextmanager
+    def write(self, path: str) -> Iterator[HashingWriter]:
+        place = self.root / path
         with store_faults("write to", self.root):
             self._see_marker()
-            self._permissions.make_folder(path.parent)
+            self._permissions.make_folder(place.parent)
             # in place: nobody knows the path before the commit names it
-            file = self._permissions.open_new(path)
-        writer = _HashingWriter(file)
+            file = self._permissions.open_new(place)
+        writer = HashingWriter(file)
         try:
-            write_pickle(value, writer.write)
+            yield writer
             with store_faults("write to", self.root, writer.size):
                 writer.finish()
         except BaseException:
             with contextlib.suppress(OSError):
-                path.unlink()  # a part of it is of no use, and may be what fills the store
+                place.unlink()  # a part of it is of no use, and may be what fills the store
             raise
         finally:
             with contextlib.suppress(OSError):
                 file.close()
-        kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-        return Artifact(str(path.relative_to(self.root)), writer.sha256, writer.size, kind, PYTHON)
 
-    def load(self, artifact: Artifact) -> Any:
-        path = self.root / artifact.path
+    def open(self, path: str) -> InputFile:
         with store_faults("read from", self.root, kind=InputUnreadable):
             try:
-                raw = _InputFile(path, self.root)
+                return InputFile(self.root / path, self.root)
             except (FileNotFoundError, NotADirectoryError):
                 self._see_marker()
                 raise ArtifactMissing(
-                    f"artifact {artifact.path} is not in {self.root}. Do all workers share this"
-                    " folder (artifact_dir)?"
+                    f"artifact {path} is not in {self.root}. Do all workers share this folder"
+                    " (artifact_dir)?"
                 ) from None
-        with io.BufferedReader(raw) as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != artifact.sha256:
-                # before any of it is believed
-                raise ArtifactMissing(
-                    f"artifact {path} has other bytes than were recorded (SHA-256 differs)"
-                )
-            return _read(file, raw.read_at, artifact)
 
-    def has(self, artifact: Artifact) -> bool:
+    def size(self, path: str) -> int | None:
         with store_faults("read from", self.root, kind=InputUnreadable):
             try:
-                return (self.root / artifact.path).stat().st_size == artifact.size_bytes
+                return (self.root / path).stat().st_size
             except (FileNotFoundError, NotADirectoryError):
-                return False
+                return None
 
     def make_folder(self, folder: Path) -> Path:
         with store_faults("write to", self.root):

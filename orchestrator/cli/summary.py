@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.artifacts.outputs import shown_output
+from orchestrator.artifacts.plain import shown_output
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.record.run import AttemptRecord, RunRecord
 from orchestrator.times import span_text

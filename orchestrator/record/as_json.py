@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.artifacts.outputs import plain_json, shown_output
+from orchestrator.artifacts.plain import plain_json, shown_output
 from orchestrator.record.received_json import arguments_json, differences_json, params_json
 from orchestrator.record.run import AttemptRecord, RunRecord, StepRecord
 from orchestrator.times import rfc3339

@@ -8,7 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.artifacts.outputs import artifact_of, plain_json
+from orchestrator.artifacts.plain import plain_json
+from orchestrator.artifacts.reference import artifact_of
 from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.references import written
 from orchestrator.definition.typed import Unkept

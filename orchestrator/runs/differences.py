@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.artifacts.outputs import artifact_of
-from orchestrator.artifacts.store import Artifact
+from orchestrator.artifacts.reference import Artifact, artifact_of
 from orchestrator.definition.model import Step
 from orchestrator.ledger.states import StepState
 from orchestrator.ledger.values import StagedStep

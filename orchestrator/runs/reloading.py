@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.artifacts.marker import read_marker
-from orchestrator.artifacts.store import Artifact, FolderStore
+from orchestrator.artifacts.reference import Artifact
+from orchestrator.artifacts.values import ArtifactStore
 from orchestrator.definition.folders import put_on_path
 from orchestrator.definition.loading import Definition, is_there
 from orchestrator.errors import PipelineInvalid
@@ -75,7 +76,7 @@ def look_for_artifacts(installation: Installation, used: Settings) -> Callable[[
     store, all are."""
     store = recorded_store(installation.ledger.client, installation.ledger.prefix)
     if installation.is_embedded or (store and read_marker(used.artifact_root) == store["id"]):
-        return FolderStore(used.artifact_root).has
+        return ArtifactStore.in_folder(used.artifact_root).has
     return lambda artifact: True
 
 

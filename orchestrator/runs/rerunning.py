@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 
 from celery import Celery
 
-from orchestrator.artifacts.store import Artifact
+from orchestrator.artifacts.reference import Artifact
 from orchestrator.definition.code import code_id, code_of, code_text
 from orchestrator.definition.model import Step
 from orchestrator.errors import RerunRefused
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.staging import staged_steps
 from orchestrator.ledger.states import StepState
 from orchestrator.ledger.values import Reused, StagedStep
 from orchestrator.messages.dispatch import Dispatcher
@@ -27,7 +28,7 @@ from orchestrator.runs.differences import (
     with_descendants,
 )
 from orchestrator.runs.stored import StoredRun
-from orchestrator.runs.submission import run_fields, staged_steps
+from orchestrator.runs.submission import run_fields
 from orchestrator.settings.model import Settings
 
 

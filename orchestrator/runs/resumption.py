@@ -11,11 +11,12 @@ from typing import Any
 
 from celery import Celery
 
-from orchestrator.artifacts.store import Artifact
+from orchestrator.artifacts.reference import Artifact
 from orchestrator.definition.code import code_id, code_of, code_text
 from orchestrator.definition.model import Step
 from orchestrator.errors import ResumeRefused
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.staging import staged_steps
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import (
     AttemptsStopping,
@@ -37,7 +38,7 @@ from orchestrator.runs.differences import (
 )
 from orchestrator.runs.stopping import stopping_limit_s, wait_until_stopped
 from orchestrator.runs.stored import StoredRun
-from orchestrator.runs.submission import run_fields, staged_steps
+from orchestrator.runs.submission import run_fields
 from orchestrator.settings.model import Settings
 from orchestrator.wording import listed
 

@@ -19,9 +19,9 @@ from orchestrator.ledger.entries import CallKind, StepEntry, StepSpec
 from orchestrator.ledger.events import EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.past import Past
+from orchestrator.ledger.staging import values_of
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import StagedStep
-from orchestrator.runs.submission import values_of
 
 
 @dataclass(frozen=True)

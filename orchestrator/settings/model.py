@@ -318,10 +318,6 @@ class Settings(BaseSettings):
                 ) from None
         return Permissions(int(self.artifact_mode, 8), group_id)
 
-    def checkpoint_dir(self, run_id: str, step: str) -> Path:
-        """Folder of a step's checkpoints, the same for all its attempts in a run."""
-        return self.artifact_root / run_id / f"{step}.checkpoints"
-
     def queue_of(self, pool: str | None = None) -> str:
         """Return the queue of a pool (the default pool if None); KeyError if there is no such
         pool."""

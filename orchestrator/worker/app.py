@@ -15,18 +15,18 @@ from orchestrator.errors import SettingsInvalid
 from orchestrator.log_format import format_all, say, set_up_logging
 from orchestrator.messages.app import create_app
 from orchestrator.settings.sources import settings, withdraw_secrets
+from orchestrator.worker.celery_inside.consumer import StepConsumer
+from orchestrator.worker.celery_inside.events import EventBatches
+from orchestrator.worker.celery_inside.requests import GivingBack
 from orchestrator.worker.child.step_process import prepare_for_steps
-from orchestrator.worker.main.consumer import StepConsumer
 from orchestrator.worker.main.draining import Draining
-from orchestrator.worker.main.events import EventBatches
 from orchestrator.worker.main.health import Health
 from orchestrator.worker.main.keeping import keep_what_is_not_ours
 from orchestrator.worker.main.leases import Leases
 from orchestrator.worker.main.presence import Presence
 from orchestrator.worker.main.refusals import connect_refusals
-from orchestrator.worker.main.requests import GivingBack
 from orchestrator.worker.process import broker_url
-from orchestrator.worker.strays import connect_signals
+from orchestrator.worker.set_up import connect_signals
 from orchestrator.worker.tasks import register_tasks
 
 

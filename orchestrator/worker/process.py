@@ -12,7 +12,7 @@ from typing import Any
 
 from celery import Celery
 
-from orchestrator.artifacts.store import ArtifactStore, FolderStore
+from orchestrator.artifacts.values import ArtifactStore
 from orchestrator.errors import SettingsInvalid
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
@@ -78,7 +78,7 @@ def current_process(app: Celery) -> WorkerProcess:
         chosen = settings()
         ledger = Ledger(connect(broker_url(), retries=RETRIES), chosen.key_prefix)
         # A local worker shares the folder with nobody, and its user may delete it at any time.
-        store = FolderStore(
+        store = ArtifactStore.in_folder(
             chosen.artifact_root,
             is_marked=chosen.parent_pid is None,
             permissions=chosen.artifact_permissions,

@@ -16,6 +16,7 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.values import OwnedAttempt, owner_of
 from orchestrator.messages.names import FAILURE_TASK, STEP_TASK
 from orchestrator.worker.call_clock import CallClock
+from orchestrator.worker.celery_inside.requests import StepRequest
 from orchestrator.worker.child.attempt import run_attempt
 from orchestrator.worker.child.begun import End
 from orchestrator.worker.child.step_process import prepare_for_steps
@@ -29,7 +30,6 @@ from orchestrator.worker.endings import (
 from orchestrator.worker.failures import error_text, report_death, report_excess, report_own_failure
 from orchestrator.worker.interruption import busy, is_being_stopped, is_prefork_child
 from orchestrator.worker.log_file import ship_what_is_left
-from orchestrator.worker.main.requests import StepRequest
 from orchestrator.worker.main.running import RunningAttempt
 from orchestrator.worker.masking import NO_MASKS
 from orchestrator.worker.memory import exceeded_by

@@ -31,7 +31,7 @@ from surroundings import Disk, disk
 from tangle import Tangle, tangle
 
 from orchestrator.artifacts.outputs import decode_output
-from orchestrator.artifacts.store import FolderStore
+from orchestrator.artifacts.values import ArtifactStore
 from orchestrator.coordinator.coordinator import Coordinator
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.events import REPAIRS
@@ -176,7 +176,7 @@ class Chaos:
         self.violations += [f"pipeline {number}, run {run_id}: {violation}" for violation in found]
 
     def _look_at_outputs(self, ledger: Ledger, it: Tangle, record: RunRecord) -> list[str]:
-        store = FolderStore(self._settings.artifact_root)
+        store = ArtifactStore.in_folder(self._settings.artifact_root)
         given = {
             step: decode_output(text, store) for step, text in ledger.outputs(record.run_id).items()
         }

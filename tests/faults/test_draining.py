@@ -8,6 +8,8 @@ import signal
 
 import pytest
 
+from orchestrator.artifacts.layout import checkpoint_folder
+
 HOLDING = """
     @step
     def hold():
@@ -120,7 +122,7 @@ def test_a_step_that_a_child_has_just_begun_when_its_worker_is_told_to_end_may_e
     (site.folder / "sudden_app.py").write_text("""
 import os, signal, time
 from orchestrator.worker.app import app
-from orchestrator.worker.main.requests import StepRequest
+from orchestrator.worker.celery_inside.requests import StepRequest
 
 accept = StepRequest.on_accepted
 
@@ -259,7 +261,7 @@ def test_a_step_that_saves_a_checkpoint_when_it_should_stop_goes_on_from_there_o
     trained, who = site.value(record, "train")
     assert trained == [5, 6, 7, 8, 9]
     assert who.startswith(other.name)
-    assert not site.settings.checkpoint_dir(run.run_id, "train").exists()
+    assert not checkpoint_folder(site.settings.artifact_root, run.run_id, "train").exists()
 
 
 def test_a_pool_that_cannot_end_a_step_hands_it_over_and_ends_with_it(site, wait_until):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.artifacts.identity import marked_store
-from orchestrator.artifacts.store import FolderStore
+from orchestrator.artifacts.values import ArtifactStore
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import SettingsInvalid
 from orchestrator.local.server import embedded_server
@@ -36,9 +36,9 @@ def modes(folder: Path) -> tuple[set[str], set[str]]:
 
 def fill(root: Path, permissions: Permissions) -> None:
     marked_store(root, permissions)
-    store = FolderStore(root, is_marked=True, permissions=permissions)
+    store = ArtifactStore.in_folder(root, is_marked=True, permissions=permissions)
     store.save(AttemptId("run", "step", 1), 7, {"a": "value"})
-    store.make_folder(root / "run" / "step.checkpoints" / "deep")
+    store.files.make_folder(root / "run" / "step.checkpoints" / "deep")
 
 
 @pytest.mark.parametrize(

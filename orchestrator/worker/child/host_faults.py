@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.artifacts.faults import OF_FILE_SYSTEMS, HostFault, StoreUnusable
-from orchestrator.artifacts.store import ArtifactStore
+from orchestrator.artifacts.values import ArtifactStore
 from orchestrator.attempt_context import Attempt
 
 CHECKPOINT_BYTES = 16 * 1024 * 1024
@@ -34,7 +34,7 @@ def host_fault_behind(
     if isinstance(error.filename, str) and not error.filename.startswith(str(root)):
         return None
     try:
-        store.check(CHECKPOINT_BYTES)
+        store.files.check(CHECKPOINT_BYTES)
     except StoreUnusable as fault:
         return fault
     return None

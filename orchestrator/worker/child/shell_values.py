@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.artifacts.outputs import plain_value
+from orchestrator.artifacts.plain import plain_value
 from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.references import written
 from orchestrator.processes.temporary import temporary_folder

@@ -22,7 +22,7 @@ from typing import Any
 from orchestrator.definition.callables import resolve_function
 from orchestrator.definition.code import code_id, file_digest
 from orchestrator.definition.folders import put_on_path
-from orchestrator.worker.child.celery_apps import forget_shared_tasks
+from orchestrator.worker.celery_inside.user_apps import forget_shared_tasks
 from orchestrator.worker.child.fresh_sources import FreshSources
 from orchestrator.worker.child.half_copied import HalfCopied
 from orchestrator.worker.child.process_state import adopt_imports, drop_imports

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from orchestrator.ledger.values import Claim
 from orchestrator.settings.sources import settings
-from orchestrator.worker.child.celery_apps import user_celery_app
+from orchestrator.worker.celery_inside.user_apps import user_celery_app
 from orchestrator.worker.child.code_check import CodeCheck
 from orchestrator.worker.child.server_in_steps import server_as_the_pool_says
 from orchestrator.worker.child.user_code import UserCode

@@ -14,7 +14,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from celery import bootsteps
@@ -22,6 +21,7 @@ from celery.signals import worker_shutdown, worker_shutting_down
 from celery.utils.log import get_logger
 
 from orchestrator.settings.sources import settings
+from orchestrator.worker.celery_inside.pool import listen_to_all
 from orchestrator.worker.interruption import note_draining
 from orchestrator.worker.main.running import HANDED_OVER, running
 from orchestrator.worker.main.stopping import stop_soon
@@ -32,7 +32,6 @@ logger = get_logger(__name__)
 
 LOOK_S = 0.05
 END_LIMIT_S = 30.0
-ROUND_S = 0.1
 
 
 class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -49,7 +48,7 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
         super().__init__(parent, **options)
 
     def start(self, parent: Any) -> None:
-        _listen_to_all(parent.pool)
+        listen_to_all(parent.pool)
         main_pid = os.getpid()
         is_main_thread = threading.current_thread() is threading.main_thread()
 
@@ -135,22 +134,3 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
                 kill_strays()
                 os._exit(0)
             time.sleep(LOOK_S)
-
-
-def _listen_to_all(pool: Any) -> None:
-    """Let a pool that is ending hear of any child within ROUND_S: Celery sleeps half a second at
-    every silent one, in turn, so steps that obey would be taken for deaf."""
-    handler = getattr(getattr(pool, "_pool", None), "_result_handler", None)
-    flush = getattr(handler, "_flush_outqueue", None)
-    if flush is None:
-        return  # threads, solo
-
-    def flush_if_it_speaks(fd: int, remove: Any, children: Any, on_state_change: Any) -> Any:
-        child = children.get(fd)
-        with suppress(OSError):  # it is closed: Celery removes it
-            if child is not None and not child.outq._reader.poll(0):
-                time.sleep(ROUND_S / len(children))
-                return None
-        return flush(fd, remove, children, on_state_change)
-
-    handler._flush_outqueue = flush_if_it_speaks  # type: ignore[union-attr]

@@ -17,8 +17,8 @@ from celery import bootsteps
 from celery.signals import worker_shutdown
 from celery.utils.log import get_logger
 
+from orchestrator.worker.celery_inside.requests import give_back
 from orchestrator.worker.main.host_state import host_state
-from orchestrator.worker.main.requests import give_back
 from orchestrator.worker.process import current_process
 
 logger = get_logger(__name__)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from orchestrator.artifacts.faults import HostFault
-from orchestrator.artifacts.store import ArtifactStore
+from orchestrator.artifacts.values import ArtifactStore
 
 
 class HostState:
@@ -36,7 +36,7 @@ class HostState:
     def check(self, store: ArtifactStore) -> bool:
         """Look whether the fault is gone."""
         try:
-            store.check(self._needed_bytes)
+            store.files.check(self._needed_bytes)
             with tempfile.TemporaryFile() as file:
                 file.write(b"x")
                 file.flush()

@@ -18,11 +18,12 @@ from celery.utils.log import get_logger
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.outages import Outage
+from orchestrator.worker.celery_inside.pool import slots_of
 from orchestrator.worker.main.memory_watch import watch_memory
 from orchestrator.worker.main.running import CANCELLED, FENCED, TIMED_OUT, running
 from orchestrator.worker.main.stopping import pass_on_terminations, stop_soon
 from orchestrator.worker.process import broker_url, current_process, pool_type_of
-from orchestrator.worker.strays import slots_of, watch_pool
+from orchestrator.worker.strays import watch_pool
 from orchestrator.worker.thread_shares import share_cores
 
 logger = get_logger(__name__)

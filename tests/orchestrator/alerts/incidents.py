@@ -12,10 +12,10 @@ from orchestrator.alerts.delivery import AlertDelivery, Pace
 from orchestrator.attempt_id import AttemptId
 from orchestrator.definition.builder import PipelineBuilder
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.staging import broker_lists, staged_steps
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Claim
 from orchestrator.plan.compile import compile_pipeline
-from orchestrator.runs.submission import broker_lists, staged_steps
 from orchestrator.settings.model import Settings
 
 QUICK = Pace(send_limit_s=10, lease_s=20, retries_s=(0.02, 0.02, 0.02))

@@ -22,14 +22,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.artifacts.outputs import (
-    artifact_of,
-    decode_output,
-    encode_output,
-    plain_value,
-    shown_output,
-)
-from orchestrator.artifacts.store import FolderStore
+from orchestrator.artifacts.outputs import decode_output, encode_output
+from orchestrator.artifacts.plain import plain_value, shown_output
+from orchestrator.artifacts.reference import artifact_of
+from orchestrator.artifacts.values import ArtifactStore
 from orchestrator.attempt_id import AttemptId
 
 
@@ -188,11 +184,11 @@ def same(one: Any, other: Any) -> bool:
 
 
 @pytest.fixture
-def store(tmp_path: pathlib.Path) -> FolderStore:
-    return FolderStore(tmp_path)
+def store(tmp_path: pathlib.Path) -> ArtifactStore:
+    return ArtifactStore.in_folder(tmp_path)
 
 
-def through(value: Any, store: FolderStore, inline_bytes: int) -> tuple[Any, bool]:
+def through(value: Any, store: ArtifactStore, inline_bytes: int) -> tuple[Any, bool]:
     text = encode_output(
         value, inline_bytes, lambda value: store.save(AttemptId("run", "step", 1), 1, value)
     )
@@ -217,7 +213,7 @@ AROUND = {
 @pytest.mark.parametrize("around", AROUND)
 @pytest.mark.parametrize("value", IN_LINE, ids=name_of)
 def test_scalars_enum_members_and_the_mappings_of_collections_stay_in_line(
-    store: FolderStore, value: Any, around: str
+    store: ArtifactStore, value: Any, around: str
 ) -> None:
     given = AROUND[around](value)
     arrived, is_stored = through(given, store, 100_000)
@@ -227,7 +223,7 @@ def test_scalars_enum_members_and_the_mappings_of_collections_stay_in_line(
 
 
 @pytest.mark.parametrize("value", STORED, ids=name_of)
-def test_what_has_no_exact_form_goes_to_the_store(store: FolderStore, value: Any) -> None:
+def test_what_has_no_exact_form_goes_to_the_store(store: ArtifactStore, value: Any) -> None:
     given = ["small", (value,)]
     arrived, is_stored = through(given, store, 100_000)
 
@@ -237,7 +233,7 @@ def test_what_has_no_exact_form_goes_to_the_store(store: FolderStore, value: Any
 
 @pytest.mark.parametrize("around", sorted(AROUND.keys() - {"many"}))
 def test_a_value_of_any_type_comes_back_from_the_store_as_it_was(
-    store: FolderStore, around: str
+    store: ArtifactStore, around: str
 ) -> None:
     for_each = [AROUND[around](value) for value in [*IN_LINE, *STORED]]
 
@@ -279,7 +275,7 @@ values = st.recursive(
 def test_in_line_and_stored_are_the_same(
     tmp_path_factory: pytest.TempPathFactory, value: Any
 ) -> None:
-    store = FolderStore(tmp_path_factory.getbasetemp() / "law")
+    store = ArtifactStore.in_folder(tmp_path_factory.getbasetemp() / "law")
     in_line, stored = through(value, store, 10**6)[0], through(value, store, -1)[0]
 
     assert repr(in_line) == repr(stored) == repr(value)

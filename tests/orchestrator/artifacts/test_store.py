@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from orchestrator.artifacts.faults import InputUnreadable
-from orchestrator.artifacts.store import Artifact, ArtifactMissing, FolderStore
+from orchestrator.artifacts.reference import Artifact, ArtifactMissing
+from orchestrator.artifacts.values import ArtifactStore
 from orchestrator.attempt_id import AttemptId
 
 LARGE = 1_000_000
@@ -44,7 +45,7 @@ VALUES = {
 
 
 def save(root: Path, value: Any) -> Artifact:
-    return FolderStore(root).save(AttemptId("run", "step", 1), 7, value)
+    return ArtifactStore.in_folder(root).save(AttemptId("run", "step", 1), 7, value)
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -54,7 +55,7 @@ def test_a_value_comes_back_and_its_bytes_are_those_that_were_hashed(
     artifact = save(tmp_path, VALUES[name])
     data = (tmp_path / artifact.path).read_bytes()
 
-    back = FolderStore(tmp_path).load(artifact)
+    back = ArtifactStore.in_folder(tmp_path).load(artifact)
 
     assert (artifact.size_bytes, artifact.sha256) == (len(data), hashlib.sha256(data).hexdigest())
     assert pickle.dumps(back) == pickle.dumps(VALUES[name])
@@ -62,7 +63,7 @@ def test_a_value_comes_back_and_its_bytes_are_those_that_were_hashed(
 
 @pytest.mark.parametrize("name", ["array", "Fortran array", "many arrays"])
 def test_an_array_that_was_read_can_be_written_to(tmp_path: Path, name: str) -> None:
-    back = FolderStore(tmp_path).load(save(tmp_path, VALUES[name]))
+    back = ArtifactStore.in_folder(tmp_path).load(save(tmp_path, VALUES[name]))
     array = back["a"] if isinstance(back, dict) else back
 
     array[0] = 5
@@ -71,7 +72,9 @@ def test_an_array_that_was_read_can_be_written_to(tmp_path: Path, name: str) -> 
 
 
 def test_one_array_in_two_places_is_one_array_again(tmp_path: Path) -> None:
-    first, second = FolderStore(tmp_path).load(save(tmp_path, VALUES["one array twice"]))
+    first, second = ArtifactStore.in_folder(tmp_path).load(
+        save(tmp_path, VALUES["one array twice"])
+    )
 
     assert first is second
 
@@ -81,7 +84,7 @@ def test_a_file_of_version_0_1_0_is_read(tmp_path: Path, name: str) -> None:
     data = cloudpickle.dumps(VALUES[name], protocol=5)
     (tmp_path / "old.pickle").write_bytes(data)
 
-    back = FolderStore(tmp_path).load(
+    back = ArtifactStore.in_folder(tmp_path).load(
         Artifact("old.pickle", hashlib.sha256(data).hexdigest(), len(data), "?")
     )
 
@@ -97,9 +100,9 @@ def test_a_changed_byte_is_noticed_before_anything_is_read_from_it(tmp_path: Pat
     path.write_bytes(data)
 
     with pytest.raises(ArtifactMissing, match="SHA-256 differs"):
-        FolderStore(tmp_path).load(artifact)
+        ArtifactStore.in_folder(tmp_path).load(artifact)
     with pytest.raises(ArtifactMissing, match="Do all workers share this folder"):
-        FolderStore(tmp_path).load(replace(artifact, path="gone.pickle"))
+        ArtifactStore.in_folder(tmp_path).load(replace(artifact, path="gone.pickle"))
 
 
 @pytest.mark.parametrize("name", ["array", "many arrays"])
@@ -121,7 +124,7 @@ def test_an_error_while_a_large_buffer_is_read_is_the_stores(
         InputUnreadable,
         match=f"cannot read from the artifact store {tmp_path}: {os.strerror(code)}",
     ):
-        FolderStore(tmp_path).load(artifact)
+        ArtifactStore.in_folder(tmp_path).load(artifact)
 
 
 def test_a_value_that_cannot_be_stored_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -137,14 +140,14 @@ import json, sys
 import numpy as np
 from pathlib import Path
 from orchestrator.artifacts.outputs import decode_output, encode_output
-from orchestrator.artifacts.store import FolderStore
+from orchestrator.artifacts.values import ArtifactStore
 from orchestrator.attempt_id import AttemptId
 
 def peak():  # ru_maxrss would be that of the process which has started us, where that is larger
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
-store = FolderStore(Path(sys.argv[1]))
+store = ArtifactStore.in_folder(Path(sys.argv[1]))
 def save(value, step="step"):
     return encode_output(value, 4096, lambda value: store.save(AttemptId("run", step, 1), 1, value))
 

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.artifacts.store import PYTHON, ArtifactOfAnotherPython, FolderStore
+from orchestrator.artifacts.reference import ArtifactOfAnotherPython
+from orchestrator.artifacts.values import PYTHON, ArtifactStore
 from orchestrator.attempt_id import AttemptId
 
 
 def test_an_input_of_another_python_is_read_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = FolderStore(tmp_path)
+    store = ArtifactStore.in_folder(tmp_path)
     artifact = store.save(AttemptId("run", "step", 1), 1, {"a": 1})
     assert artifact.python == PYTHON
 
@@ -31,7 +32,7 @@ def test_an_input_of_another_python_is_read_with_a_warning(
 
 
 def test_an_input_of_another_python_that_cannot_be_read_names_both_versions(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
+    store = ArtifactStore.in_folder(tmp_path)
     artifact = store.save(AttemptId("run", "step", 1), 1, {"a": 1})
     data = b"\x80\x05cno_such_module\nThing\n."
     (tmp_path / artifact.path).write_bytes(data)

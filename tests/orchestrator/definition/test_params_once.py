@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, BeforeValidator, SecretStr, model_validator
 
 from orchestrator import Pipeline, PipelineBuilder, PipelineInvalid, pipeline, step
-from orchestrator.artifacts.outputs import plain_json
+from orchestrator.artifacts.plain import plain_json
 from orchestrator.definition.document import PipelineFile
 from orchestrator.definition.loading import Definition, parse_params
 from orchestrator.definition.model import ParamRef

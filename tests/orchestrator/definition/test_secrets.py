@@ -12,13 +12,15 @@ from typing import Annotated, Any
 import pytest
 
 from orchestrator import Pipeline, PipelineBuilder, PipelineInvalid, Secret, pipeline, step
-from orchestrator.artifacts.outputs import decode_output, encode_output, shown_output
+from orchestrator.artifacts.outputs import decode_output, encode_output
+from orchestrator.artifacts.plain import shown_output
 from orchestrator.definition.document import PipelineFile
 from orchestrator.definition.loading import parse_params
 from orchestrator.definition.model import ParamRef
 from orchestrator.definition.params import Param, secrets_in
+from orchestrator.ledger.staging import staged_steps
 from orchestrator.plan.compile import compile_pipeline
-from orchestrator.runs.submission import run_fields, staged_steps
+from orchestrator.runs.submission import run_fields
 from orchestrator.settings.model import Settings
 
 SESAME = "open sesame"

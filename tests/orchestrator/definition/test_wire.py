@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.artifacts.outputs import plain_json
+from orchestrator.artifacts.plain import plain_json
 from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.typed import NotRestorable
 from orchestrator.definition.wire import NotWireable, from_wire, to_wire

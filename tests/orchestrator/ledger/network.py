@@ -23,6 +23,7 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.entries import priority_level
 from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.staging import broker_lists, staged_steps
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import (
     AttemptsStopping,
@@ -38,7 +39,6 @@ from orchestrator.ledger.values import (
     RunSucceeded,
     owner_of,
 )
-from orchestrator.runs.submission import broker_lists, staged_steps
 
 Links = tuple[Link, ...]
 

@@ -13,10 +13,10 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.definition.model import Pipeline, ShellCall, Step, TriggerRule
 from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.staging import broker_lists, staged_steps
 from orchestrator.ledger.values import Chain, Reused
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
-from orchestrator.runs.submission import broker_lists, staged_steps
 from orchestrator.settings.model import PoolSettings, Settings
 
 SETTINGS = Settings(pools={"cpu": PoolSettings(queue="cpu"), "gpu": PoolSettings(queue="cuda")})

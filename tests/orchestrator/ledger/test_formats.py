@@ -13,9 +13,9 @@ from orchestrator.errors import FormatUnknown
 from orchestrator.ledger.entries import FORMAT
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.script import SCRIPT
+from orchestrator.ledger.staging import staged_steps
 from orchestrator.ledger.values import Refusal
 from orchestrator.record.run import read_record
-from orchestrator.runs.submission import staged_steps
 
 NEWER = str(FORMAT + 1)
 

@@ -23,6 +23,7 @@ from runs import (
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.staging import staged_steps
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import (
     AttemptsStopping,
@@ -38,7 +39,6 @@ from orchestrator.ledger.values import (
 )
 from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
-from orchestrator.runs.submission import staged_steps
 
 FAILED, SUCCEEDED = Outcome.FAILED, Outcome.SUCCEEDED
 UPSTREAM = {"a": "", "b": "", "c": "a b", "d": "c"}

@@ -27,11 +27,11 @@ from runs import (
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.staging import broker_lists, staged_steps
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Chain, Claim, Commit, Reused
 from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
-from orchestrator.runs.submission import broker_lists, staged_steps
 
 NewLedger = Callable[[], Ledger]
 UPSTREAM = {"a": "", "b": "a", "c": "a", "d": "b c", "alarm": "a"}

@@ -32,6 +32,7 @@ from orchestrator.ledger.presence import (
     announce_worker,
 )
 from orchestrator.ledger.script import SCRIPT
+from orchestrator.ledger.staging import staged_steps
 from orchestrator.ledger.states import (
     SILENT_TRANSITIONS,
     STEP_TRANSITIONS,
@@ -41,7 +42,6 @@ from orchestrator.ledger.states import (
 )
 from orchestrator.ledger.values import Claim, OwnedAttempt, Reused, StagedStep
 from orchestrator.plan.compile import compile_pipeline
-from orchestrator.runs.submission import staged_steps
 
 HEAD, _, CODE = SCRIPT.partition("\nlocal ")
 RUN_KEYS = dict(

@@ -21,9 +21,9 @@ from runs import (
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.staging import staged_steps
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Chain, Commit, RunExists, RunUnknown, StagedStep
-from orchestrator.runs.submission import staged_steps
 
 GRAPH_KEYS = ("graph", "children", "inputs", "spec")
 FIELDS = {"pipeline": "p", "params": "{}", "import_path": "", "max_links": 20}

@@ -32,10 +32,10 @@ from runs import (
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger import starting as starting_module
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.staging import staged_steps
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Chain, Commit, RunExists, StagedStep
 from orchestrator.record.verification import verify_run
-from orchestrator.runs.submission import staged_steps
 
 NewLedger = Callable[[], Ledger]
 Call = tuple[Any, ...]

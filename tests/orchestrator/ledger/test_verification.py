@@ -20,12 +20,12 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.events import Event, EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.script import SCRIPT
+from orchestrator.ledger.staging import staged_steps
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import BackOff, RunUnknown
 from orchestrator.record.replay import GRAIN_US, Replay, replay_events
 from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
-from orchestrator.runs.submission import staged_steps
 
 UPSTREAM = {"a": "", "b": "a", "c": "a b", "x": "", "y": "x", "tidy": "y c"}
 TIDY = {"tidy": "all_done"}

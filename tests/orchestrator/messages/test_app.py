@@ -97,8 +97,8 @@ def test_nobody_else_makes_an_app() -> None:
         path for package in ("orchestrator", "workers") for path in (ROOT / package).rglob("*.py")
     ]
 
-    # celery_apps.py: the stand-in for the user's own app, which sends nothing.
+    # user_apps.py: the stand-in for the user's own app, which sends nothing.
     assert sorted(path.name for path in files if made.search(path.read_text())) == [
         "app.py",
-        "celery_apps.py",
+        "user_apps.py",
     ]

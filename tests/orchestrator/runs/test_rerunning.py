@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from runs import begin, graph, run_state, states_of
 
-from orchestrator.artifacts.store import Artifact
+from orchestrator.artifacts.reference import Artifact
 from orchestrator.attempt_id import AttemptId
 from orchestrator.definition.model import (
     FunctionCall,

@@ -30,6 +30,7 @@ from orchestrator.definition.model import (
 from orchestrator.definition.options import StepOptions
 from orchestrator.errors import PipelineInvalid, ResumeRefused
 from orchestrator.ledger.script import FUNCTION
+from orchestrator.ledger.staging import staged_steps
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import OwnedAttempt
 from orchestrator.messages.queues import queue_keys
@@ -39,7 +40,7 @@ from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
 from orchestrator.runs.resumption import Resumption, plan_resume, resume, wait_for_stopping
 from orchestrator.runs.stored import StoredDefinition, StoredRun, read_run
-from orchestrator.runs.submission import staged_steps, submit
+from orchestrator.runs.submission import submit
 from orchestrator.settings.model import PoolSettings, Settings
 
 DIAMOND = {"a": "", "b": "a", "c": "a", "d": "b c"}

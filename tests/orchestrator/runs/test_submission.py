@@ -24,16 +24,10 @@ from orchestrator.definition.model import (
 )
 from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.staging import staged_steps
 from orchestrator.ledger.values import RunExists
 from orchestrator.plan.compile import compile_pipeline
-from orchestrator.runs.submission import (
-    RUN_ID_SHAPE,
-    new_run_id,
-    plan_links,
-    run_fields,
-    staged_steps,
-    submit,
-)
+from orchestrator.runs.submission import RUN_ID_SHAPE, new_run_id, plan_links, run_fields, submit
 from orchestrator.settings.model import Settings
 
 

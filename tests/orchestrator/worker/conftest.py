@@ -20,7 +20,7 @@ import pytest
 from celery import Celery
 
 from orchestrator.artifacts.outputs import decode_output
-from orchestrator.artifacts.store import FolderStore
+from orchestrator.artifacts.values import ArtifactStore
 from orchestrator.attempt_id import AttemptId
 from orchestrator.definition.loading import load
 from orchestrator.definition.model import Pipeline
@@ -48,7 +48,7 @@ class Runs:
     def __init__(self, settings: Settings, ledger: Ledger, app: Celery) -> None:
         self.settings, self.ledger, self.app = settings, ledger, app
         self._visitor = Visitor(ledger, app, settings)
-        self._store = FolderStore(settings.artifact_root)
+        self._store = ArtifactStore.in_folder(settings.artifact_root)
 
     def submit(self, pipeline: Pipeline) -> str:
         return submit(compile_pipeline(pipeline), self.ledger, self.app, self.settings)

@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from orchestrator.artifacts.outputs import artifact_of
+from orchestrator.artifacts.reference import artifact_of
 
 SHELL = """
     shell = PipelineBuilder("shell", params={params!r})

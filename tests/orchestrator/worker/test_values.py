@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 
-from orchestrator.artifacts.outputs import artifact_of
+from orchestrator.artifacts.reference import artifact_of
 
 PASS_ON = """
     @step

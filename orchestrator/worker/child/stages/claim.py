@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 
+from orchestrator.artifacts.layout import checkpoint_folder
 from orchestrator.attempt_context import Attempt
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.values import OwnedAttempt, Refusal, owner_of
@@ -29,7 +30,8 @@ def claim_attempt(
     if isinstance(claim, Refusal):
         return End(note=f"dropped: {claim.reason}", is_dropped=True)
     masks = Masks(claim.secrets.values()) if claim.secrets else NO_MASKS
-    checkpoints = process.settings.checkpoint_dir(attempt.run_id, attempt.step)
+    root = process.settings.artifact_root
+    checkpoints = checkpoint_folder(root, attempt.run_id, attempt.step)
     try:
         return Begun(
             process,
@@ -39,7 +41,7 @@ def claim_attempt(
                 attempt,
                 claim.token,
                 worker,
-                lambda: process.store.make_folder(checkpoints),
+                lambda: process.store.files.make_folder(checkpoints),
                 lambda: should_stop(attempt),
             ),
             code_check(process, attempt.run_id, claim),

@@ -6,6 +6,7 @@ import os
 import shutil
 from typing import Any
 
+from orchestrator.artifacts.layout import checkpoint_folder
 from orchestrator.attempt_context import HandedOver, StopRequested
 from orchestrator.ledger.entries import CallKind
 from orchestrator.ledger.states import Outcome, StepState
@@ -47,7 +48,8 @@ def succeed(begun: Begun) -> End:
         return _refused(begun, commit)
     process.dispatcher.send(here.id.run_id, commit.ready)
     if here.has_checkpoints or here.id.attempt > 1:
-        folder = process.settings.checkpoint_dir(here.id.run_id, here.id.step)
+        root = process.settings.artifact_root
+        folder = checkpoint_folder(root, here.id.run_id, here.id.step)
         shutil.rmtree(folder, ignore_errors=True)
     return End(is_chain_going_on=commit.is_chain_going_on)
 

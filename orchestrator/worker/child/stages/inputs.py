@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from orchestrator.artifacts.outputs import decode_output, plain_json
-from orchestrator.artifacts.store import ArtifactStore
+from orchestrator.artifacts.outputs import decode_output
+from orchestrator.artifacts.plain import plain_json
+from orchestrator.artifacts.values import ArtifactStore
 from orchestrator.definition.model import OutputRef, ParamRef
 from orchestrator.definition.wire import from_wire, to_wire
 from orchestrator.errors import SecretsLost

@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.artifacts.faults import HostFault
 from orchestrator.artifacts.outputs import encode_output
-from orchestrator.artifacts.store import Artifact
+from orchestrator.artifacts.reference import Artifact
 from orchestrator.errors import OutputNotStored
 from orchestrator.wording import punctuated
 from orchestrator.worker.child.begun import Begun
