@@ -3,8 +3,7 @@ line."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 LINE_CHARS = 300
 
@@ -39,18 +38,3 @@ def punctuated(text: object, mark: str = ".") -> str:
     if mark == "." and said.endswith((".", "?", "!", "…")):
         return said
     return said.rstrip(".") + mark
-
-
-def error_kind(error: Mapping[str, Any] | None) -> str:
-    """Return the class of an error card without its module: "ValueError"; empty if there is
-    none."""
-    return str((error or {}).get("type") or "").rpartition(":")[2]
-
-
-def error_line(error: Mapping[str, Any] | None) -> str:
-    """Return an error card in one line: its class and the first line of its message."""
-    if not error:
-        return "no error was recorded"
-    message = str(error.get("message") or "").strip().splitlines()
-    kind = error_kind(error)
-    return f"{kind}: {message[0][:LINE_CHARS]}" if message else kind

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.attempt_id import AttemptId
+from orchestrator.error_card import ErrorCard
 from orchestrator.ledger.events import EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import StepState
 from orchestrator.record.run import RunRecord, StepRecord, read_skeleton
 from orchestrator.times import span_text
-from orchestrator.wording import error_kind
 
 TITLE_CHARS = 150
 ERROR_CHARS = 1000
@@ -74,10 +74,9 @@ def _failure(name: str, step: StepRecord) -> str:
     if last is None:
         return f"step {name} failed"
     place = f" on {last.worker}" if last.worker else ""
-    error = last.error or {}
-    kind = error_kind(error) or "no error was recorded"
-    message = str(error.get("message") or "").strip()
-    told = f"{kind}: {message}" if message else kind
+    error = last.error or ErrorCard("no error was recorded", "")
+    message = error.message.strip()
+    told = f"{error.kind}: {message}" if message else error.kind
     return f"step {name} failed in attempt {last.attempt}{place}: {_cut(told, ERROR_CHARS)}"
 
 

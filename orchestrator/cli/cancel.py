@@ -53,7 +53,7 @@ def cancel(
         answer(json.dumps(_as_json(done, reason)))
         return
     for event in done.stopped:
-        say(f"  {event.step} {stopped_text(event.detail)}")
+        say(f"  {event.step} {stopped_text(event.fields)}")
     for attempt in done.stopping:
         say(f"  {attempt.step} is still being stopped by {attempt.worker}")
 
@@ -77,7 +77,7 @@ def _as_json(done: Cancellation, reason: str) -> dict[str, Any]:
         "cancelled": done.count or 0,
         **({"reason": reason} if done.count else {}),
         "stopped": [
-            {"step": event.step, "attempt": event.attempt, **event.detail} for event in done.stopped
+            {"step": event.step, "attempt": event.attempt, **event.fields} for event in done.stopped
         ],
         "stopping": [
             {"step": it.step, "attempt": it.attempt, "worker": it.worker} for it in done.stopping

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import click
 from rich.console import Console, Group
@@ -16,11 +16,27 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.summary import SKIP_REASON, duration_text, stopped_text, unserved_text
+from orchestrator.error_card import error_line
+from orchestrator.ledger.details import (
+    Decided,
+    Ended,
+    HandedOver,
+    Lost,
+    Paused,
+    PutBack,
+    Resumed,
+    SharedQueue,
+    Shifted,
+    Stopped,
+    TakenOver,
+    Unsent,
+    Willed,
+)
 from orchestrator.ledger.events import STEP_STATES, Event, EventKind
 from orchestrator.ledger.states import StepState
 from orchestrator.record.run import RunRecord
 from orchestrator.times import clock_text
-from orchestrator.wording import and_more, counted, error_line, punctuated
+from orchestrator.wording import and_more, counted, punctuated
 
 if TYPE_CHECKING:
     from orchestrator.runs.reasons import Unserved
@@ -85,7 +101,8 @@ class Lines:
             if news := _news(event):
                 click.echo(f"{clock_text(event.at_us)} {news}")
             if event.kind is EventKind.RUN_RESUMED:
-                self._succeeded -= len(event.detail["again"])
+                assert isinstance(event.detail, Resumed)
+                self._succeeded -= len(event.detail.again)
             if event.kind not in STEP_STATES or event.kind is EventKind.STEP_QUEUED:
                 continue
             word = event.kind.verb
@@ -175,67 +192,59 @@ class Panel:
 def _news(event: Event) -> str | None:
     """Return what there is to say of an event that is no change of a step; None when nobody needs
     to know at once."""
-    detail = event.detail
     named = f"{event.step} attempt {event.attempt}"
-    match event.kind:
-        case EventKind.ATTEMPT_LOST:
-            counted = f"lost {detail['lost']} of {detail['budget']}"
+    match event.detail:
+        case Lost() as lost:
+            counted = f"lost {lost.lost} of {lost.budget}"
             return (
-                f"{named} lost: {punctuated(error_line(detail.get('error')), ';')} queued again"
-                f" ({counted})"
+                f"{named} lost: {punctuated(error_line(lost.error), ';')} queued again ({counted})"
             )
-        case EventKind.ATTEMPT_HANDED_OVER:
-            return f"{named} handed over: {punctuated(detail.get('reason', ''), ';')} queued again"
-        case EventKind.ATTEMPT_PUT_BACK:
-            return f"{named} put back: {detail.get('reason', '')}"
-        case EventKind.MESSAGE_LOST:
-            return f"{event.step} sent again: its message was lost ({detail.get('found', '')})"
-        case EventKind.QUEUE_SHARED:
+        case HandedOver() as it:
+            return f"{named} handed over: {punctuated(it.reason, ';')} queued again"
+        case PutBack() as it:
+            return f"{named} put back: {it.reason}"
+        case Unsent(found) if event.kind is EventKind.MESSAGE_LOST:
+            return f"{event.step} sent again: its message was lost ({found})"
+        case SharedQueue(queue, reader):
+            return f"queue {queue} is read by {reader}, too: its messages get lost"
+        case Stopped():
+            return f"{named} {stopped_text(event.fields)}"
+        case Shifted(by_s):
+            way = "forward" if by_s > 0 else "back"
+            return f"the server's clock was put {way} by {abs(by_s):.1f} s"
+        case Paused(for_s):
             return (
-                f"queue {detail.get('queue')} is read by {detail.get('reader')}, too: its messages"
-                " get lost"
+                f"the server was away for {for_s:.1f} s: not counted for deadline and queue"
+                " timeouts"
             )
-        case EventKind.ATTEMPT_STOPPED:
-            return f"{named} {stopped_text(detail)}"
-        case EventKind.CLOCK_SHIFTED:
-            by_s = detail["by_s"]
-            return (
-                f"the server's clock was put {'forward' if by_s > 0 else 'back'} by"
-                f" {abs(by_s):.1f} s"
-            )
-        case EventKind.CLOCK_PAUSED:
-            return (
-                f"the server was away for {detail['for_s']:.1f} s: not counted for deadline and"
-                " queue timeouts"
-            )
-        case EventKind.RUN_RESUMED:
-            return _resumed(detail)
+        case Resumed() as resumed:
+            return _resumed(resumed)
     return None
 
 
-def _resumed(detail: Mapping[str, Any]) -> str:
-    count = detail["reset"]
+def _resumed(resumed: Resumed) -> str:
+    count = resumed.reset or 0
     told = f"resumed: {count:,} step{' waits' if count == 1 else 's wait'} anew"
-    if again := len(detail["again"]):
+    if again := len(resumed.again):
         told += f", {again:,} of which had succeeded"
-    if changed := detail.get("params"):
-        told += f"; {', '.join(changed)} changed"
+    if resumed.params:
+        told += f"; {', '.join(resumed.params)} changed"
     return told
 
 
 def _remark(event: Event) -> str:
-    detail = event.detail
-    attempt = f" (attempt {event.attempt})" if event.attempt > 1 else ""
-    if detail.get("error"):
-        attempt += f": {error_line(detail['error'])}"
-    if event.kind is EventKind.STEP_REUSED:
-        attempt += f" from run {detail['run']}"
-    if event.kind is EventKind.STEP_SKIPPED:
-        attempt += f": {SKIP_REASON}"
-    elif detail.get("because"):
-        attempt += f", because of {detail['because']}"
-    if detail.get("reason"):
-        attempt += f": {detail['reason']}"
-    if detail.get("due_at"):
-        attempt = f"{punctuated(attempt, ';')} retry at {clock_text(detail['due_at'])}"
-    return attempt
+    told = f" (attempt {event.attempt})" if event.attempt > 1 else ""
+    match event.detail:
+        case Ended() as ended:
+            told += f": {error_line(ended.error)}" if ended.error else ""
+            told += f": {ended.reason}" if ended.reason else ""
+            if ended.due_at:
+                told = f"{punctuated(told, ';')} retry at {clock_text(ended.due_at)}"
+        case TakenOver(run):
+            told += f" from run {run}"
+        case Decided(because):
+            is_skipped = event.kind is EventKind.STEP_SKIPPED
+            told += f": {SKIP_REASON}" if is_skipped else f", because of {because}"
+        case Willed(reason) if reason:
+            told += f": {reason}"
+    return told

@@ -11,8 +11,10 @@ import click
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.summary import SKIP_REASON, duration_text, repairs_text, summary_text
+from orchestrator.error_card import ErrorCard
 from orchestrator.errors import RunNotFound, names_hint
 from orchestrator.installation import open_installation
+from orchestrator.ledger.details import Started
 from orchestrator.ledger.events import RUN_ENDS, Event, EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import StepState
@@ -22,7 +24,6 @@ from orchestrator.record.run import RunRecord, StepRecord, read_record
 from orchestrator.runs.finding import find_run
 from orchestrator.runs.reasons import Surroundings, brief, look_around
 from orchestrator.times import rfc3339
-from orchestrator.wording import error_line
 
 LISTED = 5  # of a list in an event's detail
 _OPEN = (StepState.WAITING, StepState.QUEUED, StepState.RUNNING, StepState.RETRYING)
@@ -166,7 +167,7 @@ def logs(
                 "lines": list(log.lines),
                 "dropped": log.dropped,
             }
-            | ({"error": made.error} if made.error else {})
+            | ({"error": made.error.to_json()} if made.error else {})
             for name in ([step] if step else record.steps)
             for made in record.steps[name].attempts
             if made.started_at_us is not None and attempt in (None, made.attempt)
@@ -223,12 +224,13 @@ def _time(fields: dict[str, str], name: str) -> int | None:
     return int(fields[name]) if name in fields else None
 
 
-def _error_lines(error: dict[str, Any] | None) -> list[str]:
+def _error_lines(error: Mapping[str, Any] | None) -> list[str]:
     """Return the traceback of an error; what happened in one line if it has none, as when a worker
     was lost."""
     if not error:
         return []
-    return str(error.get("traceback") or "").rstrip().splitlines() or [error_line(error)]
+    card = ErrorCard.from_json(error)
+    return card.traceback.rstrip().splitlines() or [card.line]
 
 
 def _event_json(event: Event) -> dict[str, Any]:
@@ -238,23 +240,23 @@ def _event_json(event: Event) -> dict[str, Any]:
         "at": rfc3339(event.at_us),
         **({"step": event.step, "attempt": event.attempt} if event.step else {}),
         **(
-            event.detail
+            event.fields
             if event.kind is EventKind.STEP_STARTED
-            else {"detail": event.detail or None}
+            else {"detail": event.fields or None}
         ),
     }
 
 
 def _event_line(event: Event) -> str:
-    failed = event.detail.get("error")
-    error = f" {error_line(failed) if isinstance(failed, dict) else failed}" if failed else ""
+    failed = getattr(event.detail, "error", None)
+    error = f" {failed.line if isinstance(failed, ErrorCard) else failed}" if failed else ""
     shown = {
         key: rfc3339(value) if key == "due_at" else _shortened(value)
-        for key, value in event.detail.items()
+        for key, value in event.fields.items()
         if key != "error" and value != []
     }
     words = " ".join(f"{key}={value}" for key, value in shown.items())
-    detail = event.detail["worker"] if event.kind is EventKind.STEP_STARTED else words + error
+    detail = event.detail.worker if isinstance(event.detail, Started) else words + error
     where = f" {event.step} attempt {event.attempt}" if event.step else ""
     return f"{rfc3339(event.at_us)} {event.kind}{where} {detail}".rstrip()
 
@@ -311,5 +313,5 @@ def _note(record: RunRecord, name: str, step: StepRecord) -> str:
             else ""
         )
     if step.attempts and step.attempts[-1].error:
-        return error_line(step.attempts[-1].error)
+        return step.attempts[-1].error.line
     return ""

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.plain import shown_output
+from orchestrator.error_card import error_line
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.record.run import AttemptRecord, RunRecord
 from orchestrator.times import span_text
-from orchestrator.wording import LINE_CHARS, and_more, counted, error_line, listed
+from orchestrator.wording import LINE_CHARS, and_more, counted, listed
 
 if TYPE_CHECKING:
     from orchestrator.runs.reasons import Unserved

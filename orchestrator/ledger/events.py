@@ -9,10 +9,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.error_card import ErrorCard
+from orchestrator.ledger.details import (
+    Alerted,
+    CodeChanged,
+    Decided,
+    Detail,
+    Ended,
+    HandedOver,
+    Lost,
+    Paused,
+    PutBack,
+    Refused,
+    Resumed,
+    SharedQueue,
+    Shifted,
+    Started,
+    Stopped,
+    TakenOver,
+    Unsent,
+    Willed,
+)
 from orchestrator.ledger.states import RunState, StepState
 
 
@@ -98,14 +119,48 @@ REPAIRS = frozenset({EventKind.ATTEMPT_LOST, EventKind.MESSAGE_LOST})
 """The events by which the safety net tells that it caught something."""
 
 
+DETAILS: Mapping[EventKind, type[Detail]] = {
+    EventKind.RUN_CREATED: Detail,
+    EventKind.RUN_STARTED: Detail,
+    EventKind.RUN_RESUMED: Resumed,
+    EventKind.RUN_CODE_CHANGED: CodeChanged,
+    EventKind.RUN_SUCCEEDED: Detail,
+    EventKind.RUN_FAILED: Willed,
+    EventKind.RUN_CANCELLED: Willed,
+    EventKind.STEP_QUEUED: Detail,
+    EventKind.STEP_STARTED: Started,
+    EventKind.STEP_RETRYING: Ended,
+    EventKind.STEP_SUCCEEDED: Ended,
+    EventKind.STEP_FAILED: Ended,
+    EventKind.STEP_CANCELLED: Willed,
+    EventKind.STEP_SKIPPED: Decided,
+    EventKind.STEP_UPSTREAM_FAILED: Decided,
+    EventKind.STEP_REUSED: TakenOver,
+    EventKind.ATTEMPT_LOST: Lost,
+    EventKind.ATTEMPT_HANDED_OVER: HandedOver,
+    EventKind.ATTEMPT_PUT_BACK: PutBack,
+    EventKind.ATTEMPT_STOPPED: Stopped,
+    EventKind.MESSAGE_LOST: Unsent,
+    EventKind.MESSAGE_RETURNED: Unsent,
+    EventKind.COMMIT_REFUSED: Refused,
+    EventKind.LOG_REFUSED: Refused,
+    EventKind.CLOCK_SHIFTED: Shifted,
+    EventKind.CLOCK_PAUSED: Paused,
+    EventKind.QUEUE_SHARED: SharedQueue,
+    EventKind.ALERT_SENT: Alerted,
+    EventKind.ALERT_FAILED: Alerted,
+}
+"""What each event says beside its name."""
+
 ADDED = ("lost", "budget", "due_at", "token")
+_OF_TIMEOUTS = ("waited_s", "queue")
 _FIELDS = {"event", "at", "step", "attempt", "detail"}
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change. `id` orders events and continues a reading; `detail` is empty where there is
-    nothing to add.
+    """One change. `id` orders events and continues a reading. `fields` is what is said beside the
+    name as it was written, for people and readers of JSON; `detail` is the value of its kind.
 
     `strange` are fields of the entry that no event of ours has.
     """
@@ -115,15 +170,21 @@ class Event:
     at_us: int
     step: str
     attempt: int
-    detail: Mapping[str, Any]
+    fields: Mapping[str, Any]
     strange: tuple[str, ...] = ()
+    detail: Detail = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raise TypeError for fields of other types than the event's detail has."""
+        kind = DETAILS.get(self.kind, Detail)
+        object.__setattr__(self, "detail", kind.from_json(self.fields))
 
     @property
     def text(self) -> str:
         """Event in words, as the beginning of a sentence: "step.failed of step 'a' at attempt 1
         (event 5-0)"."""
         if self.kind is EventKind.UNREADABLE:
-            name = self.detail.get("event")
+            name = self.fields.get("event")
             return (
                 f"{name} (event {self.id}) is not an event that a run has"
                 if name
@@ -141,45 +202,45 @@ _KINDS = {kind.value: kind for kind in EventKind if kind is not EventKind.UNREAD
 def event_in(entry: tuple[str, Mapping[str, str]]) -> Event:
     """Return the event that one entry of the stream holds; `UNREADABLE` where somebody else wrote
     or changed it."""
-    event_id, fields = entry
+    event_id, raw = entry
     try:
-        kind, text = _KINDS.get(fields["event"]), fields["detail"]
+        kind = _KINDS.get(raw["event"])
         if kind is None:
-            return Event(event_id, EventKind.UNREADABLE, 0, "", 0, {"event": fields["event"]})
-        if kind is EventKind.STEP_STARTED:
-            detail: dict[str, Any] = {"worker": text}
-        else:
-            detail = _mapping(json.loads(text)) if text else {}
+            return Event(event_id, EventKind.UNREADABLE, 0, "", 0, {"event": raw["event"]})
+        said = _said(kind, raw["detail"])
         strange: tuple[str, ...] = ()
-        if len(fields) > len(_FIELDS):
-            if added := {word: int(fields[word]) for word in ADDED if word in fields}:
-                detail |= added
-            strange = tuple(fields.keys() - _FIELDS - set(ADDED))
-            if kind is EventKind.STEP_FAILED and "lost" in fields:
-                _say_why_it_is_not_tried_again(detail)
+        if len(raw) > len(_FIELDS):
+            said |= {word: int(raw[word]) for word in ADDED if word in raw}
+            strange = tuple(raw.keys() - _FIELDS - {*ADDED, *_OF_TIMEOUTS})
+            if kind is EventKind.STEP_FAILED:
+                _add_reason(said, raw)
         return Event(
-            event_id,
-            kind,
-            int(fields["at"]),
-            fields["step"],
-            int(fields["attempt"]),
-            detail,
-            strange,
+            event_id, kind, int(raw["at"]), raw["step"], int(raw["attempt"]), said, strange
         )
     except (KeyError, ValueError, TypeError, RecursionError):
         return Event(event_id, EventKind.UNREADABLE, 0, "", 0, {})
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
+def _said(kind: EventKind, text: str) -> dict[str, Any]:
+    if kind is EventKind.STEP_STARTED:
+        return {"worker": text}
+    said = json.loads(text) if text else {}
+    if not isinstance(said, dict):
         raise TypeError("a detail is a mapping")
-    return value
+    return said
 
 
-def _say_why_it_is_not_tried_again(detail: dict[str, Any]) -> None:
-    lost, budget, error = detail["lost"], detail["budget"], detail.get("error")
-    if error and budget > 1:
-        error["message"] += f" (lost attempt {lost} of {budget}: it is not tried again)"
+def _add_reason(said: dict[str, Any], raw: Mapping[str, str]) -> None:
+    """Say why a step failed that has no error of its own, or none that says all of it."""
+    if "waited_s" in raw:
+        said["error"] = ErrorCard(
+            "QueueTimeout",
+            f"it waited {float(raw['waited_s']):g} s for a worker of queue {raw['queue']},"
+            " which is as long as it may",
+        ).to_json()
+    elif "lost" in raw and "error" in said and said["budget"] > 1:
+        remark = f"lost attempt {said['lost']} of {said['budget']}: it is not tried again"
+        said["error"] = ErrorCard.from_json(said["error"]).with_remark(remark).to_json()
 
 
 def event_place(event_id: str) -> tuple[int, int]:

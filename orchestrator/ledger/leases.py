@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.attempt_id import AttemptId
+from orchestrator.error_card import ErrorCard
 from orchestrator.ledger.calls import LedgerCalls
 from orchestrator.ledger.replies import replaced_in
 from orchestrator.ledger.states import Outcome
@@ -90,7 +91,7 @@ class Leases(LedgerCalls):
         *,
         token: int = 0,
         owner: str = "",
-        error: Mapping[str, Any] | None = None,
+        error: ErrorCard | None = None,
     ) -> Replaced | Refusal:
         """Give a running attempt back because of something that is no fault of its step: it is
         tried again when it is due, and the attempt costs neither retries nor lost attempts.
@@ -101,7 +102,9 @@ class Leases(LedgerCalls):
         """
         told = {"outcome": Outcome.PUT_BACK.value, **detail}
         instead = (
-            json.dumps({"outcome": Outcome.FAILED.value, "error": error, **detail}) if error else ""
+            json.dumps({"outcome": Outcome.FAILED.value, "error": error.to_json(), **detail})
+            if error
+            else ""
         )
         times = (round(back_off.first_s * 1e6), round(back_off.longest_s * 1e6))
         text = json.dumps(told, separators=(",", ":"))

@@ -77,7 +77,7 @@ def _attempt_json(record: RunRecord, step: str, attempt: AttemptRecord) -> dict[
         "started_at": rfc3339(attempt.started_at_us),
         "ended_at": rfc3339(attempt.ended_at_us),
         "outcome": attempt.outcome.value if attempt.outcome else None,
-        "error": attempt.error,
+        "error": attempt.error.to_json() if attempt.error else None,
         **({"reason": attempt.reason} if attempt.reason else {}),
         **({"code": attempt.code} if attempt.code and attempt.code.get("differs") else {}),
         **({"stopped": _stopped_json(attempt.stopped)} if attempt.stopped else {}),

@@ -17,6 +17,7 @@ from typing import Any
 from orchestrator.definition.model import OutputRef, ParamRef, Template
 from orchestrator.definition.references import written
 from orchestrator.definition.wire import from_wire, references, to_wire
+from orchestrator.ledger.details import Resumed
 from orchestrator.ledger.entries import CallKind, StepSpec
 from orchestrator.ledger.events import Event, EventKind
 from orchestrator.ledger.past import Past
@@ -167,7 +168,7 @@ def check_received(
 def _check_resume(
     event: Event, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> Iterable[str]:
-    told = event.detail.get("params", {})
+    told = event.detail.params if isinstance(event.detail, Resumed) else {}
     for name in {**before, **after, **told}:
         is_changed = name not in before or _text(before[name]) != _text(after.get(name))
         if is_changed and (name not in told or _text(told[name]) != _text(after.get(name))):

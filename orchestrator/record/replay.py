@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+from orchestrator.ledger.details import Decided, Ended, Resumed, TakenOver, Willed
 from orchestrator.ledger.events import (
     RUN_ENDS,
     RUN_STATES,
@@ -67,16 +68,16 @@ def replay_events(
 ) -> Replay:
     """Return the replay of all events of a run. `upstream` (as the user wrote it) and `rules`
     (trigger rules) are those of now; what resumes have changed about them stands in the events."""
-    resumes = [event for event in events if event.kind is EventKind.RUN_RESUMED]
+    resumes = [event.detail for event in events if isinstance(event.detail, Resumed)]
     members, unsure = set(upstream), set[str]()
     changes: list[
         frozenset[str]
     ] = []  # before each resume: the steps whose wiring then is not known, the last first
-    for event in reversed(resumes):
-        new = set(event.detail.get("new", ()))
-        unsure |= new | set(event.detail.get("rewired", ()))
+    for resumed in reversed(resumes):
+        new = set(resumed.new)
+        unsure |= new | set(resumed.rewired)
         changes.append(frozenset(unsure))
-        members = (members - new) | set(event.detail.get("gone", ()))
+        members = (members - new) | set(resumed.gone)
     replay = Replay(upstream, rules, members, [*reversed(changes), frozenset()])
     for event in events:
         replay.take(event)
@@ -271,7 +272,7 @@ class Replay:
             RunState.FAILED if failed else RunState.CANCELLED if cancelled else RunState.SUCCEEDED
         )
         # Who cancels a run, or ends it at its deadline, decides how it ends and says why.
-        is_willed = event.kind is not EventKind.RUN_SUCCEEDED and "reason" in event.detail
+        is_willed = isinstance(event.detail, Willed) and event.detail.reason is not None
         if self.run_state is not follows and not is_willed:
             self._wrong(
                 f"{event.kind} (event {event.id}), but with {failed} failed and {cancelled}"
@@ -283,27 +284,28 @@ class Replay:
             self.run_state = RunState.QUEUED
         self.resumes += 1
         self.unsure.pop(0)
-        again = set(event.detail.get("again", ()))
+        resumed = event.detail
+        assert isinstance(resumed, Resumed)
+        again = set(resumed.again)
         for step in sorted(again):
             if self.state_of(step) is not StepState.SUCCEEDED:
                 self._wrong(
                     f"step {step!r} runs again (event {event.id}), but it had not succeeded: it was"
                     f" {self.state_of(step)}"
                 )
-        gone = set(event.detail.get("gone", ()))
-        self.members = (self.members - gone) | set(event.detail.get("new", ()))
+        gone = set(resumed.gone)
+        self.members = (self.members - gone) | set(resumed.new)
         resets = [
             step
             for step in self.members
             if step in again or self.state_of(step) is not StepState.SUCCEEDED
         ]
-        told = event.detail.get("reset")
-        if told != len(resets):
+        if resumed.reset != len(resets):
             self._wrong(
-                f"run.resumed (event {event.id}) tells of {told} steps that wait anew, but"
+                f"run.resumed (event {event.id}) tells of {resumed.reset} steps that wait anew, but"
                 f" {len(resets)} must"
             )
-        self._check_kept(event, set(resets))
+        self._check_kept(event, resumed, set(resets))
         for step in (*resets, *gone):
             for known in (self.states, self.reused, self._causes):
                 known.pop(step, None)
@@ -312,13 +314,13 @@ class Replay:
         self._open.clear()
         self._replaced.clear()
 
-    def _check_kept(self, event: Event, resets: set[str]) -> None:
+    def _check_kept(self, event: Event, resumed: Resumed, resets: set[str]) -> None:
         """No step is kept of which an upstream waits anew: what it was decided by is open again.
 
         One that has other upstreams since this resume was not decided by those.
         """
-        set_back = resets - set(event.detail.get("new", ()))
-        rewired = set(event.detail.get("rewired", ()))
+        set_back = resets - set(resumed.new)
+        rewired = set(resumed.rewired)
         for step in sorted(self.members - resets - rewired):
             if self._is_judged(step) and (opened := set_back.intersection(self.upstream[step])):
                 self._wrong(
@@ -355,7 +357,7 @@ class Replay:
                 self._check_cause(event, state)
         replaced = self._replaced.pop(step, None)
         follows, how = _REPLACED[replaced] if replaced else (None, "")
-        outcome = event.detail.get("outcome")
+        outcome = getattr(event.detail, "outcome", None)
         if follows and (
             state is not follows or (state is StepState.RETRYING and outcome != Outcome.PUT_BACK)
         ):
@@ -366,8 +368,8 @@ class Replay:
             self._check_outcome(event)
             self._open.pop(step, None)
         if state is StepState.RETRYING:
-            due_at = event.detail.get("due_at")
-            if not isinstance(due_at, int) or due_at < event.at_us:
+            due_at = event.detail.due_at if isinstance(event.detail, Ended) else None
+            if due_at is None or due_at < event.at_us:
                 self._wrong(f"{event.text} does not say when the next attempt is due")
         if state is StepState.RUNNING:
             self._open[step] = event.attempt
@@ -375,8 +377,8 @@ class Replay:
             self.begun[step] = event.attempt
             self.begun_at[step] = event.at_us
         self._causes.pop(step, None)
-        if state in _WITHOUT_ATTEMPT and isinstance(cause := event.detail.get("because"), str):
-            self._causes[step] = cause
+        if isinstance(event.detail, Decided) and event.detail.because is not None:
+            self._causes[step] = event.detail.because
         self.states[step], self.attempts[step], self.since[step] = state, event.attempt, event.at_us
 
     def _check_cause(self, event: Event, state: StepState) -> None:
@@ -393,7 +395,8 @@ class Replay:
         if state is StepState.SKIPPED and self.rules[event.step] == "one_failed":
             # when the run begins or is resumed, and nothing above it has failed
             may_be.add(event.step)
-        if (told := event.detail.get("because")) not in may_be:
+        told = event.detail.because if isinstance(event.detail, Decided) else None
+        if told not in may_be:
             named = ", ".join(map(repr, sorted(may_be)[:_NAMED]))
             self._wrong(
                 f"{event.text} says that {told!r} has decided it, but that was {named or 'nobody'}"
@@ -403,13 +406,14 @@ class Replay:
         """A step is taken over when the run begins, with all that is above it, and has no attempt
         of its own."""
         step, detail = event.step, event.detail
-        source = Reused(str(detail.get("run", "")), detail.get("attempt", 0))
+        assert isinstance(detail, TakenOver)
+        source = Reused(detail.run, detail.attempt)
         self._check_run_goes_on(event, StepState.SUCCEEDED)
         if not self._is_beginning:
             self._wrong(f"{event.text}, but a step is taken over only when the run begins")
         if self.state_of(step) is not StepState.WAITING or event.attempt:
             self._wrong(f"{event.text}, but the step was {self._where(step)}")
-        if not source.run_id or not isinstance(source.attempt, int) or source.attempt < 1:
+        if not source.run_id or source.attempt < 1:
             self._wrong(f"{event.text} does not name the attempt of another run")
         if self._is_judged(step) and (own := sorted(set(self.upstream[step]) - self.reused.keys())):
             self._wrong(f"{event.text}, but its upstream {own[0]!r} is not taken over")
@@ -444,7 +448,7 @@ class Replay:
         """The event that ends an attempt says how it ended; who follows another one (`_REPLACED`)
         need not."""
         may_be = _OUTCOMES.get(event.kind)
-        outcome = event.detail.get("outcome")
+        outcome = getattr(event.detail, "outcome", None)
         if may_be and event.step in self._open and outcome not in may_be:
             self._wrong(f"{event.text}, but the outcome of its attempt is {outcome}")
 

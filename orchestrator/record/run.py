@@ -9,6 +9,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.error_card import ErrorCard
+from orchestrator.ledger.details import (
+    Decided,
+    Ended,
+    HandedOver,
+    Lost,
+    PutBack,
+    Resumed,
+    Shifted,
+    Started,
+    TakenOver,
+    Willed,
+)
 from orchestrator.ledger.entries import StepSpec
 from orchestrator.ledger.events import (
     REPAIRS,
@@ -57,10 +70,10 @@ class AttemptRecord:
     started_at_us: int | None = None
     ended_at_us: int | None = None
     outcome: Outcome | None = None
-    error: dict[str, Any] | None = None
+    error: ErrorCard | None = None
     stopped: dict[str, Any] | None = None
     reason: str | None = None
-    code: dict[str, Any] | None = None
+    code: Mapping[str, Any] | None = None
     resumes: int = 0
     began_place: int | None = None
     ended_place: int | None = None
@@ -111,7 +124,7 @@ class StepRecord:
         elif event.kind is EventKind.ATTEMPT_STOPPED:
             for attempt in self.attempts:
                 if attempt.attempt == event.attempt:
-                    attempt.stopped = {**event.detail, "at_us": event.at_us}
+                    attempt.stopped = {**event.fields, "at_us": event.at_us}
 
     @property
     def drift(self) -> str:
@@ -139,34 +152,43 @@ class StepRecord:
         )
 
     def _apply_change(self, event: Event, place: int, resumes: int) -> None:
-        if event.kind is EventKind.STEP_REUSED:
-            self.state = StepState.SUCCEEDED
-            self.reused = Reused(event.detail["run"], event.detail["attempt"])
-            return
-        self.state = STEP_STATES[event.kind]
-        detail = event.detail
-        self.due_at_us = detail.get("due_at")
-        self.because = detail.get("because", self.because)
-        self.cancel_reason = detail.get("reason", self.cancel_reason)
+        self.state, self.due_at_us = STEP_STATES[event.kind], None
+        match event.detail:
+            case TakenOver(run, attempt):
+                self.reused = Reused(run, attempt)
+            case Decided(because):
+                self.because = because
+            case Willed(reason):
+                self.cancel_reason = reason
+            case Started(worker):
+                last = self.attempts[-1]
+                last.started_at_us, last.began_place, last.worker = event.at_us, place, worker
+            case Ended() as ended:
+                self.due_at_us = ended.due_at
         if event.kind is EventKind.STEP_QUEUED:
             self.attempts.append(AttemptRecord(event.attempt, event.at_us, resumes=resumes))
-        elif event.kind is EventKind.STEP_STARTED:
-            self.attempts[-1].started_at_us, self.attempts[-1].began_place = event.at_us, place
-            self.attempts[-1].worker = event.detail["worker"]
         elif event.kind in _ENDINGS:
             self._end_attempt(event, place)
 
     def _end_attempt(self, event: Event, place: int) -> None:
-        if self.attempts and self.attempts[-1].ended_at_us is None:
-            detail = event.detail
-            last = self.attempts[-1]
-            last.ended_at_us, last.ended_place = event.at_us, place
-            outcome = detail.get("outcome", Outcome.CANCELLED)
-            last.outcome = Outcome(outcome) if outcome in tuple(Outcome) else None
-            last.error = detail.get("error")
-            last.code = detail.get("code")
-            if event.kind in REPLACEMENTS:
-                last.reason = detail.get("reason")
+        if not self.attempts or self.attempts[-1].ended_at_us is not None:
+            return
+        last = self.attempts[-1]
+        last.ended_at_us, last.ended_place = event.at_us, place
+        match event.detail:
+            case Ended() as ended:
+                last.outcome, last.error, last.code = _outcome(ended), ended.error, ended.code
+            case Lost() as lost:
+                last.outcome, last.error = _outcome(lost), lost.error
+            case HandedOver() | PutBack() as returned:
+                last.outcome, last.reason = _outcome(returned), returned.reason
+            case _:
+                last.outcome = Outcome.CANCELLED
+
+
+def _outcome(detail: Ended | Lost | HandedOver | PutBack) -> Outcome | None:
+    said = detail.outcome or Outcome.CANCELLED
+    return Outcome(said) if said in tuple(Outcome) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +246,11 @@ class RunRecord:
         elif event.kind is EventKind.RUN_RESUMED:
             self._resume(event)
         elif event.kind is EventKind.CLOCK_SHIFTED:
-            self._shift_due_times(round(event.detail["by_s"] * 1e6))
+            assert isinstance(event.detail, Shifted)
+            self._shift_due_times(round(event.detail.by_s * 1e6))
         elif event.kind in RUN_ENDS:
             self.state, self.ended_at_us = RUN_ENDS[event.kind], event.at_us
-            self.cancel_reason = event.detail.get("reason")
+            self.cancel_reason = event.detail.reason if isinstance(event.detail, Willed) else None
 
     def _shift_due_times(self, by_us: int) -> None:
         """Move what is still to come; what has been is told by the clock of its time."""
@@ -240,7 +263,8 @@ class RunRecord:
         self.ended_at_us, self.cancel_reason = None, None
         self.resumes += 1
         self.resumed_at_us = event.at_us
-        again = {*event.detail["again"], *event.detail.get("gone", ())}
+        assert isinstance(event.detail, Resumed)
+        again = {*event.detail.again, *event.detail.gone}
         for name, step in (*self.steps.items(), *self.gone.items()):
             if step.state is not StepState.SUCCEEDED or name in again:
                 step.reset(self.events)

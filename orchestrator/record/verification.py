@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from orchestrator.ledger.details import Ended
 from orchestrator.ledger.events import REPAIRS, Event, EventKind, event_place
 from orchestrator.ledger.standing import Standing
 from orchestrator.ledger.states import RunState, StepState
@@ -75,7 +76,7 @@ def verify_run(source: StandingSource, run_id: str) -> Verification:
 def _drifts(events: Iterable[Event]) -> Iterable[str]:
     """Yield a sentence for each attempt that ran other code than was submitted."""
     for event in events:
-        code = event.detail.get("code")
+        code = event.detail.code if isinstance(event.detail, Ended) else None
         if event.step and isinstance(code, dict) and (told := drift_text(code)):
             yield f"attempt {event.attempt} of step {event.step!r} {told}"
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 
 from orchestrator.attempt_id import AttemptId
+from orchestrator.error_card import ErrorCard
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import last_sign_of_life
 from orchestrator.ledger.values import Chain, DueReport, ExpiredLease, Replaced
@@ -34,10 +35,7 @@ class LeaseRepair:
         may have begun anything yet.
         """
         message = f"its worker {worker} {died}"
-        detail = {
-            "error": {"type": "WorkerLost", "message": message, "traceback": ""},
-            "found": message,
-        }
+        detail = {"error": ErrorCard("WorkerLost", message).to_json(), "found": message}
         for it in self._ledger.leased(run_id):
             if it.worker == worker and not it.is_stopping:
                 answer = self._ledger.report_lost(
@@ -52,7 +50,7 @@ class LeaseRepair:
             f"the lease of worker {lease.worker} ran out {(now_us - lease.expired_at_us) / 1e6:.1f}"
             " s ago"
         )
-        detail = {"error": {"type": kind, "message": message, "traceback": ""}, "found": found}
+        detail = {"error": ErrorCard(kind, message).to_json(), "found": found}
         answer = self._ledger.report_lost(
             AttemptId(run_id, lease.step, lease.attempt),
             detail,

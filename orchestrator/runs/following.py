@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from orchestrator.installation import Installation
+from orchestrator.ledger.details import Ended
 from orchestrator.ledger.events import RUN_ENDS, Event, EventKind
 from orchestrator.ledger.presence import (
     SIGN_OF_LIFE_S,
@@ -112,7 +113,8 @@ def finish_alerts(installation: Installation, run_id: str) -> bool:
 def _retries_s(events: Sequence[Event]) -> list[float]:
     """Return after how many seconds the retries are due that the events tell of."""
     retries = (event for event in events if event.kind is EventKind.STEP_RETRYING)
-    return [(event.detail["due_at"] - event.at_us) / 1e6 for event in retries]
+    dues = [(it.detail.due_at, it.at_us) for it in retries if isinstance(it.detail, Ended)]
+    return [(due_at - at_us) / 1e6 for due_at, at_us in dues if due_at]
 
 
 def _start_again(local: LocalWorkers, visitor: Visitor, run_id: str, screen: Screen) -> None:

@@ -17,7 +17,7 @@ from orchestrator.messages.queues import messages_ahead, queue_length
 from orchestrator.record.run import AttemptRecord, RunRecord, StepRecord
 from orchestrator.settings.model import Settings
 from orchestrator.times import clock_text, rfc3339, span_text
-from orchestrator.wording import counted, error_kind, listed, punctuated
+from orchestrator.wording import counted, listed, punctuated
 
 NAMED_STEPS = 5
 RUNS_LOOKED_AT = 200  # for what keeps the workers busy
@@ -217,7 +217,7 @@ def _retrying(name: str, step: StepRecord, around: Surroundings) -> Explanation:
             "due_at": rfc3339(due_us),
             "due_in_s": round(left_us / 1e6, 3),
             "coordinators": len(around.coordinators),
-            "error": last.error,
+            "error": last.error.to_json() if last.error else None,
             **({"put_back": last.reason} if last.outcome is Outcome.PUT_BACK else {}),
         },
     )
@@ -294,7 +294,7 @@ def _ended(ledger: Ledger, record: RunRecord, name: str) -> Explanation:
                     f"That was try {tries.made} of {tries.allowed}{since}"
                     f" (retries={tries.allowed - 1})."
                 )
-            facts["error"] = last.error
+            facts["error"] = last.error.to_json() if last.error else None
         case StepState.CANCELLED:
             reason = step.cancel_reason or record.cancel_reason
             sentences.append(punctuated(f"{name} was cancelled{f': {reason}' if reason else ''}"))
@@ -383,9 +383,7 @@ def _why_not(record: RunRecord, step: StepRecord) -> str:
 
 
 def _outcome(attempt: AttemptRecord) -> str:
-    error = attempt.error or {}
-    lines = str(error.get("message") or "").strip().splitlines()
-    what = ": ".join(filter(None, [error_kind(error), lines[0] if lines else ""]))
+    what = attempt.error.line if attempt.error else ""
     word = {
         Outcome.SUCCEEDED: "succeeded",
         Outcome.TIMED_OUT: "timed out",

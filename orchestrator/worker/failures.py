@@ -8,7 +8,6 @@ import random
 import re
 import signal
 import traceback as tracebacks
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from orchestrator.attempt_context import StopRequested
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.retry import exception_names, may_retry, retry_delay_s
+from orchestrator.error_card import ErrorCard
 from orchestrator.errors import DescriptorsClosed, StepTimedOut
 from orchestrator.ledger.entries import StepSpec
 from orchestrator.ledger.states import Outcome, StepState
@@ -58,7 +58,10 @@ class Failure:
         return cls(error, outcome, retry_delay_s(options, try_number, random.random()))
 
     def for_commit(self, masks: Masks = NO_MASKS) -> dict[str, Any]:
-        return {"detail": {"error": error_card(self.error, masks)}, "retry_in_s": self.retry_in_s}
+        return {
+            "detail": {"error": error_card(self.error, masks).to_json()},
+            "retry_in_s": self.retry_in_s,
+        }
 
 
 def options_of(spec: StepSpec) -> StepOptions:
@@ -91,8 +94,9 @@ def report_death(
         return
     kind, message = cause_of_death(str(error), pid)
     worker = held.worker
-    card = {"type": kind, "message": message, "traceback": ""}
-    _report_lost(process, held, card, f"process {pid} of worker {worker} is gone")
+    _report_lost(
+        process, held, ErrorCard(kind, message), f"process {pid} of worker {worker} is gone"
+    )
 
 
 def report_excess(process: WorkerProcess, held: OwnedAttempt, error: BaseException) -> None:
@@ -121,17 +125,15 @@ def report_own_failure(
     state, number = process.ledger.states(held.run_id).get(held.step, (None, 0))
     if state is StepState.QUEUED and number == held.attempt:
         return
+    own = "the worker's own code failed"
+    shown = masks("".join(tracebacks.format_exception(error)))  # with our own frames
     card = error_card(error, masks)
-    card["message"] = f"the worker's own code failed: {card['message']}"
-    # with our own frames
-    card["traceback"] = masks("".join(tracebacks.format_exception(error)))[-TRACEBACK_CHARS:]
+    card = ErrorCard(card.type, f"{own}: {card.message}", shown[-TRACEBACK_CHARS:])
     _report_lost(process, held, card, f"worker {held.worker} could not go on with it")
 
 
-def _report_lost(
-    process: WorkerProcess, held: OwnedAttempt, card: Mapping[str, Any], found: str
-) -> None:
-    detail = {"error": card, "found": found}
+def _report_lost(process: WorkerProcess, held: OwnedAttempt, card: ErrorCard, found: str) -> None:
+    detail = {"error": card.to_json(), "found": found}
     answer = process.ledger.report_lost(held.id, detail, owner=held.owner)
     if isinstance(answer, Replaced):
         process.dispatcher.send(held.run_id, answer.ready)
@@ -195,7 +197,7 @@ def _oom_kills() -> int:
     return 0
 
 
-def error_card(error: BaseException, masks: Masks = NO_MASKS) -> dict[str, Any]:
+def error_card(error: BaseException, masks: Masks = NO_MASKS) -> ErrorCard:
     """Return an exception as the record keeps it: type, message, and a traceback without our own
     frames; masked."""
     frames = error.__traceback__
@@ -206,15 +208,12 @@ def error_card(error: BaseException, masks: Masks = NO_MASKS) -> dict[str, Any]:
         frames = frames.tb_next
     # before anything is cut off
     text = masks("".join(tracebacks.format_exception(type(error), error, frames)))
-    return {
-        "type": (
-            type(error).__qualname__
-            if type(error).__module__ == "builtins"
-            else exception_names(type(error))[0]
-        ),
-        "message": error_text(error, masks)[:MESSAGE_CHARS],
-        "traceback": text if len(text) <= TRACEBACK_CHARS else "…" + text[-TRACEBACK_CHARS:],
-    }
+    kind = type(error)
+    return ErrorCard(
+        kind.__qualname__ if kind.__module__ == "builtins" else exception_names(kind)[0],
+        error_text(error, masks)[:MESSAGE_CHARS],
+        text if len(text) <= TRACEBACK_CHARS else "…" + text[-TRACEBACK_CHARS:],
+    )
 
 
 def error_text(error: BaseException, masks: Masks = NO_MASKS) -> str:

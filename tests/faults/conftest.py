@@ -484,7 +484,7 @@ class Run:
             told = (
                 f"{(event.at_us - begin) / 1e6:8.3f} {event.kind:20} {event.step}:{event.attempt}"
             )
-            lines.append(f"{told} {json.dumps(event.detail)[:300]}")
+            lines.append(f"{told} {json.dumps(event.fields)[:300]}")
         return "\n".join(lines)
 
     def resume(self, *from_steps: str) -> None:
@@ -522,7 +522,7 @@ class Run:
             step
             for it in events[last_resume:]
             if it.kind == "run.resumed"
-            for step in it.detail["again"]
+            for step in it.fields["again"]
         }
         for name, step in record.steps.items():
             assert step.state.is_ended, self.story()
@@ -551,7 +551,7 @@ class Run:
                 for it in left
                 if it.kind == event
                 and it.step == step
-                and re.search(pattern, str(it.detail["found"]))
+                and re.search(pattern, str(it.fields["found"]))
             ]
             assert match, f"no {event} of {step} found {pattern!r}: {self.story()}"
             left.remove(match[0])

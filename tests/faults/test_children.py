@@ -74,8 +74,8 @@ def test_a_step_whose_process_dies_runs_again_at_once_and_the_cause_is_named(sha
     first, second = record.steps["end"].attempts
     assert (first.outcome, second.outcome) == ("lost", "succeeded")
     assert (first.ended_at_us - first.started_at_us) / 1e6 < NOTICED_S
-    assert first.error["type"] == kind
-    assert re.search(message, first.error["message"])
+    assert first.error.type == kind
+    assert re.search(message, first.error.message)
     assert shared.value(record, "below") == "second time"
 
 
@@ -197,7 +197,7 @@ def test_python_code_without_memory_fails_with_that_name_and_is_not_lost(shared)
     record = run.ended()
 
     assert [attempt.outcome for attempt in record.steps["end"].attempts] == ["failed", "failed"]
-    assert record.steps["end"].attempts[0].error["type"] == "MemoryError"
+    assert record.steps["end"].attempts[0].error.type == "MemoryError"
 
 
 def test_a_step_that_kills_its_child_each_time_fails_after_its_budget_and_others_are_unharmed(
@@ -233,7 +233,7 @@ def test_a_step_that_kills_its_child_each_time_fails_after_its_budget_and_others
     assert record.steps["below"].state == "upstream_failed"
     assert [attempt.outcome for attempt in record.steps["kill"].attempts] == ["lost"] * 3
     assert (
-        record.steps["kill"].attempts[-1].error["message"]
+        record.steps["kill"].attempts[-1].error.message
         == "its process was killed by signal 9 (SIGKILL) (lost attempt 3 of 3: it is not tried"
         " again)"
     )

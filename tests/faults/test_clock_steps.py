@@ -58,7 +58,7 @@ def by_s(request):
 
 
 def clocks_shifted(run):
-    return [round(event.detail["by_s"]) for event in run.events("clock.shifted")]
+    return [round(event.fields["by_s"]) for event in run.events("clock.shifted")]
 
 
 def put_seen(clock_site, by_s, wait_until):

@@ -137,4 +137,4 @@ def test_time_in_which_the_server_is_away_counts_for_no_deadline_and_no_queue_ti
     record = run.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs))
     assert record.state == "succeeded", run.story()
     (paused,) = run.events("clock.paused")  # though there are two coordinators
-    assert paused.detail["for_s"] > away_s / 2
+    assert paused.fields["for_s"] > away_s / 2

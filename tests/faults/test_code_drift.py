@@ -124,13 +124,13 @@ def test_the_setting_decides_what_becomes_of_it(new_site, policy: str, wait_unti
 
     wait_until(lambda: run.events("attempt.put_back", "work"))
     (event,) = run.events("attempt.put_back", "work")
-    assert event.detail["host"] in event.detail["reason"]
-    assert f"{run.pipeline.steps['work'].call.uses.partition(':')[0]}.py" in event.detail["reason"]
-    assert round((event.detail["due_at"] - event.at_us) / 1e6) == 10
+    assert event.fields["host"] in event.fields["reason"]
+    assert f"{run.pipeline.steps['work'].call.uses.partition(':')[0]}.py" in event.fields["reason"]
+    assert round((event.fields["due_at"] - event.at_us) / 1e6) == 10
     assert run.state("work") == "retrying"
     around = look_around(run.ledger, run.run_id)
     told = explain(run.ledger, site.settings, read_record(run.ledger, run.run_id), "work", around)
-    assert event.detail["reason"] in " ".join(told.sentences)
+    assert event.fields["reason"] in " ".join(told.sentences)
     run.ledger.cancel(run.run_id, "its test is over")
     run.ended()
 
@@ -262,8 +262,8 @@ def test_what_a_running_step_imports_and_never_comes_fails_it_and_is_named(share
 
     record = late.run.ended()
     (attempt,) = record.steps["work"].attempts
-    assert attempt.error["type"] == "ModuleNotFoundError"
-    assert f"lacks {Path('package', 'inner.py')} in {late.folder}" in attempt.error["message"]
+    assert attempt.error.type == "ModuleNotFoundError"
+    assert f"lacks {Path('package', 'inner.py')} in {late.folder}" in attempt.error.message
 
 
 def test_another_version_that_is_whole_is_imported_while_the_step_runs(shared):
@@ -313,8 +313,8 @@ def test_a_missing_file_is_named_and_not_taken_for_a_library(new_site):
     site.add_worker(slots=1)
 
     (attempt,) = run.ended().steps["work"].attempts
-    assert f"lacks {file.name} in {run.folder}" in attempt.error["message"]
-    assert "environment" not in attempt.error["message"]
+    assert f"lacks {file.name} in {run.folder}" in attempt.error.message
+    assert "environment" not in attempt.error.message
 
 
 @pytest.mark.parametrize("how", ["cut off", "gone", "no Python"])
@@ -335,7 +335,7 @@ def test_a_file_that_stays_broken_fails_its_step_with_its_own_error(new_site, ho
     record = run.ended()
     (attempt,) = record.steps["work"].attempts
     assert attempt.outcome == "failed"
-    kind = attempt.error["type"].rpartition(":")[2]
+    kind = attempt.error.type.rpartition(":")[2]
     assert kind in (
         "SyntaxError",
         "FunctionNotFound",
@@ -359,7 +359,7 @@ def test_what_is_broken_as_it_was_submitted_is_not_waited_for(shared):
     """)
 
     record = run.ended()
-    assert {step.attempts[0].error["type"] for step in record.steps.values()} == {
+    assert {step.attempts[0].error.type for step in record.steps.values()} == {
         "ImportError",
         "ModuleNotFoundError",
     }

@@ -26,7 +26,7 @@ def assert_retried(site, run, record):
         "succeeded",
     ]
     assert site.value(record, "below") == 2
-    due_at = run.events("step.retrying")[0].detail["due_at"]
+    due_at = run.events("step.retrying")[0].fields["due_at"]
     assert record.steps["again"].attempts[1].queued_at_us >= due_at
 
 
@@ -39,7 +39,7 @@ def test_a_killed_coordinator_stops_nothing_that_runs_and_the_next_one_goes_on(s
     coordinator.wait()
 
     assert other.ended().state == "failed"
-    due_at = run.events("step.retrying")[0].detail["due_at"]
+    due_at = run.events("step.retrying")[0].fields["due_at"]
     run.wait(lambda _: run.ledger.now_us() > due_at + 300_000)
     assert run.state("again") == "retrying"
     site.start_coordinator()
@@ -130,9 +130,9 @@ def test_a_step_that_waits_too_long_for_a_worker_fails(site):
         "below": "upstream_failed",
     }
     (failed,) = run.events("step.failed")
-    assert failed.detail["error"]["type"] == "QueueTimeout"
+    assert failed.fields["error"]["type"] == "QueueTimeout"
     assert (
-        failed.detail["error"]["message"]
+        failed.fields["error"]["message"]
         == f"it waited 1 s for a worker of queue {site.queue}, which is as long as it may"
     )
     # The message is still there: a worker that comes now drops it.
@@ -162,10 +162,10 @@ def test_a_run_that_misses_its_deadline_fails_and_what_runs_is_stopped(site):
     record = run.ended()
 
     assert record.state == "failed"
-    assert run.events("run.failed")[0].detail == {"reason": "missed its deadline of 1.5 s"}
+    assert run.events("run.failed")[0].fields == {"reason": "missed its deadline of 1.5 s"}
     assert {name: step.state.value for name, step in record.steps.items()} == {
         "slow": "cancelled",
         "behind": "cancelled",
     }
     (stopped,) = run.events("attempt.stopped")
-    assert (stopped.step, stopped.detail["reason"]) == ("slow", "cancelled")
+    assert (stopped.step, stopped.fields["reason"]) == ("slow", "cancelled")

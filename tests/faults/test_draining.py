@@ -164,7 +164,7 @@ def test_a_worker_that_is_hurried_hands_its_step_over_to_another_one(
     wait_until(lambda: not worker.processes())
     assert record.state == "succeeded"
     assert outcomes(record, "hold") == ["handed_over", "succeeded"]
-    assert run.events("attempt.handed_over")[0].detail["reason"] == "its worker ended"
+    assert run.events("attempt.handed_over")[0].fields["reason"] == "its worker ended"
     assert site.value(record, "below").startswith(other.name)
     assert run.ledger.uncounted(run.run_id, "hold") == 1
 
@@ -257,7 +257,7 @@ def test_a_step_that_saves_a_checkpoint_when_it_should_stop_goes_on_from_there_o
     record = run.ended()
     assert worker.process.wait(20) == 0
     assert outcomes(record, "train") == ["handed_over", "succeeded"]
-    assert run.events("attempt.handed_over")[0].detail["reason"] == "the step handed over"
+    assert run.events("attempt.handed_over")[0].fields["reason"] == "the step handed over"
     trained, who = site.value(record, "train")
     assert trained == [5, 6, 7, 8, 9]
     assert who.startswith(other.name)

@@ -46,8 +46,8 @@ def test_a_signal_from_outside_is_told_as_what_it_was(shared, signum):
         "failed" if signum in RAISED else "lost",
         "succeeded",
     )
-    assert signal.Signals(signum).name in first.error["message"]
-    assert ("SignalReceived" in first.error["type"]) is (signum in RAISED)
+    assert signal.Signals(signum).name in first.error.message
+    assert ("SignalReceived" in first.error.type) is (signum in RAISED)
 
 
 @pytest.mark.parametrize("signum", RAISED, ids=str)
@@ -119,4 +119,4 @@ def test_a_step_that_takes_our_signal_keeps_no_later_one_from_timing_out(site, h
 
     (attempt,) = record.steps["sleeps"].attempts
     assert attempt.outcome == "timed_out"
-    assert "killed" not in attempt.error["message"]
+    assert "killed" not in attempt.error.message

@@ -68,7 +68,7 @@ def test_a_stop_that_lands_in_an_import_leaves_the_process_whole_for_the_next_ru
 
     assert run.ended().state == "cancelled"
     assert run.noted("imported") is not None
-    assert [event.detail["how"] for event in run.events("attempt.stopped")] == [
+    assert [event.fields["how"] for event in run.events("attempt.stopped")] == [
         "it ended when asked"
     ]
     other = site.submit(source.format(then=""))
@@ -110,7 +110,7 @@ def test_a_step_that_was_asked_to_end_tidies_up_undisturbed(new_site):
 
     assert run.ended().state == "cancelled"
     assert run.noted("tidy") is not None
-    assert [event.detail["how"] for event in run.events("attempt.stopped")] == [
+    assert [event.fields["how"] for event in run.events("attempt.stopped")] == [
         "it ended when asked"
     ]
 
@@ -295,10 +295,10 @@ def test_an_attempt_at_which_our_own_code_fails_is_replaced_at_once_and_the_reco
     assert record.state == "succeeded"
     (lost,) = run.events("attempt.lost")
     kind, _, text = error.partition("(")
-    assert lost.detail["error"]["type"] == kind
-    assert lost.detail["error"]["message"].startswith("the worker's own code failed: ")
-    assert text.strip("')").rpartition("'")[2] in lost.detail["error"]["message"]
-    assert "in run_attempt" in lost.detail["error"]["traceback"]
+    assert lost.fields["error"]["type"] == kind
+    assert lost.fields["error"]["message"].startswith("the worker's own code failed: ")
+    assert text.strip("')").rpartition("'")[2] in lost.fields["error"]["message"]
+    assert "in run_attempt" in lost.fields["error"]["traceback"]
     assert worker.is_alive
     beside.note("go")
     assert beside.ended().state == "succeeded"
@@ -330,10 +330,10 @@ def test_no_secret_is_told_of_an_attempt_at_which_our_own_code_fails(new_site):
 
     assert run.ended([("attempt.lost", "work", "could not go on with it")]).state == "succeeded"
     (lost,) = run.events("attempt.lost")
-    assert "cannot keep by ***" in lost.detail["error"]["message"]
-    assert "ZeroDivisionError: by ***" in lost.detail["error"]["traceback"]
+    assert "cannot keep by ***" in lost.fields["error"]["message"]
+    assert "ZeroDivisionError: by ***" in lost.fields["error"]["traceback"]
     assert "cannot keep by ***" in worker.log
-    assert token not in worker.log + str(lost.detail)
+    assert token not in worker.log + str(lost.fields)
 
 
 def test_a_worker_outlives_that_its_own_code_fails_and_cannot_even_say_so(site):
@@ -438,7 +438,7 @@ def test_steps_that_obey_while_their_worker_ends_are_heard_beside_silent_ones(si
         run.ledger.cancel(run.run_id, "enough")
         run.wait(lambda _, run=run: run.events("attempt.stopped"))
 
-    assert [run.events("attempt.stopped")[0].detail["how"] for run in runs[:4]] == [
+    assert [run.events("attempt.stopped")[0].fields["how"] for run in runs[:4]] == [
         "it ended when asked"
     ] * 4
     runs[4].note("go")

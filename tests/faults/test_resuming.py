@@ -119,7 +119,7 @@ def test_a_run_is_resumed_after_its_step_has_lost_too_many_workers(site):
     site.add_worker(slots=1)
 
     assert run.ended().state == "failed"
-    assert run.events("step.failed")[0].detail["error"]["type"] == "HostLost"
+    assert run.events("step.failed")[0].fields["error"]["type"] == "HostLost"
 
     assert_goes_on(run, ["lost"])
 

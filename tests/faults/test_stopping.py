@@ -78,9 +78,9 @@ def test_a_cancelled_step_is_gone_soon_with_all_it_started_and_the_record_says_h
     assert record.cancel_reason == "enough"
     (stopped,) = run.events("attempt.stopped")
     assert (stopped.step, stopped.attempt) == ("slow", 1)
-    assert stopped.detail["reason"] == "cancelled"
-    assert stopped.detail["how"] == how
-    assert stopped.detail["after_s"] < 2 + shared.settings.timeout_grace_s
+    assert stopped.fields["reason"] == "cancelled"
+    assert stopped.fields["how"] == how
+    assert stopped.fields["after_s"] < 2 + shared.settings.timeout_grace_s
     assert record.steps["below"].attempts == []
 
 
@@ -97,7 +97,7 @@ def test_a_step_that_takes_too_long_is_gone_soon_with_all_it_started(shared, nam
         attempt.ended_at_us - attempt.started_at_us
     ) / 1e6 < 1 + 2 + shared.settings.timeout_grace_s
     told = "" if how.startswith(ENDED_WHEN_ASKED) else f"; it did not stop when asked and was {how}"
-    assert attempt.error["message"] == f"the attempt took longer than its timeout of 1 s{told}"
+    assert attempt.error.message == f"the attempt took longer than its timeout of 1 s{told}"
     assert record.steps["below"].state == "upstream_failed"
 
 
@@ -135,13 +135,13 @@ def test_a_pool_that_cannot_end_a_step_says_so_and_asks_it(site):
     record = cancelled.ended()
     assert record.state == "cancelled"
     (stopped,) = cancelled.events("attempt.stopped")
-    assert stopped.detail["how"] == "it ended by itself: its pool cannot end a step"
+    assert stopped.fields["how"] == "it ended by itself: its pool cannot end a step"
     record = timed_out.ended()
     assert record.state == "failed"
     (attempt,) = record.steps["slow"].attempts
     assert attempt.outcome == "timed_out"
     assert (
-        attempt.error["message"]
+        attempt.error.message
         == "the attempt took longer than its timeout of 0.5 s; its pool cannot end a step, so it"
         " was waited for"
     )
@@ -210,7 +210,7 @@ def test_a_cancelled_step_whose_server_was_away_is_waited_for_until_it_is_gone(s
 
     last_beat, began = float(run.noted("beat-1")), run.events("step.started")[-1].at_us / 1e6
     assert last_beat < began
-    assert [event.detail["how"] for event in run.events("attempt.stopped")] == [
+    assert [event.fields["how"] for event in run.events("attempt.stopped")] == [
         "killed after a grace of 4 s"
     ]
     run.ledger.cancel(run.run_id, "over")
@@ -254,4 +254,4 @@ def test_a_step_that_ends_before_its_worker_hears_that_it_is_cancelled_is_over_a
         run.note("go")
 
     run.wait(lambda _: not run.ledger.stopping(run.run_id), 5)
-    assert [event.detail["how"] for event in run.events("attempt.stopped")] == [how]
+    assert [event.fields["how"] for event in run.events("attempt.stopped")] == [how]

@@ -121,7 +121,7 @@ def test_a_store_that_cannot_be_used_costs_the_step_nothing(new_site, store, wai
     record = run.ended()
     assert record.state == "succeeded", run.story()
     assert {attempt.outcome for attempt in record.steps["give"].attempts[:-1]} == {"put_back"}
-    assert run.events("attempt.put_back")[0].detail["host"] == card.host
+    assert run.events("attempt.put_back")[0].fields["host"] == card.host
     wait_until(
         lambda: (card := site.card(worker)) and card.queues == (site.queue,) and not card.fault
     )
@@ -139,8 +139,8 @@ def test_a_step_that_may_never_run_twice_fails_and_names_the_store(new_site, sto
     record = run.ended()
     assert record.state == "failed"
     (attempt,) = record.steps["give"].attempts
-    assert str(store.root) in attempt.error["message"]
-    assert "No space left on device" in attempt.error["message"]
+    assert str(store.root) in attempt.error.message
+    assert "No space left on device" in attempt.error.message
     assert len(list(run.folder.glob("call-*"))) == 1
 
 
@@ -205,7 +205,7 @@ def test_an_artifact_that_is_gone_from_a_good_store_fails_its_reader(new_site, s
 
     record = run.ended()
     assert record.steps["take"].state == "failed"
-    assert record.steps["take"].attempts[0].error["type"].endswith("ArtifactMissing")
+    assert record.steps["take"].attempts[0].error.type.endswith("ArtifactMissing")
     assert not run.events("attempt.put_back")
 
 
@@ -280,7 +280,7 @@ def test_one_bad_host_does_not_poison_its_pool(new_site, store, wait_until, tmp_
 
     record = run.ended()
     assert record.state == "succeeded", run.story()
-    assert {event.detail["worker"] for event in run.events("attempt.put_back")} == {
+    assert {event.fields["worker"] for event in run.events("attempt.put_back")} == {
         site.card(bad).worker
     }
     # what it had in hand, and what it was just taking

@@ -81,7 +81,7 @@ def test_what_a_killed_worker_had_started_is_gone_in_seconds_and_its_steps_run_e
     assert record.state == "succeeded"
     assert site.value(record, "plain").startswith(other.name)
     assert site.value(record, "join") == 1
-    assert {event.detail["error"]["type"] for event in run.events("attempt.lost")} == {"HostLost"}
+    assert {event.fields["error"]["type"] for event in run.events("attempt.lost")} == {"HostLost"}
 
 
 def test_what_a_dead_child_left_to_a_worker_that_hangs_is_gone_when_the_worker_is_killed(site):
@@ -190,7 +190,7 @@ def test_a_frozen_worker_that_wakes_after_its_lease_can_commit_nothing(site):
     assert site.value(record, "below") == 2
     (refused,) = run.events("commit.refused")
     assert (refused.step, refused.attempt) == ("end", 1)
-    assert (refused.detail["outcome"], refused.detail["state"]) == ("succeeded", "succeeded")
+    assert (refused.fields["outcome"], refused.fields["state"]) == ("succeeded", "succeeded")
     (log_refused,) = run.events("log.refused")
     assert (log_refused.step, log_refused.attempt) == ("end", 1)
     assert run.ledger.log_lines(AttemptId(run.run_id, "end", 1)) == ["attempt 1 begins"]
@@ -226,9 +226,9 @@ def test_a_frozen_worker_that_wakes_after_its_lease_stops_what_it_runs(site):
     record = run.ended([("attempt.lost", "end", GONE)])
     assert site.value(record, "end") == 2
     (stopped,) = run.events("attempt.stopped")
-    assert (stopped.step, stopped.attempt, stopped.detail["reason"]) == ("end", 1, "fenced")
-    assert stopped.detail["how"].startswith("it ended when asked")
-    assert stopped.detail["after_s"] < 2 + site.settings.timeout_grace_s
+    assert (stopped.step, stopped.attempt, stopped.fields["reason"]) == ("end", 1, "fenced")
+    assert stopped.fields["how"].startswith("it ended when asked")
+    assert stopped.fields["after_s"] < 2 + site.settings.timeout_grace_s
     assert len(run.events("log.refused")) == 1
     assert not run.events("commit.refused")
     assert run.ledger.log_lines(AttemptId(run.run_id, "end", 2)) == []

@@ -136,12 +136,10 @@ function ops.advance_due()
         queued[#queued + 1] = {step, attempt + 1}
       elseif state == 'queued' then
         local entry = graph_of(step)
-        local message = 'it waited ' .. string.format('%g', entry.w)
-          .. ' s for a worker of queue ' .. entry.q .. ', which is as long as it may'
         leave(step, state)
         write(step, state, 'failed', attempt, token, '-')
-        emit('step.failed', step, attempt, cjson.encode({outcome = 'timed_out',
-          error = {type = 'QueueTimeout', message = message}}))
+        emit('step.failed', step, attempt, '{"outcome":"timed_out"}',
+          'waited_s', string.format('%g', entry.w), 'queue', entry.q)
         for _, item in ipairs(propagate({{step, 'bad', step}})) do queued[#queued + 1] = item end
       end
     end

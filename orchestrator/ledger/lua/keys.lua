@@ -68,7 +68,7 @@
 --                                   an hour at most
 --   {prefix}:{RUN}:events   stream  event, at, step, attempt, detail (JSON): one entry for every
 --                                   change; beside it lost and budget (of lost attempts), due_at,
---                                   token
+--                                   token, waited_s and queue (of a queue timeout)
 --   {prefix}:{RUN}:log:<step>:<attempt>  list  lines of one attempt, oldest dropped beyond the
 --                                   limit
 --   {prefix}:{RUN}:dropped  hash    <step>:<attempt> -> how many lines at the beginning of its log

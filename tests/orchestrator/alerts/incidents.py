@@ -114,7 +114,7 @@ class Incidents:
     def events(self, run_id: str) -> list[tuple[str, dict[str, Any]]]:
         """Return what the record says of telling people."""
         return [
-            (event.kind, event.detail)
+            (event.kind, event.fields)
             for event in self.ledger.events(run_id)
             if event.kind[:6] == "alert."
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.cli.summary import summary_text
+from orchestrator.error_card import ErrorCard
 from orchestrator.ledger.entries import StepSpec
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.record.run import AttemptRecord, RunRecord, StepRecord
@@ -103,7 +104,7 @@ ONCE_MORE = "failed after 1 attempt since it was resumed (retries=0)"
 def test_attempts_are_counted_since_the_last_resume_and_the_budget_is_named(
     name, attempts, told
 ) -> None:
-    error = {"type": "E", "message": "m"}
+    error = ErrorCard("E", "m")
     made = [
         AttemptRecord(number, 0, "w", 0, 1, Outcome(outcome), error, resumes=resumes, began_place=1)
         for number, (resumes, outcome) in enumerate(attempts, 1)

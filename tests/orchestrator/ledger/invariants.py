@@ -31,10 +31,10 @@ def check_record(
             assert event.attempt <= attempts[event.step], event
         elif event.kind == "run.resumed":
             lost.clear()
-        elif isinstance(event.detail, dict) and "budget" in event.detail:
+        elif isinstance(event.fields, dict) and "budget" in event.fields:
             lost[event.step] += 1
-            assert event.detail["lost"] == lost[event.step]
-            assert (event.kind == "step.failed") == (lost[event.step] >= event.detail["budget"]), (
+            assert event.fields["lost"] == lost[event.step]
+            assert (event.kind == "step.failed") == (lost[event.step] >= event.fields["budget"]), (
                 event
             )
     return {step: replay.state_of(step) for step in upstream}, replay.run_state

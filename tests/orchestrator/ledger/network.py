@@ -20,6 +20,7 @@ from oracle import DEADLINE_S, LedgerModel, Shape
 from runs import INSTANT_S, RULES, SETTINGS, Graph, SaidTwice, age, counts_in, random_options, start
 
 from orchestrator.attempt_id import AttemptId
+from orchestrator.error_card import ErrorCard
 from orchestrator.ledger.entries import priority_level
 from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
@@ -586,7 +587,7 @@ class Network:
             self.compare()
 
     def _put_back(self, held: Attempt, shown: dict[str, Any]) -> None:
-        error = self.rng.choice([None, {"type": "StoreUnusable", "message": "full"}])
+        error = self.rng.choice([None, ErrorCard("StoreUnusable", "full")])
         for _ in self._times():
             answer = self.ledger.put_back(
                 AttemptId(self.run_id, held.step, held.attempt), {"reason": "full", "host": "h"},

@@ -127,7 +127,7 @@ def test_tokens_of_a_run_that_is_years_old_keep_every_digit(ledger: Ledger, age_
     assert not ledger.append_log(AttemptId(run_id, "a", 1), token + 2, ["line"], 10)
     assert ledger.append_log(AttemptId(run_id, "a", 1), token + 1, ["line"], 10)
     refused = [
-        event.detail["token"] for event in ledger.events(run_id) if event.kind.endswith(".refused")
+        event.fields["token"] for event in ledger.events(run_id) if event.kind.endswith(".refused")
     ]
     assert refused == [token, token + 2]
     assert isinstance(ledger.report_lost(AttemptId(run_id, "a", 1), {}, token=token), Refusal)
@@ -199,7 +199,7 @@ def test_late_commit_of_an_old_attempt_is_refused_and_the_refusal_is_recorded(
     assert states_of(ledger, run_id) == {"a": "running", "b": "waiting"}
     event = list(ledger.events(run_id))[-1]
     assert (event.kind, event.step, event.attempt) == ("commit.refused", "a", 1)
-    assert event.detail == {"outcome": "succeeded", "state": "running", "token": old}
+    assert event.fields == {"outcome": "succeeded", "state": "running", "token": old}
     assert isinstance(commit(ledger, run_id, "a", new, attempt=2, output='"fresh"'), Commit)
     assert ledger.outputs(run_id) == {"a": '"fresh"'}
 
@@ -298,7 +298,7 @@ def test_a_retry_waits_for_its_due_time(ledger: Ledger) -> None:
     }
     assert {answer.state for answer in answers.values()} == {StepState.RETRYING}
     due = {
-        event.step: event.detail["due_at"]
+        event.step: event.fields["due_at"]
         for event in ledger.events(run_id)
         if event.kind == "step.retrying"
     }

@@ -33,9 +33,9 @@ def test_a_step_that_no_worker_takes_in_time_fails(ledger: Ledger) -> None:
     assert states_of(ledger, run_id) == {"a": "failed", "b": "upstream_failed", "tidy": "queued"}
     (attempt,) = read_record(ledger, run_id).steps["a"].attempts
     assert (attempt.started_at_us, attempt.outcome) == (None, Outcome.TIMED_OUT)
-    assert attempt.error["type"] == "QueueTimeout"
+    assert attempt.error.type == "QueueTimeout"
     assert (
-        attempt.error["message"]
+        attempt.error.message
         == "it waited 1e-06 s for a worker of queue cpu, which is as long as it may"
     )
     assert isinstance(ledger.claim(AttemptId(run_id, "a", 1), "c", "w"), Refusal)
@@ -136,7 +136,7 @@ def test_of_many_who_miss_a_message_one_sends_it_again(ledger: Ledger, at_once) 
     (sent,) = [chains for chains in answers if chains]
     assert [[link[:2] for link in chain.links] for chain in sent] == [[("a", 1), ("b", 1)]]
     events = [event for event in ledger.events(run_id) if event.kind == "message.lost"]
-    assert [(event.step, event.attempt, event.detail) for event in events] == [
+    assert [(event.step, event.attempt, event.fields) for event in events] == [
         ("a", 1, {"found": "the queue is empty"})
     ]
     assert read_record(ledger, run_id).repairs == 1

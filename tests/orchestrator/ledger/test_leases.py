@@ -7,6 +7,7 @@ import pytest
 from runs import begin, events_of, heads, run_state, start_graph, states_of
 
 from orchestrator.attempt_id import AttemptId
+from orchestrator.error_card import ErrorCard
 from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, StepState
@@ -144,7 +145,7 @@ def test_whoever_was_replaced_neither_commits_nor_logs_and_both_are_recorded(
 
     state = "running" if has_begun else "queued"
     refusals = [
-        (it.kind, it.attempt, it.detail)
+        (it.kind, it.attempt, it.fields)
         for it in ledger.events(run_id)
         if it.kind.endswith(".refused")
     ]
@@ -171,7 +172,7 @@ def test_a_step_fails_at_the_third_attempt_that_it_loses_and_says_of_what(ledger
     for attempt in (1, 2):
         begin(ledger, run_id, "a", attempt)
         assert heads(lose(ledger, run_id, "a", attempt).ready) == ["a"]
-        assert last_event(ledger, run_id, "attempt.lost").detail == {
+        assert last_event(ledger, run_id, "attempt.lost").fields == {
             "outcome": "lost", **GONE, "lost": attempt, "budget": 3
         }  # fmt: skip
     begin(ledger, run_id, "a", 3)
@@ -179,7 +180,7 @@ def test_a_step_fails_at_the_third_attempt_that_it_loses_and_says_of_what(ledger
 
     assert (answer.state, heads(answer.ready)) == (StepState.FAILED, ["tidy"])
     assert states_of(ledger, run_id) == {"a": "failed", "b": "upstream_failed", "tidy": "queued"}
-    failed = last_event(ledger, run_id, "step.failed").detail
+    failed = last_event(ledger, run_id, "step.failed").fields
     words = "killed by signal 9 (lost attempt 3 of 3: it is not tried again)"
     assert failed == {
         "outcome": "lost",
@@ -190,7 +191,7 @@ def test_a_step_fails_at_the_third_attempt_that_it_loses_and_says_of_what(ledger
     }
     attempts = read_record(ledger, run_id).steps["a"].attempts
     assert [attempt.outcome for attempt in attempts] == [Outcome.LOST] * 3
-    assert attempts[-1].error == failed["error"]
+    assert attempts[-1].error == ErrorCard(**failed["error"])
 
 
 def test_a_step_may_lose_as_many_attempts_as_its_options_say(ledger: Ledger) -> None:
@@ -210,7 +211,7 @@ def test_a_step_may_lose_as_many_attempts_as_its_options_say(ledger: Ledger) -> 
 
     assert states_of(ledger, run_id) == {"one": "failed", "five": "failed"}
     errors = [
-        it.detail["error"]["message"] for it in ledger.events(run_id) if it.kind == "step.failed"
+        it.fields["error"]["message"] for it in ledger.events(run_id) if it.kind == "step.failed"
     ]
     assert errors[0] == "killed by signal 9"  # there is no number to tell
     assert errors[1].endswith("(lost attempt 5 of 5: it is not tried again)")
@@ -247,9 +248,9 @@ def test_what_is_told_of_a_loss_keeps_every_value(ledger: Ledger) -> None:
         ledger.report_lost(AttemptId(run_id, "a", attempt), detail, owner="w")
 
     kept = {"outcome": "lost", **detail, "budget": 2}
-    assert last_event(ledger, run_id, "attempt.lost").detail == {**kept, "lost": 1}
+    assert last_event(ledger, run_id, "attempt.lost").fields == {**kept, "lost": 1}
     told = f"{odd} (lost attempt 2 of 2: it is not tried again)"
-    assert last_event(ledger, run_id, "step.failed").detail == {
+    assert last_event(ledger, run_id, "step.failed").fields == {
         **kept, "lost": 2, "error": {**detail["error"], "message": told}
     }  # fmt: skip
 
@@ -260,7 +261,7 @@ def test_a_loss_may_be_told_without_an_error(ledger: Ledger) -> None:
         begin(ledger, run_id, "a", attempt)
         ledger.report_lost(AttemptId(run_id, "a", attempt), {"found": "x"}, owner="w")
 
-    assert last_event(ledger, run_id, "step.failed").detail == {
+    assert last_event(ledger, run_id, "step.failed").fields == {
         "outcome": "lost",
         "found": "x",
         "lost": 2,
@@ -363,7 +364,7 @@ def test_an_attempt_that_is_handed_over_counts_neither_as_failure_nor_as_lost(
         assert answers[0] == answers[1]
         assert [chain.links[0][:2] for chain in answers[0].ready] == [("a", attempt + 1)]
 
-    assert last_event(ledger, run_id, "attempt.handed_over").detail == {
+    assert last_event(ledger, run_id, "attempt.handed_over").fields == {
         "outcome": "handed_over", "reason": "its worker had to end"
     }  # fmt: skip
     record = read_record(ledger, run_id)
@@ -512,7 +513,7 @@ def test_a_cancelled_attempt_whose_worker_is_gone_is_over_when_somebody_says_tha
     )
     assert ledger.report_lost(AttemptId(run_id, "a", 1), GONE) == Replaced(StepState.CANCELLED, ())
     assert (ledger.advance_due(run_id).is_over, ledger.stopping(run_id)) == (True, [])
-    assert last_event(ledger, run_id, "attempt.stopped").detail == {
+    assert last_event(ledger, run_id, "attempt.stopped").fields == {
         "how": "its worker is gone: the lease ran out", "worker": "w"
     }  # fmt: skip
     # Should it live after all, it is told to stop, is waited for again, and commits nothing.
@@ -559,7 +560,7 @@ def test_a_cancelled_attempt_is_over_however_it_ends_and_that_is_told_once(
 
     assert (ledger.stopping(run_id), ledger.advance_due(run_id).is_over) == ([], True)
     assert [
-        event.detail["how"] for event in ledger.events(run_id) if event.kind == "attempt.stopped"
+        event.fields["how"] for event in ledger.events(run_id) if event.kind == "attempt.stopped"
     ] == [how]
     # A renewal that was under way does not take the lease up again.
     assert ledger.renew([held], 60.0) == {held: "fenced"}

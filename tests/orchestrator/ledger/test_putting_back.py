@@ -7,6 +7,7 @@ import pytest
 from runs import begin, start_graph, states_of
 
 from orchestrator.attempt_id import AttemptId
+from orchestrator.error_card import ErrorCard
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import BackOff, Claim, Refusal, Replaced
@@ -37,11 +38,11 @@ def due_in_s(ledger: Ledger, run_id: str, step: str) -> float:
     record."""
     event = [it for it in ledger.events(run_id) if it.kind == "attempt.put_back"][-1]
     assert (
-        event.detail["due_at"]
+        event.fields["due_at"]
         == ledger.due_at(run_id, step)
         == read_record(ledger, run_id).steps[step].due_at_us
     )
-    return (event.detail["due_at"] - event.at_us) / 1e6
+    return (event.fields["due_at"] - event.at_us) / 1e6
 
 
 def test_an_attempt_that_is_put_back_costs_neither_retries_nor_lost_attempts_and_waits_longer_each_time(
@@ -55,7 +56,11 @@ def test_an_attempt_that_is_put_back_costs_neither_retries_nor_lost_attempts_and
         assert given.uncounted == attempt - 1
         shown = {"token": given.token} if attempt % 2 else {"owner": "w i.1."}
         answer = ledger.put_back(
-            AttemptId(run_id, "a", attempt), WHY, BackOff(10.0, 300.0), error=GONE, **shown
+            AttemptId(run_id, "a", attempt),
+            WHY,
+            BackOff(10.0, 300.0),
+            error=ErrorCard("ProcessLost", "killed by signal 9"),
+            **shown,
         )
         assert answer == Replaced(StepState.RETRYING, ())
         waits.append(due_in_s(ledger, run_id, "a"))
@@ -90,7 +95,7 @@ def test_a_loss_between_two_goings_back_lets_the_waits_begin_anew(ledger: Ledger
 
 
 @pytest.mark.parametrize(
-    ("error", "state"), [(None, "retrying"), ({"type": "E", "message": "full"}, "failed")]
+    ("error", "state"), [(None, "retrying"), (ErrorCard("E", "full"), "failed")]
 )
 def test_what_may_lose_no_attempt_goes_back_only_if_it_has_not_begun(
     ledger: Ledger, error, state: str

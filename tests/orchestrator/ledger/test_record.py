@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from runs import begin, graph, start, start_graph
 
 from orchestrator.attempt_id import AttemptId
+from orchestrator.error_card import ErrorCard
 from orchestrator.ledger import reads as reads_module
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, RunState, StepState
@@ -59,7 +60,7 @@ def test_the_record_folds_events_into_attempts(ledger: Ledger) -> None:
         1,
         "w1",
         Outcome.FAILED,
-        error,
+        ErrorCard(**error),
     )
     assert (second.attempt, second.worker, second.outcome, second.error) == (
         2,
@@ -196,7 +197,7 @@ def test_outputs_errors_and_logs_keep_every_character(ledger: Ledger) -> None:
     ledger.commit(AttemptId(run_id, "a", 1), token, "w", Outcome.FAILED, detail=detail, output="")
 
     assert ledger.log_lines(AttemptId(run_id, "a", 1)) == [ODD_TEXT, ""]
-    assert read_record(ledger, run_id).steps["a"].attempts[0].error == detail["error"]
+    assert read_record(ledger, run_id).steps["a"].attempts[0].error == ErrorCard(**detail["error"])
 
 
 def test_an_output_of_null_takes_no_room(ledger: Ledger) -> None:

@@ -125,7 +125,7 @@ def test_a_step_that_is_asked_for_runs_again_and_its_old_output_is_gone(ledger: 
     assert links(chains) == [[("c", 2), ("d", 2)], [("x", 2)]]
     assert ledger.outputs(run_id) == {"a": '"a1"', "b": '"b1"'}
     (event,) = [event for event in ledger.events(run_id) if event.kind == "run.resumed"]
-    assert (event.detail["again"], event.detail["reset"], event.detail["from"]) == (
+    assert (event.fields["again"], event.fields["reset"], event.fields["from"]) == (
         ["c", "d"],
         3,
         ["c"],
@@ -450,7 +450,7 @@ def test_steps_may_come_and_go(ledger: Ledger) -> None:
     }
     assert counts_in(ledger.run_fields(run_id)) == {"succeeded": 1, "queued": 1, "waiting": 2}
     (event,) = [event for event in ledger.events(run_id) if event.kind == "run.resumed"]
-    assert (event.detail["new"], event.detail["gone"], event.detail["rewired"]) == (
+    assert (event.fields["new"], event.fields["gone"], event.fields["rewired"]) == (
         ["n"],
         ["b"],
         ["c"],

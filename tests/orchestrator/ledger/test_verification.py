@@ -678,8 +678,8 @@ def test_a_resume_with_other_steps_is_judged_by_the_steps_that_there_were(ledger
     )
     resume_as(ledger, run_id, other, kept="a c tidy", gone="b")
     (event,) = [event for event in ledger.events(run_id) if event.kind == "run.resumed"]
-    assert (event.detail["new"], event.detail["gone"]) == (["new"], ["b"])
-    assert event.detail["rewired"] == ["c", "y", "tidy"]
+    assert (event.fields["new"], event.fields["gone"]) == (["new"], ["b"])
+    assert event.fields["rewired"] == ["c", "y", "tidy"]
     assert sentences(ledger, run_id) == ()
 
     end(ledger, run_id, "x", 2, Outcome.FAILED)

@@ -109,7 +109,7 @@ def test_a_run_from_before_goes_on_in_the_queues_of_today(
 
     assert lying(client, pool) == []
     lost = [
-        event.detail["found"] for event in ledger.events(run_id) if event.kind == "message.lost"
+        event.fields["found"] for event in ledger.events(run_id) if event.kind == "message.lost"
     ]
     assert len(lost) == 2
 

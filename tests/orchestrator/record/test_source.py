@@ -47,7 +47,7 @@ class Rows:
                     it.at_us,
                     it.step,
                     it.attempt,
-                    json.dumps(dict(it.detail)),
+                    json.dumps(dict(it.fields)),
                 )
                 for it in ledger.events(run_id)
             ],

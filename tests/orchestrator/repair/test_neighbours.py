@@ -90,8 +90,8 @@ def test_a_worker_that_swallows_our_messages_is_named_once(
     wait_until(lambda: events() and losses() >= seen + 4)  # it goes on
 
     (event,) = events()
-    assert event.detail["queue"] == quick.queue_of()
-    assert shop_worker in event.detail["reader"]
+    assert event.fields["queue"] == quick.queue_of()
+    assert shop_worker in event.fields["reader"]
     (finding,) = check_shared_queues(
         Installation(quick, "redis://nowhere", ledger, is_embedded=False)
     )
@@ -124,7 +124,7 @@ def test_people_are_told_once_whoever_finds_it_and_not_after_one_loss(
     assert queue in message.title
     assert f"shop-{ledger.prefix}" in message.body
     (event,) = shared_events(ledger, run_id)
-    assert f"shop-{ledger.prefix}" in event.detail["reader"]
+    assert f"shop-{ledger.prefix}" in event.fields["reader"]
     ledger.client.delete(binding)
 
 

@@ -42,7 +42,7 @@ def trouble(repair):
 
 def lost(ledger, run_id):
     return [
-        event.detail["error"]["type"]
+        event.fields["error"]["type"]
         for event in ledger.events(run_id)
         if event.kind == "attempt.lost"
     ]

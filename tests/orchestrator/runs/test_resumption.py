@@ -378,7 +378,7 @@ def test_changed_params_are_recorded_and_a_kept_step_that_read_one_is_told(
         "y": {"k": [2]},
     }
     (event,) = [event for event in ledger.events(run_id) if event.kind == "run.resumed"]
-    assert event.detail["params"] == {"x": {"$tuple": [5]}}
+    assert event.fields["params"] == {"x": {"$tuple": [5]}}
 
 
 def test_a_deadline_and_alerts_are_those_that_the_pipeline_has_now(
@@ -414,7 +414,7 @@ def test_a_change_of_code_is_an_event(ledger, app, submitted, planned, tmp_path:
     resume(ledger, app, resumption)
 
     assert resumption.code_changed == ("resumed_code.py",)
-    told = {event.kind: event.detail for event in ledger.events(run_id)}
+    told = {event.kind: event.fields for event in ledger.events(run_id)}
     assert (
         told["run.resumed"]["code_changed"]
         == told["run.code_changed"]["changed"]

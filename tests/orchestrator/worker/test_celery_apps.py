@@ -140,9 +140,9 @@ def test_without_an_app_nothing_is_sent_and_the_error_says_how_to_name_one(sites
     record = sites["without"].run(build("sending", how=how))
 
     (attempt,) = record.steps["sends"].attempts
-    assert attempt.error["type"].endswith("NoCeleryApp"), attempt.error
-    assert 'celery_app = "proj.celery:app"' in attempt.error["message"]
-    assert "'cpu'" in attempt.error["message"]
+    assert attempt.error.type.endswith("NoCeleryApp"), attempt.error
+    assert 'celery_app = "proj.celery:app"' in attempt.error.message
+    assert "'cpu'" in attempt.error.message
     client = sites["without"].ledger.client
     assert client.llen(queue) == 0 == client.llen("celery")
 
@@ -210,6 +210,6 @@ def test_an_app_that_cannot_be_had_is_told_in_one_sentence(
             record = runs.run(build("sending", how="1"))
             worker.kill()
 
-        message = record.steps["sends"].attempts[-1].error["message"]
+        message = record.steps["sends"].attempts[-1].error.message
         assert "setting celery_app of pool 'cpu'" in message
         assert told in message

@@ -50,9 +50,9 @@ def test_a_step_that_takes_too_long_times_out_promptly(runs, ending, states):
     attempt = record.steps["end"].attempts[0]
     assert attempt.outcome == "timed_out"
     assert 0.5 <= seconds(attempt) < 2.5
-    assert attempt.error["type"] == "orchestrator.errors:StepTimedOut"
-    assert attempt.error["message"] == "the attempt took longer than its timeout of 0.5 s"
-    assert ", in end" in attempt.error["traceback"]
+    assert attempt.error.type == "orchestrator.errors:StepTimedOut"
+    assert attempt.error.message == "the attempt took longer than its timeout of 0.5 s"
+    assert ", in end" in attempt.error.traceback
 
 
 @pytest.mark.parametrize("named", ["TimeoutError", "['orchestrator.errors:StepTimedOut']"])
@@ -143,7 +143,7 @@ def test_a_step_that_swallows_its_timeout_is_killed_and_recorded(own_worker, end
     attempt = record.steps["end"].attempts[0]
     assert attempt.outcome == "timed_out"
     assert seconds(attempt) < 4  # the timeout, 1 s of grace, and Celery's look once a second
-    assert attempt.error["type"] == "orchestrator.errors:StepTimedOut"
+    assert attempt.error.type == "orchestrator.errors:StepTimedOut"
 
 
 def test_a_killed_child_is_recorded_as_lost_and_the_worker_goes_on(own_worker, ending, states):
@@ -162,7 +162,7 @@ def test_a_killed_child_is_recorded_as_lost_and_the_worker_goes_on(own_worker, e
     attempt = record.steps["end"].attempts[0]
     assert attempt.outcome == "lost"
     assert attempt.worker is not None
-    assert "signal 9 (SIGKILL)" in attempt.error["message"]
+    assert "signal 9 (SIGKILL)" in attempt.error.message
 
 
 def test_a_lost_attempt_is_retried_when_the_step_has_retries(own_worker, ending):
@@ -230,9 +230,9 @@ def test_whatever_a_step_raises_fails_it_and_no_more(runs, ending, states, body,
     assert states(record) == {"end": "failed", "below": "upstream_failed", "aside": "succeeded"}
     attempt = record.steps["end"].attempts[0]
     assert attempt.outcome == "failed"
-    assert kind in attempt.error["type"]
-    assert attempt.error["message"].startswith(message)
-    assert len(attempt.error["traceback"]) <= 16_001
+    assert kind in attempt.error.type
+    assert attempt.error.message.startswith(message)
+    assert len(attempt.error.traceback) <= 16_001
     assert runs.run(ending("""
     @step
     def end(folder):

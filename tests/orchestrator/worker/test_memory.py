@@ -82,11 +82,9 @@ def test_an_attempt_that_holds_more_than_its_limit_fails_and_says_so(
     assert states(record) == {"takes": "failed", "below": "upstream_failed"}
     (attempt,) = record.steps["takes"].attempts
     assert attempt.outcome == "failed"
-    assert attempt.error["type"].endswith("MemoryLimitExceeded")
-    held, limit = re.search(
-        r"held ([\d.]+) MB .* is ([\d.]+) MB", attempt.error["message"]
-    ).groups()
-    if "the kernel ended it" in attempt.error["message"]:
+    assert attempt.error.type.endswith("MemoryLimitExceeded")
+    held, limit = re.search(r"held ([\d.]+) MB .* is ([\d.]+) MB", attempt.error.message).groups()
+    if "the kernel ended it" in attempt.error.message:
         assert 290 < float(held) <= float(limit) == 300
     else:
         assert float(held) >= float(limit) >= 300  # both are rounded
@@ -144,4 +142,4 @@ def test_a_shell_step_has_a_limit_too(runs, pipeline_from):
     )
 
     (attempt,) = record.steps["takes"].attempts
-    assert attempt.error["type"].endswith("MemoryLimitExceeded")
+    assert attempt.error.type.endswith("MemoryLimitExceeded")

@@ -79,8 +79,8 @@ def test_what_needs_more_at_once_never_has_it(home, runs, pipeline_from, states,
     assert states(record) == {"takes": "failed", "within": "succeeded", "free": "succeeded"}
     (attempt,) = record.steps["takes"].attempts
     assert attempt.outcome == "failed"
-    assert attempt.error["type"].endswith("MemoryLimitExceeded")
-    assert "its limit (option memory) is 200 MB; the kernel ended it" in attempt.error["message"]
+    assert attempt.error.type.endswith("MemoryLimitExceeded")
+    assert "its limit (option memory) is 200 MB; the kernel ended it" in attempt.error.message
     assert STEP not in runs.value(record, "free")
     assert not groups_in(home)
 

@@ -62,8 +62,8 @@ def test_a_step_that_closes_descriptors_of_its_process_fails_and_says_so(
 
     first, second = record.steps["closes"].attempts
     assert [first.outcome, second.outcome] == ["failed", "failed"]
-    assert first.error["type"] == CLOSED
-    assert "os.closerange" in first.error["message"]
+    assert first.error.type == CLOSED
+    assert "os.closerange" in first.error.message
     assert one_child.log(record, "closes")[0] == "before"
     assert record.steps["after"].state == "succeeded"
     assert one_child.log(record, "after") == ["after"]
@@ -91,7 +91,7 @@ def test_whichever_descriptor_a_step_closes_no_attempt_is_lost(one_child, pipeli
 
     for name, step in record.steps.items():
         assert len(step.attempts) == 1, (name, step)
-        assert step.state == "succeeded" or step.attempts[0].error["type"] == CLOSED, (name, step)
+        assert step.state == "succeeded" or step.attempts[0].error.type == CLOSED, (name, step)
         assert one_child.log(record, name)[:1] == ["before"], name
     assert {step.state for step in record.steps.values()} == {"succeeded", "failed"}
 
@@ -121,6 +121,6 @@ def test_nothing_of_ours_is_written_into_files_that_get_the_numbers_of_closed_de
         """)
     )
 
-    assert record.steps["closes"].attempts[0].error["type"] == CLOSED
+    assert record.steps["closes"].attempts[0].error.type == CLOSED
     assert {path.read_text() for path in tmp_path.glob("file-*")} == {"of the step"}
     assert "of the step" not in one_child.log(record, "closes")

@@ -56,11 +56,11 @@ def test_every_attempt_is_in_the_record_with_its_error_and_the_users_frames(runs
     assert [attempt.outcome for attempt in attempts] == ["failed", "failed", "succeeded"]
     assert [attempt.attempt for attempt in attempts] == [1, 2, 3]
     for attempt in attempts[:2]:
-        assert attempt.error["type"] == "OSError"
-        assert attempt.error["message"] == f"attempt {attempt.attempt} fell"
+        assert attempt.error.type == "OSError"
+        assert attempt.error.message == f"attempt {attempt.attempt} fell"
         frames = [
             line.split(", in ")[1]
-            for line in attempt.error["traceback"].splitlines()
+            for line in attempt.error.traceback.splitlines()
             if ", in " in line
         ]
         assert frames == ["flaky", "fail"]
@@ -72,10 +72,10 @@ def test_the_due_time_is_in_the_ledger_and_grows_with_backoff_up_to_the_cap(runs
     record = runs.run(flaky(options, times=4))
 
     told = [event for event in runs.ledger.events(record.run_id) if event.kind == "step.retrying"]
-    delays_s = [(event.detail["due_at"] - event.at_us) / 1e6 for event in told]
+    delays_s = [(event.fields["due_at"] - event.at_us) / 1e6 for event in told]
     assert delays_s == pytest.approx([0.1, 0.3, 0.5, 0.5], abs=1e-3)
     for event, attempt in zip(told, record.steps["flaky"].attempts[1:], strict=True):
-        assert attempt.queued_at_us >= event.detail["due_at"]
+        assert attempt.queued_at_us >= event.fields["due_at"]
 
 
 def test_jitter_spreads_the_due_times(runs, pipeline_from):
@@ -93,7 +93,7 @@ def test_jitter_spreads_the_due_times(runs, pipeline_from):
     )
 
     told = [event for event in runs.ledger.events(record.run_id) if event.kind == "step.retrying"]
-    delays_s = {round((event.detail["due_at"] - event.at_us) / 1e6, 6) for event in told}
+    delays_s = {round((event.fields["due_at"] - event.at_us) / 1e6, 6) for event in told}
     assert len(delays_s) > 5
     assert all(0.1 <= delay <= 0.3 for delay in delays_s)
 

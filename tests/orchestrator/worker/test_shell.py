@@ -170,7 +170,7 @@ def test_a_command_that_is_stopped_is_asked_first_and_may_tidy_up(
 
 
 def error_of(record, step="command"):
-    return record.steps[step].attempts[0].error["message"]
+    return record.steps[step].attempts[0].error.message
 
 
 BIG = 300_000

@@ -58,7 +58,7 @@ def test_every_pool_type_runs_pipelines_and_keeps_their_logs_apart(
         "fail": "failed",
     }
     assert runs.value(record, "join") == "abcdef"
-    assert record.steps["fail"].attempts[0].error["message"] == "as planned"
+    assert record.steps["fail"].attempts[0].error.message == "as planned"
     for name in "abcdef":
         lines = runs.log(record, name)
         assert len(lines) == 150
