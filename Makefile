@@ -29,8 +29,8 @@ bench: $(STAMP) ## Measure against plain Celery; table on the screen, JSON in bu
 
 chaos: $(STAMP) ## Kill, halt, cut and drop at random under 3 x 200 pipelines, then time recoveries; ARGS='--seeds 7'.
 	@mkdir -p build
-	@$(BIN)/python tests/chaos/chaos.py --seeds 1 2 3 $(ARGS); code=$$?; \
-	  $(BIN)/python tests/chaos/recovery.py --json build/recovery.json && exit $$code
+	@$(BIN)/python -m tests.chaos.chaos --seeds 1 2 3 $(ARGS); code=$$?; \
+	  $(BIN)/python -m tests.chaos.recovery --json build/recovery.json && exit $$code
 
 clean: ## Remove builds and caches. The record of runs (.orchestrator) and .venv stay.
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -31,6 +31,8 @@ CommandFailed                 Exception      its command ended with another code
 SignalReceived                Exception      somebody else than its worker signalled its process
 DescriptorsClosed             Exception      it closed descriptors of its process
 SecretsLost                   Exception      the server has lost the values of the run's secrets
+ArtifactMissing               Exception      a value that it reads is gone, or has other bytes
+ArtifactOfAnotherPython       Exception      another Python had pickled a value that it reads
 
 Inside a step there are `StopRequested` and `NotInAttempt` too (`attempt_context.py`).
 """
@@ -216,3 +218,11 @@ def names_hint(word: str, known: Iterable[str]) -> str:
         return f" There is only {shown[0]}."
     more = f" and {len(names) - len(shown):,} more" if len(names) > len(shown) else ""
     return f" There are {', '.join(shown)}{more}."
+
+
+class ArtifactMissing(Exception):
+    """The store has no such artifact, or not with the bytes that were recorded."""
+
+
+class ArtifactOfAnotherPython(Exception):
+    """A value could not be unpickled, and another version of Python had pickled it."""

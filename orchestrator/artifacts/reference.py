@@ -25,14 +25,6 @@ class Artifact:
         return {name: value for name, value in asdict(self).items() if name != "python"}
 
 
-class ArtifactMissing(Exception):
-    """The store has no such artifact, or not with the bytes that were recorded."""
-
-
-class ArtifactOfAnotherPython(Exception):
-    """A value could not be unpickled, and another version of Python had pickled it."""
-
-
 def artifact_of(wire: Any) -> Artifact | None:
     """Return the artifact that an output's JSON refers to, None for an inline value."""
     if isinstance(wire, dict) and wire.keys() == {"$artifact"}:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Protocol
 
 from orchestrator.artifacts.faults import InputUnreadable, free_bytes, store_faults
 from orchestrator.artifacts.marker import MARKER
-from orchestrator.artifacts.reference import ArtifactMissing
+from orchestrator.errors import ArtifactMissing
 from orchestrator.permissions import PRIVATE, Permissions
 
 PROBE_BYTES = 4096

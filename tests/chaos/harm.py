@@ -17,11 +17,11 @@ from random import Random
 
 import psutil
 import redis
-from surroundings import Disk, ServerHarm, Strangers
 
 from orchestrator.messages.queues import attempt_in, entries, queue_keys
 from orchestrator.messages.worker_command import worker_command
 from orchestrator.settings.model import Settings
+from tests.chaos.surroundings import Disk, ServerHarm, Strangers
 
 
 class Crew:

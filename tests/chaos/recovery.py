@@ -22,13 +22,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-if __name__ == "__main__":  # as pytest has it
-    sys.path[:0] = [str(Path(__file__).parent)]
-
 import psutil
 from celery import Celery
-from harm import Crew
-from recovery_steps import hold, hold_with_children
 
 from orchestrator import PipelineBuilder
 from orchestrator.coordinator.coordinator import Coordinator
@@ -42,6 +37,8 @@ from orchestrator.plan.compile import compile_pipeline
 from orchestrator.processes.tree import ProcessTree, runs
 from orchestrator.runs.submission import submit
 from orchestrator.settings.model import PoolSettings, Settings
+from tests.chaos.harm import Crew
+from tests.chaos.recovery_steps import hold, hold_with_children
 
 LIMIT_S = 60.0
 WORKERS = 4  # of two children each

@@ -7,11 +7,10 @@ from itertools import product
 from pathlib import Path
 from random import Random
 
-from chaos_steps import value_of, work
-from oracle import final_states
-
 from orchestrator import Pipeline, PipelineBuilder
 from orchestrator.definition.model import TriggerRule
+from tests.chaos.chaos_steps import value_of, work
+from tests.support.rules import final_states
 
 RETRIES = 2
 MANY = 1000  # lost attempts that a step may have: chaos takes more than a user would stand

@@ -4,9 +4,9 @@ by the report."""
 from __future__ import annotations
 
 import pytest
-from chaos import Chaos
 
 from orchestrator.local.server import embedded_server
+from tests.chaos.chaos import Chaos
 
 
 @pytest.mark.timeout(900)

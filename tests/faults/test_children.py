@@ -248,11 +248,11 @@ from orchestrator.worker.app import app
 
 run_attempt = orchestrator.worker.tasks.run_attempt
 
-def die_before_the_claim(process, run_id, step, *rest):
-    if step == "first" and not os.path.exists("died"):
+def die_before_the_claim(process, attempt, *rest):
+    if attempt.step == "first" and not os.path.exists("died"):
         open("died", "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
-    return run_attempt(process, run_id, step, *rest)
+    return run_attempt(process, attempt, *rest)
 
 orchestrator.worker.tasks.run_attempt = die_before_the_claim
 os.chdir(os.path.dirname(__file__))

@@ -373,12 +373,12 @@ from orchestrator.worker.app import app
 claim = Ledger.claim
 tries = pathlib.Path(__file__).with_name("tries")
 
-def fail(self, run_id, step, *more):
+def fail(self, attempt, *more):
     with tries.open("a") as file:
-        print(step, file=file)
+        print(attempt.step, file=file)
     if len(tries.read_text().split()) < 3:
         raise ValueError("no claim")
-    return claim(self, run_id, step, *more)
+    return claim(self, attempt, *more)
 
 Ledger.claim = fail
 """)
@@ -402,10 +402,10 @@ from orchestrator.worker.app import app
 capture.SHIP_INTERVAL_S = 3600  # at the end of the attempt only
 append = Ledger.append_log
 
-def fail(self, run_id, step, attempt, token, lines, limit, before):
+def fail(self, attempt, token, lines, limit, before):
     if "secret" in lines:
         raise ConnectionError("away")
-    return append(self, run_id, step, attempt, token, lines, limit, before)
+    return append(self, attempt, token, lines, limit, before)
 
 Ledger.append_log = fail
 """)

@@ -3,10 +3,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from incidents import Incidents
-from webhook import Webhook, serving
 
 from orchestrator.ledger.ledger import Ledger
+from tests.support.incidents import Incidents
+from tests.support.webhook import Webhook, serving
 
 
 @pytest.fixture

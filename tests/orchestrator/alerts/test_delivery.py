@@ -12,8 +12,6 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from incidents import QUICK, Incidents
-from webhook import Webhook
 
 from orchestrator.alerts.delivery import ALERTS_AT_ONCE, HANGING_AT_ONCE, AlertDelivery, Pace
 from orchestrator.alerts.message import Message
@@ -21,6 +19,8 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
 from orchestrator.settings.model import Settings
+from tests.support.incidents import QUICK, Incidents
+from tests.support.webhook import Webhook
 
 
 def test_targets_of_the_settings_and_of_the_pipeline_are_told(

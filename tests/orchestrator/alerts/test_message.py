@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 
-from incidents import Incidents
-from webhook import Webhook
-
 from orchestrator.alerts import message
 from orchestrator.alerts.message import failure_message
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
+from tests.support.incidents import Incidents
+from tests.support.webhook import Webhook
 
 
 def test_a_message_tells_the_cause_the_last_log_lines_and_how_to_go_on(

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 
 from orchestrator.artifacts.faults import InputUnreadable
-from orchestrator.artifacts.reference import Artifact, ArtifactMissing
+from orchestrator.artifacts.reference import Artifact
 from orchestrator.artifacts.values import ArtifactStore
 from orchestrator.attempt_id import AttemptId
+from orchestrator.errors import ArtifactMissing
 
 LARGE = 1_000_000
 VALUES = {

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.artifacts.reference import ArtifactOfAnotherPython
 from orchestrator.artifacts.values import PYTHON, ArtifactStore
 from orchestrator.attempt_id import AttemptId
+from orchestrator.errors import ArtifactOfAnotherPython
 
 
 def test_an_input_of_another_python_is_read_with_a_warning(

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from celery import Celery
-from runs import begin, graph
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.coordinator.coordinator import Coordinator
@@ -18,6 +17,7 @@ from orchestrator.ledger.presence import present_coordinators
 from orchestrator.ledger.states import Outcome
 from orchestrator.runs.submission import submit
 from orchestrator.settings.model import Settings
+from tests.support.runs import begin, graph
 
 
 @pytest.fixture

@@ -6,12 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from runs import begin, run_state, start_graph
-
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import AlertTry
+from tests.support.runs import begin, run_state, start_graph
 
 SENT: tuple[str, dict[str, Any]] = ("alert.sent", {"target": "json://here"})
 

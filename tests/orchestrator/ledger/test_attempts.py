@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from runs import age, begin, events_of, heads, run_state, start_graph, states_of
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.entries import CallKind, StepSpec
@@ -11,6 +10,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import Claim, Commit, Refusal, Replaced
 from orchestrator.record.verification import verify_run
+from tests.support.runs import age, begin, events_of, heads, run_state, start_graph, states_of
 
 SUCCEEDED, FAILED = Outcome.SUCCEEDED, Outcome.FAILED
 

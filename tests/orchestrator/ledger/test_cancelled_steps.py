@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from runs import SaidTwice, begin, counts_in, events_of, heads, run_state, start_graph, states_of
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
@@ -11,6 +10,16 @@ from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import OwnedAttempt, Refusal, StepUnknown
 from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
+from tests.support.runs import (
+    SaidTwice,
+    begin,
+    counts_in,
+    events_of,
+    heads,
+    run_state,
+    start_graph,
+    states_of,
+)
 
 
 def test_for_what_is_below_it_a_cancelled_step_has_failed(ledger: Ledger) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from runs import INSTANT_S, begin, events_of, heads, run_state, start_graph, states_of
-
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import OwnedAttempt, Refusal
 from orchestrator.record.run import read_record
+from tests.support.runs import INSTANT_S, begin, events_of, heads, run_state, start_graph, states_of
 
 HOUR_US = 3_600_000_000
 IMPATIENT = {"queue_timeout": INSTANT_S}

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import pytest
-from invariants import check_record
-from runs import begin, events_of, graph, heads, run_state, start, start_graph, states_of
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, RunState
 from orchestrator.ledger.values import Claim, Commit, DueReport, OwnedAttempt, Refusal
 from orchestrator.record.run import read_record
+from tests.support.invariants import check_record
+from tests.support.runs import (
+    begin,
+    events_of,
+    graph,
+    heads,
+    run_state,
+    start,
+    start_graph,
+    states_of,
+)
 
 RULES = ("all_success", "all_done", "one_failed", "none_failed", "always")
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 
 import pytest
-from runs import SETTINGS, begin, graph, start_graph
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import FormatUnknown
@@ -16,6 +15,7 @@ from orchestrator.ledger.script import SCRIPT
 from orchestrator.ledger.staging import staged_steps
 from orchestrator.ledger.values import Refusal
 from orchestrator.record.run import read_record
+from tests.support.runs import SETTINGS, begin, graph, start_graph
 
 NEWER = str(FORMAT + 1)
 

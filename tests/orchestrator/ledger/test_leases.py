@@ -4,7 +4,6 @@ or to be stopped."""
 from __future__ import annotations
 
 import pytest
-from runs import begin, events_of, heads, run_state, start_graph, states_of
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.error_card import ErrorCard
@@ -21,6 +20,7 @@ from orchestrator.ledger.values import (
     owner_of,
 )
 from orchestrator.record.run import read_record
+from tests.support.runs import begin, events_of, heads, run_state, start_graph, states_of
 
 GONE = {
     "error": {"type": "ProcessLost", "message": "killed by signal 9", "traceback": ""},

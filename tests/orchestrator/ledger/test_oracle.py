@@ -7,14 +7,15 @@ from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from invariants import check_record
-from network import Fate, Network, random_fate
-from oracle import final_states
-from runs import Graph, random_graph, states_of
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
+from tests.support.invariants import check_record
+from tests.support.network.fates import Fate, random_fate
+from tests.support.network.network import Network
+from tests.support.rules import final_states
+from tests.support.runs import Graph, random_graph, states_of
 
 NewLedger = Callable[[], Ledger]
 seeds = st.integers(0, 2**32)

@@ -4,7 +4,6 @@ is due later."""
 from __future__ import annotations
 
 import pytest
-from runs import begin, start_graph, states_of
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.error_card import ErrorCard
@@ -13,6 +12,7 @@ from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import BackOff, Claim, Refusal, Replaced
 from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
+from tests.support.runs import begin, start_graph, states_of
 
 GONE = {
     "error": {"type": "ProcessLost", "message": "killed by signal 9"},

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import begin, graph, start, start_graph
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.error_card import ErrorCard
@@ -18,6 +17,7 @@ from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import RunUnknown
 from orchestrator.record.run import read_record, read_skeleton
 from orchestrator.times import rfc3339
+from tests.support.runs import begin, graph, start, start_graph
 
 ODD_TEXT = 'naïve 漢字 🙂 \x00\x1b[31m \\ " / \u2028 end'
 ODD_NAMES = ["a.b-c_d[0]", "[x]", "x[17].train-2", "1", "_" + "9" * 199, "[" * 199 + "z", "A" * 200]

@@ -7,19 +7,6 @@ from typing import Any
 
 import pytest
 from redis.exceptions import ResponseError
-from runs import (
-    SETTINGS,
-    Graph,
-    SaidTwice,
-    begin,
-    counts_in,
-    events_of,
-    graph,
-    heads,
-    run_state,
-    start_graph,
-    states_of,
-)
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
@@ -39,6 +26,19 @@ from orchestrator.ledger.values import (
 )
 from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
+from tests.support.runs import (
+    SETTINGS,
+    Graph,
+    SaidTwice,
+    begin,
+    counts_in,
+    events_of,
+    graph,
+    heads,
+    run_state,
+    start_graph,
+    states_of,
+)
 
 FAILED, SUCCEEDED = Outcome.FAILED, Outcome.SUCCEEDED
 UPSTREAM = {"a": "", "b": "", "c": "a b", "d": "c"}

@@ -10,8 +10,16 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import final_states
-from runs import (
+
+from orchestrator.attempt_id import AttemptId
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.staging import broker_lists, staged_steps
+from orchestrator.ledger.states import Outcome, StepState
+from orchestrator.ledger.values import Chain, Claim, Commit, Reused
+from orchestrator.record.run import read_record
+from orchestrator.record.verification import verify_run
+from tests.support.rules import final_states
+from tests.support.runs import (
     SETTINGS,
     Graph,
     SaidTwice,
@@ -24,14 +32,6 @@ from runs import (
     start,
     states_of,
 )
-
-from orchestrator.attempt_id import AttemptId
-from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.staging import broker_lists, staged_steps
-from orchestrator.ledger.states import Outcome, StepState
-from orchestrator.ledger.values import Chain, Claim, Commit, Reused
-from orchestrator.record.run import read_record
-from orchestrator.record.verification import verify_run
 
 NewLedger = Callable[[], Ledger]
 UPSTREAM = {"a": "", "b": "a", "c": "a", "d": "b c", "alarm": "a"}

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import redis
 from redis.crc import key_slot
-from runs import INSTANT_S, SETTINGS, begin, counts_in, graph, heads, run_state, start, start_graph
 
 from orchestrator.alerts import delivery
 from orchestrator.attempt_id import AttemptId
@@ -42,6 +41,17 @@ from orchestrator.ledger.states import (
 )
 from orchestrator.ledger.values import Claim, OwnedAttempt, Reused, StagedStep
 from orchestrator.plan.compile import compile_pipeline
+from tests.support.runs import (
+    INSTANT_S,
+    SETTINGS,
+    begin,
+    counts_in,
+    graph,
+    heads,
+    run_state,
+    start,
+    start_graph,
+)
 
 HEAD, _, CODE = SCRIPT.partition("\nlocal ")
 RUN_KEYS = dict(

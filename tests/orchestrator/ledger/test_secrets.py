@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from runs import INSTANT_S, SaidTwice, begin, graph, run_state, start
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Claim, RunExists
+from tests.support.runs import INSTANT_S, SaidTwice, begin, graph, run_state, start
 
 SECRETS = {"secrets": '["token"]', "secret_values": '{"token": "sesame"}'}
 

@@ -4,7 +4,6 @@ says so."""
 from __future__ import annotations
 
 import pytest
-from runs import INSTANT_S, begin, start_graph, states_of
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
@@ -13,6 +12,7 @@ from orchestrator.ledger.states import Outcome, RunState
 from orchestrator.ledger.values import Refusal
 from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
+from tests.support.runs import INSTANT_S, begin, start_graph, states_of
 
 HOUR_US = 3_600_000_000
 LEASE_S = 5.0

@@ -6,7 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from runs import (
+
+from orchestrator.attempt_id import AttemptId
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.staging import staged_steps
+from orchestrator.ledger.states import Outcome
+from orchestrator.ledger.values import Chain, Commit, RunExists, RunUnknown, StagedStep
+from tests.support.runs import (
     SETTINGS,
     SaidTwice,
     begin,
@@ -18,12 +24,6 @@ from runs import (
     start_graph,
     states_of,
 )
-
-from orchestrator.attempt_id import AttemptId
-from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.staging import staged_steps
-from orchestrator.ledger.states import Outcome
-from orchestrator.ledger.values import Chain, Commit, RunExists, RunUnknown, StagedStep
 
 GRAPH_KEYS = ("graph", "children", "inputs", "spec")
 FIELDS = {"pipeline": "p", "params": "{}", "import_path": "", "max_links": 20}

@@ -16,7 +16,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from redis.exceptions import ResponseError
-from runs import (
+
+from orchestrator.attempt_id import AttemptId
+from orchestrator.ledger import starting as starting_module
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.staging import staged_steps
+from orchestrator.ledger.states import Outcome
+from orchestrator.ledger.values import Chain, Commit, RunExists, StagedStep
+from orchestrator.record.verification import verify_run
+from tests.support.runs import (
     SETTINGS,
     Graph,
     begin,
@@ -28,14 +36,6 @@ from runs import (
     run_state,
     start,
 )
-
-from orchestrator.attempt_id import AttemptId
-from orchestrator.ledger import starting as starting_module
-from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.staging import staged_steps
-from orchestrator.ledger.states import Outcome
-from orchestrator.ledger.values import Chain, Commit, RunExists, StagedStep
-from orchestrator.record.verification import verify_run
 
 NewLedger = Callable[[], Ledger]
 Call = tuple[Any, ...]
@@ -153,7 +153,7 @@ def test_of_eight_threads_one_makes_the_run_and_the_others_learn_that_it_exists(
 PROCESS = """
 import sys
 sys.path[:0] = {paths!r}
-from runs import graph, start
+from tests.support.runs import graph, start
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import RunExists

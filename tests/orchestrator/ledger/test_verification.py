@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import judge
-from runs import RULES, SETTINGS, Graph, begin, graph, run_state, start, start_graph
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.events import Event, EventKind
@@ -26,6 +24,8 @@ from orchestrator.ledger.values import BackOff, RunUnknown
 from orchestrator.record.replay import GRAIN_US, Replay, replay_events
 from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
+from tests.support.rules import judge
+from tests.support.runs import RULES, SETTINGS, Graph, begin, graph, run_state, start, start_graph
 
 UPSTREAM = {"a": "", "b": "a", "c": "a b", "x": "", "y": "x", "tidy": "y c"}
 TIDY = {"tidy": "all_done"}

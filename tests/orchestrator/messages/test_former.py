@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
-from runs import graph, states_of
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import Chain, Link
@@ -20,6 +19,7 @@ from orchestrator.repair.repair import Repair
 from orchestrator.runs.submission import submit
 from orchestrator.runs.visiting import Visitor
 from orchestrator.settings.model import PoolSettings, Settings
+from tests.support.runs import graph, states_of
 
 THEIRS = '{"headers": {"task": "shop.price"}, "body": "W10=", "properties": {}}'
 

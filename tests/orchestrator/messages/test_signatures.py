@@ -10,7 +10,6 @@ from celery import Celery, Signature, chain, chord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kombu import Connection
-from runs import SETTINGS, graph, random_graph
 
 from orchestrator.ledger.values import Chain, Link
 from orchestrator.messages.app import create_app
@@ -22,6 +21,7 @@ from orchestrator.messages.signatures import (
 )
 from orchestrator.runs.submission import plan_links
 from orchestrator.settings.model import Settings
+from tests.support.runs import SETTINGS, graph, random_graph
 
 RUN_ID = "20261123-175235-0123456789"
 

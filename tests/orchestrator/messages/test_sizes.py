@@ -10,7 +10,6 @@ from celery import Celery
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kombu import Connection
-from runs import SETTINGS, graph
 
 from orchestrator.definition.model import Pipeline, ShellCall, Step
 from orchestrator.definition.options import StepOptions
@@ -29,6 +28,7 @@ from orchestrator.messages.sizes import (
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.runs.submission import plan_message_bytes
 from orchestrator.settings.model import PoolSettings, Settings
+from tests.support.runs import SETTINGS, graph
 
 RUN_ID = "20261123-175235-0123456789"
 _queue_numbers = count()

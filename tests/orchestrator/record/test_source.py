@@ -8,7 +8,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 
 import pytest
-from runs import begin, start_graph
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.entries import StepEntry, StepSpec
@@ -21,6 +20,7 @@ from orchestrator.record.as_json import record_json
 from orchestrator.record.replay import replay_events
 from orchestrator.record.run import read_record
 from orchestrator.record.source import EventSource
+from tests.support.runs import begin, start_graph
 
 HASHES = ("run", "graph", "spec", "output", "past")
 

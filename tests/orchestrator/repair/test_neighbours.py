@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
-from runs import graph
 
 from orchestrator.alerts.message import Message
 from orchestrator.cli.health.neighbours import check_shared_queues
@@ -23,6 +22,7 @@ from orchestrator.repair.neighbours import Neighbours, other_reader
 from orchestrator.runs.submission import submit
 from orchestrator.runs.visiting import Visitor
 from orchestrator.settings.model import Settings
+from tests.support.runs import graph
 
 SHOP = """
 from celery import Celery

@@ -8,7 +8,6 @@ import time
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
-from runs import events_of, graph, start_graph, states_of
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.coordinator.coordinator import Coordinator
@@ -21,6 +20,7 @@ from orchestrator.repair.repair import Repair
 from orchestrator.runs.submission import submit
 from orchestrator.runs.visiting import Visitor
 from orchestrator.settings.model import Settings
+from tests.support.runs import events_of, graph, start_graph, states_of
 
 LEASE_S = 0.5
 

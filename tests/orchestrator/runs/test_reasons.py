@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-from runs import begin, graph
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.presence import WorkerCard, announce_coordinator, announce_worker, own_card
@@ -16,6 +15,7 @@ from orchestrator.record.run import read_record
 from orchestrator.runs.reasons import Explanation, brief, explain, look_around
 from orchestrator.runs.submission import submit
 from orchestrator.settings.model import Settings
+from tests.support.runs import begin, graph
 
 NET = {"a": "", "b": "a", "c": "a", "d": "b c", "e": "d a", "gpu": ""}
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pytest
-from runs import begin, graph, run_state, states_of
 
 from orchestrator.artifacts.reference import Artifact
 from orchestrator.attempt_id import AttemptId
@@ -31,6 +30,7 @@ from orchestrator.record.verification import verify_run
 from orchestrator.runs.rerunning import Rerun, plan_rerun, read_finished, rerun
 from orchestrator.runs.stored import read_run
 from orchestrator.runs.submission import submit
+from tests.support.runs import begin, graph, run_state, states_of
 
 DIAMOND = {"a": "", "b": "a", "c": "a", "d": "b c"}
 

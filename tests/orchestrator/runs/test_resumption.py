@@ -14,8 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from oracle import set_back
-from runs import SETTINGS, begin, events_of, graph, random_graph, run_state, start, states_of
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.definition.model import (
@@ -42,6 +40,17 @@ from orchestrator.runs.resumption import Resumption, plan_resume, resume, wait_f
 from orchestrator.runs.stored import StoredDefinition, StoredRun, read_run
 from orchestrator.runs.submission import submit
 from orchestrator.settings.model import PoolSettings, Settings
+from tests.support.rules import set_back
+from tests.support.runs import (
+    SETTINGS,
+    begin,
+    events_of,
+    graph,
+    random_graph,
+    run_state,
+    start,
+    states_of,
+)
 
 DIAMOND = {"a": "", "b": "a", "c": "a", "d": "b c"}
 

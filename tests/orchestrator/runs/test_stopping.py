@@ -6,11 +6,11 @@ import threading
 from itertools import count
 
 import pytest
-from runs import start_graph
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.values import OwnedAttempt
 from orchestrator.runs.stopping import wait_until_stopped
+from tests.support.runs import start_graph
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from threading import Barrier
 
 import pytest
 from celery import Celery
-from runs import graph, states_of
 
 from orchestrator.definition.builder import PipelineBuilder
 from orchestrator.definition.model import (
@@ -29,6 +28,7 @@ from orchestrator.ledger.values import RunExists
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.runs.submission import RUN_ID_SHAPE, new_run_id, plan_links, run_fields, submit
 from orchestrator.settings.model import Settings
+from tests.support.runs import graph, states_of
 
 
 def test_the_run_is_in_the_ledger_and_its_roots_are_on_their_way(

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import pytest
 from celery import Celery
-from runs import begin, graph, states_of
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.states import Outcome
@@ -24,6 +23,7 @@ from orchestrator.runs.stored import read_run
 from orchestrator.runs.submission import submit
 from orchestrator.runs.visiting import Visitor
 from orchestrator.settings.model import Settings
+from tests.support.runs import begin, graph, states_of
 
 
 @contextlib.contextmanager

@@ -254,7 +254,7 @@ def test_a_harmed_artifact_fails_the_step_that_reads_it(
     record = runs.wait(run_id)
     assert states(record) == {"give": "succeeded", "hold": "succeeded", "take": "failed"}
     error = record.steps["take"].attempts[-1].error
-    assert error["type"] == "orchestrator.artifacts.store:ArtifactMissing"
+    assert error["type"] == "orchestrator.errors:ArtifactMissing"
     assert (
         "SHA-256 differs" if harm == "tampered" else "Do all workers share this folder"
     ) in error["message"]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from runs import start_graph
 
 from orchestrator.cli.health.finding import Finding
 from orchestrator.cli.health.own import check_own_coordinator, check_own_flower, check_own_worker
@@ -38,6 +37,7 @@ from orchestrator.ledger.presence import (
     announce_worker,
 )
 from orchestrator.settings.model import PoolSettings, Settings
+from tests.support.runs import start_graph
 
 HERE = socket.gethostname()
 POOLS = {"cpu": PoolSettings(queue="here-cpu"), "gpu": PoolSettings(queue="here-gpu")}
