@@ -4,8 +4,11 @@ nothing is left."""
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
+
+from tests.support.site.site import Site
 
 NOTICED_S = 2.0
 
@@ -64,7 +67,9 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_step_whose_process_dies_runs_again_at_once_and_the_cause_is_named(shared, way):
+def test_a_step_whose_process_dies_runs_again_at_once_and_the_cause_is_named(
+    shared: Site, way: str
+) -> None:
     how, kind, message = WAYS[way]
     run = shared.submit(DYING.format(how=how))
 
@@ -79,7 +84,9 @@ def test_a_step_whose_process_dies_runs_again_at_once_and_the_cause_is_named(sha
     assert shared.value(record, "below") == "second time"
 
 
-def test_what_a_dead_child_had_started_is_gone_before_the_step_runs_again(shared, runs_still):
+def test_what_a_dead_child_had_started_is_gone_before_the_step_runs_again(
+    shared: Site, runs_still: Callable[[int | str], bool]
+) -> None:
     run = shared.submit("""
         def pids():
             return [name for name in os.listdir(FOLDER) if name.isdigit()]
@@ -109,7 +116,7 @@ def test_what_a_dead_child_had_started_is_gone_before_the_step_runs_again(shared
     assert shared.value(record, "end") == ([], 3)
 
 
-def test_what_may_not_be_killed_holds_nobody_up(site):
+def test_what_may_not_be_killed_holds_nobody_up(site: Site) -> None:
     """As root's process in a step that called sudo, below a worker of another user."""
     (site.folder / "refusing_app.py").write_text("""
 import os, pathlib
@@ -125,8 +132,7 @@ def refuse(pid, signum):
 
 os.kill = refuse
 """)
-    worker = site.add_worker(app="refusing_app", slots=1)
-    site.coordinate()
+    worker = site.at_work(app="refusing_app", slots=1)
     run = site.submit("""
         @step
         def end():
@@ -155,13 +161,12 @@ os.kill = refuse
     run.ended([("attempt.lost", "end", "is gone")])
 
 
-def test_what_a_step_left_behind_ends_with_its_process_when_that_is_renewed(site):
+def test_what_a_step_left_behind_ends_with_its_process_when_that_is_renewed(site: Site) -> None:
     (site.folder / "renewing_app.py").write_text("""
 from orchestrator.worker.app import app
 app.conf.worker_max_tasks_per_child = 1
 """)
-    site.add_worker(app="renewing_app", slots=1)
-    site.coordinate()
+    site.at_work(app="renewing_app", slots=1)
     run = site.submit("""
         @step
         def leave(number):
@@ -176,7 +181,7 @@ app.conf.worker_max_tasks_per_child = 1
     assert run.ended().state == "succeeded"  # nothing is left, no zombies either
 
 
-def test_python_code_without_memory_fails_with_that_name_and_is_not_lost(shared):
+def test_python_code_without_memory_fails_with_that_name_and_is_not_lost(shared: Site) -> None:
     run = shared.submit("""
         import resource
 
@@ -188,10 +193,6 @@ def test_python_code_without_memory_fails_with_that_name_and_is_not_lost(shared)
                 return len(bytearray(4 << 30))
             finally:
                 resource.setrlimit(resource.RLIMIT_AS, before)
-
-        @pipeline
-        def hungry():
-            end()
     """)
 
     record = run.ended()
@@ -201,8 +202,8 @@ def test_python_code_without_memory_fails_with_that_name_and_is_not_lost(shared)
 
 
 def test_a_step_that_kills_its_child_each_time_fails_after_its_budget_and_others_are_unharmed(
-    shared,
-):
+    shared: Site,
+) -> None:
     poison = shared.submit("""
         @step(retries=5, retry_delay=0)
         def kill():
@@ -240,7 +241,9 @@ def test_a_step_that_kills_its_child_each_time_fails_after_its_budget_and_others
     assert other.ended().state == "succeeded"
 
 
-def test_a_child_that_dies_between_the_message_and_the_claim_loses_the_message_only(site):
+def test_a_child_that_dies_between_the_message_and_the_claim_loses_the_message_only(
+    site: Site,
+) -> None:
     (site.folder / "dying_app.py").write_text("""
 import os, signal
 import orchestrator.worker.tasks
@@ -257,16 +260,11 @@ def die_before_the_claim(process, attempt, *rest):
 orchestrator.worker.tasks.run_attempt = die_before_the_claim
 os.chdir(os.path.dirname(__file__))
 """)
-    site.add_worker(app="dying_app")
-    site.coordinate()
+    site.at_work(app="dying_app")
     run = site.submit("""
         @step
         def first():
             return 1
-
-        @pipeline
-        def plain():
-            first()
     """)
 
     record = run.ended([("message.lost", "first", r"^process \d+ of worker \S+ is gone$")])

@@ -7,6 +7,9 @@ import pytest
 from redis import Redis
 
 from orchestrator.ledger.server_clock import last_step_in
+from tests.support.fixtures import WaitUntil
+from tests.support.site.server import Server
+from tests.support.site.site import Site
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -53,7 +56,7 @@ KILLED = """
     params=[HOUR_S, -HOUR_S, 5, -5],
     ids=["an hour forward", "an hour back", "5 s forward", "5 s back"],
 )
-def by_s(request):
+def by_s(request: pytest.FixtureRequest):
     return request.param
 
 
@@ -75,7 +78,9 @@ def put_seen(clock_site, by_s, wait_until):
         wait_until(lambda: last_step_in(client.get(key)) > known, SURVIVED_S)
 
 
-def test_retries_leases_and_limits_outlive_a_step_of_the_clock(clock_site, by_s, wait_until):
+def test_retries_leases_and_limits_outlive_a_step_of_the_clock(
+    clock_site: tuple[Server, Site], by_s: float, wait_until: WaitUntil
+) -> None:
     server, site = clock_site
     site.fill_workers(2)
     run = site.submit(WORKING)
@@ -103,7 +108,9 @@ def test_retries_leases_and_limits_outlive_a_step_of_the_clock(clock_site, by_s,
     )
 
 
-def test_a_dead_worker_is_found_though_its_lease_is_of_another_hour(clock_site, by_s):
+def test_a_dead_worker_is_found_though_its_lease_is_of_another_hour(
+    clock_site: tuple[Server, Site], by_s: float
+) -> None:
     server, site = clock_site
     site.fill_workers(1)
     run = site.submit(KILLED)
@@ -122,7 +129,7 @@ def test_a_dead_worker_is_found_though_its_lease_is_of_another_hour(clock_site, 
     assert len(record.steps["hold"].attempts) == 2
 
 
-def test_tokens_grow_when_the_clock_is_put_back(clock_site):
+def test_tokens_grow_when_the_clock_is_put_back(clock_site: tuple[Server, Site]) -> None:
     server, site = clock_site
     site.fill_workers(1)
     run = site.submit(KILLED.replace('wait_for("go")', 'assert context.attempt > 1, "as planned"'))
@@ -136,7 +143,9 @@ def test_tokens_grow_when_the_clock_is_put_back(clock_site):
     assert int(run.ledger.run_fields(run.run_id)["token"]) > before
 
 
-def test_a_run_that_begins_after_the_clock_was_put_is_not_shifted(clock_site, wait_until):
+def test_a_run_that_begins_after_the_clock_was_put_is_not_shifted(
+    clock_site: tuple[Server, Site], wait_until: WaitUntil
+) -> None:
     _, site = clock_site
     site.fill_workers(1)
     put_seen(clock_site, HOUR_S, wait_until)
@@ -149,7 +158,9 @@ def test_a_run_that_begins_after_the_clock_was_put_is_not_shifted(clock_site, wa
     assert not second.events("clock.shifted")
 
 
-def test_two_steps_of_the_clock_are_not_seen_as_their_sum(clock_site, wait_until):
+def test_two_steps_of_the_clock_are_not_seen_as_their_sum(
+    clock_site: tuple[Server, Site], wait_until: WaitUntil
+) -> None:
     """They would cancel each other out; a run that begins in between has its times by the clock as
     it was then."""
     for by_s in (HOUR_S, -HOUR_S):

@@ -7,6 +7,9 @@ import threading
 
 import pytest
 
+from tests.support.site.server import Server
+from tests.support.site.site import Site
+
 TIMEOUT_S = 1.5
 
 ENDING = f"""
@@ -54,11 +57,10 @@ READING = f"""
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 @pytest.mark.parametrize("outcome", ["succeeded", "failed"])
 def test_an_attempt_whose_call_ended_in_time_is_not_timed_out_while_it_waits_for_the_server(
-    server, server_site, pool, outcome
-):
+    server: Server, server_site: Site, pool: str, outcome: str
+) -> None:
     site = server_site
-    site.add_worker(pool=pool)
-    site.coordinate()
+    site.at_work(pool=pool)
     run = site.submit(ENDING)
     run.wait_for_note("began")
     if outcome == "failed":
@@ -76,9 +78,8 @@ def test_an_attempt_whose_call_ended_in_time_is_not_timed_out_while_it_waits_for
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_loading_inputs_does_not_count(site, pool):
-    site.add_worker(pool=pool)
-    site.coordinate()
+def test_loading_inputs_does_not_count(site: Site, pool: str) -> None:
+    site.at_work(pool=pool)
     run = site.submit(READING)
 
     run.wait_for_note("loading")
@@ -92,11 +93,12 @@ def test_loading_inputs_does_not_count(site, pool):
     assert site.value(record, "reader") == "loaded"
 
 
-def test_time_before_the_server_went_away_counts_and_time_after_it(server, server_site):
+def test_time_before_the_server_went_away_counts_and_time_after_it(
+    server: Server, server_site: Site
+) -> None:
     """A call that goes on while the server is away is timed out as ever: its time is its own."""
     site = server_site
-    site.add_worker()
-    site.coordinate()
+    site.at_work()
     run = site.submit(ENDING)
     run.wait_for_note("began")
 
@@ -112,8 +114,8 @@ def test_time_before_the_server_went_away_counts_and_time_after_it(server, serve
 
 
 def test_time_in_which_the_server_is_away_counts_for_no_deadline_and_no_queue_timeout(
-    server, server_site
-):
+    server: Server, server_site: Site
+) -> None:
     away_s = 12  # so long may a worker take to start afterwards
     site = server_site
     site.coordinate(2)

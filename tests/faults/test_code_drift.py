@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,8 @@ from orchestrator.record.run import drift_text, read_record
 from orchestrator.record.verification import verify_run
 from orchestrator.runs.reasons import explain, look_around
 from orchestrator.worker.child.half_copied import LOOK_S
+from tests.support.fixtures import WaitUntil
+from tests.support.site.site import NewSite, Site
 
 HOLDING = """
     def hold():
@@ -59,7 +62,7 @@ class Parts:
 
 
 @pytest.fixture
-def parts(shared):
+def parts(shared: Site):
     return Parts(shared)
 
 
@@ -67,7 +70,7 @@ def code_of_attempt(run, step: str, number: int = -1):
     return read_record(run.ledger, run.run_id).steps[step].attempts[number].code
 
 
-def test_code_that_did_not_change_is_recorded_once_and_named_by_each_attempt(parts):
+def test_code_that_did_not_change_is_recorded_once_and_named_by_each_attempt(parts: Any) -> None:
     run, _ = parts.hold()
     run.note("go")
 
@@ -85,7 +88,7 @@ def test_code_that_did_not_change_is_recorded_once_and_named_by_each_attempt(par
     assert verify_run(run.ledger, run.run_id).remarks == ()
 
 
-def test_a_step_that_runs_other_code_than_was_submitted_says_so(parts):
+def test_a_step_that_runs_other_code_than_was_submitted_says_so(parts: Any) -> None:
     run, file = parts.hold()
     file.write_text("NUMBER = 2\n")  # of the same size, within the same second
     run.note("go")
@@ -105,10 +108,11 @@ def test_a_step_that_runs_other_code_than_was_submitted_says_so(parts):
 
 
 @pytest.mark.parametrize("policy", ["allow", "refuse"])
-def test_the_setting_decides_what_becomes_of_it(new_site, policy: str, wait_until):
+def test_the_setting_decides_what_becomes_of_it(
+    new_site: NewSite, policy: str, wait_until: WaitUntil
+) -> None:
     site = new_site(code_drift=policy)
-    site.add_worker(slots=1)
-    site.coordinate()
+    site.at_work(slots=1)
     parts = Parts(site)
     run, file = parts.hold("NUMBER = 1\n", ", retries=0, lost_attempts=1")
     if policy == "refuse":
@@ -135,7 +139,7 @@ def test_the_setting_decides_what_becomes_of_it(new_site, policy: str, wait_unti
     run.ended()
 
 
-def test_a_resume_takes_the_changed_files_as_submitted(shared):
+def test_a_resume_takes_the_changed_files_as_submitted(shared: Site) -> None:
     parts = Parts(shared)
     run, file = parts.hold("raise ValueError('broken as it was submitted')\n")
     run.note("go")
@@ -159,10 +163,11 @@ BROKEN_FOR_A_MOMENT = {
 
 
 @pytest.mark.parametrize("how", BROKEN_FOR_A_MOMENT)
-def test_a_file_that_is_broken_for_a_moment_fails_no_step(new_site, how: str, wait_until):
+def test_a_file_that_is_broken_for_a_moment_fails_no_step(
+    new_site: NewSite, how: str, wait_until: WaitUntil
+) -> None:
     site = new_site()
-    site.add_worker(slots=1)
-    site.coordinate()
+    site.at_work(slots=1)
     other = site.submit("""
         def block():
             note("blocks")
@@ -237,7 +242,7 @@ BROKEN_LATE = {
 
 
 @pytest.mark.parametrize("how", BROKEN_LATE)
-def test_what_a_running_step_imports_is_waited_for(shared, how: str):
+def test_what_a_running_step_imports_is_waited_for(shared: Site, how: str) -> None:
     late = Late(shared)
     BROKEN_LATE[how](late.file, late.text)
     late.run.note("go")
@@ -255,7 +260,7 @@ def test_what_a_running_step_imports_is_waited_for(shared, how: str):
     assert len(record.steps["work"].attempts) == 1
 
 
-def test_what_a_running_step_imports_and_never_comes_fails_it_and_is_named(shared):
+def test_what_a_running_step_imports_and_never_comes_fails_it_and_is_named(shared: Site) -> None:
     late = Late(shared)
     late.file.unlink()
     late.run.note("go")
@@ -266,7 +271,7 @@ def test_what_a_running_step_imports_and_never_comes_fails_it_and_is_named(share
     assert f"lacks {Path('package', 'inner.py')} in {late.folder}" in attempt.error.message
 
 
-def test_another_version_that_is_whole_is_imported_while_the_step_runs(shared):
+def test_another_version_that_is_whole_is_imported_while_the_step_runs(shared: Site) -> None:
     late = Late(shared)
     late.file.write_text("NUMBER = 7\n")
     late.run.note("go")
@@ -276,7 +281,7 @@ def test_another_version_that_is_whole_is_imported_while_the_step_runs(shared):
     assert str(Path("package", "inner.py")) in record.steps["work"].attempts[0].code["differs"]
 
 
-def test_an_optional_module_that_was_never_submitted_is_not_waited_for(shared):
+def test_an_optional_module_that_was_never_submitted_is_not_waited_for(shared: Site) -> None:
     run = shared.submit("""
         import time
 
@@ -298,7 +303,7 @@ def test_an_optional_module_that_was_never_submitted_is_not_waited_for(shared):
     assert shared.value(record, "work") < 1000 * LOOK_S  # it has not slept once for each
 
 
-def test_a_missing_file_is_named_and_not_taken_for_a_library(new_site):
+def test_a_missing_file_is_named_and_not_taken_for_a_library(new_site: NewSite) -> None:
     site = new_site()
     site.coordinate()
     run = site.submit("""
@@ -318,7 +323,9 @@ def test_a_missing_file_is_named_and_not_taken_for_a_library(new_site):
 
 
 @pytest.mark.parametrize("how", ["cut off", "gone", "no Python"])
-def test_a_file_that_stays_broken_fails_its_step_with_its_own_error(new_site, how: str):
+def test_a_file_that_stays_broken_fails_its_step_with_its_own_error(
+    new_site: NewSite, how: str
+) -> None:
     site = new_site()
     site.coordinate()
     run = site.submit("""
@@ -345,7 +352,7 @@ def test_a_file_that_stays_broken_fails_its_step_with_its_own_error(new_site, ho
     ), kind
 
 
-def test_what_is_broken_as_it_was_submitted_is_not_waited_for(shared):
+def test_what_is_broken_as_it_was_submitted_is_not_waited_for(shared: Site) -> None:
     run = shared.submit("""
         def work():
             raise ImportError("no such thing")

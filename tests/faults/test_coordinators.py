@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
+from tests.support.site.server import Server
+from tests.support.site.site import Site
+
 RETRYING = """
     @step(retries=1, retry_delay=1.5, retry_jitter=0)
     def again():
@@ -30,7 +35,7 @@ def assert_retried(site, run, record):
     assert record.steps["again"].attempts[1].queued_at_us >= due_at
 
 
-def test_a_killed_coordinator_stops_nothing_that_runs_and_the_next_one_goes_on(site):
+def test_a_killed_coordinator_stops_nothing_that_runs_and_the_next_one_goes_on(site: Site) -> None:
     site.add_worker()
     coordinator = site.start_coordinator()
     run, other = site.submit(RETRYING), site.submit(RETRYING.replace("retries=1", "retries=0"))
@@ -47,7 +52,9 @@ def test_a_killed_coordinator_stops_nothing_that_runs_and_the_next_one_goes_on(s
     assert_retried(site, run, run.ended())
 
 
-def test_many_coordinators_at_once_mend_and_log_each_loss_once(site, caplog):
+def test_many_coordinators_at_once_mend_and_log_each_loss_once(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
     doomed = site.add_worker(slots=4)
     run = site.submit("""
         @step
@@ -88,7 +95,9 @@ def test_many_coordinators_at_once_mend_and_log_each_loss_once(site, caplog):
     )
 
 
-def test_a_retry_that_is_due_after_every_process_was_restarted_is_sent(server, server_site):
+def test_a_retry_that_is_due_after_every_process_was_restarted_is_sent(
+    server: Server, server_site: Site
+) -> None:
     site = server_site
     worker = site.add_worker()
     coordinator = site.start_coordinator()
@@ -106,7 +115,7 @@ def test_a_retry_that_is_due_after_every_process_was_restarted_is_sent(server, s
     assert_retried(site, run, run.ended())
 
 
-def test_a_step_that_waits_too_long_for_a_worker_fails(site):
+def test_a_step_that_waits_too_long_for_a_worker_fails(site: Site) -> None:
     site.coordinate()
     run = site.submit("""
         @step(queue_timeout=1)
@@ -116,10 +125,6 @@ def test_a_step_that_waits_too_long_for_a_worker_fails(site):
         @step
         def below(value):
             return value
-
-        @pipeline
-        def waiting():
-            below(patient())
     """)
 
     record = run.ended()
@@ -141,9 +146,8 @@ def test_a_step_that_waits_too_long_for_a_worker_fails(site):
     assert run.check().state == "failed"
 
 
-def test_a_run_that_misses_its_deadline_fails_and_what_runs_is_stopped(site):
-    site.add_worker(slots=1)
-    site.coordinate()
+def test_a_run_that_misses_its_deadline_fails_and_what_runs_is_stopped(site: Site) -> None:
+    site.at_work(slots=1)
     run = site.submit("""
         @step
         def slow():

@@ -6,6 +6,10 @@ import os
 from collections import Counter, defaultdict
 from contextlib import suppress
 
+from tests.support.fixtures import WaitUntil
+from tests.support.site.server import Server
+from tests.support.site.site import Site
+
 WORKING = """
     @step
     def works(number):
@@ -28,7 +32,9 @@ def descriptors(pid):
     return found
 
 
-def test_descriptors_do_not_grow_with_restarts_of_the_server(server, server_site, wait_until):
+def test_descriptors_do_not_grow_with_restarts_of_the_server(
+    server: Server, server_site: Site, wait_until: WaitUntil
+) -> None:
     worker = server_site.add_worker(slots=1)
     coordinator = server_site.start_coordinator()
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 import pytest
 
 from orchestrator.artifacts.layout import checkpoint_folder
+from tests.support.fixtures import WaitUntil
+from tests.support.site.site import NewSite, Site
 
 HOLDING = """
     @step
@@ -39,7 +42,7 @@ def outcomes(record, step):
 
 
 @pytest.fixture
-def leaving(site):
+def leaving(site: Site):
     """Return a worker with one child, a run of which it runs `hold` while `behind` waits, and the
     run's site."""
     site.coordinate()
@@ -51,8 +54,8 @@ def leaving(site):
 
 @pytest.mark.parametrize("to_whom", ["the worker", "its whole process group"])
 def test_a_worker_that_is_told_to_end_lets_its_step_end_and_takes_no_more(
-    site, leaving, wait_until, to_whom
-):
+    site: Site, leaving: Any, wait_until: WaitUntil, to_whom: str
+) -> None:
     worker, run = leaving
     if to_whom == "the worker":
         worker.tell(signal.SIGTERM)
@@ -77,7 +80,9 @@ def test_a_worker_that_is_told_to_end_lets_its_step_end_and_takes_no_more(
     assert not run.events("attempt.handed_over")
 
 
-def test_a_worker_that_waits_for_its_steps_keeps_no_message_that_is_sent_meanwhile(server_site):
+def test_a_worker_that_waits_for_its_steps_keeps_no_message_that_is_sent_meanwhile(
+    server_site: Site,
+) -> None:
     site = server_site
     (site.folder / "patient_app.py").write_text("""
 from orchestrator.worker.app import app
@@ -118,7 +123,9 @@ app.conf.broker_transport_options = {**app.conf.broker_transport_options, "polli
     assert all(step.attempts[0].worker.startswith(second.name) for step in record.steps.values())
 
 
-def test_a_step_that_a_child_has_just_begun_when_its_worker_is_told_to_end_may_end_too(site):
+def test_a_step_that_a_child_has_just_begun_when_its_worker_is_told_to_end_may_end_too(
+    site: Site,
+) -> None:
     (site.folder / "sudden_app.py").write_text("""
 import os, signal, time
 from orchestrator.worker.app import app
@@ -148,8 +155,8 @@ StepRequest.on_accepted = end_and_accept
 
 @pytest.mark.parametrize("how", ["SIGTERM twice", "SIGINT twice", "SIGQUIT"])
 def test_a_worker_that_is_hurried_hands_its_step_over_to_another_one(
-    site, leaving, wait_until, how
-):
+    site: Site, leaving: Any, wait_until: WaitUntil, how: str
+) -> None:
     worker, run = leaving
     other = site.add_worker()
     signum = signal.Signals[how.split()[0]]
@@ -169,7 +176,7 @@ def test_a_worker_that_is_hurried_hands_its_step_over_to_another_one(
     assert run.ledger.uncounted(run.run_id, "hold") == 1
 
 
-def test_a_worker_whose_grace_is_over_hands_its_step_over(site):
+def test_a_worker_whose_grace_is_over_hands_its_step_over(site: Site) -> None:
     site.coordinate()
     worker = site.add_worker(slots=1, drain_grace_s=0.5)
     run = site.submit("""
@@ -194,7 +201,7 @@ def test_a_worker_whose_grace_is_over_hands_its_step_over(site):
     assert outcomes(record, "hold") == ["handed_over", "succeeded"]
 
 
-def test_handing_over_uses_up_neither_retries_nor_lost_attempts(site):
+def test_handing_over_uses_up_neither_retries_nor_lost_attempts(site: Site) -> None:
     site.coordinate()
     run = site.submit("""
         @step(lost_attempts=1, retries=1, retry_delay=0)
@@ -223,8 +230,8 @@ def test_handing_over_uses_up_neither_retries_nor_lost_attempts(site):
 
 
 def test_a_step_that_saves_a_checkpoint_when_it_should_stop_goes_on_from_there_on_another_worker(
-    site,
-):
+    site: Site,
+) -> None:
     site.coordinate()
     worker = site.add_worker(slots=1)
     run = site.submit("""
@@ -244,10 +251,6 @@ def test_a_step_that_saves_a_checkpoint_when_it_should_stop_goes_on_from_there_o
                     while not context.should_stop:
                         time.sleep(0.01)
             return trained, context.worker
-
-        @pipeline
-        def training():
-            train()
     """)
     run.wait_for_note("half")
     other = site.add_worker()
@@ -264,7 +267,9 @@ def test_a_step_that_saves_a_checkpoint_when_it_should_stop_goes_on_from_there_o
     assert not checkpoint_folder(site.settings.artifact_root, run.run_id, "train").exists()
 
 
-def test_a_pool_that_cannot_end_a_step_hands_it_over_and_ends_with_it(site, wait_until):
+def test_a_pool_that_cannot_end_a_step_hands_it_over_and_ends_with_it(
+    site: Site, wait_until: WaitUntil
+) -> None:
     site.coordinate()
     worker = site.add_worker(pool="threads")
     run = site.submit("""
@@ -291,7 +296,9 @@ def test_a_pool_that_cannot_end_a_step_hands_it_over_and_ends_with_it(site, wait
     assert site.value(record, "hold").startswith(other.name)
 
 
-def test_a_step_is_handed_over_when_all_it_had_started_is_gone_however_long_that_takes(new_site):
+def test_a_step_is_handed_over_when_all_it_had_started_is_gone_however_long_that_takes(
+    new_site: NewSite,
+) -> None:
     site = new_site(timeout_grace_s=2)  # longer than the lease
     site.coordinate()
     worker = site.add_worker(slots=1)
@@ -322,7 +329,7 @@ def test_a_step_is_handed_over_when_all_it_had_started_is_gone_however_long_that
     assert (first.ended_at_us - first.started_at_us) / 1e6 > 2
 
 
-def test_a_worker_that_is_shut_down_from_afar_drains_too(new_site):
+def test_a_worker_that_is_shut_down_from_afar_drains_too(new_site: NewSite) -> None:
     """As Flower does it: no signal comes."""
     site = new_site(drain_grace_s=1.0)
     site.coordinate()

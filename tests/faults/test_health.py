@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 
-def test_a_healthy_run_shows_no_repair_and_no_refusal(shared, caplog):
+from tests.support.site.site import Site
+
+
+def test_a_healthy_run_shows_no_repair_and_no_refusal(
+    shared: Site, caplog: pytest.LogCaptureFixture
+) -> None:
     source = """
         @step
         def work(number, *values):

@@ -6,10 +6,12 @@ import random
 import threading
 import time
 
+import pytest
 from kombu.transport.redis import Channel
 
 from orchestrator.messages.queues import queue_keys
 from orchestrator.repair.messages import SETTLED_S
+from tests.support.site.site import Site
 
 WAITING = """
     @step
@@ -57,9 +59,8 @@ def assert_each_ran_once(record):
     )
 
 
-def test_a_message_that_is_removed_from_an_empty_queue_is_sent_again(site):
-    site.add_worker(slots=1)
-    site.coordinate()
+def test_a_message_that_is_removed_from_an_empty_queue_is_sent_again(site: Site) -> None:
+    site.at_work(slots=1)
     busy = site.submit(WAITING)
     busy.wait_for_note("began")
     run = site.submit(PLAIN)
@@ -77,9 +78,8 @@ def test_a_message_that_is_removed_from_an_empty_queue_is_sent_again(site):
     assert busy.ended().state == "succeeded"
 
 
-def test_a_message_that_is_removed_from_among_others_is_sent_again(site):
-    site.add_worker(slots=1)
-    site.coordinate()
+def test_a_message_that_is_removed_from_among_others_is_sent_again(site: Site) -> None:
+    site.at_work(slots=1)
     busy = site.submit(WAITING)
     busy.wait_for_note("began")
     run = site.submit(PLAIN)
@@ -99,7 +99,7 @@ def test_a_message_that_is_removed_from_among_others_is_sent_again(site):
     assert busy.ended().state == "succeeded"
 
 
-def test_queues_that_are_deleted_in_mid_run_cost_time_and_no_more(site):
+def test_queues_that_are_deleted_in_mid_run_cost_time_and_no_more(site: Site) -> None:
     site.add_workers(2)
     site.coordinate()
     run = site.submit("""
@@ -149,7 +149,9 @@ def received(request=None, **_):
 """
 
 
-def test_messages_that_are_all_delivered_twice_run_each_step_once(site, monkeypatch):
+def test_messages_that_are_all_delivered_twice_run_each_step_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (site.folder / "doubling_app.py").write_text(DOUBLING_APP)
     put = Channel._put
 
@@ -185,7 +187,7 @@ end
 """
 
 
-def test_messages_that_are_reordered_again_and_again_run_each_step_once(site):
+def test_messages_that_are_reordered_again_and_again_run_each_step_once(site: Site) -> None:
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     choose, is_over = random.Random(seed), threading.Event()
@@ -218,10 +220,9 @@ app.conf.broker_transport_options = {**app.conf.broker_transport_options, "visib
 """
 
 
-def test_a_step_that_outlasts_the_visibility_timeout_runs_once(site):
+def test_a_step_that_outlasts_the_visibility_timeout_runs_once(site: Site) -> None:
     (site.folder / "impatient_app.py").write_text(IMPATIENT_APP)
-    site.add_worker(app="impatient_app")
-    site.coordinate()
+    site.at_work(app="impatient_app")
     run = site.submit(WAITING)
     run.wait_for_note("began")
     began = time.monotonic()

@@ -6,8 +6,12 @@ from __future__ import annotations
 import socket
 import threading
 from contextlib import suppress
+from typing import Any
 
 import pytest
+
+from tests.support.site.server import Server
+from tests.support.site.site import Site
 
 HOLDING = """
     @step
@@ -90,7 +94,7 @@ class Wire:
 
 
 @pytest.fixture
-def wire(server):
+def wire(server: Server):
     made = Wire(server.address)
     yield made
     made.close()
@@ -98,11 +102,10 @@ def wire(server):
 
 @pytest.mark.parametrize("silent", [True, False], ids=["in silence", "by closing"])
 def test_a_worker_that_was_cut_off_past_its_lease_cannot_commit_what_another_one_took_over(
-    server_site, wire, silent
-):
+    server_site: Site, wire: Any, silent: bool
+) -> None:
     site = server_site
-    site.add_worker(slots=1, redis_url=wire.url)
-    site.coordinate()
+    site.at_work(slots=1, redis_url=wire.url)
     run = site.submit(HOLDING)
     run.wait_for_note("began-1")
     site.add_worker(slots=1)
@@ -124,7 +127,9 @@ def test_a_worker_that_was_cut_off_past_its_lease_cannot_commit_what_another_one
 
 
 @pytest.mark.parametrize("silent", [True, False], ids=["in silence", "by closing"])
-def test_a_worker_that_was_cut_off_commits_late_if_nobody_took_over(server_site, wire, silent):
+def test_a_worker_that_was_cut_off_commits_late_if_nobody_took_over(
+    server_site: Site, wire: Any, silent: bool
+) -> None:
     site = server_site
     site.add_worker(slots=1, redis_url=wire.url)
     run = site.submit(HOLDING)
@@ -145,12 +150,11 @@ def test_a_worker_that_was_cut_off_commits_late_if_nobody_took_over(server_site,
 
 
 def test_a_worker_whose_connections_die_in_silence_keeps_its_lease_through_others(
-    server_site, wire
-):
+    server_site: Site, wire: Any
+) -> None:
     """As when a firewall between them has forgotten the connections: the worker is told nothing."""
     site = server_site
-    site.add_worker(slots=1, redis_url=wire.url)
-    site.coordinate()
+    site.at_work(slots=1, redis_url=wire.url)
     run = site.submit(HOLDING)
     run.wait_for_note("began-1")
 

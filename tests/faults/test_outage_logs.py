@@ -6,11 +6,15 @@ import threading
 
 import pytest
 
+from tests.support.fixtures import WaitUntil
+from tests.support.site.server import Server
+from tests.support.site.site import Site
+
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_an_outage_is_one_line_when_it_begins_and_one_when_it_is_over(
-    server, server_site, wait_until, pool
-):
+    server: Server, server_site: Site, wait_until: WaitUntil, pool: str
+) -> None:
     site = server_site
     worker = site.add_worker(pool=pool)
     site.start_coordinator()
@@ -19,10 +23,6 @@ def test_an_outage_is_one_line_when_it_begins_and_one_when_it_is_over(
         def hold():
             note("began")
             wait_for("go")
-
-        @pipeline
-        def holding():
-            hold()
     """)
     run.wait_for_note("began")
     run.wait(lambda _: run.ledger.active_runs())

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 import pytest
+
+from tests.support.site.site import Site
 
 HIT = """
     @step(timeout=600, retries={retries})
@@ -35,7 +38,7 @@ DEADLY = [
 
 
 @pytest.mark.parametrize("signum", [*RAISED, *DEADLY], ids=str)
-def test_a_signal_from_outside_is_told_as_what_it_was(shared, signum):
+def test_a_signal_from_outside_is_told_as_what_it_was(shared: Site, signum: Any) -> None:
     run = shared.submit(HIT.format(retries=1))
     os.kill(int(run.wait_for_note("pid")), signum)
 
@@ -51,7 +54,7 @@ def test_a_signal_from_outside_is_told_as_what_it_was(shared, signum):
 
 
 @pytest.mark.parametrize("signum", RAISED, ids=str)
-def test_a_signal_from_outside_costs_a_retry(shared, signum):
+def test_a_signal_from_outside_costs_a_retry(shared: Site, signum: int) -> None:
     run = shared.submit(HIT.format(retries=0))
     os.kill(int(run.wait_for_note("pid")), signum)
 
@@ -78,7 +81,9 @@ CAUGHT = """
 
 
 @pytest.mark.parametrize("signum", RAISED[:2], ids=str)
-def test_a_step_that_outlives_a_signal_from_outside_can_still_time_out(shared, signum):
+def test_a_step_that_outlives_a_signal_from_outside_can_still_time_out(
+    shared: Site, signum: Any
+) -> None:
     run = shared.submit(CAUGHT)
     os.kill(int(run.wait_for_note("pid")), signum)
 
@@ -111,7 +116,9 @@ STOLEN = """
         "faulthandler.register(signal.SIGUSR1)",
     ],
 )
-def test_a_step_that_takes_our_signal_keeps_no_later_one_from_timing_out(site, how):
+def test_a_step_that_takes_our_signal_keeps_no_later_one_from_timing_out(
+    site: Site, how: str
+) -> None:
     site.add_workers(1, slots=1)
     run = site.submit(STOLEN.format(how=how))
 

@@ -11,6 +11,9 @@ import psutil
 import pytest
 
 from orchestrator.attempt_id import AttemptId
+from tests.support.fixtures import WaitUntil
+from tests.support.site.server import Server
+from tests.support.site.site import NewSite, Site
 
 # A library that can be set up once in a process only, as numpy; the first time that takes until its
 # step is to stop.
@@ -41,15 +44,14 @@ if not began.exists():
 
 
 def test_a_stop_that_lands_in_an_import_leaves_the_process_whole_for_the_next_run(
-    new_site, wait_until
-):
+    new_site: NewSite, wait_until: WaitUntil
+) -> None:
     site = new_site(timeout_grace_s=10.0)
     library = site.folder / "once"
     library.mkdir()
     for name, text in LIBRARY.items():
         (library / name).write_text(text)
-    worker = site.add_worker(slots=1)
-    site.coordinate()
+    worker = site.at_work(slots=1)
     (child,) = worker.children()
     source = """
         def work():
@@ -77,10 +79,9 @@ def test_a_stop_that_lands_in_an_import_leaves_the_process_whole_for_the_next_ru
     assert site.value(record, "work") == child.pid
 
 
-def test_a_step_that_was_asked_to_end_tidies_up_undisturbed(new_site):
+def test_a_step_that_was_asked_to_end_tidies_up_undisturbed(new_site: NewSite) -> None:
     site = new_site(timeout_grace_s=10.0)
-    site.add_worker(slots=1)
-    site.coordinate()
+    site.at_work(slots=1)
     run = site.submit("""
         from orchestrator.worker import interruption
 
@@ -116,8 +117,8 @@ def test_a_step_that_was_asked_to_end_tidies_up_undisturbed(new_site):
 
 
 def test_what_the_next_step_of_a_process_starts_is_not_stopped_with_a_step_that_has_just_ended(
-    site, wait_until
-):
+    site: Site, wait_until: WaitUntil
+) -> None:
     (site.folder / "late_app.py").write_text("""
 import pathlib, time
 from orchestrator.worker.main import stopping
@@ -138,8 +139,7 @@ def tell_and_note(*told):
 
 stopping.current_process, stopping._tell = late, tell_and_note
 """)
-    site.add_worker(slots=1, app="late_app")
-    site.coordinate()
+    site.at_work(slots=1, app="late_app")
     run = site.submit("""
         def work():
             while not context.should_stop:  # it is not asked: who asks is late
@@ -174,8 +174,8 @@ stopping.current_process, stopping._tell = late, tell_and_note
 
 
 def test_a_worker_that_ends_while_its_server_is_away_says_so_at_a_calm_pace(
-    server, server_site, wait_until
-):
+    server: Server, server_site: Site, wait_until: WaitUntil
+) -> None:
     site = server_site
     (site.folder / "telling_app.py").write_text("""
 from celery.signals import worker_shutdown
@@ -209,7 +209,7 @@ def tell(**_):
     assert worker.is_alive
 
 
-def test_a_solo_pool_hands_its_step_over_and_keeps_no_message(site):
+def test_a_solo_pool_hands_its_step_over_and_keeps_no_message(site: Site) -> None:
     site.coordinate()
     # All messages lie there before the worker comes, so that it begins with the one that goes
     # first.
@@ -278,12 +278,11 @@ DIVIDING = """
     "error", ["MemoryError('no room')", "OSError(28, 'No space left on device')"]
 )
 def test_an_attempt_at_which_our_own_code_fails_is_replaced_at_once_and_the_record_says_why(
-    new_site, error, pool
-):
+    new_site: NewSite, error: str, pool: str
+) -> None:
     site = new_site(lease_s=60.0)
     (site.folder / "broken_app.py").write_text(BROKEN.format(error=error))
-    worker = site.add_worker(app="broken_app", pool=pool)
-    site.coordinate()
+    worker = site.at_work(app="broken_app", pool=pool)
     beside = site.submit(BESIDE)
     beside.wait_for_note("began")
 
@@ -304,14 +303,13 @@ def test_an_attempt_at_which_our_own_code_fails_is_replaced_at_once_and_the_reco
     assert beside.ended().state == "succeeded"
 
 
-def test_no_secret_is_told_of_an_attempt_at_which_our_own_code_fails(new_site):
+def test_no_secret_is_told_of_an_attempt_at_which_our_own_code_fails(new_site: NewSite) -> None:
     token = "s3cr3t of the run"
     site = new_site(lease_s=60.0)
     (site.folder / "telling_app.py").write_text(
         BROKEN.replace("raise {error}", 'raise OSError(28, f"cannot keep {error}") from error')
     )
-    worker = site.add_worker(app="telling_app", slots=1)
-    site.coordinate()
+    worker = site.at_work(app="telling_app", slots=1)
 
     run = site.submit(
         """
@@ -336,7 +334,7 @@ def test_no_secret_is_told_of_an_attempt_at_which_our_own_code_fails(new_site):
     assert token not in worker.log + str(lost.fields)
 
 
-def test_a_worker_outlives_that_its_own_code_fails_and_cannot_even_say_so(site):
+def test_a_worker_outlives_that_its_own_code_fails_and_cannot_even_say_so(site: Site) -> None:
     (site.folder / "speechless_app.py").write_text(
         BROKEN.format(error="MemoryError")
         + """
@@ -348,8 +346,7 @@ def fail_too(*told, **more):
 Ledger.report_lost = fail_too
 """
     )
-    worker = site.add_worker(app="speechless_app")
-    site.coordinate()
+    worker = site.at_work(app="speechless_app")
     beside = site.submit(BESIDE)
     beside.wait_for_note("began")
 
@@ -363,8 +360,8 @@ Ledger.report_lost = fail_too
 
 
 def test_an_attempt_that_could_not_be_claimed_is_sent_again_at_the_pace_of_the_coordinators(
-    site, wait_until
-):
+    site: Site, wait_until: WaitUntil
+) -> None:
     (site.folder / "stubborn_app.py").write_text("""
 import pathlib
 from orchestrator.ledger.ledger import Ledger
@@ -382,8 +379,7 @@ def fail(self, attempt, *more):
 
 Ledger.claim = fail
 """)
-    site.add_worker(app="stubborn_app", slots=1)
-    site.coordinate()
+    site.at_work(app="stubborn_app", slots=1)
 
     run = site.submit(DIVIDING.replace("context.attempt - 1", "2"))
 
@@ -393,7 +389,7 @@ Ledger.claim = fail
     assert moments[1] - moments[0] > 1_000_000 * site.settings.message_lost_after_s / 2
 
 
-def test_a_log_that_cannot_be_shipped_is_not_shipped_with_the_next_one(site):
+def test_a_log_that_cannot_be_shipped_is_not_shipped_with_the_next_one(site: Site) -> None:
     (site.folder / "mute_app.py").write_text("""
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.worker.child import capture
@@ -409,8 +405,7 @@ def fail(self, attempt, token, lines, limit, before):
 
 Ledger.append_log = fail
 """)
-    site.add_worker(slots=1, app="mute_app")
-    site.coordinate()
+    site.at_work(slots=1, app="mute_app")
     run = site.submit("""
         def tell():
             print("secret" if context.attempt == 1 else "open")
@@ -425,9 +420,10 @@ Ledger.append_log = fail
     assert run.ledger.log_lines(AttemptId(run.run_id, "tell", 2)) == ["open"]
 
 
-def test_steps_that_obey_while_their_worker_ends_are_heard_beside_silent_ones(site, wait_until):
-    worker = site.add_worker(slots=5)
-    site.coordinate()
+def test_steps_that_obey_while_their_worker_ends_are_heard_beside_silent_ones(
+    site: Site, wait_until: WaitUntil
+) -> None:
+    worker = site.at_work(slots=5)
     runs = [site.submit(BESIDE) for _ in range(5)]
     for run in runs:
         run.wait_for_note("began")

@@ -15,6 +15,9 @@ import redis
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.connection import connect
 from orchestrator.refusals import REFUSALS, TOO_MANY_CLIENTS, ServerRefuses
+from tests.support.fixtures import WaitUntil
+from tests.support.site.server import Server
+from tests.support.site.site import Site
 
 WORKING = """
     @step
@@ -138,8 +141,8 @@ HARMS: dict[str, Callable[[Any, redis.Redis], object]] = {
 
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_server_that_refuses_for_longer_than_a_lease_costs_no_attempt(
-    lasting_server_site, wait_until, harm
-):
+    lasting_server_site: tuple[Server, Site], wait_until: WaitUntil, harm: Any
+) -> None:
     server, site = lasting_server_site
     main_processes = [worker.process.pid for worker in site.workers]
     run = site.submit(WORKING)
@@ -186,7 +189,9 @@ def wait_for_refusal(client: redis.Redis, wait_until: Callable[..., None]) -> Se
     return found[0]
 
 
-def test_several_calls_in_one_round_trip_are_all_made_again(lasting_server_site):
+def test_several_calls_in_one_round_trip_are_all_made_again(
+    lasting_server_site: tuple[Server, Site],
+) -> None:
     server, _ = lasting_server_site
     with connect(server.url, retries=20) as client, connect(server.url, retries=0) as operator:
         for transaction in (False, True):
@@ -207,12 +212,13 @@ from orchestrator.worker.app import app
 """
 
 
-def test_finished_work_is_recorded_however_long_that_takes(server_site, wait_until):
+def test_finished_work_is_recorded_however_long_that_takes(
+    server_site: Site, wait_until: WaitUntil
+) -> None:
     """A call of the ledger is given up after a while, and a commit is then begun anew."""
     site = server_site
     (site.folder / "impatient_app.py").write_text(IMPATIENT_APP)
-    worker = site.add_worker(app="impatient_app")
-    site.coordinate()
+    worker = site.at_work(app="impatient_app")
     run = site.submit(WORKING)
     run.wait_for_note("began")
 

@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.messages.dispatch import Dispatcher
+from tests.support.site.site import Site
 
 HARMED = """
     def harm():
@@ -95,7 +96,7 @@ def assert_goes_on(run, outcomes, repairs=()):
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_run_is_resumed_after(shared, harm):
+def test_a_run_is_resumed_after(shared: Site, harm: str) -> None:
     what, options, pipeline_options, do, state, outcomes = HARMS[harm]
     run = shared.submit(
         HARMED.format(harm=what, options=options, pipeline_options=pipeline_options)
@@ -110,7 +111,7 @@ def test_a_run_is_resumed_after(shared, harm):
     assert_goes_on(run, outcomes, repairs)
 
 
-def test_a_run_is_resumed_after_its_step_has_lost_too_many_workers(site):
+def test_a_run_is_resumed_after_its_step_has_lost_too_many_workers(site: Site) -> None:
     site.coordinate()
     worker = site.add_worker(slots=1)
     run = site.submit(HARMED.format(harm=HANG, options="(lost_attempts=1)", pipeline_options=""))
@@ -124,7 +125,7 @@ def test_a_run_is_resumed_after_its_step_has_lost_too_many_workers(site):
     assert_goes_on(run, ["lost"])
 
 
-def test_a_run_is_resumed_after_its_step_has_waited_too_long_for_a_worker(site):
+def test_a_run_is_resumed_after_its_step_has_waited_too_long_for_a_worker(site: Site) -> None:
     site.coordinate()
     run = site.submit("""
         @step(queue_timeout=1)
@@ -134,10 +135,6 @@ def test_a_run_is_resumed_after_its_step_has_waited_too_long_for_a_worker(site):
         @step
         def below(value):
             return value
-
-        @pipeline
-        def waiting():
-            below(patient())
     """)
     assert run.ended().state == "failed"
     site.add_worker(slots=1)
@@ -149,7 +146,9 @@ def test_a_run_is_resumed_after_its_step_has_waited_too_long_for_a_worker(site):
     assert site.value(record, "below") == 2
 
 
-def test_a_run_that_is_resumed_while_its_old_attempt_wakes_is_not_disturbed_by_it(site):
+def test_a_run_that_is_resumed_while_its_old_attempt_wakes_is_not_disturbed_by_it(
+    site: Site,
+) -> None:
     """The worker is frozen, its step cancelled, the lease over, the run resumed: then the old
     attempt goes on."""
     site.coordinate()
@@ -161,10 +160,6 @@ def test_a_run_that_is_resumed_while_its_old_attempt_wakes_is_not_disturbed_by_i
             wait_for(f"go-{context.attempt}")
             print("attempt", context.attempt)
             return context.attempt
-
-        @pipeline
-        def holding():
-            hold()
     """)
     run.wait_for_note("began-1")
     frozen.halt()

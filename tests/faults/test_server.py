@@ -6,6 +6,8 @@ from __future__ import annotations
 import threading
 
 from orchestrator.attempt_id import AttemptId
+from tests.support.site.server import Server
+from tests.support.site.site import Site
 
 WORKING = """
     @step
@@ -61,10 +63,9 @@ def has_begun(run):
     )
 
 
-def test_connections_cut_in_the_middle_of_a_step_do_no_harm(server_site):
+def test_connections_cut_in_the_middle_of_a_step_do_no_harm(server_site: Site) -> None:
     site = server_site
-    site.add_worker()
-    site.coordinate()
+    site.at_work()
     run = site.submit("""
         @step
         def hold():
@@ -92,7 +93,7 @@ def test_connections_cut_in_the_middle_of_a_step_do_no_harm(server_site):
     assert all(len(step.attempts) == 1 for step in record.steps.values())
 
 
-def test_connections_cut_again_and_again_cost_messages_at_most(server_site):
+def test_connections_cut_again_and_again_cost_messages_at_most(server_site: Site) -> None:
     site = server_site
     site.add_workers(2)
     site.coordinate()
@@ -113,8 +114,8 @@ def test_connections_cut_again_and_again_cost_messages_at_most(server_site):
 
 
 def test_a_server_that_is_killed_and_started_again_loses_nothing_and_repeats_nothing(
-    server, server_site
-):
+    server: Server, server_site: Site
+) -> None:
     site = server_site
     site.add_workers(2)
     site.coordinate()
@@ -137,7 +138,9 @@ def test_a_server_that_is_killed_and_started_again_loses_nothing_and_repeats_not
     assert run.ledger.log_lines(AttemptId(run.run_id, "hold", 1)) == ["before", "after"]
 
 
-def test_a_server_that_is_paused_for_longer_than_a_lease_costs_no_attempt(server, server_site):
+def test_a_server_that_is_paused_for_longer_than_a_lease_costs_no_attempt(
+    server: Server, server_site: Site
+) -> None:
     site = server_site
     site.add_workers(2)
     site.coordinate()
@@ -156,10 +159,11 @@ def test_a_server_that_is_paused_for_longer_than_a_lease_costs_no_attempt(server
     assert site.value(record, "total") == TOTAL
 
 
-def test_a_worker_takes_steps_again_soon_after_its_server_was_away_for_long(server, server_site):
+def test_a_worker_takes_steps_again_soon_after_its_server_was_away_for_long(
+    server: Server, server_site: Site
+) -> None:
     site = server_site
-    site.add_worker()
-    site.coordinate()
+    site.at_work()
     site.submit(WORKING.replace('wait_for("go")', "pass")).wait()
 
     server.kill()
@@ -173,12 +177,11 @@ def test_a_worker_takes_steps_again_soon_after_its_server_was_away_for_long(serv
 
 
 def test_a_step_that_a_child_begins_after_its_worker_had_to_connect_anew_keeps_its_lease(
-    server_site,
-):
+    server_site: Site,
+) -> None:
     """The child got the message and had not answered yet when the connection broke."""
     site = server_site
-    worker = site.add_worker(slots=1)
-    site.coordinate()
+    worker = site.at_work(slots=1)
     first = site.submit(HOLDING.replace('wait_for("go")', "pass"))
     first.wait()
     first.wait(

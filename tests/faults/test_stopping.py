@@ -6,6 +6,8 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.messages.dispatch import Dispatcher
+from tests.support.site.server import Server
+from tests.support.site.site import NewSite, Site
 
 ENDED_WHEN_ASKED = "it ended when asked"
 KILLED = "killed after a grace of 0.5 s"
@@ -67,7 +69,9 @@ def submit(site, name, options=""):
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_cancelled_step_is_gone_soon_with_all_it_started_and_the_record_says_how(shared, name):
+def test_a_cancelled_step_is_gone_soon_with_all_it_started_and_the_record_says_how(
+    shared: Site, name: str
+) -> None:
     run, how = submit(shared, name)
 
     run.ledger.cancel(run.run_id, "enough")
@@ -85,7 +89,9 @@ def test_a_cancelled_step_is_gone_soon_with_all_it_started_and_the_record_says_h
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_step_that_takes_too_long_is_gone_soon_with_all_it_started(shared, name):
+def test_a_step_that_takes_too_long_is_gone_soon_with_all_it_started(
+    shared: Site, name: str
+) -> None:
     run, how = submit(shared, name, ", timeout=1")
 
     record = run.ended()
@@ -101,9 +107,8 @@ def test_a_step_that_takes_too_long_is_gone_soon_with_all_it_started(shared, nam
     assert record.steps["below"].state == "upstream_failed"
 
 
-def test_a_pool_that_cannot_end_a_step_says_so_and_asks_it(site):
-    worker = site.add_worker(pool="threads")
-    site.coordinate()
+def test_a_pool_that_cannot_end_a_step_says_so_and_asks_it(site: Site) -> None:
+    worker = site.at_work(pool="threads")
     source = """
         def obey():
             note("began")
@@ -147,7 +152,7 @@ def test_a_pool_that_cannot_end_a_step_says_so_and_asks_it(site):
     )
 
 
-def test_one_step_of_a_run_can_be_cancelled_and_the_rest_goes_on(shared):
+def test_one_step_of_a_run_can_be_cancelled_and_the_rest_goes_on(shared: Site) -> None:
     run = shared.submit("""
         @step
         def slow():
@@ -181,7 +186,9 @@ def test_one_step_of_a_run_can_be_cancelled_and_the_rest_goes_on(shared):
     assert record.steps["slow"].cancel_reason == "not needed"
 
 
-def test_a_cancelled_step_whose_server_was_away_is_waited_for_until_it_is_gone(server, server_site):
+def test_a_cancelled_step_whose_server_was_away_is_waited_for_until_it_is_gone(
+    server: Server, server_site: Site
+) -> None:
     """Nobody could renew meanwhile. A resume would begin another attempt beside the one that is
     being stopped."""
     site = server_site
@@ -228,11 +235,10 @@ def test_a_cancelled_step_whose_server_was_away_is_waited_for_until_it_is_gone(s
     ids=["it returns", "it raises", "its process dies", "it has timed out"],
 )
 def test_a_step_that_ends_before_its_worker_hears_that_it_is_cancelled_is_over_at_once(
-    new_site, monkeypatch, end, option, how
-):
+    new_site: NewSite, monkeypatch: pytest.MonkeyPatch, end: str, option: str, how: str
+) -> None:
     site = new_site(lease_s=20.0, timeout_grace_s=1.5)
-    site.add_worker()
-    site.coordinate()
+    site.at_work()
     run = site.submit(f"""
         def end():
             note("began")

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.artifacts.marker import MARKER, read_marker, write_marker
 from orchestrator.ledger.store_id import recorded_store
+from tests.support.site.site import NewSite
 
 
 def refused(site, **changes) -> str:
@@ -28,7 +29,9 @@ def refused(site, **changes) -> str:
     return said
 
 
-def test_workers_that_do_not_see_the_same_folder_are_refused_in_one_sentence(new_site, tmp_path):
+def test_workers_that_do_not_see_the_same_folder_are_refused_in_one_sentence(
+    new_site: NewSite, tmp_path: Path
+) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     site = new_site(artifact_dir=first)
     worker = site.add_worker(slots=1)
@@ -53,7 +56,9 @@ def test_workers_that_do_not_see_the_same_folder_are_refused_in_one_sentence(new
     site.add_worker(slots=1, artifact_dir=first)
 
 
-def test_a_store_outlives_its_redis_and_may_move_with_its_marker(new_site, tmp_path):
+def test_a_store_outlives_its_redis_and_may_move_with_its_marker(
+    new_site: NewSite, tmp_path: Path
+) -> None:
     old, moved = tmp_path / "old", tmp_path / "moved"
     one = new_site(artifact_dir=old)
     one.add_worker(slots=1)
@@ -67,7 +72,9 @@ def test_a_store_outlives_its_redis_and_may_move_with_its_marker(new_site, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["a file", "a damaged marker", "below a file"])
-def test_a_folder_that_cannot_be_used_is_refused_in_one_sentence(new_site, tmp_path, kind: str):
+def test_a_folder_that_cannot_be_used_is_refused_in_one_sentence(
+    new_site: NewSite, tmp_path: Path, kind: str
+) -> None:
     folder = tmp_path / "folder"
     if kind == "a damaged marker":
         folder.mkdir()
@@ -82,7 +89,7 @@ def test_a_folder_that_cannot_be_used_is_refused_in_one_sentence(new_site, tmp_p
     assert str(folder) in said
 
 
-def test_of_many_who_mark_a_folder_at_once_all_get_the_same_id(tmp_path: Path):
+def test_of_many_who_mark_a_folder_at_once_all_get_the_same_id(tmp_path: Path) -> None:
     found: list[str] = []
     barrier = threading.Barrier(16)
 
@@ -101,7 +108,9 @@ def test_of_many_who_mark_a_folder_at_once_all_get_the_same_id(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == [MARKER]
 
 
-def test_a_worker_whose_name_is_taken_is_refused_and_one_that_was_killed_is_followed(new_site):
+def test_a_worker_whose_name_is_taken_is_refused_and_one_that_was_killed_is_followed(
+    new_site: NewSite,
+) -> None:
     site = new_site()
     worker = site.add_worker(slots=1)
     name = site.card(worker).worker

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,8 @@ from orchestrator.artifacts.marker import MARKER
 from orchestrator.ledger.presence import present_workers
 from orchestrator.record.run import read_record
 from orchestrator.runs.reasons import explain, look_around
+from tests.support.fixtures import WaitUntil
+from tests.support.site.site import NewSite, Site
 
 STORE_BYTES = 2 * 1024 * 1024
 GIVES = """
@@ -97,11 +100,12 @@ HARMS: dict[str, tuple[Callable[[Store], None], Callable[[Store], None], str]] =
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_store_that_cannot_be_used_costs_the_step_nothing(new_site, store, wait_until, harm: str):
+def test_a_store_that_cannot_be_used_costs_the_step_nothing(
+    new_site: NewSite, store: Any, wait_until: WaitUntil, harm: str
+) -> None:
     do_harm, undo, why = HARMS[harm]
     site = new_site(artifact_dir=store.root)
-    worker = site.add_worker(slots=1)
-    site.coordinate()
+    worker = site.at_work(slots=1)
     do_harm(store)
 
     run = site.submit(GIVES.format(options=", retries=0, lost_attempts=2"))
@@ -128,10 +132,11 @@ def test_a_store_that_cannot_be_used_costs_the_step_nothing(new_site, store, wai
     assert site.value(record, "take") == 300_000
 
 
-def test_a_step_that_may_never_run_twice_fails_and_names_the_store(new_site, store):
+def test_a_step_that_may_never_run_twice_fails_and_names_the_store(
+    new_site: NewSite, store: Any
+) -> None:
     site = new_site(artifact_dir=store.root)
-    site.add_worker(slots=1)
-    site.coordinate()
+    site.at_work(slots=1)
     store.fill()
 
     run = site.submit(GIVES.format(options=", retries=3, lost_attempts=1"))
@@ -146,11 +151,10 @@ def test_a_step_that_may_never_run_twice_fails_and_names_the_store(new_site, sto
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_an_input_that_cannot_be_read_is_no_fault_of_its_reader(
-    new_site, store, wait_until, pool: str
-):
+    new_site: NewSite, store: Any, wait_until: WaitUntil, pool: str
+) -> None:
     site = new_site(artifact_dir=store.root)
-    site.add_worker(slots=1, pool=pool)
-    site.coordinate()
+    site.at_work(slots=1, pool=pool)
     run = site.submit("""
         def give():
             return os.urandom(300_000)
@@ -180,10 +184,11 @@ def test_an_input_that_cannot_be_read_is_no_fault_of_its_reader(
     assert site.value(record, "take") == 300_000
 
 
-def test_an_artifact_that_is_gone_from_a_good_store_fails_its_reader(new_site, store):
+def test_an_artifact_that_is_gone_from_a_good_store_fails_its_reader(
+    new_site: NewSite, store: Any
+) -> None:
     site = new_site(artifact_dir=store.root)
-    site.add_worker(slots=1)
-    site.coordinate()
+    site.at_work(slots=1)
     run = site.submit("""
         import shutil
 
@@ -218,7 +223,7 @@ def test_an_artifact_that_is_gone_from_a_good_store_fails_its_reader(new_site, s
         'context.checkpoint_dir; raise OSError(28, "No space left on device")',
     ],
 )
-def test_an_error_of_the_users_own_code_is_the_users(shared, raising: str):
+def test_an_error_of_the_users_own_code_is_the_users(shared: Site, raising: str) -> None:
     run = shared.submit(f"""
         def work():
             {raising}
@@ -233,10 +238,11 @@ def test_an_error_of_the_users_own_code_is_the_users(shared, raising: str):
     assert all(card.queues for card in present_workers(shared.client, shared.settings.key_prefix))
 
 
-def test_a_checkpoint_that_does_not_fit_is_the_stores_fault(new_site, store, wait_until):
+def test_a_checkpoint_that_does_not_fit_is_the_stores_fault(
+    new_site: NewSite, store: Any, wait_until: WaitUntil
+) -> None:
     site = new_site(artifact_dir=store.root)
-    site.add_worker(slots=1)
-    site.coordinate()
+    site.at_work(slots=1)
     run = site.submit("""
         def work():
             folder = context.checkpoint_dir
@@ -258,14 +264,15 @@ def test_a_checkpoint_that_does_not_fit_is_the_stores_fault(new_site, store, wai
     assert run.ended().state == "succeeded", run.story()
 
 
-def test_one_bad_host_does_not_poison_its_pool(new_site, store, wait_until, tmp_path):
+def test_one_bad_host_does_not_poison_its_pool(
+    new_site: NewSite, store: Any, wait_until: WaitUntil, tmp_path: Path
+) -> None:
     good = tmp_path / "good"
     site = new_site(artifact_dir=good)
     site.add_worker(slots=1)
     # the same store for all that can be seen, on another disk
     shutil.copy(good / MARKER, store.root / MARKER)
-    bad = site.add_worker(slots=2, artifact_dir=store.root)
-    site.coordinate()
+    bad = site.at_work(slots=2, artifact_dir=store.root)
     store.fill()
 
     run = site.submit("""

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from orchestrator.attempt_id import AttemptId
+from tests.support.site.site import Site
 
 GONE = r"^the lease of worker w\d\.\S+ ran out \d\.\d s ago$"
 
@@ -63,9 +64,10 @@ RUNNING_LONG = """
 """
 
 
-def test_what_a_killed_worker_had_started_is_gone_in_seconds_and_its_steps_run_elsewhere(site):
-    doomed = site.add_worker(slots=4)
-    site.coordinate()
+def test_what_a_killed_worker_had_started_is_gone_in_seconds_and_its_steps_run_elsewhere(
+    site: Site,
+) -> None:
+    doomed = site.at_work(slots=4)
     run = site.submit(RUNNING_LONG)
     for name in ("plain", "commands", "daemon", "busy"):
         run.wait_for_note(f"{name}-began")
@@ -84,7 +86,9 @@ def test_what_a_killed_worker_had_started_is_gone_in_seconds_and_its_steps_run_e
     assert {event.fields["error"]["type"] for event in run.events("attempt.lost")} == {"HostLost"}
 
 
-def test_what_a_dead_child_left_to_a_worker_that_hangs_is_gone_when_the_worker_is_killed(site):
+def test_what_a_dead_child_left_to_a_worker_that_hangs_is_gone_when_the_worker_is_killed(
+    site: Site,
+) -> None:
     doomed = site.add_worker(slots=1)
     run = site.submit("""
         @step
@@ -129,8 +133,8 @@ def watched_by(process):
 
 
 def test_a_worker_that_loses_its_parent_leaves_nothing_of_a_step_that_starts_processes_all_the_time(
-    site,
-):
+    site: Site,
+) -> None:
     (site.folder / "orphaned_app.py").write_text("""
 import os, pathlib
 from orchestrator.worker.app import app
@@ -153,9 +157,8 @@ os.getppid = lambda: 1 if os.getpid() == main_pid and (FOLDER / "orphaned").exis
     run.ledger.cancel(run.run_id, "its test is over")
 
 
-def test_a_frozen_worker_that_wakes_after_its_lease_can_commit_nothing(site):
-    frozen = site.add_worker(slots=1)
-    site.coordinate()
+def test_a_frozen_worker_that_wakes_after_its_lease_can_commit_nothing(site: Site) -> None:
+    frozen = site.at_work(slots=1)
     run = site.submit("""
         @step
         def end():
@@ -196,9 +199,8 @@ def test_a_frozen_worker_that_wakes_after_its_lease_can_commit_nothing(site):
     assert run.ledger.log_lines(AttemptId(run.run_id, "end", 1)) == ["attempt 1 begins"]
 
 
-def test_a_frozen_worker_that_wakes_after_its_lease_stops_what_it_runs(site):
-    frozen = site.add_worker(slots=1)
-    site.coordinate()
+def test_a_frozen_worker_that_wakes_after_its_lease_stops_what_it_runs(site: Site) -> None:
+    frozen = site.at_work(slots=1)
     run = site.submit("""
         @step
         def end():
@@ -272,14 +274,15 @@ orchestrator.worker.tasks.run_attempt = run_attempt_later
 
 
 @pytest.mark.parametrize("where", ["main process", "child"])
-def test_a_message_that_dies_with_its_worker_before_the_claim_is_sent_again(site, where):
+def test_a_message_that_dies_with_its_worker_before_the_claim_is_sent_again(
+    site: Site, where: str
+) -> None:
     (site.folder / "holding_app.py").write_text(HOLDING_APP.format(where=where))
     holding = site.add_worker(app="holding_app", slots=1)
     run = site.submit(PLAIN)
     run.wait(lambda _: (site.folder / "held").exists())
     holding.halt()
-    other = site.add_worker(slots=1)
-    site.coordinate()
+    other = site.at_work(slots=1)
     holding.kill()
 
     record = run.ended(
@@ -297,7 +300,7 @@ def test_a_message_that_dies_with_its_worker_before_the_claim_is_sent_again(site
     assert site.value(record, "end").startswith(other.name)
 
 
-def test_a_child_that_wakes_with_an_old_message_gets_no_claim(site):
+def test_a_child_that_wakes_with_an_old_message_gets_no_claim(site: Site) -> None:
     (site.folder / "waking_app.py").write_text("""
 import os, pathlib, signal
 import orchestrator.worker.tasks
@@ -314,8 +317,7 @@ def wake_late(*arguments):
 
 orchestrator.worker.tasks.run_attempt = wake_late
 """)
-    late = site.add_worker(app="waking_app", slots=1)
-    site.coordinate()
+    late = site.at_work(app="waking_app", slots=1)
     run = site.submit(PLAIN)
     (child,) = late.children()
     run.wait(lambda _: child.status() == "stopped")
@@ -352,11 +354,12 @@ Dispatcher.send = die_before_it_sends
 
 
 @pytest.mark.parametrize("who", ["child", "worker"])
-def test_what_a_commit_made_ready_is_sent_though_its_process_dies_before_it_sends_it(site, who):
+def test_what_a_commit_made_ready_is_sent_though_its_process_dies_before_it_sends_it(
+    site: Site, who: str
+) -> None:
     pid = "os.getpid()" if who == "child" else "os.getppid()"
     (site.folder / "dispatching_app.py").write_text(DISPATCHING_APP.format(pid=pid))
-    doomed = site.add_worker(app="dispatching_app", slots=1)
-    site.coordinate()
+    doomed = site.at_work(app="dispatching_app", slots=1)
     run = site.submit("""
         @step
         def begin():
@@ -388,7 +391,9 @@ def test_what_a_commit_made_ready_is_sent_though_its_process_dies_before_it_send
     assert site.value(record, "end") == 3
 
 
-def test_a_step_that_kills_every_worker_fails_after_its_budget_and_another_run_is_unharmed(site):
+def test_a_step_that_kills_every_worker_fails_after_its_budget_and_another_run_is_unharmed(
+    site: Site,
+) -> None:
     site.add_workers(2, slots=1)
     site.coordinate()
     poison = site.submit("""
@@ -424,8 +429,8 @@ def test_a_step_that_kills_every_worker_fails_after_its_budget_and_another_run_i
     assert record.state == "failed"
     assert [attempt.outcome for attempt in record.steps["kill"].attempts] == ["lost"] * 3
     error = record.steps["kill"].attempts[-1].error
-    assert error["type"] == "HostLost"
-    assert error["message"].endswith(
+    assert error.type == "HostLost"
+    assert error.message.endswith(
         "is gone: host lost, no sign of life for 1.5 s (lost attempt 3 of 3: it is not tried again)"
     )
     assert (

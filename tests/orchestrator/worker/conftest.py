@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,11 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from celery import Celery
 
-from orchestrator.artifacts.outputs import decode_output
-from orchestrator.artifacts.values import ArtifactStore
-from orchestrator.attempt_id import AttemptId
 from orchestrator.definition.loading import load
 from orchestrator.definition.model import Pipeline
 from orchestrator.ledger.connection import connect
@@ -29,69 +24,19 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import present_workers
 from orchestrator.local.workers import LocalWorkers, local_workers
 from orchestrator.messages.app import create_app
-from orchestrator.plan.compile import compile_pipeline
-from orchestrator.record.run import RunRecord, read_skeleton
-from orchestrator.runs.submission import submit
-from orchestrator.runs.visiting import Visitor
+from orchestrator.record.run import RunRecord
 from orchestrator.settings.model import PoolSettings, Settings
+from tests.support.worker_runs import LIMIT_S, Runs, states_in
 
-LIMIT_S = 120.0
 CELERY = str(Path(sys.executable).with_name("celery"))
 ROOT = Path(__file__).parents[3]
 _module_numbers = itertools.count(1)
 
 
-class Runs:
-    """Submits pipelines to the queues that `settings` name, and follows them as a coordinator
-    does."""
-
-    def __init__(self, settings: Settings, ledger: Ledger, app: Celery) -> None:
-        self.settings, self.ledger, self.app = settings, ledger, app
-        self._visitor = Visitor(ledger, app, settings)
-        self._store = ArtifactStore.in_folder(settings.artifact_root)
-
-    def submit(self, pipeline: Pipeline) -> str:
-        return submit(compile_pipeline(pipeline), self.ledger, self.app, self.settings)
-
-    def run(self, pipeline: Pipeline, limit_s: float = LIMIT_S) -> RunRecord:
-        """Return the record of a new run at its end."""
-        return self.wait(self.submit(pipeline), limit_s=limit_s)
-
-    def wait(
-        self,
-        run_id: str,
-        until: Callable[[RunRecord], object] = lambda record: record.state.is_ended,
-        limit_s: float = LIMIT_S,
-    ) -> RunRecord:
-        """Return the record of a run once the condition holds; due retries are sent off
-        meanwhile."""
-        record, after = read_skeleton(self.ledger, run_id), "0"
-        limit = time.monotonic() + limit_s
-        while not until(record):
-            assert time.monotonic() < limit, f"not within {limit_s} s: {_states(record)}"
-            if events := self.ledger.wait_for_events(run_id, after, 0.1):
-                after = events[-1].id
-                record.apply(events)
-            self._visitor.visit(run_id)
-        record.outputs = self.ledger.outputs(run_id)
-        return record
-
-    def value(self, record: RunRecord, step: str) -> Any:
-        """Return a step's output as another step would get it."""
-        return decode_output(record.outputs.get(step, ""), self._store)
-
-    def log(self, record: RunRecord, step: str, attempt: int = 1) -> list[str]:
-        return self.ledger.log_lines(AttemptId(record.run_id, step, attempt))
-
-
-def _states(record: RunRecord) -> dict[str, str]:
-    return {name: step.state.value for name, step in record.steps.items()}
-
-
 @pytest.fixture
 def states() -> Callable[[RunRecord], dict[str, str]]:
     """Return the state of every step of a record."""
-    return _states
+    return states_in
 
 
 @pytest.fixture(scope="session")

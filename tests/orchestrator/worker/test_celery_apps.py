@@ -4,13 +4,17 @@ in that child."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.definition.loading import load
 from orchestrator.local.workers import local_workers
 from orchestrator.redis_url import celery_broker_url
-from orchestrator.settings.model import PoolSettings
+from orchestrator.settings.model import PoolSettings, Settings
+from tests.support.worker_runs import Runs
 
 PROJECT = """
 from celery import Celery, shared_task
@@ -95,7 +99,7 @@ SILENT = [
 
 
 @pytest.fixture(scope="module")
-def sites(settings, shared_redis_url, runs_by):
+def sites(settings: Settings, shared_redis_url: str, runs_by: Callable[[Settings], Runs]):
     """Return runs on a worker of one child, without and with an app of its pool."""
     with_app = settings.model_copy(
         update={"pools": {"cpu": PoolSettings(celery_app="proj_named:app")}}
@@ -110,7 +114,7 @@ def sites(settings, shared_redis_url, runs_by):
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch, shared_redis_url):
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_redis_url: str):
     """Return the pipelines of a project with a Celery app of its own, by name, and the queue of
     that app."""
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -124,7 +128,9 @@ def project(tmp_path, monkeypatch, shared_redis_url):
 
 
 @pytest.mark.parametrize(("site", "main"), [("without", "no_app"), ("with", "proj_named")])
-def test_the_current_app_is_the_same_whatever_ran_before(sites, project, site, main):
+def test_the_current_app_is_the_same_whatever_ran_before(
+    sites: Any, project: Any, site: str, main: str
+) -> None:
     build, _ = project
     runs = sites[site]
     record = runs.run(build("looking"))
@@ -135,7 +141,9 @@ def test_the_current_app_is_the_same_whatever_ran_before(sites, project, site, m
 
 
 @pytest.mark.parametrize("how", SILENT)
-def test_without_an_app_nothing_is_sent_and_the_error_says_how_to_name_one(sites, project, how):
+def test_without_an_app_nothing_is_sent_and_the_error_says_how_to_name_one(
+    sites: Any, project: Any, how: str
+) -> None:
     build, queue = project
     record = sites["without"].run(build("sending", how=how))
 
@@ -148,7 +156,7 @@ def test_without_an_app_nothing_is_sent_and_the_error_says_how_to_name_one(sites
 
 
 @pytest.mark.parametrize("how", SILENT[:8])
-def test_with_an_app_it_goes_to_the_queue_of_that_app(sites, project, how):
+def test_with_an_app_it_goes_to_the_queue_of_that_app(sites: Any, project: Any, how: Any) -> None:
     build, queue = project
     record = sites["with"].run(build("sending", how=how))
 
@@ -158,7 +166,9 @@ def test_with_an_app_it_goes_to_the_queue_of_that_app(sites, project, how):
 
 @pytest.mark.parametrize("how", ["bound.delay(4)", "bound.s(4).apply_async()"])
 @pytest.mark.parametrize("site", ["without", "with"])
-def test_a_task_of_an_app_of_the_users_own_goes_there(sites, project, site, how):
+def test_a_task_of_an_app_of_the_users_own_goes_there(
+    sites: Any, project: Any, site: str, how: str
+) -> None:
     build, queue = project
     record = sites[site].run(build("sending", how=how))
 
@@ -171,14 +181,16 @@ def test_a_task_of_an_app_of_the_users_own_goes_there(sites, project, site, how)
     "how",
     ["shared(4)", "bound(4)", "shared.s(4)()", "app.conf.broker_url", "shared.apply((4,)).get()"],
 )
-def test_what_sends_nothing_works_without_an_app(sites, project, how):
+def test_what_sends_nothing_works_without_an_app(sites: Any, project: Any, how: str) -> None:
     build, _ = project
     record = sites["without"].run(build("sending", how=how))
 
     assert record.state == "succeeded", record.steps["sends"].attempts[-1].error
 
 
-def test_a_shared_task_is_that_of_the_file_as_it_is_now(sites, project, tmp_path):
+def test_a_shared_task_is_that_of_the_file_as_it_is_now(
+    sites: Any, project: Any, tmp_path: Path
+) -> None:
     build, _ = project
     runs = sites["without"]
     values = []
@@ -196,8 +208,8 @@ def test_a_shared_task_is_that_of_the_file_as_it_is_now(sites, project, tmp_path
 
 
 def test_an_app_that_cannot_be_had_is_told_in_one_sentence(
-    settings, shared_redis_url, runs_by, project
-):
+    settings: Settings, shared_redis_url: str, runs_by: Callable[[Settings], Runs], project: Any
+) -> None:
     build, _ = project
     for name, told in {
         "proj_missing:app": "fails: No module named 'proj_missing'",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.fixtures import PipelineFrom
+from tests.support.worker_runs import Runs
+
 PARALLEL = """
     import concurrent.futures, multiprocessing, os
 
@@ -25,14 +28,16 @@ PARALLEL = """
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_step_may_have_processes_of_its_own(runs, pipeline_from, method):
+def test_a_step_may_have_processes_of_its_own(
+    runs: Runs, pipeline_from: PipelineFrom, method: str
+) -> None:
     record = runs.run(pipeline_from(PARALLEL, {"method": method}))
 
     assert record.steps["in_parallel"].attempts[0].error is None
     assert runs.value(record, "in_parallel") == [0, 1, 4, 9, 16]
 
 
-def test_a_parallel_fit_uses_several_processes(runs, pipeline_from):
+def test_a_parallel_fit_uses_several_processes(runs: Runs, pipeline_from: PipelineFrom) -> None:
     pytest.importorskip("joblib")
     record = runs.run(
         pipeline_from("""
@@ -54,7 +59,9 @@ def test_a_parallel_fit_uses_several_processes(runs, pipeline_from):
     assert runs.value(record, "fit") is False
 
 
-def test_a_process_that_a_step_forks_and_lets_return_commits_nothing(runs, pipeline_from):
+def test_a_process_that_a_step_forks_and_lets_return_commits_nothing(
+    runs: Runs, pipeline_from: PipelineFrom
+) -> None:
     record = runs.run(
         pipeline_from("""
             import os

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+
+from tests.support.fixtures import PipelineFrom, States, WaitUntil
+from tests.support.worker_runs import Runs
 
 AFTER = """
     @step
@@ -24,7 +29,7 @@ AFTER = """
 
 
 @pytest.fixture
-def ending(pipeline_from, tmp_path):
+def ending(pipeline_from: PipelineFrom, tmp_path: Path):
     """Return the pipeline of a step `end(folder)`, one below it and one aside."""
     return lambda source: pipeline_from(source + AFTER, {"folder": str(tmp_path)})
 
@@ -35,7 +40,9 @@ def seconds(attempt):
     return (attempt.ended_at_us - attempt.queued_at_us) / 1e6
 
 
-def test_a_step_that_takes_too_long_times_out_promptly(runs, ending, states):
+def test_a_step_that_takes_too_long_times_out_promptly(
+    runs: Runs, ending: Any, states: States
+) -> None:
     record = runs.run(
         ending("""
     import time
@@ -56,7 +63,7 @@ def test_a_step_that_takes_too_long_times_out_promptly(runs, ending, states):
 
 
 @pytest.mark.parametrize("named", ["TimeoutError", "['orchestrator.errors:StepTimedOut']"])
-def test_a_timeout_may_be_retried(runs, ending, named):
+def test_a_timeout_may_be_retried(runs: Runs, ending: Any, named: str) -> None:
     record = runs.run(
         ending(f"""
     import pathlib, time
@@ -78,7 +85,9 @@ def test_a_timeout_may_be_retried(runs, ending, named):
     ]
 
 
-def test_a_retry_begins_when_all_that_a_timed_out_attempt_started_is_gone(own_worker, ending):
+def test_a_retry_begins_when_all_that_a_timed_out_attempt_started_is_gone(
+    own_worker: Runs, ending: Any
+) -> None:
     source = """
     import pathlib, subprocess, time, psutil
 
@@ -103,8 +112,8 @@ def test_a_retry_begins_when_all_that_a_timed_out_attempt_started_is_gone(own_wo
 
 
 def test_a_shell_step_that_times_out_ends_with_its_children(
-    runs, pipeline_from, tmp_path, wait_until
-):
+    runs: Runs, pipeline_from: PipelineFrom, tmp_path: Path, wait_until: WaitUntil
+) -> None:
     pids = tmp_path / "pids"
     record = runs.run(
         pipeline_from(f"""
@@ -123,7 +132,9 @@ def is_running(pid):
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def test_a_step_that_swallows_its_timeout_is_killed_and_recorded(own_worker, ending, states):
+def test_a_step_that_swallows_its_timeout_is_killed_and_recorded(
+    own_worker: Runs, ending: Any, states: States
+) -> None:
     """Celery's hard time limit kills the child; the failure callback takes it to the ledger."""
     source = """
     import time
@@ -146,7 +157,9 @@ def test_a_step_that_swallows_its_timeout_is_killed_and_recorded(own_worker, end
     assert attempt.error.type == "orchestrator.errors:StepTimedOut"
 
 
-def test_a_killed_child_is_recorded_as_lost_and_the_worker_goes_on(own_worker, ending, states):
+def test_a_killed_child_is_recorded_as_lost_and_the_worker_goes_on(
+    own_worker: Runs, ending: Any, states: States
+) -> None:
     source = """
     import os, signal
 
@@ -165,7 +178,7 @@ def test_a_killed_child_is_recorded_as_lost_and_the_worker_goes_on(own_worker, e
     assert "signal 9 (SIGKILL)" in attempt.error.message
 
 
-def test_a_lost_attempt_is_retried_when_the_step_has_retries(own_worker, ending):
+def test_a_lost_attempt_is_retried_when_the_step_has_retries(own_worker: Runs, ending: Any) -> None:
     source = """
     import os, pathlib, signal
 
@@ -202,7 +215,9 @@ def test_a_lost_attempt_is_retried_when_the_step_has_retries(own_worker, ending)
         ("assert 1 == 2, 'not ' + 'equal' * 5000", "AssertionError", "not equalequal"),
     ],
 )
-def test_whatever_a_step_raises_fails_it_and_no_more(runs, ending, states, body, kind, message):
+def test_whatever_a_step_raises_fails_it_and_no_more(
+    runs: Runs, ending: Any, states: States, body: str, kind: str, message: str
+) -> None:
     source = f"""
     class Unpicklable(Exception):
         def __init__(self, text, handle):
@@ -240,7 +255,9 @@ def test_whatever_a_step_raises_fails_it_and_no_more(runs, ending, states, body,
     """)).state == "succeeded"  # fmt: skip
 
 
-def test_a_step_that_ends_its_process_quietly_is_lost(own_worker, ending, states):
+def test_a_step_that_ends_its_process_quietly_is_lost(
+    own_worker: Runs, ending: Any, states: States
+) -> None:
     source = """
     import os
 
@@ -257,8 +274,8 @@ def test_a_step_that_ends_its_process_quietly_is_lost(own_worker, ending, states
 
 
 def test_threads_and_processes_that_a_step_leaves_behind_do_not_hold_its_end(
-    runs, ending, tmp_path
-):
+    runs: Runs, ending: Any, tmp_path: Path
+) -> None:
     record = runs.run(
         ending("""
     import pathlib, subprocess, threading, time
@@ -278,8 +295,8 @@ def test_threads_and_processes_that_a_step_leaves_behind_do_not_hold_its_end(
 
 
 def test_a_step_may_use_signals_directories_and_environment_without_harm_to_the_next(
-    own_worker, pipeline_from
-):
+    own_worker: Runs, pipeline_from: PipelineFrom
+) -> None:
     source = """
         import os, signal
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+
+from tests.support.fixtures import PipelineFrom, WaitUntil
+from tests.support.worker_runs import Runs
 
 FAN = """
     @step
@@ -22,8 +27,11 @@ def of_run(events, run_id):
 
 
 def test_every_event_of_a_fan_arrives_in_far_fewer_messages(
-    runs, pipeline_from, celery_events, wait_until
-):
+    runs: Runs,
+    pipeline_from: PipelineFrom,
+    celery_events: list[dict[str, Any]],
+    wait_until: WaitUntil,
+) -> None:
     def published():
         return runs.ledger.client.info("commandstats").get("cmdstat_publish", {"calls": 0})["calls"]
 
@@ -38,8 +46,12 @@ def test_every_event_of_a_fan_arrives_in_far_fewer_messages(
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_the_last_events_of_a_worker_that_is_told_to_stop_arrive(
-    start_worker, pipeline_from, celery_events, wait_until, pool
-):
+    start_worker: Any,
+    pipeline_from: PipelineFrom,
+    celery_events: list[dict[str, Any]],
+    wait_until: WaitUntil,
+    pool: str,
+) -> None:
     worker, runs = start_worker(f"last-{pool}", "-P", pool, "-c", "1", "-E")
     record = runs.run(pipeline_from(FAN, {"width": 1}))
 

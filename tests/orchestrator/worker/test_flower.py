@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import flower as flower_package
 import flower.app
@@ -27,8 +28,11 @@ from pydantic import SecretStr
 
 from orchestrator.ledger.presence import present_workers
 from orchestrator.ledger.values import Chain, Link
+from orchestrator.local.workers import LocalWorkers
 from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.worker.flower import BoundedNames
+from tests.support.fixtures import PipelineFrom, WaitUntil
+from tests.support.worker_runs import Runs
 
 PASSWORD = "pass word"
 
@@ -59,7 +63,12 @@ class Flower:
 
 
 @pytest.fixture(scope="module")
-def flower(worker, runs, tmp_path_factory, wait_until) -> Iterator[Flower]:
+def flower(
+    worker: LocalWorkers,
+    runs: Runs,
+    tmp_path_factory: pytest.TempPathFactory,
+    wait_until: WaitUntil,
+) -> Iterator[Flower]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -96,8 +105,8 @@ def flower(worker, runs, tmp_path_factory, wait_until) -> Iterator[Flower]:
 
 
 def test_every_step_stands_under_its_name_with_run_step_and_attempt(
-    runs, flower, pipeline_from, wait_until
-):
+    runs: Runs, flower: Any, pipeline_from: PipelineFrom, wait_until: WaitUntil
+) -> None:
     record = runs.run(
         pipeline_from("""
             @step
@@ -134,7 +143,9 @@ def test_every_step_stands_under_its_name_with_run_step_and_attempt(
     }
 
 
-def test_metrics_have_few_buckets_for_each_step(runs, flower, pipeline_from, wait_until):
+def test_metrics_have_few_buckets_for_each_step(
+    runs: Runs, flower: Any, pipeline_from: PipelineFrom, wait_until: WaitUntil
+) -> None:
     runs.run(
         pipeline_from("""
             @step
@@ -161,12 +172,14 @@ def test_metrics_have_few_buckets_for_each_step(runs, flower, pipeline_from, wai
 
 
 @pytest.mark.parametrize("path", ["/", "/api/tasks", "/api/workers", "/tasks", "/metrics"])
-def test_nobody_sees_anything_without_the_password(flower, path):
+def test_nobody_sees_anything_without_the_password(flower: Any, path: str) -> None:
     assert flower.status(path, None) == 401
     assert flower.status(path, "admin:wrong") == 401
 
 
-def test_it_listens_on_this_machine_only_and_keeps_the_password_off_the_command_line(flower):
+def test_it_listens_on_this_machine_only_and_keeps_the_password_off_the_command_line(
+    flower: Any,
+) -> None:
     process = psutil.Process(flower.pid)
 
     listening = {
@@ -209,8 +222,13 @@ def states_of(flower, run_id):
     "ending", ["", "import signal; signal.signal(signal.SIGUSR2, signal.SIG_IGN)"]
 )
 def test_a_cancelled_step_is_revoked_and_no_failure(
-    runs, flower, pipeline_from, wait_until, tmp_path, ending
-):
+    runs: Runs,
+    flower: Any,
+    pipeline_from: PipelineFrom,
+    wait_until: WaitUntil,
+    tmp_path: Path,
+    ending: str,
+) -> None:
     """Also one that does not end when it is asked to, and is killed."""
     source = GATED.replace("import time", f"import time; {ending}")
     run_id = runs.submit(pipeline_from(source, {"folder": str(tmp_path)}))
@@ -222,8 +240,8 @@ def test_a_cancelled_step_is_revoked_and_no_failure(
 
 
 def test_a_message_that_ran_nothing_is_rejected_and_no_success(
-    runs, flower, pipeline_from, wait_until, tmp_path
-):
+    runs: Runs, flower: Any, pipeline_from: PipelineFrom, wait_until: WaitUntil, tmp_path: Path
+) -> None:
     run_id = runs.submit(pipeline_from(GATED, {"folder": str(tmp_path)}))
     runs.wait(run_id, lambda _: (tmp_path / "began").exists())
     chains = [Chain("gated", (Link("held", 1, runs.settings.queue_of(), 5, 0),))]
@@ -237,7 +255,9 @@ def test_a_message_that_ran_nothing_is_rejected_and_no_success(
     wait_until(lambda: states_of(flower, run_id) == {("held", 1): ["REJECTED", "SUCCESS"]})
 
 
-def test_a_worker_that_came_later_is_there_without_a_refresh(flower, own_worker, wait_until):
+def test_a_worker_that_came_later_is_there_without_a_refresh(
+    flower: Any, own_worker: Runs, wait_until: WaitUntil
+) -> None:
     with own_worker() as later:
         (name,) = [
             card.worker
@@ -253,7 +273,9 @@ def test_a_worker_that_came_later_is_there_without_a_refresh(flower, own_worker,
         assert looked_at() == [later.settings.queue_of()]
 
 
-def test_metrics_do_not_grow_with_the_names_of_steps(flower, runs, wait_until):
+def test_metrics_do_not_grow_with_the_names_of_steps(
+    flower: Any, runs: Runs, wait_until: WaitUntil
+) -> None:
     """Steps of a fan-out share a name, and beyond 500 names all share one; so do events that are
     not Celery's."""
 
@@ -302,14 +324,14 @@ def test_metrics_do_not_grow_with_the_names_of_steps(flower, runs, wait_until):
         (flower_package.command, ["Flower"]),
     ],
 )
-def test_what_is_replaced_in_flower_is_there(owner, names):
+def test_what_is_replaced_in_flower_is_there(owner: Any, names: list[Any]) -> None:
     assert [name for name in names if not hasattr(owner, name)] == []
     assert (
         sum(isinstance(it, tuple) and it[1] is Metrics for it in flower_package.urls.handlers) == 1
     )
 
 
-def test_names_are_bounded():
+def test_names_are_bounded() -> None:
     bounded = BoundedNames(most=2)
 
     assert [bounded(name) for name in ("p.a[1]", "p.a[2]", "p.b[x][y]", "p.c", "p.b[0][1]")] == [

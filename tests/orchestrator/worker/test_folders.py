@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.support.fixtures import PipelineFrom
+from tests.support.worker_runs import Runs
 
 STRAYING = """
     import os, tempfile
@@ -29,7 +35,9 @@ STRAYING = """
 """
 
 
-def test_a_step_that_changes_its_folder_does_not_move_the_next(own_worker, pipeline_from):
+def test_a_step_that_changes_its_folder_does_not_move_the_next(
+    own_worker: Runs, pipeline_from: PipelineFrom
+) -> None:
     with own_worker() as runs:
         record = runs.run(pipeline_from(STRAYING))
 
@@ -39,8 +47,8 @@ def test_a_step_that_changes_its_folder_does_not_move_the_next(own_worker, pipel
 
 
 def test_the_folder_that_a_module_chooses_when_it_is_imported_stays(
-    own_worker, pipeline_from, tmp_path, monkeypatch
-):
+    own_worker: Runs, pipeline_from: PipelineFrom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with own_worker() as runs:
         monkeypatch.chdir(tmp_path)  # the module changes it here, too
         record = runs.run(

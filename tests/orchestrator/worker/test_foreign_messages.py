@@ -30,9 +30,12 @@ from orchestrator.ledger.set_aside import (
     set_aside_in,
 )
 from orchestrator.ledger.values import Chain, Link
+from orchestrator.local.workers import LocalWorkers
 from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.messages.queues import list_key, queue_length
 from orchestrator.messages.transport import Channel
+from tests.support.fixtures import PipelineFrom, WaitUntil
+from tests.support.worker_runs import Runs
 
 ONE_STEP = """
     @step
@@ -48,7 +51,9 @@ ONE_STEP = """
 class Site:
     """The shared worker and its queue, into which anything may be pushed."""
 
-    def __init__(self, runs: Any, worker: Any, pipeline_from: Any, wait_until: Any) -> None:
+    def __init__(
+        self, runs: Any, worker: LocalWorkers, pipeline_from: Any, wait_until: Any
+    ) -> None:
         self.runs, self.worker, self._pipeline_from, self._wait_until = (
             runs,
             worker,
@@ -92,7 +97,9 @@ def worker_client(runs: Any) -> Any:
 
 
 @pytest.fixture
-def site(runs, worker, pipeline_from, wait_until) -> Iterator[Site]:
+def site(
+    runs: Runs, worker: LocalWorkers, pipeline_from: PipelineFrom, wait_until: WaitUntil
+) -> Iterator[Site]:
     site = Site(runs, worker, pipeline_from, wait_until)
     site.client.delete(
         dead_key(site.prefix, site.queue),
@@ -104,7 +111,7 @@ def site(runs, worker, pipeline_from, wait_until) -> Iterator[Site]:
 
 
 @pytest.fixture
-def ours(site, runs) -> dict[str, Any]:
+def ours(site: Site, runs: Runs) -> dict[str, Any]:
     """A message of ours, as it lies in a queue that nobody reads."""
     unread = f"{site.queue}.unread"
     Dispatcher(runs.app).send(
@@ -144,7 +151,9 @@ GARBAGE = [
 ]  # fmt: skip
 
 
-def test_entries_that_are_no_messages_are_put_among_the_dead_and_the_worker_goes_on(site) -> None:
+def test_entries_that_are_no_messages_are_put_among_the_dead_and_the_worker_goes_on(
+    site: Site,
+) -> None:
     for level in PRIORITY_LEVELS:
         site.push(*GARBAGE, level=level)
 
@@ -154,7 +163,7 @@ def test_entries_that_are_no_messages_are_put_among_the_dead_and_the_worker_goes
     assert site.foreign() == []
 
 
-def test_the_dead_are_counted_all_and_kept_in_part_and_logged_once(site) -> None:
+def test_the_dead_are_counted_all_and_kept_in_part_and_logged_once(site: Site) -> None:
     before = site.worker.log_tail(10_000).count("is not JSON")
     site.push(*(f"garbage {number}" for number in range(DEAD_KEPT + 50)))
 
@@ -165,7 +174,7 @@ def test_the_dead_are_counted_all_and_kept_in_part_and_logged_once(site) -> None
     assert site.worker.log_tail(10_000).count("is not JSON") <= max(before, 2)
 
 
-def test_no_change_of_one_of_our_messages_ends_the_worker(site, ours) -> None:
+def test_no_change_of_one_of_our_messages_ends_the_worker(site: Site, ours: Any) -> None:
     """Each value of the envelope and of the body is replaced by something else; and bytes are
     changed at random."""
     number = random.Random(7)
@@ -220,7 +229,9 @@ def _with(value: Any, path: tuple[Any, ...], other: Any) -> Any:
     return copy
 
 
-def test_a_key_of_another_kind_in_the_place_of_a_queue_is_moved_and_kept(site, wait_until) -> None:
+def test_a_key_of_another_kind_in_the_place_of_a_queue_is_moved_and_kept(
+    site: Site, wait_until: WaitUntil
+) -> None:
     for level in (0, 3, 9):
         key = list_key(site.queue, level)
         if level == 0:
@@ -237,7 +248,7 @@ def test_a_key_of_another_kind_in_the_place_of_a_queue_is_moved_and_kept(site, w
     site.client.delete(*kept)
 
 
-def test_our_own_task_with_wrong_arguments_does_not_come_back(site, ours) -> None:
+def test_our_own_task_with_wrong_arguments_does_not_come_back(site: Site, ours: Any) -> None:
     entries = []
     for kwargs in (
         {},
@@ -273,7 +284,9 @@ FOREIGN = [
 ]
 
 
-def test_messages_of_others_are_kept_byte_for_byte_and_can_be_given_back(site, wait_until) -> None:
+def test_messages_of_others_are_kept_byte_for_byte_and_can_be_given_back(
+    site: Site, wait_until: WaitUntil
+) -> None:
     site.push(*FOREIGN, level=3)
     wait_until(lambda: len(site.foreign()) == len(FOREIGN))
 
@@ -308,7 +321,7 @@ COMMANDS: list[tuple[Any, Any]] = [
 
 
 def test_nonsense_on_the_control_and_event_channels_does_not_end_the_worker(
-    site, wait_until
+    site: Site, wait_until: WaitUntil
 ) -> None:
     channels = [channel.decode() for channel in site.raw.pubsub_channels("*")]
     control = site.runs.app.control
@@ -324,7 +337,9 @@ def test_nonsense_on_the_control_and_event_channels_does_not_end_the_worker(
     assert site.still_works()
 
 
-def test_bindings_cards_and_nudges_that_make_no_sense_are_passed_over(site, wait_until) -> None:
+def test_bindings_cards_and_nudges_that_make_no_sense_are_passed_over(
+    site: Site, wait_until: WaitUntil
+) -> None:
     name = f"{site.worker.name}@{socket.gethostname()}"
     site.client.sadd("_kombu.binding.reply.celery.pidbox", "nonsense", "", "a\x06\x16b")
     site.client.zadd(f"{site.prefix}:workers", {"ghost": 2**40, "other": 2**40})
@@ -359,7 +374,7 @@ def test_the_private_parts_of_kombu_that_the_transport_relies_on_are_there(
     assert [name for name in names if not hasattr(owner, name)] == []
 
 
-def test_all_connections_of_our_app_have_our_transport(runs) -> None:
+def test_all_connections_of_our_app_have_our_transport(runs: Runs) -> None:
     app = runs.app
     with (
         app.connection_for_read() as reading,
@@ -372,7 +387,7 @@ def test_all_connections_of_our_app_have_our_transport(runs) -> None:
         assert isinstance(producer.channel, Channel)
 
 
-def test_kombu_calls_what_the_transport_replaces(runs) -> None:
+def test_kombu_calls_what_the_transport_replaces(runs: Runs) -> None:
     with runs.app.connection_for_read() as connection:
         channel = connection.default_channel
         assert channel.handlers["BRPOP"] == channel._brpop_read

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from orchestrator.local.workers import local_workers
 from orchestrator.messages.queues import queue_length
+from orchestrator.settings.model import Settings
+from tests.support.fixtures import PipelineFrom, WaitUntil
+from tests.support.worker_runs import Runs
 
 ENDING_APP = """
 import os, signal
@@ -19,7 +26,7 @@ def end(**_):
 
 
 @pytest.fixture
-def ending_worker(settings, shared_redis_url, tmp_path):
+def ending_worker(settings: Settings, shared_redis_url: str, tmp_path: Path):
     """Return a started worker that is told to end as soon as it has taken a message."""
     (tmp_path / "ending_app.py").write_text(ENDING_APP)
     with local_workers(
@@ -30,8 +37,11 @@ def ending_worker(settings, shared_redis_url, tmp_path):
 
 
 def test_a_worker_that_ends_gives_back_what_it_has_not_begun(
-    ending_worker, runs_by, pipeline_from, wait_until
-):
+    ending_worker: Any,
+    runs_by: Callable[[Settings], Runs],
+    pipeline_from: PipelineFrom,
+    wait_until: WaitUntil,
+) -> None:
     runs = runs_by(ending_worker.settings)
     run_id = runs.submit(
         pipeline_from("""

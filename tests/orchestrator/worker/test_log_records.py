@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 import pytest
+
+from tests.support.fixtures import PipelineFrom
+from tests.support.worker_runs import Runs
 
 WAYS = {
     "a logger": "logging.getLogger('my.model').warning('word')",
@@ -221,21 +225,25 @@ def assert_each_once(runs, pipeline, ways):
     assert found == dict.fromkeys(ways, 1), logs
 
 
-def test_each_line_is_in_the_log_once_whatever_way_it_takes(own_worker, pipeline_from):
+def test_each_line_is_in_the_log_once_whatever_way_it_takes(
+    own_worker: Runs, pipeline_from: PipelineFrom
+) -> None:
     with own_worker(slots=4) as runs:
         assert_each_once(runs, pipeline_from(source_of(HARMLESS)), HARMLESS)
 
 
 @pytest.mark.parametrize("way", SETTING_UP)
 def test_a_step_that_sets_up_logging_anew_takes_no_line_from_the_next(
-    own_worker, pipeline_from, way
-):
+    own_worker: Runs, pipeline_from: PipelineFrom, way: Any
+) -> None:
     ways = {way: WAYS[way], "a logger": WAYS["a logger"], "a task logger": WAYS["a task logger"]}
     with own_worker() as runs:
         assert_each_once(runs, pipeline_from(source_of(ways)), ways)
 
 
-def test_each_line_is_in_the_log_once_in_a_pool_of_threads(start_worker, pipeline_from):
+def test_each_line_is_in_the_log_once_in_a_pool_of_threads(
+    start_worker: Any, pipeline_from: PipelineFrom
+) -> None:
     ways = {way: body for way, body in HARMLESS.items() if way not in ONLY_IN_PROCESSES}
     _, runs = start_worker(
         "threaded", "--pool", "threads", "--concurrency", "2", "--loglevel", "INFO"
@@ -244,7 +252,7 @@ def test_each_line_is_in_the_log_once_in_a_pool_of_threads(start_worker, pipelin
     assert_each_once(runs, pipeline_from(source_of(ways)), ways)
 
 
-def test_what_a_worker_logs_of_itself_is_in_no_log(runs, pipeline_from):
+def test_what_a_worker_logs_of_itself_is_in_no_log(runs: Runs, pipeline_from: PipelineFrom) -> None:
     record = runs.run(
         pipeline_from("""
             import logging

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pathlib
 import re
+from pathlib import Path
 
 import psutil
 import pytest
 
 from orchestrator.attempt_id import AttemptId
+from tests.support.fixtures import PipelineFrom, WaitUntil
+from tests.support.worker_runs import Runs
 
 NOISY = """
     import logging, os, subprocess, sys, time, pathlib
@@ -31,7 +34,7 @@ NOISY = """
 """
 
 
-def test_every_way_to_write_is_captured_in_order(runs, pipeline_from):
+def test_every_way_to_write_is_captured_in_order(runs: Runs, pipeline_from: PipelineFrom) -> None:
     record = runs.run(pipeline_from(NOISY))
 
     lines = [re.sub(r"^\S+ \S+ (?=WARNING|INFO)", "", line) for line in runs.log(record, "noisy")]
@@ -78,15 +81,17 @@ def assert_live(runs, pipeline, gate, wait_until):
     assert runs.log(runs.wait(run_id), "hold") == ["printed early", "written early", "late"]
 
 
-def test_lines_are_there_while_the_step_runs(runs, pipeline_from, tmp_path, wait_until):
+def test_lines_are_there_while_the_step_runs(
+    runs: Runs, pipeline_from: PipelineFrom, tmp_path: Path, wait_until: WaitUntil
+) -> None:
     gate = tmp_path / "gate"
 
     assert_live(runs, pipeline_from(LIVE, {"gate": str(gate)}), gate, wait_until)
 
 
 def test_lines_of_a_child_that_replaced_a_dead_one_are_there_while_the_step_runs(
-    own_worker, pipeline_from, tmp_path, wait_until
-):
+    own_worker: Runs, pipeline_from: PipelineFrom, tmp_path: Path, wait_until: WaitUntil
+) -> None:
     gate = tmp_path / "gate"
     with own_worker() as runs:
         runs.run(
@@ -106,7 +111,7 @@ def test_lines_of_a_child_that_replaced_a_dead_one_are_there_while_the_step_runs
         assert_live(runs, pipeline_from(LIVE, {"gate": str(gate)}), gate, wait_until)
 
 
-def test_logs_of_steps_side_by_side_do_not_mix(runs, pipeline_from):
+def test_logs_of_steps_side_by_side_do_not_mix(runs: Runs, pipeline_from: PipelineFrom) -> None:
     source = """
         import subprocess, sys
 
@@ -131,7 +136,7 @@ def test_logs_of_steps_side_by_side_do_not_mix(runs, pipeline_from):
         assert {line.split()[0] for line in lines} == {name}
 
 
-def test_each_attempt_has_its_own_log(runs, pipeline_from):
+def test_each_attempt_has_its_own_log(runs: Runs, pipeline_from: PipelineFrom) -> None:
     record = runs.run(
         pipeline_from("""
             import pathlib
@@ -154,7 +159,7 @@ def test_each_attempt_has_its_own_log(runs, pipeline_from):
     assert runs.log(record, "unsteady", 2) == ["second"]
 
 
-def test_a_noisy_step_keeps_its_last_lines(runs, pipeline_from):
+def test_a_noisy_step_keeps_its_last_lines(runs: Runs, pipeline_from: PipelineFrom) -> None:
     record = runs.run(
         pipeline_from("""
             @step
@@ -174,7 +179,9 @@ def test_a_noisy_step_keeps_its_last_lines(runs, pipeline_from):
     assert log.dropped == 50_000 - limit
 
 
-def test_lines_keep_their_numbers_while_more_is_written_than_is_kept_on_disk(runs, pipeline_from):
+def test_lines_keep_their_numbers_while_more_is_written_than_is_kept_on_disk(
+    runs: Runs, pipeline_from: PipelineFrom
+) -> None:
     record = runs.run(
         pipeline_from("""
             import os, time
@@ -199,7 +206,9 @@ def test_lines_keep_their_numbers_while_more_is_written_than_is_kept_on_disk(run
     assert on_disk < size
 
 
-def test_a_progress_bar_is_its_last_state_and_a_long_line_says_what_is_missing(runs, pipeline_from):
+def test_a_progress_bar_is_its_last_state_and_a_long_line_says_what_is_missing(
+    runs: Runs, pipeline_from: PipelineFrom
+) -> None:
     record = runs.run(
         pipeline_from("""
             import sys
@@ -229,7 +238,9 @@ def test_a_progress_bar_is_its_last_state_and_a_long_line_says_what_is_missing(r
     ]
 
 
-def test_a_step_may_close_or_replace_its_stdout_and_the_next_is_captured(own_worker, pipeline_from):
+def test_a_step_may_close_or_replace_its_stdout_and_the_next_is_captured(
+    own_worker: Runs, pipeline_from: PipelineFrom
+) -> None:
     with own_worker() as runs:
         record = runs.run(
             pipeline_from("""
@@ -273,7 +284,9 @@ def test_a_step_may_close_or_replace_its_stdout_and_the_next_is_captured(own_wor
         "sys.stdout = sys.stderr = None",
     ],
 )
-def test_streams_that_a_step_broke_are_whole_for_the_next(own_worker, pipeline_from, harm):
+def test_streams_that_a_step_broke_are_whole_for_the_next(
+    own_worker: Runs, pipeline_from: PipelineFrom, harm: str
+) -> None:
     with own_worker() as runs:
         record = runs.run(
             pipeline_from(f"""
@@ -298,7 +311,9 @@ def test_streams_that_a_step_broke_are_whole_for_the_next(own_worker, pipeline_f
         assert runs.log(record, "next_one") == ["captured", "too"]
 
 
-def test_bytes_that_are_no_text_are_shown_and_the_rest_is_kept(runs, pipeline_from):
+def test_bytes_that_are_no_text_are_shown_and_the_rest_is_kept(
+    runs: Runs, pipeline_from: PipelineFrom
+) -> None:
     record = runs.run(
         pipeline_from("""
             import os
@@ -317,8 +332,8 @@ def test_bytes_that_are_no_text_are_shown_and_the_rest_is_kept(runs, pipeline_fr
 
 
 def test_what_a_process_writes_that_a_step_has_left_behind_is_in_no_other_log_and_is_not_kept(
-    own_worker, pipeline_from, tmp_path, wait_until
-):
+    own_worker: Runs, pipeline_from: PipelineFrom, tmp_path: Path, wait_until: WaitUntil
+) -> None:
     source = f"""
         import os, pathlib, subprocess, time
 
@@ -377,7 +392,9 @@ DYING = {
 
 
 @pytest.mark.parametrize("how", DYING)
-def test_the_last_words_of_a_step_whose_process_dies_are_there(own_worker, pipeline_from, how):
+def test_the_last_words_of_a_step_whose_process_dies_are_there(
+    own_worker: Runs, pipeline_from: PipelineFrom, how: str
+) -> None:
     with own_worker() as runs:
         record = runs.run(
             pipeline_from(f"""
@@ -412,8 +429,8 @@ def test_the_last_words_of_a_step_whose_process_dies_are_there(own_worker, pipel
 
 
 def test_the_last_words_of_a_step_that_is_killed_after_its_grace_are_there(
-    own_worker, pipeline_from
-):
+    own_worker: Runs, pipeline_from: PipelineFrom
+) -> None:
     with own_worker() as runs:
         record = runs.run(
             pipeline_from("""
@@ -440,7 +457,9 @@ def test_the_last_words_of_a_step_that_is_killed_after_its_grace_are_there(
     assert set(lines) == {"first", "heard", "line"}
 
 
-def test_the_log_of_a_noisy_step_that_dies_goes_on_where_it_was(own_worker, pipeline_from):
+def test_the_log_of_a_noisy_step_that_dies_goes_on_where_it_was(
+    own_worker: Runs, pipeline_from: PipelineFrom
+) -> None:
     with own_worker() as runs:
         record = runs.run(
             pipeline_from("""
@@ -467,8 +486,8 @@ def test_the_log_of_a_noisy_step_that_dies_goes_on_where_it_was(own_worker, pipe
 
 
 def test_who_truncates_the_file_behind_a_stream_loses_no_line_that_follows(
-    own_worker, pipeline_from
-):
+    own_worker: Runs, pipeline_from: PipelineFrom
+) -> None:
     pipeline = pipeline_from("""
         import os, subprocess
 
@@ -503,7 +522,9 @@ def test_who_truncates_the_file_behind_a_stream_loses_no_line_that_follows(
             assert runs.log(record, f"after-{way}") == ["of the next step"]
 
 
-def test_the_last_words_of_a_step_that_dies_at_once_are_there(own_worker, pipeline_from):
+def test_the_last_words_of_a_step_that_dies_at_once_are_there(
+    own_worker: Runs, pipeline_from: PipelineFrom
+) -> None:
     with own_worker() as runs:
         record = runs.run(
             pipeline_from("""

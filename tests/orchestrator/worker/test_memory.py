@@ -7,6 +7,9 @@ import re
 
 import pytest
 
+from tests.support.fixtures import PipelineFrom, States
+from tests.support.worker_runs import Runs
+
 TAKING = """
     import os, subprocess, sys, time
 
@@ -75,8 +78,8 @@ WITHIN = {
 
 @pytest.mark.parametrize("way", OVER)
 def test_an_attempt_that_holds_more_than_its_limit_fails_and_says_so(
-    runs, pipeline_from, states, way
-):
+    runs: Runs, pipeline_from: PipelineFrom, states: States, way: str
+) -> None:
     record = runs.run(pipeline_from(TAKING.format(how=OVER[way].strip(), retries=0)), limit_s=60)
 
     assert states(record) == {"takes": "failed", "below": "upstream_failed"}
@@ -91,19 +94,25 @@ def test_an_attempt_that_holds_more_than_its_limit_fails_and_says_so(
 
 
 @pytest.mark.parametrize("way", WITHIN)
-def test_an_attempt_within_its_limit_goes_on(runs, pipeline_from, states, way):
+def test_an_attempt_within_its_limit_goes_on(
+    runs: Runs, pipeline_from: PipelineFrom, states: States, way: str
+) -> None:
     record = runs.run(pipeline_from(TAKING.format(how=WITHIN[way].strip(), retries=0)))
 
     assert states(record) == {"takes": "succeeded", "below": "succeeded"}
 
 
-def test_it_is_the_steps_own_failure_and_is_tried_again(runs, pipeline_from):
+def test_it_is_the_steps_own_failure_and_is_tried_again(
+    runs: Runs, pipeline_from: PipelineFrom
+) -> None:
     record = runs.run(pipeline_from(TAKING.format(how=OVER["itself"], retries=2)), limit_s=60)
 
     assert [attempt.outcome for attempt in record.steps["takes"].attempts] == ["failed"] * 3
 
 
-def test_a_step_is_not_charged_for_what_an_earlier_one_has_left(own_worker, pipeline_from):
+def test_a_step_is_not_charged_for_what_an_earlier_one_has_left(
+    own_worker: Runs, pipeline_from: PipelineFrom
+) -> None:
     pipeline = pipeline_from("""
         import builtins, time
 
@@ -131,7 +140,7 @@ def test_a_step_is_not_charged_for_what_an_earlier_one_has_left(own_worker, pipe
     assert record.state == "succeeded"
 
 
-def test_a_shell_step_has_a_limit_too(runs, pipeline_from):
+def test_a_shell_step_has_a_limit_too(runs: Runs, pipeline_from: PipelineFrom) -> None:
     record = runs.run(
         pipeline_from("""
             shell = PipelineBuilder("shell")

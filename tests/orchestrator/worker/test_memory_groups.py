@@ -4,12 +4,16 @@ that it is watched."""
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from orchestrator.worker import memory_groups
 from orchestrator.worker.memory_groups import STEP, NoGroups, find_home, is_delegated
+from tests.support.fixtures import PipelineFrom, States
+from tests.support.worker_runs import Runs
 
 # A gigabyte in one call: watching, ten times a second, would find far more than the limit, or the
 # step ended.
@@ -73,7 +77,9 @@ def groups_in(home):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_needs_more_at_once_never_has_it(home, runs, pipeline_from, states, way):
+def test_what_needs_more_at_once_never_has_it(
+    home: Any, runs: Runs, pipeline_from: PipelineFrom, states: States, way: str
+) -> None:
     record = runs.run(pipeline_from(pipeline_text(way)), limit_s=120)
 
     assert states(record) == {"takes": "failed", "within": "succeeded", "free": "succeeded"}
@@ -85,13 +91,15 @@ def test_what_needs_more_at_once_never_has_it(home, runs, pipeline_from, states,
     assert not groups_in(home)
 
 
-def test_it_is_a_failure_of_the_step_and_is_tried_again(home, runs, pipeline_from):
+def test_it_is_a_failure_of_the_step_and_is_tried_again(
+    home: Any, runs: Runs, pipeline_from: PipelineFrom
+) -> None:
     record = runs.run(pipeline_from(pipeline_text("itself", retries=2)), limit_s=120)
 
     assert [attempt.outcome for attempt in record.steps["takes"].attempts] == ["failed"] * 3
 
 
-def test_a_new_worker_removes_the_groups_of_dead_ones(home, own_worker):
+def test_a_new_worker_removes_the_groups_of_dead_ones(home: Any, own_worker: Runs) -> None:
     pid = next(pid for pid in range(2, 4_000_000) if not psutil.pid_exists(pid))
     left, foreign = home / f"{STEP}{pid}-{pid}-1", home / "another"
     for group in (left, foreign):
@@ -104,7 +112,7 @@ def test_a_new_worker_removes_the_groups_of_dead_ones(home, own_worker):
         foreign.rmdir()
 
 
-def test_a_group_that_is_not_marked_is_left_alone(tmp_path):
+def test_a_group_that_is_not_marked_is_left_alone(tmp_path: Path) -> None:
     assert not is_delegated(tmp_path)
     (tmp_path / "cgroup.type").write_text("domain\n")
     assert not is_delegated(tmp_path)
@@ -115,7 +123,9 @@ def test_a_group_that_is_not_marked_is_left_alone(tmp_path):
     assert is_delegated(tmp_path)
 
 
-def test_the_log_says_once_which_way_is_used(caplog, monkeypatch, tmp_path):
+def test_the_log_says_once_which_way_is_used(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def nothing():
         raise NoGroups("it is a test of the log")
 

@@ -3,12 +3,17 @@ once."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from orchestrator.ledger.values import Chain, Link
+from orchestrator.local.workers import LocalWorkers
 from orchestrator.messages.dispatch import Dispatcher
+from tests.support.fixtures import PipelineFrom, WaitUntil
+from tests.support.worker_runs import Runs
 
 COUNTED = """
     import pathlib, time
@@ -65,12 +70,12 @@ class Messages:
 
 
 @pytest.fixture
-def messages(runs, celery_events, wait_until):
+def messages(runs: Runs, celery_events: list[dict[str, Any]], wait_until: WaitUntil):
     return Messages(runs, celery_events, wait_until)
 
 
 @pytest.fixture
-def counted(runs, pipeline_from, tmp_path):
+def counted(runs: Runs, pipeline_from: PipelineFrom, tmp_path: Path):
     """A run a -> b -> (c, d) -> e, whose a is running and waits for the gate."""
     run_id = runs.submit(pipeline_from(COUNTED, {"folder": str(tmp_path)}))
     runs.wait(run_id, lambda _: (tmp_path / "ran").exists())
@@ -78,13 +83,13 @@ def counted(runs, pipeline_from, tmp_path):
 
 
 @pytest.fixture
-def ran(tmp_path):
+def ran(tmp_path: Path):
     return lambda: (tmp_path / "ran").read_text().split()
 
 
 def test_a_doubled_message_is_dropped_and_its_chain_goes_on_once(
-    runs, messages, counted, ran, tmp_path
-):
+    runs: Runs, messages: Any, counted: Any, ran: Any, tmp_path: Path
+) -> None:
     messages.send(counted, "a", "b")
     messages.send(counted, "a", "b")
     messages.wait_for_ends(counted, rejected=2)
@@ -99,7 +104,9 @@ def test_a_doubled_message_is_dropped_and_its_chain_goes_on_once(
     assert sorted(ran()) == ["a", "b", "c", "d", "e"]
 
 
-def test_two_identical_messages_at_once_are_one_attempt(runs, messages, pipeline_from, tmp_path):
+def test_two_identical_messages_at_once_are_one_attempt(
+    runs: Runs, messages: Any, pipeline_from: PipelineFrom, tmp_path: Path
+) -> None:
     """Both wait in the queue behind steps that fill all four children."""
     (tmp_path / "gate").touch()
     run_id = runs.submit(pipeline_from(COUNTED, {"folder": str(tmp_path)}))
@@ -115,8 +122,8 @@ def test_two_identical_messages_at_once_are_one_attempt(runs, messages, pipeline
 
 
 def test_early_messages_are_dropped_and_the_steps_run_in_their_turn(
-    runs, messages, counted, ran, tmp_path
-):
+    runs: Runs, messages: Any, counted: Any, ran: Any, tmp_path: Path
+) -> None:
     for step in "edcb":
         messages.send(counted, step)
     messages.wait_for_ends(counted, rejected=4)
@@ -129,7 +136,9 @@ def test_early_messages_are_dropped_and_the_steps_run_in_their_turn(
     assert all(len(step.attempts) == 1 for step in record.steps.values())
 
 
-def test_late_messages_change_nothing(runs, messages, counted, ran, tmp_path):
+def test_late_messages_change_nothing(
+    runs: Runs, messages: Any, counted: Any, ran: Any, tmp_path: Path
+) -> None:
     (tmp_path / "gate").touch()
     runs.wait(counted)
     messages.wait_for_ends(counted, 5)
@@ -144,7 +153,9 @@ def test_late_messages_change_nothing(runs, messages, counted, ran, tmp_path):
     assert list(runs.ledger.events(counted)) == told
 
 
-def test_messages_of_a_cancelled_run_are_dropped(runs, messages, counted, ran, wait_until):
+def test_messages_of_a_cancelled_run_are_dropped(
+    runs: Runs, messages: Any, counted: Any, ran: Any, wait_until: WaitUntil
+) -> None:
     runs.ledger.cancel(counted, "by the test")
     messages.send(counted, "b")
 
@@ -156,8 +167,8 @@ def test_messages_of_a_cancelled_run_are_dropped(runs, messages, counted, ran, w
 
 
 def test_messages_of_unknown_runs_and_steps_are_dropped_and_leave_no_keys(
-    runs, messages, counted, tmp_path, worker
-):
+    runs: Runs, messages: Any, counted: Any, tmp_path: Path, worker: LocalWorkers
+) -> None:
     unknown = f"unknown-{uuid4().hex}"  # other tests send messages of unknown runs too
     messages.send(unknown, "a", "b")
     messages.send(counted, "no-such-step")

@@ -3,7 +3,15 @@ written to."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
+
+from orchestrator.settings.model import Settings
+from tests.support.fixtures import PipelineFrom
+from tests.support.worker_runs import Runs
 
 CLOSED = "orchestrator.errors:DescriptorsClosed"
 
@@ -23,7 +31,7 @@ WAYS = {
 
 
 @pytest.fixture(scope="module")
-def one_child(settings, shared_redis_url, runs_by):
+def one_child(settings: Settings, shared_redis_url: str, runs_by: Callable[[Settings], Runs]):
     from orchestrator.local.workers import local_workers
 
     with local_workers(settings, shared_redis_url, 1, ["cpu"], ready_limit_s=30) as started:
@@ -33,8 +41,8 @@ def one_child(settings, shared_redis_url, runs_by):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_step_that_closes_descriptors_of_its_process_fails_and_says_so(
-    one_child, pipeline_from, way
-):
+    one_child: Any, pipeline_from: PipelineFrom, way: str
+) -> None:
     record = one_child.run(
         pipeline_from(f"""
             import os, threading, time
@@ -69,7 +77,9 @@ def test_a_step_that_closes_descriptors_of_its_process_fails_and_says_so(
     assert one_child.log(record, "after") == ["after"]
 
 
-def test_whichever_descriptor_a_step_closes_no_attempt_is_lost(one_child, pipeline_from):
+def test_whichever_descriptor_a_step_closes_no_attempt_is_lost(
+    one_child: Any, pipeline_from: PipelineFrom
+) -> None:
     record = one_child.run(
         pipeline_from("""
             import contextlib, os
@@ -97,8 +107,8 @@ def test_whichever_descriptor_a_step_closes_no_attempt_is_lost(one_child, pipeli
 
 
 def test_nothing_of_ours_is_written_into_files_that_get_the_numbers_of_closed_descriptors(
-    one_child, pipeline_from, tmp_path
-):
+    one_child: Any, pipeline_from: PipelineFrom, tmp_path: Path
+) -> None:
     record = one_child.run(
         pipeline_from(f"""
             import os, time

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+
+from orchestrator.settings.model import Settings
+from tests.support.fixtures import PipelineFrom
+from tests.support.worker_runs import Runs
 
 SPOILING = """
     import os, sys
@@ -242,7 +248,7 @@ REPLACED = {
 
 
 @pytest.fixture(scope="module")
-def one_child(settings, shared_redis_url, runs_by):
+def one_child(settings: Settings, shared_redis_url: str, runs_by: Callable[[Settings], Runs]):
     from orchestrator.local.workers import local_workers
 
     with local_workers(settings, shared_redis_url, 1, ["cpu"], ready_limit_s=30) as started:
@@ -251,7 +257,7 @@ def one_child(settings, shared_redis_url, runs_by):
 
 
 @pytest.fixture
-def spoil(one_child, pipeline_from):
+def spoil(one_child: Any, pipeline_from: PipelineFrom):
     """Return what three steps see: before, in, and after one that spoils its process."""
 
     def run(spoil, look):
@@ -265,7 +271,7 @@ def spoil(one_child, pipeline_from):
 
 
 @pytest.mark.parametrize("change", HELD)
-def test_what_a_step_changes_is_put_back_in_the_same_process(spoil, change):
+def test_what_a_step_changes_is_put_back_in_the_same_process(spoil: Any, change: str) -> None:
     before, spoils, after = spoil(*HELD[change])
 
     assert after == before
@@ -273,7 +279,7 @@ def test_what_a_step_changes_is_put_back_in_the_same_process(spoil, change):
 
 
 @pytest.mark.parametrize("change", REPLACED)
-def test_a_process_that_cannot_be_put_back_is_replaced(spoil, change):
+def test_a_process_that_cannot_be_put_back_is_replaced(spoil: Any, change: str) -> None:
     before, spoils, after = spoil(*REPLACED[change])
 
     assert spoils["seen"] != before["seen"] or change == "a resource limit"
@@ -281,7 +287,7 @@ def test_a_process_that_cannot_be_put_back_is_replaced(spoil, change):
     assert after["pid"] != before["pid"] == spoils["pid"]
 
 
-def test_users_that_a_step_took_on_are_not_those_of_the_next_one(spoil):
+def test_users_that_a_step_took_on_are_not_those_of_the_next_one(spoil: Any) -> None:
     import os
 
     if os.geteuid():
@@ -315,8 +321,11 @@ IMPORTED = """
 
 
 def test_what_modules_change_when_they_are_imported_holds_for_all_steps_of_their_folder_alone(
-    one_child, pipeline_from, tmp_path_factory, monkeypatch
-):
+    one_child: Any,
+    pipeline_from: PipelineFrom,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import sys
 
     from orchestrator.definition.loading import load
@@ -345,8 +354,8 @@ def test_what_modules_change_when_they_are_imported_holds_for_all_steps_of_their
 
 
 def test_a_step_finds_half_of_the_descriptors_free_whatever_steps_before_it_left_open(
-    own_worker, pipeline_from
-):
+    own_worker: Runs, pipeline_from: PipelineFrom
+) -> None:
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -379,7 +388,9 @@ def test_a_step_finds_half_of_the_descriptors_free_whatever_steps_before_it_left
     assert len(set(pids)) == 3, pids  # it is replaced after every second one, and not sooner
 
 
-def test_a_process_that_is_replaced_takes_no_other_step_with_it(own_worker, pipeline_from):
+def test_a_process_that_is_replaced_takes_no_other_step_with_it(
+    own_worker: Runs, pipeline_from: PipelineFrom
+) -> None:
     pipeline = pipeline_from("""
         import os, threading, time
 
@@ -402,7 +413,9 @@ def test_a_process_that_is_replaced_takes_no_other_step_with_it(own_worker, pipe
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_what_belongs_to_a_step_alone_is_held_in_other_pools_too(start_worker, pipeline_from, pool):
+def test_what_belongs_to_a_step_alone_is_held_in_other_pools_too(
+    start_worker: Any, pipeline_from: PipelineFrom, pool: str
+) -> None:
     _, runs = start_worker(pool, "-P", pool, "-c", "1")
     spoil = (
         "import decimal, celery; decimal.getcontext().prec = 3; celery.Celery('left').set_current()"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import redis
 
@@ -13,7 +17,9 @@ from orchestrator.local.server import embedded_server
 from orchestrator.local.workers import local_workers
 from orchestrator.messages.queues import list_key, queue_keys, queue_length
 from orchestrator.messages.sizes import ORIGIN_BYTES, message_bytes
-from orchestrator.settings.model import PoolSettings
+from orchestrator.settings.model import PoolSettings, Settings
+from tests.support.fixtures import PipelineFrom, WaitUntil
+from tests.support.worker_runs import Runs
 
 CHAIN = """
     @step
@@ -42,8 +48,12 @@ def events_of(runs, run_id):
 
 
 def test_a_user_who_may_use_keys_of_one_prefix_only_runs_everything(
-    settings, runs_on, pipeline_from, tmp_path, wait_until
-):
+    settings: Settings,
+    runs_on: Callable[[Settings, str], Runs],
+    pipeline_from: PipelineFrom,
+    tmp_path: Path,
+    wait_until: WaitUntil,
+) -> None:
     """Ledger, queues, bindings, control and event channels: the server refuses what does not begin
     with the prefix."""
     with embedded_server(tmp_path / "server") as url, connect(url) as admin:
@@ -75,8 +85,13 @@ def test_a_user_who_may_use_keys_of_one_prefix_only_runs_everything(
 
 
 def test_an_upgrade_takes_over_what_lies_in_the_queues_of_before(
-    settings, shared_redis_url, runs_on, start_worker, pipeline_from, tmp_path
-):
+    settings: Settings,
+    shared_redis_url: str,
+    runs_on: Callable[[Settings, str], Runs],
+    start_worker: Any,
+    pipeline_from: PipelineFrom,
+    tmp_path: Path,
+) -> None:
     """The run, its messages and the command that starts the worker are those of before; nothing is
     lost."""
     pool, client = f"up-{tmp_path.name}", None
@@ -104,8 +119,8 @@ def test_an_upgrade_takes_over_what_lies_in_the_queues_of_before(
 
 @pytest.mark.parametrize("option", ["", "(timeout=2.5)"])
 def test_a_message_that_a_worker_sends_is_no_larger_than_was_computed(
-    runs, pipeline_from, wait_until, option
-):
+    runs: Runs, pipeline_from: PipelineFrom, wait_until: WaitUntil, option: str
+) -> None:
     """The next link of a chain, whose queue nobody reads: with parent, root and the worker's own
     name."""
     source = CHAIN.format(option=option).replace(
@@ -130,8 +145,8 @@ def test_a_message_that_a_worker_sends_is_no_larger_than_was_computed(
 
 
 def test_the_card_tells_which_queues_are_read_and_how_many_slots_there_are_now(
-    own_worker, wait_until
-):
+    own_worker: Runs, wait_until: WaitUntil
+) -> None:
     with own_worker() as runs:
         queue, client, prefix = (
             runs.settings.queue_of(),

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.support.fixtures import PipelineFrom, WaitUntil
+from tests.support.worker_runs import Runs
 
 FLAKY = """
     import pathlib
@@ -33,7 +38,7 @@ FLAKY = """
 
 
 @pytest.fixture
-def flaky(pipeline_from, tmp_path):
+def flaky(pipeline_from: PipelineFrom, tmp_path: Path):
     """Return a pipeline of one step that fails `times` times with `error`."""
     numbers = itertools.count()
 
@@ -47,7 +52,9 @@ def flaky(pipeline_from, tmp_path):
     return build
 
 
-def test_every_attempt_is_in_the_record_with_its_error_and_the_users_frames(runs, flaky):
+def test_every_attempt_is_in_the_record_with_its_error_and_the_users_frames(
+    runs: Runs, flaky: Any
+) -> None:
     record = runs.run(flaky("retries=2, retry_delay=0.01", times=2))
 
     attempts = record.steps["flaky"].attempts
@@ -67,7 +74,9 @@ def test_every_attempt_is_in_the_record_with_its_error_and_the_users_frames(runs
     assert attempts[2].error is None
 
 
-def test_the_due_time_is_in_the_ledger_and_grows_with_backoff_up_to_the_cap(runs, flaky):
+def test_the_due_time_is_in_the_ledger_and_grows_with_backoff_up_to_the_cap(
+    runs: Runs, flaky: Any
+) -> None:
     options = "retries=4, retry_delay=0.1, retry_backoff=3, retry_max_delay=0.5, retry_jitter=0"
     record = runs.run(flaky(options, times=4))
 
@@ -78,7 +87,7 @@ def test_the_due_time_is_in_the_ledger_and_grows_with_backoff_up_to_the_cap(runs
         assert attempt.queued_at_us >= event.fields["due_at"]
 
 
-def test_jitter_spreads_the_due_times(runs, pipeline_from):
+def test_jitter_spreads_the_due_times(runs: Runs, pipeline_from: PipelineFrom) -> None:
     record = runs.run(
         pipeline_from("""
             @step(retries=1, retry_delay=0.2, retry_jitter=0.5)
@@ -99,8 +108,8 @@ def test_jitter_spreads_the_due_times(runs, pipeline_from):
 
 
 def test_a_step_that_waits_for_its_retry_holds_no_child_and_shows_when_it_is_due(
-    runs, flaky, pipeline_from
-):
+    runs: Runs, flaky: Any, pipeline_from: PipelineFrom
+) -> None:
     """Four children, six steps that wait for long: another run goes through meanwhile."""
     waiting = [runs.submit(flaky("retries=1, retry_delay=600, retry_jitter=0")) for _ in range(6)]
     for run_id in waiting:
@@ -132,15 +141,17 @@ def test_a_step_that_waits_for_its_retry_holds_no_child_and_shows_when_it_is_due
     ],
 )
 def test_exception_classes_and_their_bases_decide_about_the_retry(
-    runs, flaky, options, error, attempts
-):
+    runs: Runs, flaky: Any, options: str, error: str, attempts: int
+) -> None:
     record = runs.run(flaky(options, error, times=9))
 
     assert record.state == "failed"
     assert len(record.steps["flaky"].attempts) == attempts
 
 
-def test_celery_events_name_the_step_and_show_each_end(runs, flaky, celery_events, wait_until):
+def test_celery_events_name_the_step_and_show_each_end(
+    runs: Runs, flaky: Any, celery_events: list[dict[str, Any]], wait_until: WaitUntil
+) -> None:
     record = runs.run(flaky("retries=2, retry_delay=0.01", times=9))
 
     def of_the_run() -> list[dict[str, object]]:

@@ -7,6 +7,7 @@ import json
 import textwrap
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,11 +16,14 @@ from hypothesis import strategies as st
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cli.summary import summary_text
 from orchestrator.definition.loading import load
+from orchestrator.local.workers import LocalWorkers
 from orchestrator.record.as_json import record_json
 from orchestrator.record.run import read_record
 from orchestrator.worker.log_lines import LINE_CHARS
 from orchestrator.worker.log_shipment import Shipment
 from orchestrator.worker.masking import Masks
+from tests.support.fixtures import PipelineFrom, WaitUntil
+from tests.support.worker_runs import Runs
 
 TOKEN = 's3cr3t of the "house" é漢'
 KEY = "-----BEGIN KEY-----\nMIIBVwIBADANBgkqh\n-----END KEY-----"
@@ -115,7 +119,13 @@ def assert_unknown(texts: dict[str, str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def used(runs, worker, celery_events, tmp_path_factory, wait_until):
+def used(
+    runs: Runs,
+    worker: LocalWorkers,
+    celery_events: list[dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+    wait_until: WaitUntil,
+):
     """A run with secrets that failed once, with what the server held while it went on."""
     folder = tmp_path_factory.mktemp("gate")
     (folder / "token").write_text(TOKEN)
@@ -134,7 +144,7 @@ def used(runs, worker, celery_events, tmp_path_factory, wait_until):
     return run_id, read_record(runs.ledger, run_id), during, kept_apart
 
 
-def test_steps_get_the_text_through_retries_and_as_part_of_other_values(used) -> None:
+def test_steps_get_the_text_through_retries_and_as_part_of_other_values(used: Any) -> None:
     _, record, *_ = used
 
     assert {name: step.state.value for name, step in record.steps.items()} == dict.fromkeys(
@@ -143,7 +153,9 @@ def test_steps_get_the_text_through_retries_and_as_part_of_other_values(used) ->
     assert [it.outcome.value for it in record.steps["use"].attempts] == ["failed", "succeeded"]
 
 
-def test_a_secret_is_in_one_key_while_the_run_goes_on_and_nowhere_afterwards(runs, used) -> None:
+def test_a_secret_is_in_one_key_while_the_run_goes_on_and_nowhere_afterwards(
+    runs: Runs, used: Any
+) -> None:
     run_id, _, during, kept_apart = used
 
     with pytest.raises(AssertionError):  # it is found where it is
@@ -153,7 +165,9 @@ def test_a_secret_is_in_one_key_while_the_run_goes_on_and_nowhere_afterwards(run
     assert_unknown(on_the_server(runs.ledger.client))
 
 
-def test_what_people_see_is_masked(used, worker, celery_events) -> None:
+def test_what_people_see_is_masked(
+    used: Any, worker: LocalWorkers, celery_events: list[dict[str, Any]]
+) -> None:
     _, record, *_ = used
     shown = json.dumps(record_json(record), ensure_ascii=False)
 
@@ -172,9 +186,9 @@ def test_what_people_see_is_masked(used, worker, celery_events) -> None:
     }
     assert record_json(record)["steps"]["read"]["output"] == "***"
     error = record.steps["use"].attempts[0].error
-    assert error["message"] == "refused: ***"
-    assert "note of ***" in error["traceback"]
-    assert "RuntimeError: ***" in error["traceback"]
+    assert error.message == "refused: ***"
+    assert "note of ***" in error.traceback
+    assert "RuntimeError: ***" in error.traceback
     assert_unknown(
         {
             "show": shown,
@@ -185,7 +199,7 @@ def test_what_people_see_is_masked(used, worker, celery_events) -> None:
     )
 
 
-def test_logs_are_masked_in_whatever_pieces_they_are_written(runs, used) -> None:
+def test_logs_are_masked_in_whatever_pieces_they_are_written(runs: Runs, used: Any) -> None:
     _, record, *_ = used
     lines = runs.log(record, "use")
 
@@ -218,7 +232,9 @@ DIES = """
 """
 
 
-def test_the_last_words_of_a_process_that_dies_are_masked_too(runs, pipeline_from) -> None:
+def test_the_last_words_of_a_process_that_dies_are_masked_too(
+    runs: Runs, pipeline_from: PipelineFrom
+) -> None:
     record = runs.run(pipeline_from(DIES, {"token": TOKEN}))
 
     assert [record.steps[name].attempts[0].outcome.value for name in ("die", "linger")] == [
@@ -244,7 +260,7 @@ OTHER = """
 
 
 def test_the_next_run_in_that_process_knows_nothing_of_it(
-    runs, used, pipeline_from, tmp_path
+    runs: Runs, used: Any, pipeline_from: PipelineFrom, tmp_path: Path
 ) -> None:
     (tmp_path / "text").write_text(TOKEN)  # it is only masked where it is known
 
@@ -317,7 +333,7 @@ def test_short_secrets_mask_nothing_and_of_nested_ones_the_longest_goes_first() 
     assert Masks([KEY])(f"x {KEY} y\n{KEY.splitlines()[1]}") == "x *** y\n***"
 
 
-def test_a_run_with_many_secrets_costs_each_line_little(cpu_growth) -> None:
+def test_a_run_with_many_secrets_costs_each_line_little(cpu_growth: Any) -> None:
     """Twice the text takes no more than 2.5 times the CPU time."""
     masks = Masks([f"secret number {number}" for number in range(20)])
     text = "a line of a log without any of them " * 3

@@ -7,11 +7,16 @@ import pathlib
 import re
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from orchestrator.artifacts.reference import artifact_of
+from orchestrator.settings.model import Settings
+from tests.support.fixtures import PipelineFrom, WaitUntil
+from tests.support.worker_runs import Runs
 
 SHELL = """
     shell = PipelineBuilder("shell", params={params!r})
@@ -21,7 +26,7 @@ SHELL = """
 
 
 @pytest.fixture
-def shell(runs, pipeline_from):
+def shell(runs: Runs, pipeline_from: PipelineFrom):
     """Run a command below a step `given` whose output is a mapping; give the record."""
 
     def run(command, params=None, given=None):
@@ -53,11 +58,15 @@ def shell(runs, pipeline_from):
         ("cat", None),  # standard input is empty, not the worker's
     ],
 )
-def test_standard_output_is_the_output_and_json_is_parsed(runs, shell, command, output):
+def test_standard_output_is_the_output_and_json_is_parsed(
+    runs: Runs, shell: Any, command: str, output: dict[str, Any] | list[Any] | str | None
+) -> None:
     assert runs.value(shell(command), "command") == output
 
 
-def test_parts_of_a_parsed_output_reach_the_next_step(runs, pipeline_from):
+def test_parts_of_a_parsed_output_reach_the_next_step(
+    runs: Runs, pipeline_from: PipelineFrom
+) -> None:
     record = runs.run(
         pipeline_from("""
             shell = PipelineBuilder("shell")
@@ -82,16 +91,18 @@ def test_parts_of_a_parsed_output_reach_the_next_step(runs, pipeline_from):
         ),
     ],
 )
-def test_a_command_that_fails_fails_the_step(runs, shell, command, told):
+def test_a_command_that_fails_fails_the_step(
+    runs: Runs, shell: Any, command: str, told: str
+) -> None:
     record = shell(f"echo before; {command}" if "$$" in command else command)
 
     error = record.steps["command"].attempts[0].error
     assert record.state == "failed"
-    assert error["type"] == "orchestrator.errors:CommandFailed"
-    assert error["message"] == told.replace(": kill", ": echo before; kill")
+    assert error.type == "orchestrator.errors:CommandFailed"
+    assert error.message == told.replace(": kill", ": echo before; kill")
 
 
-def test_both_streams_are_in_the_log(runs, shell):
+def test_both_streams_are_in_the_log(runs: Runs, shell: Any) -> None:
     record = shell("echo out; echo err >&2; exit 1")
 
     assert sorted(runs.log(record, "command")) == ["err", "out"]
@@ -113,7 +124,9 @@ NASTY = [
 
 @pytest.mark.parametrize("value", NASTY)
 @pytest.mark.parametrize("around", ["{}", '"{}"', "pre-{}-post"], ids=["bare", "double", "inside"])
-def test_a_value_is_never_read_as_code(runs, shell, tmp_path, value, around):
+def test_a_value_is_never_read_as_code(
+    runs: Runs, shell: Any, tmp_path: Path, value: str, around: str
+) -> None:
     target = tmp_path / "out"
     written = around.format("${{ params.value }}")
     record = shell(f"cd '{tmp_path}'; printf '%s' {written} > '{target}'", params={"value": value})
@@ -124,7 +137,7 @@ def test_a_value_is_never_read_as_code(runs, shell, tmp_path, value, around):
         assert target.read_text() == value
 
 
-def test_values_reach_a_command_in_the_form_that_the_shell_knows(runs, shell):
+def test_values_reach_a_command_in_the_form_that_the_shell_knows(runs: Runs, shell: Any) -> None:
     params = {"number": 0.5, "flag": True, "names": ["a", "b"], "nothing": None}
     command = " ".join(f'"${{{{ params.{name} }}}}"' for name in params)
 
@@ -133,7 +146,7 @@ def test_values_reach_a_command_in_the_form_that_the_shell_knows(runs, shell):
     assert runs.value(record, "command") == '0.5|true|["a", "b"]|null|'
 
 
-def test_a_large_output_of_another_step_reaches_a_command(runs, shell):
+def test_a_large_output_of_another_step_reaches_a_command(runs: Runs, shell: Any) -> None:
     record = shell(
         'printf %s "${{ steps.given.output.text }}" | wc -c', given={"text": "x" * 100_000}
     )
@@ -141,15 +154,15 @@ def test_a_large_output_of_another_step_reaches_a_command(runs, shell):
     assert runs.value(record, "command").strip() == "100000"
 
 
-def test_variables_of_the_shell_are_left_alone(runs, shell):
+def test_variables_of_the_shell_are_left_alone(runs: Runs, shell: Any) -> None:
     record = shell("value=5; echo $value ${value} '$${{ params.x }}'")
 
     assert runs.value(record, "command") == "5 5 ${{ params.x }}"
 
 
 def test_a_command_that_is_stopped_is_asked_first_and_may_tidy_up(
-    own_worker, settings, pipeline_from, tmp_path
-):
+    own_worker: Runs, settings: Settings, pipeline_from: PipelineFrom, tmp_path: Path
+) -> None:
     # on a busy machine, tidying up takes its time
     patient = settings.model_copy(update={"timeout_grace_s": 100.0})
     pipeline = pipeline_from(f"""
@@ -191,8 +204,8 @@ BIG = 300_000
     ],
 )
 def test_a_value_that_is_too_long_for_a_command_fails_before_it_starts_and_is_named(
-    runs, shell, command, named
-):
+    runs: Runs, shell: Any, command: str, named: list[Any]
+) -> None:
     record = shell(
         f"echo started >&2; {command}", params={"word": "short"}, given={"text": "x" * BIG}
     )
@@ -205,7 +218,7 @@ def test_a_value_that_is_too_long_for_a_command_fails_before_it_starts_and_is_na
     assert "${{ file(steps.given.output" in error_of(record)
 
 
-def test_many_values_that_are_too_long_together_are_named(runs, shell):
+def test_many_values_that_are_too_long_together_are_named(runs: Runs, shell: Any) -> None:
     params = {f"word{number:02}": "x" * 100_000 for number in range(65)}
     command = "true " + " ".join(f"${{{{ params.{name} }}}}" for name in params)
 
@@ -218,7 +231,7 @@ def test_many_values_that_are_too_long_together_are_named(runs, shell):
     )
 
 
-def test_a_command_that_is_too_long_itself_says_so(runs, shell):
+def test_a_command_that_is_too_long_itself_says_so(runs: Runs, shell: Any) -> None:
     record = shell(f"# {'x' * BIG}")
 
     assert record.state == "failed"
@@ -244,8 +257,8 @@ def test_a_command_that_is_too_long_itself_says_so(runs, shell):
     ],
 )
 def test_a_file_has_the_whole_value_for_as_long_as_the_command_runs(
-    runs, pipeline_from, tmp_path, body, content
-):
+    runs: Runs, pipeline_from: PipelineFrom, tmp_path: Path, body: str, content: str
+) -> None:
     copy, path = tmp_path / "copy", tmp_path / "path"
     record = runs.run(
         pipeline_from(f"""
@@ -273,7 +286,9 @@ def test_a_file_has_the_whole_value_for_as_long_as_the_command_runs(
 
 
 @pytest.mark.parametrize("ending", ["exit 3", "sleep 600"])
-def test_the_files_are_gone_however_the_attempt_ends(runs, pipeline_from, tmp_path, ending):
+def test_the_files_are_gone_however_the_attempt_ends(
+    runs: Runs, pipeline_from: PipelineFrom, tmp_path: Path, ending: str
+) -> None:
     path = tmp_path / "path"
     record = runs.run(
         pipeline_from(f"""
@@ -287,8 +302,8 @@ def test_the_files_are_gone_however_the_attempt_ends(runs, pipeline_from, tmp_pa
 
 
 def test_the_files_of_a_process_that_was_killed_are_gone_with_its_worker(
-    own_worker, pipeline_from, tmp_path
-):
+    own_worker: Runs, pipeline_from: PipelineFrom, tmp_path: Path
+) -> None:
     path = tmp_path / "path"
     with own_worker() as runs:
         record = runs.run(
@@ -306,7 +321,9 @@ def test_the_files_of_a_process_that_was_killed_are_gone_with_its_worker(
 @pytest.mark.parametrize(
     ("value", "told"), [("a\0b", "holds a NUL"), ("a\ud83db", "is not Unicode text")]
 )
-def test_a_value_that_no_variable_can_hold_names_its_reference(runs, shell, value, told):
+def test_a_value_that_no_variable_can_hold_names_its_reference(
+    runs: Runs, shell: Any, value: str, told: str
+) -> None:
     record = shell(
         'echo "${{ params.fine }}" "${{ params.value }}"', params={"fine": "a", "value": value}
     )
@@ -318,7 +335,9 @@ def test_a_value_that_no_variable_can_hold_names_its_reference(runs, shell, valu
 
 @pytest.mark.parametrize("body", ["return 10**5000", "made = []; made.append(made); return made"])
 @pytest.mark.parametrize("reference", ["steps.give.output", "file(steps.give.output)"])
-def test_a_value_that_json_cannot_say_names_its_reference(runs, pipeline_from, body, reference):
+def test_a_value_that_json_cannot_say_names_its_reference(
+    runs: Runs, pipeline_from: PipelineFrom, body: str, reference: str
+) -> None:
     record = runs.run(
         pipeline_from(f"""
             @step
@@ -332,14 +351,14 @@ def test_a_value_that_json_cannot_say_names_its_reference(runs, pipeline_from, b
     )
 
     error = record.steps["take"].attempts[-1].error
-    assert error["type"].endswith(":ReferenceUnusable")
-    assert "steps.give.output" in error["message"]
-    assert "has no JSON form" in error["message"]
+    assert error.type.endswith(":ReferenceUnusable")
+    assert "steps.give.output" in error.message
+    assert "has no JSON form" in error.message
 
 
 def test_what_a_command_leaves_running_with_its_standard_output_does_not_hold_the_step(
-    runs, shell, tmp_path
-):
+    runs: Runs, shell: Any, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
     record = shell(
         f"(until [ -e {gate} ]; do sleep 0.05; done; echo late) & echo early; echo '{gate}' >&2"
@@ -351,8 +370,8 @@ def test_what_a_command_leaves_running_with_its_standard_output_does_not_hold_th
 
 
 def test_what_is_left_running_and_writes_without_end_holds_neither_the_step_nor_a_core(
-    runs, shell, tmp_path
-):
+    runs: Runs, shell: Any, tmp_path: Path
+) -> None:
     pid = tmp_path / "pid"
     record = shell(f"yes noise & echo $! > {pid}")
     left = psutil.Process(int(pid.read_text()))
@@ -382,8 +401,8 @@ REOPENED = {
 )
 @pytest.mark.parametrize("way", REOPENED)
 def test_what_a_command_has_written_stays_however_it_opens_its_streams_anew(
-    runs, shell, way, stream
-):
+    runs: Runs, shell: Any, way: str, stream: str
+) -> None:
     command = REOPENED[way].format(stream=stream)
     record = shell(f"echo out; echo err >&2; {command}; echo 'last out'; echo 'last err' >&2")
 
@@ -395,8 +414,8 @@ def test_what_a_command_has_written_stays_however_it_opens_its_streams_anew(
 
 
 def test_what_a_command_leaves_running_may_go_on_to_write_to_both_streams(
-    runs, shell, tmp_path, wait_until
-):
+    runs: Runs, shell: Any, tmp_path: Path, wait_until: WaitUntil
+) -> None:
     go_on, is_done = tmp_path / "go-on", tmp_path / "is-done"
     loop = f"until [ -e {go_on} ]; do sleep 0.05; done; yes noise | head -c 300000"
     record = shell(f"(({loop}) && ({loop}) >&2 && touch {is_done}) & echo early; echo early >&2")
@@ -407,14 +426,16 @@ def test_what_a_command_leaves_running_may_go_on_to_write_to_both_streams(
     wait_until(is_done.exists)
 
 
-def test_a_command_that_closes_its_standard_output_is_waited_for(runs, shell, tmp_path):
+def test_a_command_that_closes_its_standard_output_is_waited_for(
+    runs: Runs, shell: Any, tmp_path: Path
+) -> None:
     record = shell(f"echo early; exec >&-; sleep 0.3; touch {tmp_path}/late")
 
     assert runs.value(record, "command") == "early"
     assert (tmp_path / "late").exists()
 
 
-def test_a_large_output_is_kept_whole_and_by_reference(runs, shell):
+def test_a_large_output_is_kept_whole_and_by_reference(runs: Runs, shell: Any) -> None:
     record = shell("yes 0123456789abcde | head -c 5000000; printf '\\303\\251'")
 
     value = runs.value(record, "command")
@@ -423,8 +444,8 @@ def test_a_large_output_is_kept_whole_and_by_reference(runs, shell):
 
 
 def test_an_output_beyond_the_limit_fails_the_attempt_and_ends_the_command(
-    own_worker, settings, pipeline_from, tmp_path
-):
+    own_worker: Runs, settings: Settings, pipeline_from: PipelineFrom, tmp_path: Path
+) -> None:
     chosen = settings.model_copy(update={"shell_output_mb": 1})
     with own_worker(chosen=chosen) as runs:
         record = runs.run(
@@ -441,7 +462,9 @@ def test_an_output_beyond_the_limit_fails_the_attempt_and_ends_the_command(
     assert "shell_output_mb" in error_of(record, "above")
 
 
-def test_the_log_has_characters_that_lie_across_the_borders_of_reads(runs, shell):
+def test_the_log_has_characters_that_lie_across_the_borders_of_reads(
+    runs: Runs, shell: Any
+) -> None:
     lines = runs.log(shell("printf a; yes é | head -n 43700"), "command")
 
     assert lines == ["é"] * len(lines)

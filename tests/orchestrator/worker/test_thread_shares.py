@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from orchestrator.cores import available_cores
 from orchestrator.local.workers import local_workers
-from orchestrator.settings.model import PoolSettings
+from orchestrator.settings.model import PoolSettings, Settings
 from orchestrator.worker.thread_shares import OF_THREADPOOLCTL
+from tests.support.fixtures import PipelineFrom
+from tests.support.worker_runs import Runs
 
 pytest.importorskip("numpy")
 
@@ -65,7 +69,12 @@ def expected(threads):
 
 
 @pytest.fixture
-def runs_with(settings, shared_redis_url, runs_by, monkeypatch):
+def runs_with(
+    settings: Settings,
+    shared_redis_url: str,
+    runs_by: Callable[[Settings], Runs],
+    monkeypatch: pytest.MonkeyPatch,
+):
     """Run a pipeline on a worker of its own with some slots, pool settings and variables; give runs
     and record."""
 
@@ -87,8 +96,8 @@ def runs_with(settings, shared_redis_url, runs_by, monkeypatch):
 
 
 def test_each_step_has_its_number_of_threads_though_libraries_are_loaded_already(
-    runs_with, pipeline_from
-):
+    runs_with: Any, pipeline_from: PipelineFrom
+) -> None:
     values = runs_with(pipeline_from(SEEN), slots=1)
 
     share = expected(available_cores())
@@ -98,21 +107,23 @@ def test_each_step_has_its_number_of_threads_though_libraries_are_loaded_already
     assert values["sets_itself"] == ["7", ["7", str(available_cores())], 7]
 
 
-def test_slots_share_the_cores(runs_with, pipeline_from):
+def test_slots_share_the_cores(runs_with: Any, pipeline_from: PipelineFrom) -> None:
     values = runs_with(pipeline_from(SEEN), slots=2 * available_cores())
 
     assert values["share"] == values["again"] == expected(1)
     assert values["three"] == expected(3)
 
 
-def test_a_pool_may_say_how_many(runs_with, pipeline_from):
+def test_a_pool_may_say_how_many(runs_with: Any, pipeline_from: PipelineFrom) -> None:
     values = runs_with(pipeline_from(SEEN), slots=4, threads=2)
 
     assert values["share"] == values["again"] == expected(2)
     assert values["three"] == expected(3)
 
 
-def test_what_the_user_has_set_counts_up_to_the_cap(runs_with, pipeline_from):
+def test_what_the_user_has_set_counts_up_to_the_cap(
+    runs_with: Any, pipeline_from: PipelineFrom
+) -> None:
     variables = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
     values = runs_with(pipeline_from(SEEN), slots=4, variables=variables)
 
@@ -120,7 +131,9 @@ def test_what_the_user_has_set_counts_up_to_the_cap(runs_with, pipeline_from):
     assert values["one"] == expected(1)
 
 
-def test_what_a_module_sets_when_it_is_imported_counts(runs_with, pipeline_from):
+def test_what_a_module_sets_when_it_is_imported_counts(
+    runs_with: Any, pipeline_from: PipelineFrom
+) -> None:
     pipeline = pipeline_from("""
         import os
         os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -140,7 +153,9 @@ def test_what_a_module_sets_when_it_is_imported_counts(runs_with, pipeline_from)
     assert values["first"] == values["second"] == ["1", True]
 
 
-def test_a_step_without_such_libraries_loads_none_and_looks_for_none(runs_with, pipeline_from):
+def test_a_step_without_such_libraries_loads_none_and_looks_for_none(
+    runs_with: Any, pipeline_from: PipelineFrom
+) -> None:
     pipeline = pipeline_from("""
         import sys
 
@@ -158,8 +173,8 @@ def test_a_step_without_such_libraries_loads_none_and_looks_for_none(runs_with, 
 
 
 def test_a_step_finds_the_same_variables_whatever_libraries_were_loaded_before(
-    runs_with, pipeline_from
-):
+    runs_with: Any, pipeline_from: PipelineFrom
+) -> None:
     pipeline = pipeline_from("""
         import os
 
@@ -184,7 +199,7 @@ def test_a_step_finds_the_same_variables_whatever_libraries_were_loaded_before(
     assert values["first"] == values["loads"] == values["loaded"] == values["last"]
 
 
-def test_what_threadpoolctl_sets_is_what_steps_find():
+def test_what_threadpoolctl_sets_is_what_steps_find() -> None:
     code = (
         "import os; before = {**os.environ}; import threadpoolctl; print([*os.environ.items() -"
         " before.items()])"
@@ -198,7 +213,9 @@ def test_what_threadpoolctl_sets_is_what_steps_find():
     )
 
 
-def test_commands_of_shell_steps_have_the_share_too(runs_with, pipeline_from):
+def test_commands_of_shell_steps_have_the_share_too(
+    runs_with: Any, pipeline_from: PipelineFrom
+) -> None:
     pipeline = pipeline_from("""
         plain = PipelineBuilder("plain")
         plain.add("share", run="echo x$OMP_NUM_THREADS")
@@ -209,7 +226,9 @@ def test_commands_of_shell_steps_have_the_share_too(runs_with, pipeline_from):
     assert values == {"share": "x1", "three": "x3"}
 
 
-def test_the_share_is_of_the_cores_that_may_be_used(runs_with, pipeline_from):
+def test_the_share_is_of_the_cores_that_may_be_used(
+    runs_with: Any, pipeline_from: PipelineFrom
+) -> None:
     before = os.sched_getaffinity(0)
     pipeline = pipeline_from("""
         plain = PipelineBuilder("plain")
@@ -225,8 +244,8 @@ def test_the_share_is_of_the_cores_that_may_be_used(runs_with, pipeline_from):
 
 
 def test_a_step_has_its_number_of_threads_of_torch_and_the_next_one_the_share_again(
-    runs_with, pipeline_from
-):
+    runs_with: Any, pipeline_from: PipelineFrom
+) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
     pipeline = pipeline_from("""
         @step

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from tests.support.fixtures import PipelineFrom, States
+from tests.support.worker_runs import Runs
+
 SOURCE = """
     @step
     def good():
@@ -28,7 +33,9 @@ SOURCE = """
 """
 
 
-def test_each_rule_decides_by_how_its_upstreams_ended(runs, pipeline_from, states):
+def test_each_rule_decides_by_how_its_upstreams_ended(
+    runs: Runs, pipeline_from: PipelineFrom, states: States
+) -> None:
     record = runs.run(pipeline_from(SOURCE))
 
     assert record.state == "failed"
@@ -59,7 +66,9 @@ def test_each_rule_decides_by_how_its_upstreams_ended(runs, pipeline_from, state
     }
 
 
-def test_the_output_of_a_failed_or_skipped_upstream_is_none(runs, pipeline_from):
+def test_the_output_of_a_failed_or_skipped_upstream_is_none(
+    runs: Runs, pipeline_from: PipelineFrom
+) -> None:
     record = runs.run(pipeline_from(SOURCE))
 
     assert runs.value(record, "broken-always") == ["fine", None]
@@ -67,8 +76,8 @@ def test_the_output_of_a_failed_or_skipped_upstream_is_none(runs, pipeline_from)
 
 
 def test_one_failed_starts_at_the_first_failure_without_waiting_for_the_rest(
-    runs, pipeline_from, states, tmp_path
-):
+    runs: Runs, pipeline_from: PipelineFrom, states: States, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
     run_id = runs.submit(
         pipeline_from("""

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.definition.loading import load
 from orchestrator.definition.model import FunctionCall, Pipeline, Step
+from tests.support.worker_runs import Runs
 
 USES = "same_name:answer"
 
 
 @pytest.fixture
-def one_slot(own_worker):
+def one_slot(own_worker: Runs):
     """Runs on a worker with one child, so that every step meets what the one before has
     imported."""
     with own_worker(1) as runs:
@@ -23,7 +26,7 @@ def one_slot(own_worker):
 
 
 @pytest.fixture
-def answer_of(one_slot):
+def answer_of(one_slot: Any):
     """Return the output of `same_name:answer`, imported from a folder."""
 
     def answer(folder):
@@ -36,7 +39,7 @@ def answer_of(one_slot):
     return answer
 
 
-def test_modules_of_one_name_in_two_folders_are_kept_apart(answer_of, tmp_path):
+def test_modules_of_one_name_in_two_folders_are_kept_apart(answer_of: Any, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "part.py").write_text(f"PLACE = {folder!r}\n")
@@ -47,7 +50,9 @@ def test_modules_of_one_name_in_two_folders_are_kept_apart(answer_of, tmp_path):
     assert [answer_of(tmp_path / folder) for folder in "abba"] == ["a", "b", "b", "a"]
 
 
-def test_packages_of_one_name_without_an_init_file_are_kept_apart(answer_of, tmp_path):
+def test_packages_of_one_name_without_an_init_file_are_kept_apart(
+    answer_of: Any, tmp_path: Path
+) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder / "parts" / "deep").mkdir(parents=True)
         (tmp_path / folder / "parts" / "deep" / "part.py").write_text(f"PLACE = {folder!r}\n")
@@ -58,7 +63,7 @@ def test_packages_of_one_name_without_an_init_file_are_kept_apart(answer_of, tmp
     assert [answer_of(tmp_path / folder) for folder in "abba"] == ["a", "b", "b", "a"]
 
 
-def test_a_file_that_has_changed_is_imported_anew(answer_of, tmp_path):
+def test_a_file_that_has_changed_is_imported_anew(answer_of: Any, tmp_path: Path) -> None:
     (tmp_path / "part.py").write_text("NUMBER = 1\n")
     (tmp_path / "same_name.py").write_text(
         "def answer():\n    import part\n\n    return part.NUMBER\n"
@@ -72,7 +77,7 @@ def test_a_file_that_has_changed_is_imported_anew(answer_of, tmp_path):
     assert (before, after_part, answer_of(tmp_path)) == (1, 22, "new")
 
 
-def test_a_module_stays_loaded_while_nothing_changes(answer_of, tmp_path):
+def test_a_module_stays_loaded_while_nothing_changes(answer_of: Any, tmp_path: Path) -> None:
     (tmp_path / "same_name.py").write_text(
         "calls = []\n\ndef answer():\n    calls.append(1)\n    return len(calls)\n"
     )
@@ -80,7 +85,9 @@ def test_a_module_stays_loaded_while_nothing_changes(answer_of, tmp_path):
     assert [answer_of(tmp_path) for _ in range(3)] == [1, 2, 3]
 
 
-def test_an_attempt_records_the_files_of_its_own_run_alone(one_slot, tmp_path, monkeypatch):
+def test_an_attempt_records_the_files_of_its_own_run_alone(
+    one_slot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three pipelines in one folder share a module; what they import in their steps, by name or
     not, is their own."""
     monkeypatch.setattr(sys, "path", [*sys.path])

@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from orchestrator.artifacts.reference import artifact_of
+from tests.support.fixtures import PipelineFrom, States
+from tests.support.worker_runs import Runs
 
 PASS_ON = """
     @step
@@ -83,7 +87,9 @@ ECHO = """
         ("return 'ä \\u2028 \\x00 \"quoted\"'", repr('ä \u2028 \x00 "quoted"'), "str"),
     ],
 )
-def test_a_value_keeps_its_type(runs, pipeline_from, body, shown, kind):
+def test_a_value_keeps_its_type(
+    runs: Runs, pipeline_from: PipelineFrom, body: str, shown: Any, kind: str
+) -> None:
     record = runs.run(pipeline_from(PASS_ON.format(body=body)))
 
     told, told_kind = runs.value(record, "take")
@@ -92,8 +98,8 @@ def test_a_value_keeps_its_type(runs, pipeline_from, body, shown, kind):
 
 
 def test_members_of_the_users_own_enum_reach_steps_as_themselves_and_a_shell_as_their_values(
-    runs, pipeline_from
-):
+    runs: Runs, pipeline_from: PipelineFrom
+) -> None:
     record = runs.run(
         pipeline_from("""
             import enum
@@ -125,7 +131,9 @@ def test_members_of_the_users_own_enum_reach_steps_as_themselves_and_a_shell_as_
     )
 
 
-def test_parts_of_an_output_are_reached_by_key_and_index(runs, pipeline_from):
+def test_parts_of_an_output_are_reached_by_key_and_index(
+    runs: Runs, pipeline_from: PipelineFrom
+) -> None:
     record = runs.run(
         pipeline_from("""
             @step
@@ -146,7 +154,9 @@ def test_parts_of_an_output_are_reached_by_key_and_index(runs, pipeline_from):
     assert runs.value(record, "take") == [8, (1, 2), [{"id": 7}]]
 
 
-def test_a_missing_part_fails_the_step_and_says_what_there_is(runs, pipeline_from, states):
+def test_a_missing_part_fails_the_step_and_says_what_there_is(
+    runs: Runs, pipeline_from: PipelineFrom, states: States
+) -> None:
     record = runs.run(
         pipeline_from("""
             @step
@@ -165,14 +175,16 @@ def test_a_missing_part_fails_the_step_and_says_what_there_is(runs, pipeline_fro
 
     assert states(record) == {"give": "succeeded", "take": "failed"}
     error = record.steps["take"].attempts[-1].error
-    assert error["type"] == "KeyError"
+    assert error.type == "KeyError"
     assert (
         "output of step 'give' has no 'acuracy'; its keys are 'accuracy', 'loss'"
-        in error["message"]
+        in error.message
     )
 
 
-def test_small_json_is_inline_and_larger_goes_to_the_store(runs, pipeline_from):
+def test_small_json_is_inline_and_larger_goes_to_the_store(
+    runs: Runs, pipeline_from: PipelineFrom
+) -> None:
     limit = runs.settings.inline_output_bytes
 
     at_limit = runs.run(pipeline_from(ECHO, {"size": limit - 2}))  # two quotes
@@ -185,7 +197,9 @@ def test_small_json_is_inline_and_larger_goes_to_the_store(runs, pipeline_from):
     assert (runs.value(at_limit, "take"), runs.value(above, "take")) == (limit - 2, limit - 1)
 
 
-def test_a_large_array_passes_through_the_store_with_its_sha256(runs, pipeline_from):
+def test_a_large_array_passes_through_the_store_with_its_sha256(
+    runs: Runs, pipeline_from: PipelineFrom
+) -> None:
     record = runs.run(
         pipeline_from("""
             import numpy
@@ -214,8 +228,8 @@ def test_a_large_array_passes_through_the_store_with_its_sha256(runs, pipeline_f
 
 @pytest.mark.parametrize("harm", ["tampered", "deleted"])
 def test_a_harmed_artifact_fails_the_step_that_reads_it(
-    runs, pipeline_from, states, tmp_path, harm
-):
+    runs: Runs, pipeline_from: PipelineFrom, states: States, tmp_path: Path, harm: str
+) -> None:
     """Harmed while a step in between holds the reader back."""
     gate = tmp_path / "gate"
     pipeline = pipeline_from("""
@@ -254,11 +268,11 @@ def test_a_harmed_artifact_fails_the_step_that_reads_it(
     record = runs.wait(run_id)
     assert states(record) == {"give": "succeeded", "hold": "succeeded", "take": "failed"}
     error = record.steps["take"].attempts[-1].error
-    assert error["type"] == "orchestrator.errors:ArtifactMissing"
+    assert error.type == "orchestrator.errors:ArtifactMissing"
     assert (
         "SHA-256 differs" if harm == "tampered" else "Do all workers share this folder"
-    ) in error["message"]
-    assert path.name in error["message"]
+    ) in error.message
+    assert path.name in error.message
 
 
 @pytest.mark.parametrize(
@@ -270,18 +284,20 @@ def test_a_harmed_artifact_fails_the_step_that_reads_it(
     ],
 )
 def test_an_output_that_cannot_be_stored_fails_the_step_clearly(
-    runs, pipeline_from, states, expression, told
-):
+    runs: Runs, pipeline_from: PipelineFrom, states: States, expression: str, told: str
+) -> None:
     record = runs.run(pipeline_from(PASS_ON.format(body=f"return {expression}")))
 
     assert states(record) == {"give": "failed", "take": "upstream_failed"}
     error = record.steps["give"].attempts[-1].error
-    assert error["type"] == "orchestrator.errors:OutputNotStored"
-    assert error["message"].startswith(f"the output, a {told}, cannot be stored: ")
-    assert "cannot pickle" in error["message"]
+    assert error.type == "orchestrator.errors:OutputNotStored"
+    assert error.message.startswith(f"the output, a {told}, cannot be stored: ")
+    assert "cannot pickle" in error.message
 
 
-def test_an_output_whose_class_refuses_to_be_stored_is_told_by_name(runs, pipeline_from):
+def test_an_output_whose_class_refuses_to_be_stored_is_told_by_name(
+    runs: Runs, pipeline_from: PipelineFrom
+) -> None:
     record = runs.run(
         pipeline_from("""
             class Stubborn:
@@ -299,14 +315,16 @@ def test_an_output_whose_class_refuses_to_be_stored_is_told_by_name(runs, pipeli
     )
 
     error = record.steps["give"].attempts[-1].error
-    assert error["type"] == "orchestrator.errors:OutputNotStored"
+    assert error.type == "orchestrator.errors:OutputNotStored"
     assert (
-        error["message"]
+        error.message
         == "the output, a Stubborn, cannot be stored: not me. Give back plain data."
     )
 
 
-def test_a_number_of_thousands_of_digits_reaches_the_next_step(runs, pipeline_from):
+def test_a_number_of_thousands_of_digits_reaches_the_next_step(
+    runs: Runs, pipeline_from: PipelineFrom
+) -> None:
     record = runs.run(
         pipeline_from("""
             @step
@@ -326,7 +344,9 @@ def test_a_number_of_thousands_of_digits_reaches_the_next_step(runs, pipeline_fr
     assert runs.value(record, "take") is True
 
 
-def test_an_output_of_a_class_of_the_users_module_reaches_another_process(runs, pipeline_from):
+def test_an_output_of_a_class_of_the_users_module_reaches_another_process(
+    runs: Runs, pipeline_from: PipelineFrom
+) -> None:
     record = runs.run(
         pipeline_from("""
             import dataclasses
@@ -353,7 +373,7 @@ def test_an_output_of_a_class_of_the_users_module_reaches_another_process(runs, 
     assert runs.value(record, "use") == 3
 
 
-def test_params_reach_steps_with_their_types(runs, pipeline_from):
+def test_params_reach_steps_with_their_types(runs: Runs, pipeline_from: PipelineFrom) -> None:
     pipeline = pipeline_from("""
         @step
         def take(rate, names, options):

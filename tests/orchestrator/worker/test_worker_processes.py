@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from orchestrator.ledger.presence import COUNTS_FOR_S, present_workers
-from orchestrator.settings.model import PoolSettings
+from orchestrator.settings.model import PoolSettings, Settings
+from tests.support.fixtures import PipelineFrom, States, WaitUntil
+from tests.support.worker_runs import Runs
 
 CELERY = str(Path(sys.executable).with_name("celery"))
 ROOT = Path(__file__).parents[3]
@@ -46,8 +50,8 @@ TALKING = """
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_every_pool_type_runs_pipelines_and_keeps_their_logs_apart(
-    start_worker, pipeline_from, pool, states
-):
+    start_worker: Any, pipeline_from: PipelineFrom, pool: str, states: States
+) -> None:
     worker, runs = start_worker(f"w-{pool}", "-P", pool, "-c", "1" if pool == "solo" else "4")
 
     record = runs.run(pipeline_from(TALKING))
@@ -69,7 +73,9 @@ def test_every_pool_type_runs_pipelines_and_keeps_their_logs_apart(
     assert "printed" not in worker.log
 
 
-def test_the_solo_pool_captures_what_is_written_to_descriptors(start_worker, pipeline_from):
+def test_the_solo_pool_captures_what_is_written_to_descriptors(
+    start_worker: Any, pipeline_from: PipelineFrom
+) -> None:
     _, runs = start_worker("w-solo", "-P", "solo")
 
     record = runs.run(
@@ -90,7 +96,9 @@ def test_the_solo_pool_captures_what_is_written_to_descriptors(start_worker, pip
     assert runs.log(record, "write") == ["from descriptor 1", "from a child"]
 
 
-def test_steps_of_a_threads_pool_run_side_by_side(start_worker, pipeline_from, tmp_path):
+def test_steps_of_a_threads_pool_run_side_by_side(
+    start_worker: Any, pipeline_from: PipelineFrom, tmp_path: Path
+) -> None:
     _, runs = start_worker("w-threads", "-P", "threads", "-c", "4")
     record = runs.run(
         pipeline_from("""
@@ -112,7 +120,9 @@ def test_steps_of_a_threads_pool_run_side_by_side(start_worker, pipeline_from, t
     assert record.state == "succeeded"
 
 
-def test_a_worker_announces_itself_and_signs_off(start_worker, settings, wait_until):
+def test_a_worker_announces_itself_and_signs_off(
+    start_worker: Any, settings: Settings, wait_until: WaitUntil
+) -> None:
     worker, runs = start_worker("w-card", "-c", "3", "-l", "INFO")
     client, prefix = runs.ledger.client, settings.key_prefix
 
@@ -129,7 +139,9 @@ def test_a_worker_announces_itself_and_signs_off(start_worker, settings, wait_un
     ]
 
 
-def test_a_killed_worker_counts_as_there_for_some_seconds_only(start_worker, settings):
+def test_a_killed_worker_counts_as_there_for_some_seconds_only(
+    start_worker: Any, settings: Settings
+) -> None:
     worker, runs = start_worker("w-killed", "-P", "solo")
     client = runs.ledger.client
     (card,) = [
@@ -146,7 +158,7 @@ def test_a_killed_worker_counts_as_there_for_some_seconds_only(start_worker, set
     assert until - client.time()[0] <= COUNTS_FOR_S + 1
 
 
-def test_a_worker_without_a_server_is_refused_in_one_sentence(tmp_path):
+def test_a_worker_without_a_server_is_refused_in_one_sentence(tmp_path: Path) -> None:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRATOR_")
     }
@@ -183,8 +195,14 @@ with local_workers(settings, sys.argv[2], 2, ready_limit_s=30) as workers:
 
 @pytest.mark.parametrize("what_runs", ["nothing", "a step", "a command"])
 def test_a_local_worker_ends_when_its_parent_is_killed(
-    shared_redis_url, settings, runs_by, pipeline_from, tmp_path, wait_until, what_runs
-):
+    shared_redis_url: str,
+    settings: Settings,
+    runs_by: Callable[[Settings], Runs],
+    pipeline_from: PipelineFrom,
+    tmp_path: Path,
+    wait_until: WaitUntil,
+    what_runs: str,
+) -> None:
     command = [sys.executable, "-c", PARENT, str(tmp_path / "data"), shared_redis_url]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent
 MARK = "FAULT_TEST_MARK"
 # of a wait for what must come: far more than it takes, so that a busy machine fails nothing

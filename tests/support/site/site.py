@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import secrets
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,14 @@ from tests.support.site.constants import BIN, GONE_LIMIT_S, GRACE_S, LEASE_S, MA
 from tests.support.site.run import Run
 from tests.support.site.waiting import wait_until
 from tests.support.site.workers import Worker, marked
+
+
+def _with_pipeline(source: str) -> str:
+    steps = re.findall(r"@step(?:\(.*\))?\ndef (\w+)\(", source)
+    if not steps or "@pipeline" in source or "PipelineBuilder(" in source:
+        return source
+    calls = "(".join(reversed(steps)) + "()" + ")" * (len(steps) - 1)
+    return f"{source}\n@pipeline\ndef chain():\n    {calls}\n"
 
 
 class Site:
@@ -94,6 +103,12 @@ class Site:
 
     def add_worker(self, **options: Any) -> Worker:
         return self.add_workers(1, **options)[0]
+
+    def at_work(self, **options: Any) -> Worker:
+        """Add a worker and a coordinator."""
+        worker = self.add_worker(**options)
+        self.coordinate()
+        return worker
 
     def fill_workers(self, count: int) -> list[Worker]:
         """Have so many workers that live, starting those that are missing."""
@@ -231,12 +246,13 @@ class Site:
     # ----------------------------------------------------------------------------------------------
 
     def pipeline(self, source: str, **params: Any) -> Pipeline:
-        """Return the pipeline that a Python source describes, in a folder of its own."""
+        """Return the pipeline that a Python source describes, in a folder of its own. Steps without
+        a pipeline are a chain: each gets the value of the one before."""
         self._folders += 1
         folder = self.folder / f"run-{self._folders}"
         folder.mkdir()
         path = folder / f"steps_{self.mark.replace('-', '_')}_{self._folders}.py"
-        path.write_text(USER_CODE + textwrap.dedent(source))
+        path.write_text(USER_CODE + _with_pipeline(textwrap.dedent(source)))
         before = [*sys.path]
         try:
             return load(str(path)).build(params)
@@ -288,3 +304,6 @@ class Site:
     def value(self, record: RunRecord, step: str) -> Any:
         """Return a step's output as another step would get it."""
         return decode_output(record.outputs.get(step, ""), self._store)
+
+
+NewSite = Callable[..., Site]
