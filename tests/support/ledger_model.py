@@ -1,5 +1,4 @@
-"""The rules of the ledger in plain Python: what the files in `lua/` must do, said as simply as can
-be.
+"""The rules of the ledger in plain Python: what the files in `lua/` must do.
 
 Nothing is counted here and nothing is kept that can be derived: a waiting step is judged from the
 states of all its upstreams, as the user wrote them, until nothing changes any more. A lease has run

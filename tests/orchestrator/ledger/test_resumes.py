@@ -11,12 +11,11 @@ from redis.exceptions import ResponseError
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.staging import staged_steps
-from orchestrator.ledger.states import Outcome, RunState, StepState
+from orchestrator.ledger.states import RunState
 from orchestrator.ledger.values import (
     AttemptsStopping,
     Chain,
     Claim,
-    Commit,
     OwnedAttempt,
     Refusal,
     ResumedMeanwhile,
@@ -26,9 +25,9 @@ from orchestrator.ledger.values import (
 )
 from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
+from tests.support.resumes import FAILED, SUCCEEDED, UPSTREAM, end, failed_run, links, resume_as
 from tests.support.runs import (
     SETTINGS,
-    Graph,
     SaidTwice,
     begin,
     counts_in,
@@ -40,45 +39,13 @@ from tests.support.runs import (
     states_of,
 )
 
-FAILED, SUCCEEDED = Outcome.FAILED, Outcome.SUCCEEDED
-UPSTREAM = {"a": "", "b": "", "c": "a b", "d": "c"}
-
-
-def end(
-    ledger: Ledger, run_id: str, step: str, attempt: int = 1, outcome: Outcome = SUCCEEDED
-) -> list[str]:
-    """Run an attempt and give the heads of what that makes ready."""
-    token = begin(ledger, run_id, step, attempt)
-    answer = ledger.commit(
-        AttemptId(run_id, step, attempt), token, "w", outcome, output=f'"{step}{attempt}"'
-    )
-    assert isinstance(answer, Commit)
-    return heads(answer.ready)
-
-
-def failed_run(ledger: Ledger, **options: Any) -> str:
-    """Return a run in which a has succeeded and b has failed, so that c and d did not run."""
-    run_id = start_graph(ledger, UPSTREAM, {}, options)
-    end(ledger, run_id, "a")
-    end(ledger, run_id, "b", outcome=FAILED)
-    assert run_state(ledger, run_id) == "failed"
-    return run_id
-
-
 RESETS = [("b", 0), ("c", 1), ("d", 0)]
-
-
-def links(chains: tuple[Chain, ...]) -> list[list[tuple[str, int]]]:
-    return [[link[:2] for link in chain.links] for chain in chains]
 
 
 def everything(ledger: Ledger, run_id: str) -> list[Any]:
     """Return all that the server holds of a run."""
     keys = sorted(ledger.client.scan_iter(f"{ledger.prefix}:{{{run_id}}}:*", count=1000))
     return [ledger.client.dump(key) for key in keys]
-
-
-# -- what runs and what is kept --------------------------------------------------------------------
 
 
 def test_what_succeeded_is_kept_and_all_else_runs_as_a_new_attempt(ledger: Ledger) -> None:
@@ -216,9 +183,6 @@ def test_a_run_that_never_began_is_queued_again(ledger: Ledger) -> None:
     assert verify_run(ledger, run_id).violations == ()
 
 
-# -- what counts on and what counts anew -----------------------------------------------------------
-
-
 def test_retries_and_lost_attempts_count_anew(ledger: Ledger) -> None:
     run_id = start_graph(ledger, {"a": ""}, {}, {"a": {"lost_attempts": 2}})
     attempt = 1
@@ -274,9 +238,6 @@ def test_a_step_that_waits_after_a_resume_is_nobodys(ledger: Ledger) -> None:
     assert isinstance(ledger.commit(AttemptId(run_id, "b", 1), 0, "w", FAILED), Refusal)
     ledger.cancel(run_id, "enough")
     assert not ledger.append_log(AttemptId(run_id, "b", 1), token, ["late"], 10)
-
-
-# -- when it is refused ----------------------------------------------------------------------------
 
 
 def refused_resumes(ledger: Ledger) -> dict[str, tuple[str, type[Exception], dict[str, Any]]]:
@@ -355,9 +316,6 @@ def test_a_resume_that_would_lose_count_of_the_steps_is_refused_and_changes_noth
     assert everything(ledger, run_id) == before
 
 
-# -- said twice, and by many -----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("is_staged", [False, True])
 def test_a_resume_that_is_said_twice_happens_once(ledger: Ledger, is_staged: bool) -> None:
     run_id = failed_run(ledger)
@@ -415,89 +373,3 @@ def test_a_coordinator_that_looks_while_a_run_is_resumed_does_not_lose_it(
     LookedAt(ledger.client, ledger.prefix).resume(run_id, RESETS)
 
     assert ledger.active_runs() == [run_id]
-
-
-# -- another pipeline ------------------------------------------------------------------------------
-
-
-def resume_as(
-    ledger: Ledger, run_id: str, other: Graph, kept: str, gone: str = "", again: str = ""
-) -> tuple[Chain, ...]:
-    plan = other.plan()
-    resets = [
-        (step, sum(up in kept.split() for up in plan.upstream[step]))
-        for step in other.upstream
-        if step not in kept.split()
-    ]
-    staged = list(staged_steps(plan, SETTINGS))
-    return ledger.resume(run_id, resets, again=again.split(), gone=gone.split(), staged=staged)
-
-
-def test_steps_may_come_and_go(ledger: Ledger) -> None:
-    run_id = failed_run(ledger)
-
-    # b is gone; c waits for a and for a new step now.
-    chains = resume_as(
-        ledger, run_id, graph({"a": "", "n": "a", "c": "n", "d": "c"}), kept="a", gone="b"
-    )
-
-    assert links(chains) == [[("n", 1), ("c", 1), ("d", 1)]]
-    assert states_of(ledger, run_id) == {
-        "a": "succeeded",
-        "n": "queued",
-        "c": "waiting",
-        "d": "waiting",
-    }
-    assert counts_in(ledger.run_fields(run_id)) == {"succeeded": 1, "queued": 1, "waiting": 2}
-    (event,) = [event for event in ledger.events(run_id) if event.kind == "run.resumed"]
-    assert (event.fields["new"], event.fields["gone"], event.fields["rewired"]) == (
-        ["n"],
-        ["b"],
-        ["c"],
-    )
-    for step in "ncd":
-        end(ledger, run_id, step)
-    record = read_record(ledger, run_id)
-    assert (record.state, list(record.steps)) == (RunState.SUCCEEDED, ["a", "n", "c", "d"])
-    assert verify_run(ledger, run_id).violations == ()
-
-
-def test_a_step_that_had_succeeded_and_is_gone_leaves_no_output(ledger: Ledger) -> None:
-    run_id = failed_run(ledger)
-
-    resume_as(ledger, run_id, graph({"b": "", "c": "b", "d": "c"}), kept="", gone="a")
-
-    assert ledger.outputs(run_id) == {}
-    assert counts_in(ledger.run_fields(run_id)) == {"queued": 1, "waiting": 2}
-    assert isinstance(ledger.claim(AttemptId(run_id, "a", 1), "c", "w"), Refusal)
-    assert verify_run(ledger, run_id).violations == ()
-
-
-def test_a_step_that_comes_back_counts_its_attempts_on(ledger: Ledger) -> None:
-    run_id = failed_run(ledger)
-    resume_as(ledger, run_id, graph({"b": "", "c": "b", "d": "c"}), kept="", gone="a")
-    end(ledger, run_id, "b", 2, FAILED)
-
-    chains = resume_as(ledger, run_id, graph(UPSTREAM), kept="")
-
-    assert links(chains) == [[("a", 2)], [("b", 3)]]
-    claim = ledger.claim(AttemptId(run_id, "a", 2), "c", "w")
-    assert isinstance(claim, Claim)
-    assert claim.uncounted == 1
-    assert [it.attempt for it in read_record(ledger, run_id).steps["a"].attempts] == [1, 2]
-    assert verify_run(ledger, run_id).violations == ()
-
-
-def test_options_are_those_of_the_pipeline_as_it_is_now(ledger: Ledger) -> None:
-    run_id = failed_run(ledger)
-
-    resume_as(
-        ledger,
-        run_id,
-        graph(UPSTREAM, {"c": "all_done"}, {"b": {"pool": "gpu", "priority": 0}}),
-        kept="a",
-    )
-
-    assert ledger.queued_before(run_id, "cuda", 0, 2**52)[0][:2] == ("b", 2)
-    assert end(ledger, run_id, "b", 2, FAILED) == ["c"]
-    assert ledger.states(run_id)["c"] == (StepState.QUEUED, 1)

@@ -26,6 +26,7 @@ from orchestrator.local.workers import LocalWorkers, local_workers
 from orchestrator.messages.app import create_app
 from orchestrator.record.run import RunRecord
 from orchestrator.settings.model import PoolSettings, Settings
+from tests.support.fixtures import PipelineFrom
 from tests.support.worker_runs import LIMIT_S, Runs, states_in
 
 CELERY = str(Path(sys.executable).with_name("celery"))
@@ -217,3 +218,22 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         for member in tree:  # at once: Celery's own shutdown takes three seconds
             member.kill()
     process.wait()
+
+
+SHELL = """
+    shell = PipelineBuilder("shell", params={params!r})
+    shell.add("given", "builtins:dict", kwargs={given!r})
+    shell.add("command", run={run!r})
+"""
+
+
+@pytest.fixture
+def shell(runs: Runs, pipeline_from: PipelineFrom):
+    """Run a command below a step `given` whose output is a mapping; give the record."""
+
+    def run(command, params=None, given=None):
+        return runs.run(
+            pipeline_from(SHELL.format(run=command, params=params or {}, given=given or {}))
+        )
+
+    return run

@@ -177,8 +177,7 @@ def test_a_missing_part_fails_the_step_and_says_what_there_is(
     error = record.steps["take"].attempts[-1].error
     assert error.type == "KeyError"
     assert (
-        "output of step 'give' has no 'acuracy'; its keys are 'accuracy', 'loss'"
-        in error.message
+        "output of step 'give' has no 'acuracy'; its keys are 'accuracy', 'loss'" in error.message
     )
 
 
@@ -317,8 +316,7 @@ def test_an_output_whose_class_refuses_to_be_stored_is_told_by_name(
     error = record.steps["give"].attempts[-1].error
     assert error.type == "orchestrator.errors:OutputNotStored"
     assert (
-        error.message
-        == "the output, a Stubborn, cannot be stored: not me. Give back plain data."
+        error.message == "the output, a Stubborn, cannot be stored: not me. Give back plain data."
     )
 
 
