@@ -63,7 +63,6 @@ MAY_IMPORT = {
         "attempt_id",
         "definition",
         "ledger",
-        "plan",
         "processes",
         "redis_url",
         "refusals",

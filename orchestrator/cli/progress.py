@@ -39,7 +39,7 @@ from orchestrator.times import clock_text
 from orchestrator.wording import and_more, counted, punctuated
 
 if TYPE_CHECKING:
-    from orchestrator.runs.reasons import Unserved
+    from orchestrator.runs.surroundings import Unserved
 
 RUNNING_ROWS = 8
 RECENT_ROWS = 6

@@ -22,7 +22,8 @@ from orchestrator.record.as_json import record_json
 from orchestrator.record.received_json import differences_text
 from orchestrator.record.run import RunRecord, StepRecord, read_record
 from orchestrator.runs.finding import find_run
-from orchestrator.runs.reasons import Surroundings, brief, look_around
+from orchestrator.runs.reasons import brief
+from orchestrator.runs.surroundings import Surroundings, look_around
 from orchestrator.times import rfc3339
 
 LISTED = 5  # of a list in an event's detail

@@ -23,8 +23,8 @@ from orchestrator.settings.sources import settings
 def submit(target: str, params: tuple[str, ...], as_json: bool) -> None:
     """Start a run, print its id, and leave it to the workers of the server."""
     from orchestrator.record.run import read_record
-    from orchestrator.runs.reasons import unserved_steps
     from orchestrator.runs.submission import submit as submit_plan
+    from orchestrator.runs.surroundings import unserved_steps
 
     reserve_stdout()  # for the id
     plan, _ = load_plan(target, params, settings(), ask_secrets)

@@ -17,7 +17,7 @@ from orchestrator.times import span_text
 from orchestrator.wording import LINE_CHARS, and_more, counted, listed
 
 if TYPE_CHECKING:
-    from orchestrator.runs.reasons import Unserved
+    from orchestrator.runs.surroundings import Unserved
 
 LOG_LINES = 5
 FAILURES = 10

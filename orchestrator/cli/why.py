@@ -19,7 +19,8 @@ from orchestrator.runs.finding import find_run
 @json_option()
 def why(run_text: str, step: str, as_json: bool) -> None:
     """Say why a step is where it is: what it waits for, who could run it, or how it ended."""
-    from orchestrator.runs.reasons import explain, look_around
+    from orchestrator.runs.reasons import explain
+    from orchestrator.runs.surroundings import look_around
 
     with open_installation() as installation:
         record = read_record(installation.ledger, find_run(installation.ledger, run_text))

@@ -84,24 +84,26 @@ def to_wire(value: Any, where: str = "", *, typed: bool = False) -> Any:
                 key: to_wire(item, f"{where}[{key!r}]", typed=typed) for key, item in value.items()
             }
         return {"$dict": _pairs(value, where, typed)}
-    if kind in _MAPPINGS and (form := _mapping_form(value, where, typed)) is not None:
-        return form
-    if kind is OutputRef or kind is ParamRef:
-        form = (
-            {"$output": [value.step, *value.path]}
-            if kind is OutputRef
-            else {"$param": [value.param, *value.path]}
-        )
-        return {"$file": form} if value.as_file else form
-    if kind is Template:
-        return {"$text": [to_wire(part, where) for part in value.parts]}
-    if kind is Unkept:
-        return value.wire
-    if (form := scalar_form(value)) is not None:
+    if (form := _special_form(value, where, typed)) is not None:
         return form
     if typed and (parts := take_apart(value)) is not None:
         return _typed_wire(value, parts, where)
     raise NotWireable(where, f"{kind.__module__}.{kind.__qualname__}")
+
+
+def _special_form(value: Any, where: str, typed: bool) -> Any:
+    """Return the form of a mapping, a reference, a template or a scalar; None for all else."""
+    kind = type(value)
+    if kind in _MAPPINGS and (form := _mapping_form(value, where, typed)) is not None:
+        return form
+    if kind is OutputRef or kind is ParamRef:
+        is_output = kind is OutputRef
+        name, first = ("$output", value.step) if is_output else ("$param", value.param)
+        form = {name: [first, *value.path]}
+        return {"$file": form} if value.as_file else form
+    if kind is Template:
+        return {"$text": [to_wire(part, where) for part in value.parts]}
+    return value.wire if kind is Unkept else scalar_form(value)
 
 
 def _pairs(value: dict[Any, Any], where: str, typed: bool) -> list[list[Any]]:
@@ -160,53 +162,80 @@ def from_wire(
     a value.
     """
 
-    def read(wire: Any) -> Any:
+    return _Reader(output, param, is_lenient).read(wire)
+
+
+class _Reader:
+    """Makes values of the wire form, see `from_wire`."""
+
+    def __init__(
+        self,
+        output: Callable[[str, tuple[str | int, ...]], Any] | None,
+        param: Callable[[str, tuple[str | int, ...]], Any] | None,
+        is_lenient: bool,
+    ) -> None:
+        self._output, self._param, self._is_lenient = output, param, is_lenient
+
+    def read(self, wire: Any) -> Any:
         if isinstance(wire, list):
-            return [read(item) for item in wire]
+            return [self.read(item) for item in wire]
         if not isinstance(wire, dict):
             return wire
         if len(wire) == 1:
             (key, body), *_ = wire.items()
-            if key[:1] == "$":
-                return special(wire, key, body)
-        return {key: read(item) for key, item in wire.items()}
+            if key in KEYS or key == "$value":
+                return self._restored(wire, key, body)
+            if special := _SPECIAL.get(key):
+                return special(self, body)
+        return {key: self.read(item) for key, item in wire.items()}
 
-    def special(wire: dict[str, Any], key: str, body: Any) -> Any:
-        if key == "$tuple":
-            return tuple(read(item) for item in body)
-        if key == "$dict":
-            return {read(k): read(v) for k, v in body}
-        if key == "$float":
-            return float(body)
-        if key == "$mapping":
-            return _mapping(body[0], {read(k): read(v) for k, v in body[1]}, *body[2:])
-        if key in KEYS or key == "$value":
-            try:
-                return scalar_of(key, body) if key in KEYS else made(wire, *body)
-            except NotRestorable as error:
-                if is_lenient:
-                    return Unkept(wire, str(error))
-                raise
-        if key == "$output":
-            step, *path = body
-            return output(step, tuple(path)) if output else OutputRef(step, tuple(path))
-        if key == "$param":
-            name, *path = body
-            return param(name, tuple(path)) if param else ParamRef(name, tuple(path))
-        if key == "$file":
-            found = read(body)
-            return (
-                replace(found, as_file=True) if isinstance(found, OutputRef | ParamRef) else found
-            )
-        if key == "$text":
-            parts = tuple(read(part) for part in body)
-            return "".join(map(as_text, parts)) if output and param else Template(parts)
-        return {key: read(body)}
+    def _restored(self, wire: dict[str, Any], key: str, body: Any) -> Any:
+        try:
+            if key in KEYS:
+                return scalar_of(key, body)
+            name, parts = body[:2]
+            return put_together(name, self.read(parts)) if name else Unkept(wire)
+        except NotRestorable as error:
+            if self._is_lenient:
+                return Unkept(wire, str(error))
+            raise
 
-    def made(wire: dict[str, Any], name: str, parts: Any, *_: Any) -> Any:
-        return put_together(name, read(parts)) if name else Unkept(wire)
+    def _tuple(self, body: Any) -> Any:
+        return tuple(self.read(item) for item in body)
 
-    return read(wire)
+    def _dict(self, body: Any) -> Any:
+        return {self.read(key): self.read(value) for key, value in body}
+
+    def _mapping(self, body: Any) -> Any:
+        return _mapping(body[0], self._dict(body[1]), *body[2:])
+
+    def _output_of(self, body: Any) -> Any:
+        step, *path = body
+        return self._output(step, tuple(path)) if self._output else OutputRef(step, tuple(path))
+
+    def _param_of(self, body: Any) -> Any:
+        name, *path = body
+        return self._param(name, tuple(path)) if self._param else ParamRef(name, tuple(path))
+
+    def _file(self, body: Any) -> Any:
+        found = self.read(body)
+        return replace(found, as_file=True) if isinstance(found, OutputRef | ParamRef) else found
+
+    def _text(self, body: Any) -> Any:
+        parts = tuple(self.read(part) for part in body)
+        return "".join(map(as_text, parts)) if self._output and self._param else Template(parts)
+
+
+_SPECIAL: dict[str, Callable[[_Reader, Any], Any]] = {
+    "$tuple": _Reader._tuple,
+    "$dict": _Reader._dict,
+    "$float": lambda _, body: float(body),
+    "$mapping": _Reader._mapping,
+    "$output": _Reader._output_of,
+    "$param": _Reader._param_of,
+    "$file": _Reader._file,
+    "$text": _Reader._text,
+}
 
 
 def _mapping(name: str, items: dict[Any, Any], factory: str | None = None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import FormatUnknown
 from orchestrator.ledger.entries import FORMAT, StepEntry, StepSpec
 from orchestrator.ledger.events import Event, event_in, event_place
+from orchestrator.ledger.parsing import entries_in, reused_in, since_in, states_in, token_in
 from orchestrator.ledger.past import Past
 from orchestrator.ledger.standing import Standing
 from orchestrator.ledger.states import RunState, StepState
@@ -375,35 +376,3 @@ class LedgerReads:
             return []
         entries = next(iter(reply.values()))[0] if isinstance(reply, dict) else reply[0][1]
         return list(map(event_in, entries))
-
-
-def states_in(raw: Mapping[str, str]) -> dict[str, tuple[StepState, int]]:
-    """Return state and current attempt of every step of a state hash."""
-    states = {}
-    for step, text in raw.items():
-        state, attempt, _ = text.split(" ", 2)
-        states[step] = (StepState(state), int(attempt))
-    return states
-
-
-def reused_in(text: str) -> Reused:
-    """Return the attempt that one value of a hash of reused steps names."""
-    _, attempt, run_id = text.split(" ", 2)
-    return Reused(run_id, int(attempt))
-
-
-def since_in(text: str) -> int:
-    """Return since when a step is in its state, by one value of a state hash: microseconds since
-    the epoch."""
-    return int(text.split(" ", 4)[3])
-
-
-def token_in(text: str) -> int:
-    """Return the token in one value of a state hash, 0 for none."""
-    return int(text.split(" ", 3)[2])
-
-
-def entries_in(raw: Mapping[str, str]) -> dict[str, StepEntry]:
-    """Return the entries of a run's graph, in the user's order."""
-    entries = {step: StepEntry.from_json(text) for step, text in raw.items()}
-    return dict(sorted(entries.items(), key=lambda item: item[1].place))

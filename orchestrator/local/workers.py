@@ -32,7 +32,8 @@ from orchestrator.processes.exit_status import KnownChild, code_text, how_it_end
 from orchestrator.processes.temporary import remove_folders_of
 from orchestrator.processes.tree import KILL_LIMIT_S, ProcessTree, is_tracker, kill_each
 from orchestrator.redis_url import normalise_redis_url
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 
 _READY = re.compile(rb"\bready\.(?:\s*$|\")", re.MULTILINE)
 RESTARTS = 10  # of a worker that was ready each time; more would help nobody
@@ -258,16 +259,7 @@ def local_workers(
             "parent_pid": os.getpid() if parent_watch else None,
         }
     )
-    folder = settings.data_dir / "workers"
-    try:
-        PRIVATE.make_folder(folder)
-        name, name_lock = _free_name(folder)
-        log_path = folder / f"{name}.log"
-        PRIVATE.open_new(log_path).close()
-    except OSError as error:
-        raise LocalWorkerError(
-            f"the folder {folder} cannot be written ({error.strerror})"
-        ) from None
+    name, name_lock, log_path = _named_in(settings.data_dir / "workers")
     handed_down = handed_down.model_copy(update={"pools": _own_pools(settings, name)})
     queues_read = [handed_down.queue_of(pool) for pool in pools]
     command = worker_command(name, queues_read, slots, app=app)
@@ -289,6 +281,20 @@ def local_workers(
         workers.kill()
         raise
     workers.stop(settings.timeout_grace_s)
+
+
+def _named_in(folder: Path) -> tuple[str, int, Path]:
+    """Return a name that no other local worker has, the lock that keeps it, and its log."""
+    try:
+        PRIVATE.make_folder(folder)
+        name, name_lock = _free_name(folder)
+        log_path = folder / f"{name}.log"
+        PRIVATE.open_new(log_path).close()
+    except OSError as error:
+        raise LocalWorkerError(
+            f"the folder {folder} cannot be written ({error.strerror})"
+        ) from None
+    return name, name_lock, log_path
 
 
 def _own_pools(settings: Settings, worker: str) -> dict[str, PoolSettings]:

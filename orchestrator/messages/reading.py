@@ -108,6 +108,10 @@ def _check_envelope(envelope: Mapping[str, Any], headers: Mapping[str, Any]) -> 
         raise _Fault("its priority is not a number up to 9")
     for name in ("correlation_id", "reply_to"):
         _check_optional_text(name, properties.get(name))
+    _check_headers(headers)
+
+
+def _check_headers(headers: Mapping[str, Any]) -> None:
     for name in (
         "lang",
         "shadow",

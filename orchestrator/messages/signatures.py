@@ -7,7 +7,7 @@ all, is in the ledger.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Signature, chord
 from celery import chain as celery_chain
@@ -15,7 +15,9 @@ from kombu.messaging import Producer
 
 from orchestrator.ledger.values import Chain, Link
 from orchestrator.messages.names import FAILURE_TASK, STEP_TASK
-from orchestrator.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from orchestrator.plan.plan import Plan
 
 
 def step_signature(app: Celery, run_id: str, pipeline: str, link: Link) -> Signature:

@@ -81,11 +81,8 @@ def find_redundant_edges(
     last_target = _last_targets(upstream, order, depth, needs_success)
     if not last_target:
         return set()
-    rank = [0] * len(order)
-    for r, v in enumerate(order):
-        rank[v] = r
-    # From here on steps are ranks in the order. The nearest parent comes first: only it can prove
-    # the others.
+    rank = sorted(range(len(order)), key=order.__getitem__)
+    # From here on steps are ranks. The nearest parent comes first: only it can prove the others.
     parents_of = [
         sorted([rank[u] for u in upstream[v]], reverse=True) if needs_success[v] else ()
         for v in order

@@ -83,6 +83,17 @@ def _drifts(events: Iterable[Event]) -> Iterable[str]:
 
 def compare(standing: Standing, replay: Replay) -> Iterable[str]:
     """Return what differs between the ledger and the states to which the events lead."""
+    yield from _compare_states(standing, replay)
+    yield from _compare_counts(standing, replay)
+    yield from _compare_reused(standing, replay)
+    if standing.deleted:
+        yield f"{standing.deleted} events were deleted from the record"
+    yield from _compare_times(standing, replay)
+    yield from _compare_tokens(standing, replay)
+    yield from _compare_waiting(standing)
+
+
+def _compare_states(standing: Standing, replay: Replay) -> Iterable[str]:
     fields, held = standing.fields, standing.states
     for step in standing.upstream:
         told = replay.state_of(step), replay.attempts.get(step, 0)
@@ -103,6 +114,9 @@ def compare(standing: Standing, replay: Replay) -> Iterable[str]:
             f"by its events the run is {replay.run_state}, but the ledger has it {fields['state']}"
         )
 
+
+def _compare_counts(standing: Standing, replay: Replay) -> Iterable[str]:
+    fields = standing.fields
     counts = Counter(replay.state_of(step) for step in standing.upstream)
     for state in StepState:
         if int(fields.get(f"n:{state}", 0)) != counts[state]:
@@ -118,6 +132,10 @@ def compare(standing: Standing, replay: Replay) -> Iterable[str]:
             f"the run was resumed {replay.resumes} times, but the ledger counts"
             f" {fields.get('resumes', 0)}"
         )
+
+
+def _compare_reused(standing: Standing, replay: Replay) -> Iterable[str]:
+    fields = standing.fields
     for step in sorted(standing.reused.keys() | replay.reused.keys()):
         if (held_as := standing.reused.get(step)) != (told_as := replay.reused.get(step)):
             yield (
@@ -132,11 +150,6 @@ def compare(standing: Standing, replay: Replay) -> Iterable[str]:
             f"steps are taken over from {sorted(named)}, but the run does not say that it is a"
             " rerun of theirs"
         )
-    if standing.deleted:
-        yield f"{standing.deleted} events were deleted from the record"
-    yield from _compare_times(standing, replay)
-    yield from _compare_tokens(standing, replay)
-    yield from _compare_waiting(standing)
 
 
 def _compare_times(standing: Standing, replay: Replay) -> Iterable[str]:

@@ -18,7 +18,7 @@ from orchestrator.ledger.presence import (
 )
 from orchestrator.local.workers import LocalWorkers
 from orchestrator.record.run import RunRecord
-from orchestrator.runs.reasons import Unserved, unserved_steps
+from orchestrator.runs.surroundings import Unserved, unserved_steps
 from orchestrator.runs.visiting import ALERTS_LIMIT_S, LEAST_PAUSE_S, Visitor
 
 POOLS_LOOK_S = 2.0

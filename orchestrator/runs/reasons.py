@@ -3,45 +3,27 @@ ended."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.entries import ALL_SUCCESS
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.presence import WorkerCard, present_coordinators, present_workers
+from orchestrator.ledger.presence import WorkerCard
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.messages.queues import messages_ahead, queue_length
 from orchestrator.record.run import AttemptRecord, RunRecord, StepRecord
+from orchestrator.runs.surroundings import (
+    Surroundings,
+    hindrance_text,
+)
 from orchestrator.settings.model import Settings
 from orchestrator.times import clock_text, rfc3339, span_text
 from orchestrator.wording import counted, listed, punctuated
 
 NAMED_STEPS = 5
-RUNS_LOOKED_AT = 200  # for what keeps the workers busy
 NOBODY = "no coordinator is there to {do}: orchestrator serve starts one"
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What the steps of a run find around them. `busy` says how many steps each worker runs, of any
-    run."""
-
-    now_us: int
-    workers: tuple[WorkerCard, ...]
-    coordinators: tuple[str, ...]
-    busy: Mapping[str, int]
-
-    def hindered(self, queue: str) -> list[WorkerCard]:
-        """Return the workers that would read a queue, but take no steps because of a fault of their
-        host."""
-        return [card for card in self.workers if queue in card.paused_queues]
-
-    def serving(self, queue: str) -> list[WorkerCard]:
-        """Return the workers that read a queue."""
-        return [card for card in self.workers if queue in card.queues]
 
 
 @dataclass(frozen=True)
@@ -51,20 +33,6 @@ class Explanation:
     state: StepState
     sentences: tuple[str, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-def look_around(ledger: Ledger, run_id: str) -> Surroundings:
-    """Return who works for a run at this moment."""
-    client, prefix = ledger.client, ledger.prefix
-    busy: Counter[str] = Counter()
-    for active in ledger.active_runs()[:RUNS_LOOKED_AT]:
-        busy.update(attempt.worker for attempt in ledger.leased(active))
-    return Surroundings(
-        ledger.now_us(),
-        tuple(present_workers(client, prefix)),
-        tuple(present_coordinators(client, prefix, run_id)),
-        busy,
-    )
 
 
 def brief(record: RunRecord, name: str, around: Surroundings) -> str:
@@ -149,32 +117,11 @@ def _queued(
         f" ({span_text(waited_us)})."
     ]
     serving, hindered = around.serving(step.queue), around.hindered(step.queue)
-    if serving:
-        workers = f"{len(serving)} worker{'s serve' if len(serving) > 1 else ' serves'}"
-        sentences.append(f"{workers} that pool: {_slots(serving, around)}.")
-    elif hindered:
-        sentences.append("No healthy worker serves that pool.")
-    else:
-        sentences.append(
-            f"No worker serves that pool (queue {step.queue}): orchestrator worker --pool"
-            f" {step.pool} starts one."
-        )
-    sentences += [punctuated(f"W{hindrance_text(card)[1:]}") for card in hindered]
+    sentences += _served_sentences(step, serving, hindered, around)
     lists = settings.list_of(step.queue)
-    ahead = messages_ahead(client, lists, entry.level, AttemptId(record.run_id, name, last.attempt))
-    if ahead is None:
-        told = f"once it has been missing for {settings.message_lost_after_s:g} s it is sent again"
-        nobody = "" if around.coordinators else f", but {NOBODY.format(do='do so')}"
-        sentences.append(
-            "Its message is not in the queue: a worker is just taking it, or it is lost;"
-            f" {told}{nobody}."
-        )
-    elif ahead:
-        sentences.append(
-            f"{ahead:,} message{'s are' if ahead > 1 else ' is'} ahead of it in the queue."
-        )
-    else:
-        sentences.append("Its message is the next one in the queue.")
+    attempt = AttemptId(record.run_id, name, last.attempt)
+    ahead = messages_ahead(client, lists, entry.level, attempt)
+    sentences.append(_ahead_sentence(ahead, settings, around))
     until_us = ledger.due_at(record.run_id, name) if entry.queue_timeout_s else None
     if until_us is not None:
         left = span_text(max(0, until_us - around.now_us))
@@ -198,6 +145,38 @@ def _queued(
             **({"waits_until": rfc3339(until_us)} if until_us is not None else {}),
         },
     )
+
+
+def _served_sentences(
+    step: StepRecord,
+    serving: list[WorkerCard],
+    hindered: list[WorkerCard],
+    around: Surroundings,
+) -> Iterator[str]:
+    if serving:
+        workers = f"{len(serving)} worker{'s serve' if len(serving) > 1 else ' serves'}"
+        yield (f"{workers} that pool: {_slots(serving, around)}.")
+    elif hindered:
+        yield ("No healthy worker serves that pool.")
+    else:
+        yield (
+            f"No worker serves that pool (queue {step.queue}): orchestrator worker --pool"
+            f" {step.pool} starts one."
+        )
+    yield from (punctuated(f"W{hindrance_text(card)[1:]}") for card in hindered)
+
+
+def _ahead_sentence(ahead: int | None, settings: Settings, around: Surroundings) -> str:
+    if ahead is None:
+        told = f"once it has been missing for {settings.message_lost_after_s:g} s it is sent again"
+        nobody = "" if around.coordinators else f", but {NOBODY.format(do='do so')}"
+        return (
+            "Its message is not in the queue: a worker is just taking it, or it is lost;"
+            f" {told}{nobody}."
+        )
+    if ahead:
+        return f"{ahead:,} message{'s are' if ahead > 1 else ' is'} ahead of it in the queue."
+    return "Its message is the next one in the queue."
 
 
 def _retrying(name: str, step: StepRecord, around: Surroundings) -> Explanation:
@@ -296,18 +275,8 @@ def _ended(ledger: Ledger, record: RunRecord, name: str) -> Explanation:
                 )
             facts["error"] = last.error.to_json() if last.error else None
         case StepState.CANCELLED:
-            reason = step.cancel_reason or record.cancel_reason
-            sentences.append(punctuated(f"{name} was cancelled{f': {reason}' if reason else ''}"))
-            facts["reason"] = reason
-            if last and last.stopped:
-                sentences.append(punctuated(f"Its attempt {_stopped(last.stopped)}"))
-                facts["stopped"] = last.stopped["how"]
-            for it in ledger.stopping(record.run_id):
-                if it.step == name:
-                    sentences.append(
-                        f"Its attempt {it.attempt} is still being stopped by {it.worker}."
-                    )
-                    facts["stopping"] = it.worker
+            more, facts = _cancelled(ledger, record, name)
+            sentences += more
         case StepState.UPSTREAM_FAILED:
             sentences.append(punctuated(f"{name} did not run because {_why_not(record, step)}"))
             facts["because"] = step.because
@@ -327,6 +296,22 @@ def _ended(ledger: Ledger, record: RunRecord, name: str) -> Explanation:
     return Explanation(
         step.state, tuple(sentences), {name: value for name, value in facts.items() if value}
     )
+
+
+def _cancelled(ledger: Ledger, record: RunRecord, name: str) -> tuple[list[str], dict[str, Any]]:
+    step, sentences, facts = record.steps[name], list[str](), dict[str, Any]()
+    last = step.attempts[-1] if step.attempts else None
+    reason = step.cancel_reason or record.cancel_reason
+    sentences.append(punctuated(f"{name} was cancelled{f': {reason}' if reason else ''}"))
+    facts["reason"] = reason
+    if last and last.stopped:
+        sentences.append(punctuated(f"Its attempt {_stopped(last.stopped)}"))
+        facts["stopped"] = last.stopped["how"]
+    for it in ledger.stopping(record.run_id):
+        if it.step == name:
+            sentences.append(f"Its attempt {it.attempt} is still being stopped by {it.worker}.")
+            facts["stopping"] = it.worker
+    return sentences, facts
 
 
 def _awaited(record: RunRecord, step: StepRecord) -> list[str]:
@@ -405,39 +390,3 @@ def _listed(words: list[str]) -> str:
     if len(words) > NAMED_STEPS:
         return listed(words, NAMED_STEPS)
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]])) or "nothing any more"
-
-
-@dataclass(frozen=True, slots=True)
-class Unserved:
-    """Steps that are queued for a pool that no worker serves at present. `hindrance` says why one
-    that would serve it takes no steps; "" if there is none."""
-
-    pool: str
-    steps: tuple[str, ...]
-    hindrance: str = ""
-
-
-def unserved_steps(ledger: Ledger, steps: Mapping[str, StepRecord]) -> list[Unserved]:
-    """Return the pools that no worker serves at present though steps are queued for them, by
-    queue."""
-    queued: dict[str, list[str]] = {}
-    for name, step in steps.items():
-        if step.state is StepState.QUEUED:
-            queued.setdefault(step.queue, []).append(name)
-    if not queued:
-        return []
-    cards = present_workers(ledger.client, ledger.prefix)
-    served = {queue for card in cards for queue in card.queues}
-    hindered = {
-        queue: hindrance_text(card) for card in reversed(cards) for queue in card.paused_queues
-    }
-    return [
-        Unserved(steps[names[0]].pool, tuple(names), hindered.get(queue, ""))
-        for queue, names in sorted(queued.items())
-        if queue not in served
-    ]
-
-
-def hindrance_text(card: WorkerCard) -> str:
-    """Say that a worker takes no steps because of a fault of its host."""
-    return f"worker {card.worker} takes no steps until its own check passes: {card.fault}"

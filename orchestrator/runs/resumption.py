@@ -115,9 +115,8 @@ def plan_resume(
     steps = plan.pipeline.steps
     if unknown := run.unknown_steps(from_steps, steps):
         raise ResumeRefused(unknown)
-    succeeded = {
-        name for name in steps if name in run.steps and state_of(run, name) is StepState.SUCCEEDED
-    }
+    ran = [name for name in steps if name in run.steps]
+    succeeded = {name for name in ran if state_of(run, name) is StepState.SUCCEEDED}
     missing = missing_artifacts(outputs, succeeded, has_artifact)
     asked = with_descendants(steps, [*from_steps, *missing])
     kept = _kept(run, steps, succeeded - asked)
@@ -125,11 +124,7 @@ def plan_resume(
     if unproven := kept & with_descendants(steps, set(steps) - kept):
         plan = compile_pipeline(plan.pipeline, unproven=unproven)
     staged = tuple(staged_steps(plan, settings))
-    most_attempts = max((attempts for _, attempts in run.states.values()), default=0)
-    fields = run_fields(plan, settings, run.run_id, target or run.target, most_attempts)
-    code = code_now(run, code_of(plan.pipeline), str(fields["import_path"]))
-    fields |= {"code": code_text(code), "code_id": code_id(code)}
-    fields.setdefault("alerts", "[]")  # the pipeline may have had some before
+    fields, code = _fields_and_code(run, plan, settings, target)
     params = params_that_changed(run.fields["params"], str(fields["params"]))
     return Resumption(
         run_id=run.run_id,
@@ -153,13 +148,24 @@ def plan_resume(
         staged=() if {step.step: step for step in staged} == run.steps else staged,
         fields=fields,
         code_changed=tuple(
-            name for name in sorted({*code, *run.code}) if code.get(name) != run.code.get(name)
+            it for it in sorted({*code, *run.code}) if code.get(it) != run.code.get(it)
         ),
         params_changed=params,
         seen_resumes=run.resumes,
         asked_from=tuple(dict.fromkeys(from_steps)),
         last_event=run.last_event,
     )
+
+
+def _fields_and_code(
+    run: StoredRun, plan: Plan, settings: Settings, target: str
+) -> tuple[dict[str, str | int], dict[str, str]]:
+    most_attempts = max((attempts for _, attempts in run.states.values()), default=0)
+    fields = run_fields(plan, settings, run.run_id, target or run.target, most_attempts)
+    code = code_now(run, code_of(plan.pipeline), str(fields["import_path"]))
+    fields |= {"code": code_text(code), "code_id": code_id(code)}
+    fields.setdefault("alerts", "[]")  # the pipeline may have had some before
+    return fields, code
 
 
 def resume(ledger: Ledger, app: Celery, resumption: Resumption) -> None:

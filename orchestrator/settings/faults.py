@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import names_hint
-from orchestrator.settings.model import PREFIX, PoolSettings, Settings, secret_names
+from orchestrator.settings.model import PREFIX, Settings, secret_names
+from orchestrator.settings.pools import PoolSettings
 
 
 def unknown_variables(variables: Iterable[str], others: Iterable[str]) -> list[str]:

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationInfo,
@@ -22,57 +20,16 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from orchestrator.cores import available_cores
 from orchestrator.errors import SettingsInvalid, did_you_mean
 from orchestrator.permissions import Permissions
 from orchestrator.redis_url import normalise_redis_url
+from orchestrator.settings.pools import PoolSettings
 
 PREFIX = "ORCHESTRATOR_"
 CONFIG_VARIABLE = "ORCHESTRATOR_CONFIG"
 
 FOLDERS = ("data_dir", "artifact_dir")
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
-
-
-class PoolSettings(BaseModel):
-    """One kind of worker machine and the queue it reads."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    queue: str | None = Field(
-        None, description="Queue that the pool's workers read; `<key_prefix>.<pool>` if unset."
-    )
-    concurrency: int | None = Field(
-        None, ge=1, description="Steps one worker runs at a time; its CPU cores if unset."
-    )
-    pool_type: Literal["prefork", "threads", "solo"] = Field(
-        "prefork",
-        description="How Celery runs steps: prefork (processes), threads or solo (one, in line).",
-    )
-    threads: int | None = Field(
-        None,
-        ge=1,
-        description="Most threads of numeric libraries in a step; its share of the cores if unset.",
-    )
-    celery_app: str | None = Field(
-        None,
-        pattern=r"^[\w.]+:[\w.]+$",
-        description=(
-            "Your Celery app, as 'proj.celery:app', which is the current one in the pool's steps."
-        ),
-    )
-    server_in_steps: bool = Field(
-        False,
-        description=(
-            "Whether steps get ORCHESTRATOR_REDIS_URL and may use the orchestrator's own commands."
-        ),
-    )
-    description: str = Field("", description="What the pool is for, for people.")
-
-    @property
-    def slots(self) -> int:
-        """Steps that one worker of the pool runs at a time on this machine."""
-        return self.concurrency or available_cores()
 
 
 class Settings(BaseSettings):

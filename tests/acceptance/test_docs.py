@@ -31,7 +31,8 @@ from orchestrator.cli.main import COMMANDS, main
 from orchestrator.definition.document import PipelineDocument
 from orchestrator.definition.model import TriggerRule
 from orchestrator.definition.options import PipelineOptions, StepOptions
-from orchestrator.settings.model import PREFIX, PoolSettings, Settings
+from orchestrator.settings.model import PREFIX, Settings
+from orchestrator.settings.pools import PoolSettings
 from orchestrator.settings.sources import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]

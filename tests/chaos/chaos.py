@@ -33,7 +33,8 @@ from orchestrator.plan.compile import compile_pipeline
 from orchestrator.record.run import RunRecord, read_record
 from orchestrator.record.verification import verify_run
 from orchestrator.runs.submission import submit
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 from tests.chaos.harm import Crew, Harm
 from tests.chaos.surroundings import Disk, disk
 from tests.chaos.tangle import Tangle, tangle

@@ -36,7 +36,8 @@ from orchestrator.messages.queues import queue_keys
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.processes.tree import ProcessTree, runs
 from orchestrator.runs.submission import submit
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 from tests.chaos.harm import Crew
 from tests.chaos.recovery_steps import hold, hold_with_children
 

@@ -13,7 +13,8 @@ import pytest
 from orchestrator.definition.code import code_of
 from orchestrator.record.run import drift_text, read_record
 from orchestrator.record.verification import verify_run
-from orchestrator.runs.reasons import explain, look_around
+from orchestrator.runs.reasons import explain
+from orchestrator.runs.surroundings import look_around
 from orchestrator.worker.child.half_copied import LOOK_S
 from tests.support.fixtures import WaitUntil
 from tests.support.site.site import NewSite, Site

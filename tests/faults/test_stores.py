@@ -16,7 +16,8 @@ import pytest
 from orchestrator.artifacts.marker import MARKER
 from orchestrator.ledger.presence import present_workers
 from orchestrator.record.run import read_record
-from orchestrator.runs.reasons import explain, look_around
+from orchestrator.runs.reasons import explain
+from orchestrator.runs.surroundings import look_around
 from tests.support.fixtures import WaitUntil
 from tests.support.site.site import NewSite, Site
 

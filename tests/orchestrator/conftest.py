@@ -15,7 +15,8 @@ from celery import Celery
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.messages.app import create_app
 from orchestrator.messages.queues import queue_keys
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from orchestrator.ledger.staging import broker_lists, staged_steps
 from orchestrator.ledger.values import Chain, Reused
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 
 SETTINGS = Settings(pools={"cpu": PoolSettings(queue="cpu"), "gpu": PoolSettings(queue="cuda")})
 RULES = tuple(TriggerRule)

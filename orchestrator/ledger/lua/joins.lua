@@ -1,9 +1,9 @@
 -- What the end of a step decides about those below it, the chains that become ready by that, and
 -- the end of a run.
 
--- The message for a queued step, as JSON [pipeline, [[step, attempt, queue, priority, timeout], ...]]:
--- its link and those that follow it in its chain. A later link that a success above it cannot start
--- ends the message.
+-- The message for a queued step, as JSON
+-- [pipeline, [[step, attempt, queue, priority, timeout], ...]]: its link and those that follow it
+-- in its chain. A later link that a success above it cannot start ends the message.
 local function chain_from(step, attempt, pipeline, max_links)
   local links, entry = {}, graph_of(step)
   while true do

@@ -74,7 +74,7 @@
 --   {prefix}:{RUN}:dropped  hash    <step>:<attempt> -> how many lines at the beginning of its log
 --                                   were dropped
 --
--- Kept by the client and never touched here, so that no call crosses from a run to another key slot:
+-- Kept by the client and never touched here, so that no call crosses from a run to another slot:
 --   {prefix}:runs           zset    run -> created_at, every run on this server
 --   {prefix}:active         set     runs that have not ended, as far as the coordinator has noticed
 --   {prefix}:workers        zset    worker -> until when its last sign of life counts;

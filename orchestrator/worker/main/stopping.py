@@ -126,13 +126,8 @@ def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) 
         if tree:
             _ask(attempt, reason)
     if tree is None:
-        return _tell(
-            process,
-            attempt,
-            reason,
-            {"reason": reason, "how": "it ended by itself", "worker": worker},
-            "",
-        )
+        alone = {"reason": reason, "how": "it ended by itself", "worker": worker}
+        return _tell(process, attempt, reason, alone, "")
     tree.terminate()
     limit, asks_at = began + grace_s, began + ASK_AGAIN_S
     while (_left(tree, attempt) or not attempt.ended.is_set()) and (
@@ -155,12 +150,10 @@ def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) 
             _leave_if_its_call_has_ended(attempt, reason)
     else:
         is_gone = not _left(tree, attempt) or tree.kill(KILL_LIMIT_S)
-    if was_polite := not attempt.was_killed:
-        how = "it ended when asked"
-        if left:
-            how += f"; what it had started was killed after a grace of {grace_s:g} s"
-    else:
-        how = f"killed after a grace of {grace_s:g} s"
+    was_polite = not attempt.was_killed
+    how = f"killed after a grace of {grace_s:g} s"
+    if was_polite:
+        how = f"it ended when asked{f'; what it had started was {how}' if left else ''}"
     detail = {
         "reason": reason,
         "how": how if is_gone else f"{how}; some of its processes cannot be killed",
@@ -172,13 +165,8 @@ def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) 
         "run %s: attempt %d of step %s was stopped (%s): %s",
         attempt.held.run_id, attempt.held.attempt, attempt.held.step, reason, detail["how"],
     )  # fmt: skip
-    return _tell(
-        process,
-        attempt,
-        reason,
-        detail,
-        "" if was_polite else f"; it did not stop when asked and was {how}",
-    )
+    deaf = "" if was_polite else f"; it did not stop when asked and was {how}"
+    return _tell(process, attempt, reason, detail, deaf)
 
 
 def _ask(attempt: RunningAttempt, reason: str) -> None:

@@ -16,7 +16,8 @@ import pytest
 from orchestrator.errors import LocalWorkerError
 from orchestrator.local.server import embedded_server
 from orchestrator.local.workers import LocalWorkers, local_workers
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 
 WaitUntil = Callable[..., None]
 

@@ -9,7 +9,8 @@ import pytest
 from celery import Celery
 
 from orchestrator.messages.app import create_app
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 
 ROOT = Path(__file__).parents[3]
 

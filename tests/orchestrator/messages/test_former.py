@@ -18,7 +18,8 @@ from orchestrator.messages.queues import queue_keys
 from orchestrator.repair.repair import Repair
 from orchestrator.runs.submission import submit
 from orchestrator.runs.visiting import Visitor
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 from tests.support.runs import graph, states_of
 
 THEIRS = '{"headers": {"task": "shop.price"}, "body": "W10=", "properties": {}}'

@@ -21,7 +21,8 @@ from orchestrator.ledger.values import Chain, Link
 from orchestrator.messages.app import create_app
 from orchestrator.messages.reading import BrokenMessage, ForeignMessage, OwnMessage, read_message
 from orchestrator.messages.signatures import chain_signature, publish
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 
 
 def sent(app: Celery, *steps: str, timeout_s: float = 0) -> dict[str, Any]:

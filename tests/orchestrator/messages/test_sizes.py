@@ -27,7 +27,8 @@ from orchestrator.messages.sizes import (
 )
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.runs.submission import plan_message_bytes
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 from tests.support.runs import SETTINGS, graph
 
 RUN_ID = "20261123-175235-0123456789"

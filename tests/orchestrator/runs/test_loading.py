@@ -8,7 +8,8 @@ import pytest
 
 from orchestrator import PipelineInvalid
 from orchestrator.runs.loading import load_plan
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 
 
 def test_a_timeout_that_the_pool_could_not_keep_is_a_fault(tmp_path: Path) -> None:

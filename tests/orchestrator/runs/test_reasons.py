@@ -12,8 +12,9 @@ from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import BackOff, OwnedAttempt
 from orchestrator.messages.queues import queue_keys
 from orchestrator.record.run import read_record
-from orchestrator.runs.reasons import Explanation, brief, explain, look_around
+from orchestrator.runs.reasons import Explanation, brief, explain
 from orchestrator.runs.submission import submit
+from orchestrator.runs.surroundings import look_around
 from orchestrator.settings.model import Settings
 from tests.support.runs import begin, graph
 

@@ -32,7 +32,7 @@ from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
 from orchestrator.runs.resumption import plan_resume, resume
 from orchestrator.runs.stored import StoredDefinition, read_run
-from orchestrator.settings.model import PoolSettings
+from orchestrator.settings.pools import PoolSettings
 from tests.support.resumptions import end
 from tests.support.rules import set_back
 from tests.support.runs import (

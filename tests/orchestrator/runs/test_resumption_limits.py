@@ -22,7 +22,8 @@ from orchestrator.plan.plan import Plan
 from orchestrator.runs.resumption import Resumption, plan_resume, resume, wait_for_stopping
 from orchestrator.runs.stored import StoredDefinition, StoredRun, read_run
 from orchestrator.runs.submission import submit
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 from tests.support.resumptions import end
 from tests.support.runs import (
     events_of,

@@ -11,7 +11,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, announce_worker, withdraw_worker
 from orchestrator.ledger.states import StepState
 from orchestrator.record.run import StepRecord
-from orchestrator.runs.reasons import Unserved, unserved_steps
+from orchestrator.runs.surroundings import Unserved, unserved_steps
 
 CARD = WorkerCard("w", ("cpu", "cuda"), 2, "prefork", "host", 1, "beef")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import SettingsInvalid
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 from orchestrator.settings.sources import load_settings
 
 EXAMPLE = Path(__file__).parents[3] / "config" / "orchestrator.toml"

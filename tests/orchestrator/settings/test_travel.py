@@ -16,7 +16,8 @@ from pydantic import SecretStr
 
 from orchestrator import secrecy
 from orchestrator.processes.services import WORKER, service_command
-from orchestrator.settings.model import PoolSettings, Settings, secret_names
+from orchestrator.settings.model import Settings, secret_names
+from orchestrator.settings.pools import PoolSettings
 from orchestrator.settings.sources import load_settings
 
 # What an environment can hold: any text without NUL.

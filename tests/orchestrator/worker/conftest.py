@@ -25,7 +25,8 @@ from orchestrator.ledger.presence import present_workers
 from orchestrator.local.workers import LocalWorkers, local_workers
 from orchestrator.messages.app import create_app
 from orchestrator.record.run import RunRecord
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 from tests.support.fixtures import PipelineFrom
 from tests.support.worker_runs import LIMIT_S, Runs, states_in
 

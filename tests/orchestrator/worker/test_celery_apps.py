@@ -13,7 +13,8 @@ import pytest
 from orchestrator.definition.loading import load
 from orchestrator.local.workers import local_workers
 from orchestrator.redis_url import celery_broker_url
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 from tests.support.worker_runs import Runs
 
 PROJECT = """

@@ -17,7 +17,8 @@ from orchestrator.local.server import embedded_server
 from orchestrator.local.workers import local_workers
 from orchestrator.messages.queues import list_key, queue_keys, queue_length
 from orchestrator.messages.sizes import ORIGIN_BYTES, message_bytes
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 from tests.support.fixtures import PipelineFrom, WaitUntil
 from tests.support.worker_runs import Runs
 

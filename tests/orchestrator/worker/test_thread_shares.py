@@ -12,7 +12,8 @@ import pytest
 
 from orchestrator.cores import available_cores
 from orchestrator.local.workers import local_workers
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 from orchestrator.worker.thread_shares import OF_THREADPOOLCTL
 from tests.support.fixtures import PipelineFrom
 from tests.support.worker_runs import Runs

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from orchestrator.ledger.presence import COUNTS_FOR_S, present_workers
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 from tests.support.fixtures import PipelineFrom, States, WaitUntil
 from tests.support.worker_runs import Runs
 

@@ -37,7 +37,8 @@ from orchestrator.messages.queues import queue_keys
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.record.run import RunRecord
 from orchestrator.runs.submission import submit
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 from tests.support.site.constants import BIN, GONE_LIMIT_S, GRACE_S, LEASE_S, MARK, ROOT, USER_CODE
 from tests.support.site.run import Run
 from tests.support.site.waiting import wait_until

@@ -36,7 +36,8 @@ from orchestrator.ledger.presence import (
     announce_coordinator,
     announce_worker,
 )
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 from tests.support.runs import start_graph
 
 HERE = socket.gethostname()

@@ -6,7 +6,8 @@ from orchestrator.cli.health.neighbours import check_set_aside
 from orchestrator.installation import Installation
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.set_aside import bury, dead_key, foreign_key, keep_foreign
-from orchestrator.settings.model import PoolSettings, Settings
+from orchestrator.settings.model import Settings
+from orchestrator.settings.pools import PoolSettings
 
 
 def session_of(ledger: Ledger, **changes: str) -> Installation:
