@@ -91,7 +91,7 @@ class AlertDelivery:
         try:
             alert_try = self._ledger.claim_alert(run_id, self.pace.lease_s)
             if alert_try:
-                self._tell(run_id, alert_try, time.monotonic() + self.pace.lease_s)
+                self._notify(run_id, alert_try, time.monotonic() + self.pace.lease_s)
         except RunUnknown:
             logger.warning("run %s is gone; nobody can be told that it failed", run_id)
         except Exception:
@@ -100,7 +100,7 @@ class AlertDelivery:
             with self._lock:
                 del self._in_flight[run_id]
 
-    def _tell(self, run_id: str, alert_try: AlertTry, claimed_until: float) -> None:
+    def _notify(self, run_id: str, alert_try: AlertTry, claimed_until: float) -> None:
         of_pipeline = json.loads(self._ledger.run_fields(run_id).get("alerts", "[]"))
         written = [*self._settings.alerts, *of_pipeline]
         targets = read_targets(written, os.environ) if written else []

@@ -76,8 +76,8 @@ def _failure(name: str, step: StepRecord) -> str:
     place = f" on {last.worker}" if last.worker else ""
     error = last.error or ErrorCard("no error was recorded", "")
     message = error.message.strip()
-    told = f"{error.kind}: {message}" if message else error.kind
-    return f"step {name} failed in attempt {last.attempt}{place}: {_cut(told, ERROR_CHARS)}"
+    text = f"{error.kind}: {message}" if message else error.kind
+    return f"step {name} failed in attempt {last.attempt}{place}: {_cut(text, ERROR_CHARS)}"
 
 
 def _logs(ledger: Ledger, record: RunRecord) -> list[str]:

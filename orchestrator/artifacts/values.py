@@ -70,14 +70,14 @@ def _read(file: BinaryIO, read_at: ReadAt, artifact: Artifact) -> Any:
     come of that."""
     if artifact.python in ("", PYTHON):
         return read_pickle(file, read_at)
-    told = (
+    text = (
         f"artifact {artifact.path} was pickled by Python {artifact.python}, and is read by Python"
         f" {PYTHON}"
     )
-    logger.warning("%s", told)
+    logger.warning("%s", text)
     try:
         return read_pickle(file, read_at)
     except StoreUnusable:
         raise
     except Exception as error:
-        raise ArtifactOfAnotherPython(f"{told}: {type(error).__name__}: {error}") from error
+        raise ArtifactOfAnotherPython(f"{text}: {type(error).__name__}: {error}") from error

@@ -46,7 +46,7 @@ def cancel(
             steps,
             reason,
             is_waiting=not no_wait,
-            on_cancelled=lambda count, state: say(_told(run_id, steps, count, state)),
+            on_cancelled=lambda count, state: say(_count_text(run_id, steps, count, state)),
             on_wait=lambda count: say(f"{are(count, 'attempt')} being stopped", err=True),
         )
     if as_json:
@@ -58,7 +58,7 @@ def cancel(
         say(f"  {attempt.step} is still being stopped by {attempt.worker}")
 
 
-def _told(run_id: str, steps: Sequence[str], count: int | None, state: RunState) -> str:
+def _count_text(run_id: str, steps: Sequence[str], count: int | None, state: RunState) -> str:
     if steps:
         named = "step" if len(steps) == 1 else "steps"
         if not count:

@@ -148,8 +148,8 @@ class Panel:
                 continue
             word, state = event.kind.verb, STEP_STATES[event.kind]
             if state not in (StepState.QUEUED, StepState.RUNNING):
-                told = f" {WORDS.get(word, word)}{_remark(event)}"
-                self._add(event.at_us, event.step, told, STYLES.get(state.value, ""))
+                text = f" {WORDS.get(word, word)}{_remark(event)}"
+                self._add(event.at_us, event.step, text, STYLES.get(state.value, ""))
 
     def warn(self, text: str) -> None:
         self._add(self._now_us, "", text, "yellow")
@@ -224,27 +224,27 @@ def _news(event: Event) -> str | None:
 
 def _resumed(resumed: Resumed) -> str:
     count = resumed.reset or 0
-    told = f"resumed: {count:,} step{' waits' if count == 1 else 's wait'} anew"
+    text = f"resumed: {count:,} step{' waits' if count == 1 else 's wait'} anew"
     if again := len(resumed.again):
-        told += f", {again:,} of which had succeeded"
+        text += f", {again:,} of which had succeeded"
     if resumed.params:
-        told += f"; {', '.join(resumed.params)} changed"
-    return told
+        text += f"; {', '.join(resumed.params)} changed"
+    return text
 
 
 def _remark(event: Event) -> str:
-    told = f" (attempt {event.attempt})" if event.attempt > 1 else ""
+    text = f" (attempt {event.attempt})" if event.attempt > 1 else ""
     match event.detail:
         case Ended() as ended:
-            told += f": {error_line(ended.error)}" if ended.error else ""
-            told += f": {ended.reason}" if ended.reason else ""
+            text += f": {error_line(ended.error)}" if ended.error else ""
+            text += f": {ended.reason}" if ended.reason else ""
             if ended.due_at:
-                told = f"{punctuated(told, ';')} retry at {clock_text(ended.due_at)}"
+                text = f"{punctuated(text, ';')} retry at {clock_text(ended.due_at)}"
         case TakenOver(run):
-            told += f" from run {run}"
+            text += f" from run {run}"
         case Decided(because):
             is_skipped = event.kind is EventKind.STEP_SKIPPED
-            told += f": {SKIP_REASON}" if is_skipped else f", because of {because}"
+            text += f": {SKIP_REASON}" if is_skipped else f", because of {because}"
         case Willed(reason) if reason:
-            told += f": {reason}"
-    return told
+            text += f": {reason}"
+    return text

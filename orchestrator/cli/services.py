@@ -100,9 +100,9 @@ def serve() -> None:
     set_up_logging(settings().log_format, settings().log_level)
     # A signal that sets an event for which this thread is just beginning to wait would wait for
     # itself, for ever.
-    told: queue.SimpleQueue[int] = queue.SimpleQueue()
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     for name in heeded(signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda signum, frame: told.put(signum))
+        signal.signal(name, lambda signum, frame: signals.put(signum))
     with open_installation() as installation:
         refuse_older(installation.ledger.client, installation.ledger.prefix)
         coordinator = Coordinator(installation.ledger, installation.app, installation.settings)
@@ -110,7 +110,7 @@ def serve() -> None:
         _say(f"coordinator {coordinator.name} serves {masked_url(installation.redis_url)}")
         serving = threading.Thread(target=coordinator.serve, args=(stopped,), name="coordinator")
         serving.start()
-        told.get()
+        signals.get()
         stopped.set()
         serving.join()
 

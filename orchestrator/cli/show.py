@@ -128,20 +128,20 @@ def events(run_text: str, follow: bool, as_json: bool) -> None:
     """Print what happened in a run, oldest first."""
     with open_installation() as installation:
         run_id = find_run(installation.ledger, run_text)
-        told = list(installation.ledger.events(run_id))
+        events = list(installation.ledger.events(run_id))
         if as_json and not follow:
-            answer(json.dumps([_event_json(event) for event in told]))
+            answer(json.dumps([_event_json(event) for event in events]))
             return
         after, is_over = "0", False
         while True:
-            for event in told:
+            for event in events:
                 answer(json.dumps(_event_json(event)) if as_json else _event_line(event))
                 if event.kind in RUN_ENDS or event.kind is EventKind.RUN_RESUMED:
                     is_over = event.kind in RUN_ENDS
             if is_over or not follow:
                 return
-            after = told[-1].id if told else after
-            told = installation.ledger.wait_for_events(run_id, after, 5.0)
+            after = events[-1].id if events else after
+            events = installation.ledger.wait_for_events(run_id, after, 5.0)
             installation.ledger.run_fields(run_id)  # raises when somebody has deleted the run
 
 

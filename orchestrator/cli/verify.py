@@ -33,11 +33,11 @@ def verify(ctx: click.Context, run_text: str, as_json: bool) -> None:
     if as_json:
         answer(json.dumps(asdict(verification)))
     else:
-        click.echo(_told(verification))
+        click.echo(_verdict_text(verification))
     ctx.exit(WRONG if verification.violations else 0)
 
 
-def _told(it: Verification) -> str:
+def _verdict_text(it: Verification) -> str:
     checked = (
         f"{counted(it.events, 'event')}, {counted(it.steps, 'step')},"
         f" {counted(it.attempts, 'attempt')}"

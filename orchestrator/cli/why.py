@@ -29,10 +29,10 @@ def why(run_text: str, step: str, as_json: bool) -> None:
                 f"run {record.run_id} has no step {step!r}.{names_hint(step, record.steps)}"
             )
         around = look_around(installation.ledger, record.run_id)
-        told = explain(installation.ledger, installation.settings, record, step, around)
+        explanation = explain(installation.ledger, installation.settings, record, step, around)
     if as_json:
-        named = {"run_id": record.run_id, "step": step, "state": told.state.value}
-        answer(json.dumps({**named, "reasons": list(told.sentences), **told.facts}))
+        named = {"run_id": record.run_id, "step": step, "state": explanation.state.value}
+        answer(json.dumps({**named, "reasons": list(explanation.sentences), **explanation.facts}))
         return
-    for sentence in told.sentences:
+    for sentence in explanation.sentences:
         click.echo(sentence)

@@ -307,11 +307,11 @@ def _import(name: str, target: str, root: Path | None) -> ModuleType:
             and (name + ".").startswith(error.name + ".")
         ):
             raise PipelineInvalid(target, [_no_module(error.name)]) from None
-        told = f"{type(error).__name__}: {error}"
+        text = f"{type(error).__name__}: {error}"
         if isinstance(error, ModuleNotFoundError) and error.name:
-            told = f"{punctuated(told)}{missing_module_hint(error.name)}"
+            text = f"{punctuated(text)}{missing_module_hint(error.name)}"
         place = _place_of(error, root)
-        raise PipelineInvalid(target, [f"{place}: {told}" if place else told]) from error
+        raise PipelineInvalid(target, [f"{place}: {text}" if place else text]) from error
 
 
 def _place_of(error: BaseException, root: Path | None) -> str:

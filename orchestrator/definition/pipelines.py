@@ -101,7 +101,7 @@ class PipelineFunction(NoStep):
         except PipelineInvalid:
             raise
         except (Exception, SystemExit) as error:
-            builder.add_fault(_told(error, self.function.__qualname__))
+            builder.add_fault(_error_text(error, self.function.__qualname__))
             builder.build(recorded, pools=pools)
             raise AssertionError("a pipeline with a fault was built") from error
         finally:
@@ -170,7 +170,7 @@ def pipeline(
     return wrapped if function is None else wrapped(function)
 
 
-def _told(error: BaseException, function: str) -> str:
+def _error_text(error: BaseException, function: str) -> str:
     """Return a sentence for what the user's function raised, with the last line of theirs that was
     running."""
     frames = [

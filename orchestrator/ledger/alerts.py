@@ -26,7 +26,7 @@ class Alerts(LedgerCalls):
         self,
         run_id: str,
         alert_try: AlertTry,
-        told: Sequence[tuple[str, Mapping[str, Any]]],
+        events: Sequence[tuple[str, Mapping[str, Any]]],
         sent: Sequence[str] = (),
         retry_in_s: float | None = None,
     ) -> None:
@@ -36,7 +36,7 @@ class Alerts(LedgerCalls):
         """
         words = [
             word
-            for event, detail in told
+            for event, detail in events
             for word in (event, json.dumps(detail, separators=(",", ":")))
         ]
         retry = "" if retry_in_s is None else round(retry_in_s * 1_000_000)

@@ -72,8 +72,8 @@ class Leases(LedgerCalls):
         `detail` has error (type, message) and found. May be said twice by the token or the owner;
         of many who only saw the lease run out, one is believed.
         """
-        told = {"outcome": Outcome.LOST.value, **detail}
-        return self._replace(attempt, token, owner, "lost", told, expected_us)
+        words = {"outcome": Outcome.LOST.value, **detail}
+        return self._replace(attempt, token, owner, "lost", words, expected_us)
 
     def hand_over(
         self, attempt: AttemptId, reason: str, *, token: int = 0, owner: str = ""
@@ -100,14 +100,14 @@ class Leases(LedgerCalls):
         that may lose no attempt (`lost_attempts` 1) fails with it instead. May be said twice by the
         token.
         """
-        told = {"outcome": Outcome.PUT_BACK.value, **detail}
+        said = {"outcome": Outcome.PUT_BACK.value, **detail}
         instead = (
             json.dumps({"outcome": Outcome.FAILED.value, "error": error.to_json(), **detail})
             if error
             else ""
         )
         times = (round(back_off.first_s * 1e6), round(back_off.longest_s * 1e6))
-        text = json.dumps(told, separators=(",", ":"))
+        text = json.dumps(said, separators=(",", ":"))
         reply = self._call_for(
             attempt,
             "put_back",

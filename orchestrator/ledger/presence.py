@@ -116,8 +116,8 @@ def _card(text: str) -> WorkerCard | None:
     """Return the card that a worker, perhaps of another version, has written; None if it is not
     one."""
     try:
-        told = json.loads(text)
-        known = {field.name: told[field.name] for field in fields(WorkerCard) if field.name in told}
+        said = json.loads(text)
+        known = {field.name: said[field.name] for field in fields(WorkerCard) if field.name in said}
         lists: dict[str, tuple[str, ...]] = {
             name: tuple(map(str, known[name]))
             for name in ("queues", "paused_queues")
@@ -185,10 +185,10 @@ def coordinator_cards(client: redis.Redis, prefix: str) -> list[CoordinatorCard]
     keys = [f"{prefix}:coordinator:{name}" for name in present_coordinators(client, prefix)]
     texts = cast(list[str | None], client.mget(keys)) if keys else []
     known = {field.name for field in fields(CoordinatorCard)}
-    told = [json.loads(text) for text in texts if text]
+    said = [json.loads(text) for text in texts if text]
     return [
         CoordinatorCard(**{"format": 0, **{name: card[name] for name in known if name in card}})
-        for card in told
+        for card in said
     ]
 
 

@@ -337,10 +337,10 @@ class LedgerReads:
         """Return how many entries were deleted from the stream of events, as far as the server
         counts (Redis 7)."""
         try:
-            told = self.client.xinfo_stream(self.key(run_id, "events"))
+            info = self.client.xinfo_stream(self.key(run_id, "events"))
         except ResponseError:  # there is no stream
             return 0
-        return int(told.get("entries-added", told["length"])) - int(told["length"])
+        return int(info.get("entries-added", info["length"])) - int(info["length"])
 
     def log_lines(self, attempt: AttemptId) -> list[str]:
         return list(self.log(attempt).lines)

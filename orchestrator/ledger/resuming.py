@@ -51,7 +51,7 @@ class Resuming(Starting):
         if staged:
             pairs += ["v", FORMAT]
         changes = self._changes(run_id, staged) if staged else StepChanges()
-        told = {
+        resumed = {
             "again": list(again),
             "gone": list(gone),
             "new": changes.new,
@@ -60,7 +60,7 @@ class Resuming(Starting):
             **(detail or {}),
         }
         if clock_step := last_step_in(cast("str | None", self.client.get(clock_key(self.prefix)))):
-            told["clock_step"] = clock_step
+            resumed["clock_step"] = clock_step
         self.watch_run(run_id)
         try:
             chains = self._call(
@@ -69,7 +69,7 @@ class Resuming(Starting):
                 resume_id,
                 len(staged),
                 "" if seen_resumes is None else seen_resumes,
-                json.dumps(told, separators=(",", ":")),
+                json.dumps(resumed, separators=(",", ":")),
                 json.dumps(list(again)),
                 json.dumps(list(gone)),
                 json.dumps(changes.respecified),

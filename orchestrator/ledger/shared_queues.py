@@ -47,8 +47,8 @@ def shared_queues(client: redis.Redis, prefix: str, queues: Iterable[str]) -> li
     found = []
     for queue, text in zip(names, texts, strict=True):
         if text:
-            told = json.loads(text)
-            found.append(SharedQueue(queue, str(told["reader"]), float(told["at"])))
+            said = json.loads(text)
+            found.append(SharedQueue(queue, str(said["reader"]), float(said["at"])))
     return found
 
 

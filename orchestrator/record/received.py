@@ -168,15 +168,15 @@ def check_received(
 def _check_resume(
     event: Event, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> Iterable[str]:
-    told = event.detail.params if isinstance(event.detail, Resumed) else {}
-    for name in {**before, **after, **told}:
+    changed = event.detail.params if isinstance(event.detail, Resumed) else {}
+    for name in {**before, **after, **changed}:
         is_changed = name not in before or _text(before[name]) != _text(after.get(name))
-        if is_changed and (name not in told or _text(told[name]) != _text(after.get(name))):
+        if is_changed and (name not in changed or _text(changed[name]) != _text(after.get(name))):
             yield (
                 f"param {name!r} is another one since run.resumed (event {event.id}), which does"
                 " not say so"
             )
-        elif name in told and not is_changed:
+        elif name in changed and not is_changed:
             yield (
                 f"run.resumed (event {event.id}) says that param {name!r} changed, but the record"
                 " has it unchanged"

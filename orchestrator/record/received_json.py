@@ -28,7 +28,7 @@ def arguments_json(received: Received) -> dict[str, Any]:
     …}}, a large value {"large": {…}}.
     """
     if received.command is None:
-        told = {
+        words = {
             "uses": received.spec.uses,
             "args": [_shown(value, received) for value in received.args],
             "with": {name: _shown(value, received) for name, value in received.kwargs.items()},
@@ -36,11 +36,11 @@ def arguments_json(received: Received) -> dict[str, Any]:
     else:
         read = dict.fromkeys(references(received.command))
         values = {it: received.value_of(it) if isinstance(it, ParamRef) else it for it in read}
-        told = {
+        words = {
             "run": _command_text(received.command),
             "values": {written(it): _shown(value, received) for it, value in values.items()},
         }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in words.items() if value}
 
 
 def params_json(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,10 +59,10 @@ def differences_json(differences: Mapping[str, tuple[Any, Any]]) -> dict[str, An
 def differences_text(differences: Mapping[str, tuple[Any, Any]]) -> str:
     """Say in which arguments a step that is kept differs from what it would be given now; "" if in
     none."""
-    told = [
+    text = [
         f"{name} was {_short(was)}, now {_short(now)}" for name, (was, now) in differences.items()
     ]
-    return f"ran with other arguments: {listed(told, NAMED, separator='; ')}" if told else ""
+    return f"ran with other arguments: {listed(text, NAMED, separator='; ')}" if text else ""
 
 
 def _shown(value: Any, received: Received) -> Any:

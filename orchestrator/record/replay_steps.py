@@ -163,11 +163,11 @@ class StepReplay:
         if state is StepState.SKIPPED and self.rules[event.step] == "one_failed":
             # when the run begins or is resumed, and nothing above it has failed
             may_be.add(event.step)
-        told = event.detail.because if isinstance(event.detail, Decided) else None
-        if told not in may_be:
+        cause = event.detail.because if isinstance(event.detail, Decided) else None
+        if cause not in may_be:
             named = ", ".join(map(repr, sorted(may_be)[:_NAMED]))
             self._wrong(
-                f"{event.text} says that {told!r} has decided it, but that was {named or 'nobody'}"
+                f"{event.text} says that {cause!r} has decided it, but that was {named or 'nobody'}"
             )
 
     def _take_reused(self, event: Event) -> None:

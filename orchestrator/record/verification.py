@@ -77,8 +77,8 @@ def _drifts(events: Iterable[Event]) -> Iterable[str]:
     """Yield a sentence for each attempt that ran other code than was submitted."""
     for event in events:
         code = event.detail.code if isinstance(event.detail, Ended) else None
-        if event.step and isinstance(code, dict) and (told := drift_text(code)):
-            yield f"attempt {event.attempt} of step {event.step!r} {told}"
+        if event.step and isinstance(code, dict) and (text := drift_text(code)):
+            yield f"attempt {event.attempt} of step {event.step!r} {text}"
 
 
 def compare(standing: Standing, replay: Replay) -> Iterable[str]:
@@ -96,11 +96,11 @@ def compare(standing: Standing, replay: Replay) -> Iterable[str]:
 def _compare_states(standing: Standing, replay: Replay) -> Iterable[str]:
     fields, held = standing.fields, standing.states
     for step in standing.upstream:
-        told = replay.state_of(step), replay.attempts.get(step, 0)
+        by_events = replay.state_of(step), replay.attempts.get(step, 0)
         is_held = held.get(step, (StepState.WAITING, 0))
-        if told != is_held:
+        if by_events != is_held:
             yield (
-                f"by its events step {step!r} is {told[0]} at attempt {told[1]}, "
+                f"by its events step {step!r} is {by_events[0]} at attempt {by_events[1]}, "
                 f"but the ledger has it {is_held[0]} at attempt {is_held[1]}"
             )
     for step in sorted(held.keys() - standing.upstream.keys()):
@@ -156,18 +156,18 @@ def _compare_times(standing: Standing, replay: Replay) -> Iterable[str]:
     """Return the times that differ between the events and what the same calls have written
     elsewhere."""
     for name in ("created_at", "started_at", "ended_at"):
-        told, text = replay.times.get(name), standing.fields.get(name)
+        said, text = replay.times.get(name), standing.fields.get(name)
         is_held = None if text is None else int(text)
-        if is_held != told:
+        if is_held != said:
             yield (
-                f"by its events {name} of the run is {rfc3339(told)}, but the ledger has"
+                f"by its events {name} of the run is {rfc3339(said)}, but the ledger has"
                 f" {rfc3339(is_held)}"
             )
     for step in standing.upstream:
-        told = replay.since.get(step)
-        if told is not None and step in standing.since and standing.since[step] != told:
+        said = replay.since.get(step)
+        if said is not None and step in standing.since and standing.since[step] != said:
             yield (
-                f"by its events step {step!r} is {replay.state_of(step)} since {rfc3339(told)}, "
+                f"by its events step {step!r} is {replay.state_of(step)} since {rfc3339(said)}, "
                 f"but the ledger has {rfc3339(standing.since[step])}"
             )
     if standing.events:

@@ -51,8 +51,8 @@ def brief(record: RunRecord, name: str, around: Surroundings) -> str:
         case StepState.RETRYING:
             last = step.attempts[-1]
             why = f"put back ({last.reason}), " if last.outcome is Outcome.PUT_BACK else ""
-            told = f"{why}retry at {rfc3339(step.due_at_us)}"
-            return told if around.coordinators else f"{told}; {NOBODY.format(do='send it')}"
+            text = f"{why}retry at {rfc3339(step.due_at_us)}"
+            return text if around.coordinators else f"{text}; {NOBODY.format(do='send it')}"
         case StepState.RUNNING:
             last = step.attempts[-1]
             since_us = last.started_at_us or around.now_us
@@ -83,11 +83,13 @@ def explain(
 def _waiting(ledger: Ledger, record: RunRecord, name: str, around: Surroundings) -> Explanation:
     step = record.steps[name]
     awaited = _awaited(record, step)
-    sentences = [f"{name} waits for {_listed([_told(record, it, around) for it in awaited])}."]
+    sentences = [
+        f"{name} waits for {_listed([_brief_text(record, it, around) for it in awaited])}."
+    ]
     roots = [it for it in _roots(record, awaited) if it not in awaited]
     if roots:
         sentences.append(
-            f"Behind that stands {_listed([_told(record, it, around) for it in roots])}."
+            f"Behind that stands {_listed([_brief_text(record, it, around) for it in roots])}."
         )
     rule = ledger.entries(record.run_id)[name].trigger
     is_usual = rule == ALL_SUCCESS
@@ -168,11 +170,11 @@ def _served_sentences(
 
 def _ahead_sentence(ahead: int | None, settings: Settings, around: Surroundings) -> str:
     if ahead is None:
-        told = f"once it has been missing for {settings.message_lost_after_s:g} s it is sent again"
+        text = f"once it has been missing for {settings.message_lost_after_s:g} s it is sent again"
         nobody = "" if around.coordinators else f", but {NOBODY.format(do='do so')}"
         return (
             "Its message is not in the queue: a worker is just taking it, or it is lost;"
-            f" {told}{nobody}."
+            f" {text}{nobody}."
         )
     if ahead:
         return f"{ahead:,} message{'s are' if ahead > 1 else ' is'} ahead of it in the queue."
@@ -337,7 +339,7 @@ def _roots(record: RunRecord, awaited: list[str]) -> list[str]:
     return roots
 
 
-def _told(record: RunRecord, name: str, around: Surroundings) -> str:
+def _brief_text(record: RunRecord, name: str, around: Surroundings) -> str:
     state = record.steps[name].state
     if state is StepState.WAITING:
         return f"{name} (waiting)"
@@ -363,8 +365,8 @@ def _why_not(record: RunRecord, step: StepRecord) -> str:
             f"{step.because} was"
             f" cancelled{f': {cause.cancel_reason}' if cause.cancel_reason else ''}"
         )
-    told = _outcome(cause.attempts[-1]) if cause.attempts else "failed"
-    return f"{step.because} failed: it {told}"
+    text = _outcome(cause.attempts[-1]) if cause.attempts else "failed"
+    return f"{step.because} failed: it {text}"
 
 
 def _outcome(attempt: AttemptRecord) -> str:

@@ -78,12 +78,12 @@ class Resumption:
     def detail(self) -> dict[str, Any]:
         """Return what the event says beside the steps that run again, are added or gone, and how
         many wait anew."""
-        told = {
+        words = {
             "from": list(self.asked_from),
             "code_changed": list(self.code_changed),
             "params": dict(self.params_changed),
         }
-        return {name: value for name, value in told.items() if value}
+        return {name: value for name, value in words.items() if value}
 
 
 def check_resumable(run: StoredRun, from_steps: Sequence[str] = ()) -> None:

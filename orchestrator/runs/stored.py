@@ -50,13 +50,17 @@ class StoredRun:
     def unknown_steps(self, names: Iterable[str], steps: Collection[str]) -> str:
         """Return a sentence for each name that is no step of the pipeline as it is now
         (`steps`)."""
-        told = []
+        sentences = []
         for name in dict.fromkeys(names):
             if name in self.steps and name not in steps:
-                told.append(f"step {name!r} of run {self.run_id} is not in the pipeline any more.")
+                sentences.append(
+                    f"step {name!r} of run {self.run_id} is not in the pipeline any more."
+                )
             elif name not in steps:
-                told.append(f"run {self.run_id} has no step {name!r}.{names_hint(name, steps)}")
-        return " ".join(told)
+                sentences.append(
+                    f"run {self.run_id} has no step {name!r}.{names_hint(name, steps)}"
+                )
+        return " ".join(sentences)
 
     @property
     def resumes(self) -> int:

@@ -44,14 +44,14 @@ class Failure:
 
     @classmethod
     def of(
-        cls, error: BaseException, options: StepOptions, try_number: int, told: str = ""
+        cls, error: BaseException, options: StepOptions, try_number: int, said: str = ""
     ) -> Failure:
         """Judge a failure. `try_number` is the attempt's number without those that do not count;
         `told` is added to what is said of a timeout."""
         outcome = Outcome.FAILED
         if isinstance(error, StopRequested):
             outcome = Outcome.TIMED_OUT
-            text = f"the attempt took longer than its timeout of {options.timeout or 0:g} s{told}"
+            text = f"the attempt took longer than its timeout of {options.timeout or 0:g} s{said}"
             error = StepTimedOut(text).with_traceback(error.__traceback__)
         if not may_retry(options, try_number, exception_names(type(error))):
             return cls(error, outcome, None)
@@ -69,7 +69,7 @@ def options_of(spec: StepSpec) -> StepOptions:
 
 
 def commit_for(
-    process: WorkerProcess, held: OwnedAttempt, error: BaseException, told: str = ""
+    process: WorkerProcess, held: OwnedAttempt, error: BaseException, text: str = ""
 ) -> Commit | Refusal:
     """Commit for an attempt that can no longer do it itself: its process was ended by its
     worker."""
@@ -78,7 +78,7 @@ def commit_for(
     if spec is None:
         return Refusal(f"run {held.run_id} has no step {held.step}")
     try_number = held.attempt - ledger.uncounted(held.run_id, held.step)
-    failure = Failure.of(error, options_of(spec), try_number, told)
+    failure = Failure.of(error, options_of(spec), try_number, text)
     return ledger.commit(held.id, 0, held.owner, failure.outcome, **failure.for_commit())
 
 
@@ -139,24 +139,24 @@ def _report_lost(process: WorkerProcess, held: OwnedAttempt, card: ErrorCard, fo
         process.dispatcher.send(held.run_id, answer.ready)
 
 
-def cause_of_death(told: str, pid: int) -> tuple[str, str]:
+def cause_of_death(said: str, pid: int) -> tuple[str, str]:
     """Return kind and sentence for the death of a child, from what billiard says ("... signal 9
     (SIGKILL) ...")."""
-    if found := re.search(r"signal (\d+)", told):
+    if found := re.search(r"signal (\d+)", said):
         number = int(found[1])
         text = f"its process {how_it_ended(-number)}"
         if number == signal.SIGKILL and (evidence := _out_of_memory(pid)):
             return "OutOfMemory", f"{text}: out of memory, says {evidence}"
         return "ProcessLost", text
-    if (code := _exit_code(told)) is not None:
+    if (code := _exit_code(said)) is not None:
         if code == 128 + signal.SIGKILL:
             return "OutOfMemory", f"its process ended with exit code {code}, as when memory is out"
         return "ProcessLost", f"its process ended with exit code {code} in the middle of the step"
-    return "ProcessLost", f"its process was lost: {told}"
+    return "ProcessLost", f"its process was lost: {said}"
 
 
-def _exit_code(told: str) -> int | None:
-    found = re.search(r"exitcode (\d+)", told)
+def _exit_code(text: str) -> int | None:
+    found = re.search(r"exitcode (\d+)", text)
     return int(found[1]) if found else None
 
 

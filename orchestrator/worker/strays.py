@@ -132,15 +132,15 @@ def _is_tracker(process: psutil.Process) -> bool:
 
 
 def _kill(strays: list[psutil.Process], limit_s: float) -> None:
-    told = ", ".join(str(stray.pid) for stray in strays)
-    logger.warning("left behind by a step whose process has ended, and killed: process %s", told)
+    text = ", ".join(str(stray.pid) for stray in strays)
+    logger.warning("left behind by a step whose process has ended, and killed: process %s", text)
     tree = ProcessTree()
     tree.add(strays)
     if tree.kill(limit_s):
         return
     left = tree.look()
     _left.update(left)
-    told = ", ".join(str(process.pid) for process in left)
+    text = ", ".join(str(process.pid) for process in left)
     logger.error(
-        "left behind by a step whose process has ended, and cannot be killed: process %s", told
+        "left behind by a step whose process has ended, and cannot be killed: process %s", text
     )

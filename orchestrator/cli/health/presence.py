@@ -44,29 +44,29 @@ def check_cards(installation: Installation) -> Iterator[Finding]:
     cards = present_workers(installation.ledger.client, installation.ledger.prefix)
     for card in cards:
         if card.twin:
-            told = (
+            text = (
                 f"another worker bears the same name: {card.twin}. Give each its own (orchestrator"
                 " worker --name)."
             )
-            yield Finding("warning", f"worker {card.worker}", told)
+            yield Finding("warning", f"worker {card.worker}", text)
     versions: dict[str, list[str]] = {}
     for card in cards:
         if card.python:
             versions.setdefault(card.python, []).append(card.worker)
     if len(versions) > 1:
-        told = "; ".join(
+        text = "; ".join(
             f"{version} on {', '.join(names)}" for version, names in sorted(versions.items())
         )
         advice = "Outputs that are kept by reference may not be readable on another version."
-        yield Finding("warning", "Python versions", f"workers differ: {told}. {advice}")
+        yield Finding("warning", "Python versions", f"workers differ: {text}. {advice}")
 
 
 def check_hosts(installation: Installation) -> Iterator[Finding]:
     """Name the workers that take no steps because of a fault of their host."""
     for card in present_workers(installation.ledger.client, installation.ledger.prefix):
         if card.fault:
-            told = f"takes no steps until its own check passes again: {card.fault}"
-            yield Finding("warning", f"worker {card.worker}", told)
+            text = f"takes no steps until its own check passes again: {card.fault}"
+            yield Finding("warning", f"worker {card.worker}", text)
 
 
 def check_coordinators(installation: Installation) -> Iterator[Finding]:

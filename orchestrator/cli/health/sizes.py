@@ -49,11 +49,11 @@ def check_memory(installation: Installation) -> Iterator[Finding]:
         advice = "It has no maxmemory, so its machine may end it. Delete old runs, or give it more."
     if not limit:
         return
-    told = f"{size_text(used)} in use, {used / limit:.0%} {of} ({size_text(limit)})"
+    text = f"{size_text(used)} in use, {used / limit:.0%} {of} ({size_text(limit)})"
     if used >= NEARLY_SHARE * limit:
-        yield Finding("warning", "memory", f"{told}. {advice}")
+        yield Finding("warning", "memory", f"{text}. {advice}")
     else:
-        yield Finding("ok", "memory", told)
+        yield Finding("ok", "memory", text)
 
 
 def check_run_sizes(installation: Installation) -> Iterator[Finding]:
@@ -91,16 +91,16 @@ def check_disk(chosen: Settings) -> Iterator[Finding]:
         usage = shutil.disk_usage(root)
         if usage.used + usage.free:
             share = usage.used / (usage.used + usage.free)  # of what this user may fill
-            told = (
+            text = (
                 f"{size_text(size)} in {count:,} files{more}, disk {share:.0%} full,"
                 f" {size_text(usage.free)} free"
             )
             if share >= FULL_SHARE:
                 yield Finding(
-                    "warning", "artifact disk", f"{told}. Make room: steps wait once it is full."
+                    "warning", "artifact disk", f"{text}. Make room: steps wait once it is full."
                 )
             else:
-                yield Finding("ok", "artifact disk", told)
+                yield Finding("ok", "artifact disk", text)
 
 
 def _measured(root: Path) -> tuple[int, int, bool]:

@@ -156,21 +156,21 @@ def _silent_app(pool: str) -> _SilentApp:
 
 def _named_app(name: str, pool: str) -> Any:
     module, _, attributes = name.partition(":")
-    told = f"setting celery_app of pool {pool!r} names {name!r}"
+    text = f"setting celery_app of pool {pool!r} names {name!r}"
     found: Any = sys.modules.get(module)
     if found is None:
         try:
             found = importlib.import_module(module)
         except ImportError as error:
-            raise CeleryAppNotFound(f"{told}, and importing {module!r} fails: {error}") from error
+            raise CeleryAppNotFound(f"{text}, and importing {module!r} fails: {error}") from error
         adopt_imports()
     for attribute in attributes.split("."):
         try:
             found = getattr(found, attribute)
         except AttributeError:
-            raise CeleryAppNotFound(f"{told}, and there is no {attribute!r} in it") from None
+            raise CeleryAppNotFound(f"{text}, and there is no {attribute!r} in it") from None
     if not isinstance(found, Celery):
-        raise CeleryAppNotFound(f"{told}, which is a {type(found).__name__} and no Celery app")
+        raise CeleryAppNotFound(f"{text}, which is a {type(found).__name__} and no Celery app")
     return found
 
 

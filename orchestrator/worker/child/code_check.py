@@ -87,27 +87,27 @@ class CodeCheck:
                 if isinstance(error, ImportError | FunctionNotFound) and (
                     missing := self._half_copied.missing()
                 ):
-                    raise FunctionNotFound(self._half_copied.told_missing(missing)) from error
+                    raise FunctionNotFound(self._half_copied.missing_text(missing)) from error
                 raise
         if self._process.settings.code_drift == "refuse" and (differing := self._differing()):
             raise CodeRefused(self._refusal(list(differing)))
         return function
 
-    def told(self) -> dict[str, Any]:
+    def as_detail(self) -> dict[str, Any]:
         """Return what the end of the attempt says of its code: an id of all its files, and which
         differ from what was submitted, with both digests. Empty when it ran none of the user's
         files."""
         loaded = self._loaded()
         if not loaded.files:
             return {}
-        told: dict[str, Any] = {"id": loaded.id}
+        ran: dict[str, Any] = {"id": loaded.id}
         if self._process.settings.code_drift != "allow" and (differing := self._differing()):
-            told["differs"] = {
+            ran["differs"] = {
                 file: [(submitted or "")[:SHOWN_DIGITS], ran[:SHOWN_DIGITS]]
                 for file, (submitted, ran) in list(differing.items())[:NAMED_FILES]
             }
-            told["host"] = socket.gethostname()
-        return {"code": told}
+            ran["host"] = socket.gethostname()
+        return {"code": ran}
 
     def to_record(self) -> tuple[str, str] | None:
         """Return id and digests (JSON) to be kept with the run, None if this process has done so

@@ -74,11 +74,11 @@ class HalfCopied:
             ):
                 while not os.path.exists(path):
                     if not self.may_wait():
-                        raise ModuleNotFoundError(self.told_missing([file]), name=name)
+                        raise ModuleNotFoundError(self.missing_text([file]), name=name)
                 return True
         return False
 
-    def told_missing(self, files: list[str]) -> str:
+    def missing_text(self, files: list[str]) -> str:
         """Return a sentence that names files that are not here."""
         return (
             f"host {socket.gethostname()} lacks {listed(files, 3)} in {self._folder}, though the"

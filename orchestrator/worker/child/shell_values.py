@@ -80,12 +80,12 @@ class HandedOver:
             return (
                 "the environment of the worker is too long for a command (Argument list too long)"
             )
-        told = [
+        text = [
             f"{_braced(self.written[name])} ({len(os.fsencode(self.variables[name])):,} bytes)"
             for name in names
         ]
         return (
-            f"too long for a command (Argument list too long): {listed(told, _NAMED)}. Write"
+            f"too long for a command (Argument list too long): {listed(text, _NAMED)}. Write"
             f" {_braced(f'file({self.written[names[0]]})')}, which stands for the path of a file"
             " with the value."
         )

@@ -44,7 +44,7 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
         # event's lock.
         self._orders, self._is_hurried = 0, False
         self._has_ended = threading.Event()
-        self._told: Callable[[], None] = lambda: None
+        self._hear: Callable[[], None] = lambda: None
         super().__init__(parent, **options)
 
     def start(self, parent: Any) -> None:
@@ -59,7 +59,7 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
                 self._is_hurried = True
                 os.kill(main_pid, signal.SIGTERM)
 
-        def told(how: str = "", **_: Any) -> None:
+        def hear(how: str = "", **_: Any) -> None:
             self._orders += 1
             is_first = self._orders == 1
             if how == "Cold" or not is_first:
@@ -75,8 +75,8 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
         def end(**_: Any) -> None:
             self._has_ended.set()
 
-        self._told = told
-        worker_shutting_down.connect(told, weak=False)
+        self._hear = hear
+        worker_shutting_down.connect(hear, weak=False)
         worker_shutdown.connect(end, weak=False)
         if is_main_thread:
             signal.signal(signal.SIGQUIT, hurry)
@@ -85,7 +85,7 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
         """Begin to drain, if no signal has said so: somebody ends the worker from afar, as Flower
         can."""
         if not self._orders:
-            self._told()
+            self._hear()
 
     terminate = stop
 

@@ -31,7 +31,7 @@ class HostState:
             self._needed_bytes = max(self._needed_bytes, needed_bytes)
             self.fault = self.fault or fault
         if is_new:
-            self._tell()
+            self._report()
 
     def check(self, store: ArtifactStore) -> bool:
         """Look whether the fault is gone."""
@@ -45,10 +45,10 @@ class HostState:
             return False
         with self._lock:
             self.fault, self._needed_bytes = "", 0
-        self._tell()
+        self._report()
         return True
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         for listener in self._listeners:
             listener()
 

@@ -127,7 +127,7 @@ def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) 
             _ask(attempt, reason)
     if tree is None:
         alone = {"reason": reason, "how": "it ended by itself", "worker": worker}
-        return _tell(process, attempt, reason, alone, "")
+        return _report(process, attempt, reason, alone, "")
     tree.terminate()
     limit, asks_at = began + grace_s, began + ASK_AGAIN_S
     while (_left(tree, attempt) or not attempt.ended.is_set()) and (
@@ -166,7 +166,7 @@ def _stop_process(process: WorkerProcess, attempt: RunningAttempt, reason: str) 
         attempt.held.run_id, attempt.held.attempt, attempt.held.step, reason, detail["how"],
     )  # fmt: skip
     deaf = "" if was_polite else f"; it did not stop when asked and was {how}"
-    return _tell(process, attempt, reason, detail, deaf)
+    return _report(process, attempt, reason, detail, deaf)
 
 
 def _ask(attempt: RunningAttempt, reason: str) -> None:
@@ -231,7 +231,7 @@ def _stop_thread(process: WorkerProcess, attempt: RunningAttempt, reason: str) -
             _leave_if_its_call_has_ended(attempt, reason)
             asking.enter_context(asked_in_thread(held.id))
         if reason == HANDED_OVER:
-            return _tell(process, attempt, reason, {}, "")  # the worker ends next
+            return _report(process, attempt, reason, {}, "")  # the worker ends next
         attempt.ended.wait()
     detail = {
         "reason": reason,
@@ -240,12 +240,12 @@ def _stop_thread(process: WorkerProcess, attempt: RunningAttempt, reason: str) -
         "processes": 0,
         "worker": held.worker,
     }
-    return _tell(
+    return _report(
         process, attempt, reason, detail, "; its pool cannot end a step, so it was waited for"
     )
 
 
-def _tell(
+def _report(
     process: WorkerProcess,
     attempt: RunningAttempt,
     reason: str,

@@ -109,4 +109,4 @@ def _code_ran(begun: Begun) -> tuple[dict[str, Any], tuple[str, str] | None]:
     with the run."""
     if begun.claim.spec.kind is CallKind.SHELL:
         return {}, None
-    return begun.code.told(), begun.code.to_record()
+    return begun.code.as_detail(), begun.code.to_record()
