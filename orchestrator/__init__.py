@@ -3,7 +3,7 @@ written."""
 
 from orchestrator.attempt_context import StopRequested, context
 from orchestrator.definition.builder import PipelineBuilder
-from orchestrator.definition.model import Pipeline
+from orchestrator.definition.pipeline import Pipeline
 from orchestrator.definition.pipelines import pipeline
 from orchestrator.definition.secrets import Secret
 from orchestrator.definition.steps import step

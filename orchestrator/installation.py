@@ -26,7 +26,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.redis_url import UNSERVED, masked_url
 from orchestrator.refusals import ServerRefuses
 from orchestrator.settings.model import Settings
-from orchestrator.settings.sources import STEP_VARIABLE, settings
+from orchestrator.settings.sources import STEP_VARIABLE, current_settings
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -72,21 +72,21 @@ def open_installation(retries: int = FEW_RETRIES) -> Iterator[Installation]:
             "a step may not use the orchestrator's server, since its pool does not say so: "
             "set server_in_steps = true for the pool, and restart its workers"
         )
-    chosen = settings()
+    settings = current_settings()
     with contextlib.ExitStack() as stack:
-        url = chosen.redis_url
+        url = settings.redis_url
         if url is None:
             from orchestrator.local.server import embedded_server
 
-            url = stack.enter_context(embedded_server(chosen.data_dir))
-        ledger = Ledger(connect(url, retries=retries), chosen.key_prefix)
+            url = stack.enter_context(embedded_server(settings.data_dir))
+        ledger = Ledger(connect(url, retries=retries), settings.key_prefix)
         try:
             with connect(url, retries=1, timeout_s=FIRST_ANSWER_S) as first:
                 _knock(first, url)
                 if retries > FEW_RETRIES:
                     # who will bear with a server that takes no writes does not begin with one
-                    check_writes(first, chosen.key_prefix)
-            yield Installation(chosen, url, ledger, chosen.redis_url is None)
+                    check_writes(first, settings.key_prefix)
+            yield Installation(settings, url, ledger, settings.redis_url is None)
         except ServerRefuses as error:
             raise ServerUnreachable(
                 f"the Redis server at {masked_url(url)} cannot be used: {error}"
@@ -104,7 +104,7 @@ def open_installation(retries: int = FEW_RETRIES) -> Iterator[Installation]:
                 raise
             raise ServerUnreachable(
                 f"the Redis server at {masked_url(url)} holds a key of another kind where one of"
-                f" ours belongs, below '{chosen.key_prefix}:' (setting key_prefix): {error}"
+                f" ours belongs, below '{settings.key_prefix}:' (setting key_prefix): {error}"
             ) from None
         finally:
             ledger.client.close()

@@ -102,10 +102,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def wait_until() -> Callable[..., None]:
     """Wait for a condition; fail after a limit."""
 
-    def wait(condition: Callable[[], object], limit_s: float = 120.0) -> None:
-        limit = time.monotonic() + limit_s
+    def wait(condition: Callable[[], object], within_s: float = 120.0) -> None:
+        limit = time.monotonic() + within_s
         while not condition():
-            assert time.monotonic() < limit, f"not within {limit_s:g} s"
+            assert time.monotonic() < limit, f"not within {within_s:g} s"
             time.sleep(0.01)
 
     return wait

@@ -51,7 +51,7 @@ FIGURES = [
     (
         "operations",
         "has not answered after # s, is tried again after #, #, #, # and # s",
-        (PACE.send_limit_s, *PACE.retries_s),
+        (PACE.send_within_s, *PACE.retries_s),
     ),
     ("pipelines", "up to # characters, and do not begin with", (NAME_LENGTH_MAX,)),
     ("pipelines", "a secret of # characters or more", (MASKED_CHARS,)),

@@ -19,7 +19,7 @@ from typing import Any
 
 from orchestrator.alerts.library import send
 from orchestrator.alerts.message import Message, failure_message
-from orchestrator.alerts.targets import Target, read_targets
+from orchestrator.alerts.targets import AlertTarget, read_targets
 from orchestrator.ledger.events import EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import AlertTry, RunUnknown
@@ -36,7 +36,7 @@ class Pace:
     """How long a target may take, when the others are retried, and how long a claim holds without a
     sign of life."""
 
-    send_limit_s: float = 30.0
+    send_within_s: float = 30.0
     lease_s: float = 60.0
     retries_s: tuple[float, ...] = (5, 15, 60, 300, 900)
 
@@ -77,10 +77,10 @@ class AlertDelivery:
             if error := send(target, message):
                 logger.warning("%s could not be told: %s: %s", target.label, message.title, error)
 
-    def finish(self, limit_s: float) -> bool:
+    def finish(self, within_s: float) -> bool:
         """Wait for what is in flight, and give whether all of it is done. What is not will be sent
         by another one."""
-        limit = time.monotonic() + limit_s
+        limit = time.monotonic() + within_s
         with self._lock:
             threads = list(self._in_flight.values())
         for thread in threads:
@@ -109,10 +109,10 @@ class AlertDelivery:
             self._ledger.report_alert(run_id, alert_try, [])
             return
         message = failure_message(self._ledger, run_id)
-        answers: queue.SimpleQueue[tuple[Target, str]] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[tuple[AlertTarget, str]] = queue.SimpleQueue()
         threads = {target: self._begin(target, message, answers) for target in waiting}
-        limit = time.monotonic() + self.pace.send_limit_s
-        failed: dict[Target, str] = {}
+        limit = time.monotonic() + self.pace.send_within_s
+        failed: dict[AlertTarget, str] = {}
         while threads:
             try:
                 target, error = answers.get(timeout=max(0.0, limit - time.monotonic()))
@@ -127,13 +127,16 @@ class AlertDelivery:
             left_s = max(0.0, claimed_until - time.monotonic())
             self._ledger.report_alert(run_id, alert_try, [event], [target.mark], left_s)
         for target, thread in threads.items():
-            failed[target] = f"it gave no answer within {self.pace.send_limit_s:g} s"
+            failed[target] = f"it gave no answer within {self.pace.send_within_s:g} s"
             if thread:
                 self._hanging.setdefault(target.mark, []).append(thread)
         self._close(run_id, alert_try, failed)
 
     def _begin(
-        self, target: Target, message: Message, answers: queue.SimpleQueue[tuple[Target, str]]
+        self,
+        target: AlertTarget,
+        message: Message,
+        answers: queue.SimpleQueue[tuple[AlertTarget, str]],
     ) -> threading.Thread | None:
         """Send to one target in a thread of its own, which puts the error, or an empty text, into
         `answers`."""
@@ -151,7 +154,7 @@ class AlertDelivery:
         thread.start()
         return thread
 
-    def _close(self, run_id: str, alert_try: AlertTry, failed: Mapping[Target, str]) -> None:
+    def _close(self, run_id: str, alert_try: AlertTry, failed: Mapping[AlertTarget, str]) -> None:
         """Record who could not be told, and when they are tried again, if ever."""
         retries_s, number = self.pace.retries_s, alert_try.number
         retry_in_s = retries_s[number - 1] if failed and number <= len(retries_s) else None

@@ -18,7 +18,7 @@ from orchestrator.definition.folders import users_folders_aside
 
 if TYPE_CHECKING:
     from orchestrator.alerts.message import Message
-    from orchestrator.alerts.targets import Target
+    from orchestrator.alerts.targets import AlertTarget
 
 # at DEBUG they write down paths and tokens
 TALKATIVE_LOGGERS = (
@@ -44,7 +44,7 @@ def load_apprise() -> ModuleType:
     return apprise
 
 
-def send(target: Target, message: Message) -> str:
+def send(target: AlertTarget, message: Message) -> str:
     """Tell the target, and give why that failed; an empty text when it did not. Takes as long as
     the service takes."""
     if target.fault:

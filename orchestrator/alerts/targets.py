@@ -27,7 +27,7 @@ _HIDDEN = "***"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Target:
+class AlertTarget:
     """One place to tell. Only `label` and `fault` are for people: all else may hold secrets.
 
     `unset` are the variables that this process has not; another one may have them. `service` is
@@ -59,7 +59,7 @@ class Target:
         return text if len(text) <= ERROR_CHARS else f"{text[:ERROR_CHARS]}…"
 
 
-def read_targets(written: Iterable[str], environment: Mapping[str, str]) -> list[Target]:
+def read_targets(written: Iterable[str], environment: Mapping[str, str]) -> list[AlertTarget]:
     """Return the targets without repeats; those that would look alike are numbered."""
     targets = [read_target(url, environment) for url in dict.fromkeys(written)]
     labels = [target.label for target in targets]
@@ -73,20 +73,20 @@ def read_targets(written: Iterable[str], environment: Mapping[str, str]) -> list
     ]
 
 
-def read_target(written: str, environment: Mapping[str, str]) -> Target:
+def read_target(written: str, environment: Mapping[str, str]) -> AlertTarget:
     """Return the target of an Apprise URL as it was written, with a `fault` where it is of no
     use."""
     used = tuple(dict.fromkeys(braced or plain for braced, plain in _VARIABLE.findall(written)))
     label = _unread_label(written, used)
     if own := [name for name in used if name.upper().startswith(PREFIX)]:
-        return Target(
+        return AlertTarget(
             label,
             written,
             f"it reads {own[0]}, and {PREFIX}* is not given away. Use another variable.",
         )
     if unset := tuple(name for name in used if not environment.get(name)):
         noun = "variables {} are" if len(unset) > 1 else "variable {} is"
-        return Target(
+        return AlertTarget(
             label, written, f"the environment {noun.format(', '.join(unset))} not set", unset
         )
     url = _filled_in(written, environment)
@@ -99,15 +99,15 @@ def read_target(written: str, environment: Mapping[str, str]) -> Target:
         apprise = load_apprise()
         service = apprise.Apprise.instantiate(url, asset=_asset(apprise), suppress_exceptions=False)
     except Exception as error:  # of the service's own code
-        said = Target(label, written, secrets=secrets).hide(str(error)) or type(error).__name__
-        return Target(label, written, f"Apprise cannot use it: {said}")
+        said = AlertTarget(label, written, secrets=secrets).hide(str(error)) or type(error).__name__
+        return AlertTarget(label, written, f"Apprise cannot use it: {said}")
     if service is None:
-        return Target(label, written, _unread_fault(url, apprise))
+        return AlertTarget(label, written, _unread_fault(url, apprise))
     if not re.search(r"[?&]overflow=", url):
         # a text refused for its length would be refused for ever
         service.overflow_mode = apprise.OverflowMode.TRUNCATE
     label = _label(service, written, used)
-    return Target(label, written, service=service, secrets=secrets - _words(label))
+    return AlertTarget(label, written, service=service, secrets=secrets - _words(label))
 
 
 def _filled_in(written: str, environment: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.artifacts.reference import Artifact, artifact_of
 from orchestrator.artifacts.values import ArtifactStore
-from orchestrator.definition.model import OutputRef
+from orchestrator.definition.pipeline import OutputRef
 from orchestrator.definition.secrets import MASKED_CHARS, refer_to_secrets
 from orchestrator.definition.wire import NotWireable, from_wire, to_wire
 

@@ -23,7 +23,7 @@ from orchestrator.cli.main import INTERRUPTED
 from orchestrator.cli.params import TakesParams, param_option
 from orchestrator.installation import Installation, open_installation
 from orchestrator.settings.model import Settings
-from orchestrator.settings.sources import settings
+from orchestrator.settings.sources import current_settings
 
 Found = TypeVar("Found")
 
@@ -88,9 +88,9 @@ def go_on(
     Whatever `find` refuses is refused before any worker is started. `too_early` is said when it is
     interrupted before anything began.
     """
-    chosen = settings()
-    warn_of_slots(chosen, asked.workers)
-    if asked.detach and chosen.redis_url is None:
+    settings = current_settings()
+    warn_of_slots(settings, asked.workers)
+    if asked.detach and settings.redis_url is None:
         raise click.UsageError(
             "--detach leaves the run to a server's workers, and there is none: "
             "set ORCHESTRATOR_REDIS_URL."
@@ -100,14 +100,14 @@ def go_on(
             if asked.detach:
                 reserve_stdout()  # for the id
                 with open_installation() as installation:
-                    planned = plan(installation, chosen, find(installation))
+                    planned = plan(installation, settings, find(installation))
                     planned.begin()
                     card = {"run_id": planned.run_id, "pipeline": planned.pipeline}
                     answer(json.dumps(card) if asked.as_json else planned.run_id)
                 return
-            with workplace(chosen, asked.workers, find) as (installation, local):
+            with workplace(settings, asked.workers, find) as (installation, local):
                 planned = plan(
-                    installation, local.settings if local else chosen, find(installation)
+                    installation, local.settings if local else settings, find(installation)
                 )
                 record, code = follow_to_the_end(
                     installation,

@@ -14,7 +14,7 @@ from orchestrator.cli.health.checks import MACHINE_CHECKS, ROLES, SERVER_CHECKS,
 from orchestrator.installation import open_installation
 from orchestrator.redis_url import masked_url
 from orchestrator.settings.model import Settings
-from orchestrator.settings.sources import settings
+from orchestrator.settings.sources import current_settings
 
 _MARKS = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
 
@@ -36,17 +36,17 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
 def doctor(ctx: click.Context, as_json: bool, accept_store: bool, role: str | None) -> None:
     """Tell what is configured, reachable and served, and what is wrong. Exit 1 if there is a
     fault."""
-    chosen = settings()
+    settings = current_settings()
     if accept_store:
         with open_installation() as installation:
             store.accept_store(installation)
     of_machine, of_server = ROLES[role] if role else (MACHINE_CHECKS, SERVER_CHECKS)
-    findings = list(findings_of(chosen, of_machine, of_server))
+    findings = list(findings_of(settings, of_machine, of_server))
     if as_json:
         answer(
             json.dumps(
                 {
-                    "settings": _shown_settings(chosen),
+                    "settings": _shown_settings(settings),
                     "findings": [asdict(item) for item in findings],
                 }
             )
@@ -57,9 +57,9 @@ def doctor(ctx: click.Context, as_json: bool, accept_store: bool, role: str | No
     ctx.exit(1 if any(item.level == "fault" for item in findings) else 0)
 
 
-def _shown_settings(chosen: Settings) -> dict[str, object]:
-    shown = chosen.model_dump(mode="json")
-    if chosen.redis_url:
-        shown["redis_url"] = masked_url(chosen.redis_url)
-    shown["alerts"] = [target.label for target in targets_of(chosen)]
+def _shown_settings(settings: Settings) -> dict[str, object]:
+    shown = settings.model_dump(mode="json")
+    if settings.redis_url:
+        shown["redis_url"] = masked_url(settings.redis_url)
+    shown["alerts"] = [target.label for target in targets_of(settings)]
     return shown

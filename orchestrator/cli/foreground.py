@@ -76,7 +76,7 @@ def stop_signals() -> Iterator[Interruption]:
 
 @contextlib.contextmanager
 def workplace(
-    chosen: Settings,
+    settings: Settings,
     slots: int | None,
     check: Callable[[Installation], object] = lambda installation: None,
 ) -> Iterator[tuple[Installation, LocalWorkers | None]]:
@@ -90,9 +90,9 @@ def workplace(
         check(installation)
         refuse_older(installation.ledger.client, installation.ledger.prefix)
         local = None
-        if chosen.redis_url is None:
+        if settings.redis_url is None:
             slots = slots or max(2, available_cores())
-            local = stack.enter_context(local_workers(chosen, installation.redis_url, slots))
+            local = stack.enter_context(local_workers(settings, installation.redis_url, slots))
         yield installation, local
 
 
@@ -105,9 +105,9 @@ def workers_option() -> Callable[[Any], Any]:
     )
 
 
-def warn_of_slots(chosen: Settings, slots: int | None) -> None:
+def warn_of_slots(settings: Settings, slots: int | None) -> None:
     """Say so when --workers was given in vain."""
-    if chosen.redis_url and slots:
+    if settings.redis_url and slots:
         click.echo(
             "--workers has no effect: with ORCHESTRATOR_REDIS_URL that server's workers run the"
             " steps",
@@ -223,12 +223,12 @@ def _end_workers(
     from orchestrator.runs.stopping import wait_until_stopped
 
     ledger = installation.ledger
-    limit_s = installation.settings.timeout_grace_s + STOPPING_SLACK_S if is_waiting else 0.0
+    within_s = installation.settings.timeout_grace_s + STOPPING_SLACK_S if is_waiting else 0.0
     if is_waiting and not interruption.is_repeated() and (count := len(ledger.stopping(run_id))):
         hint = "; Ctrl-C again ends them at once" if local else ""
         click.echo(f"{are(count, 'step')} being stopped{hint}", err=True)
     left = wait_until_stopped(
-        ledger, installation.settings, run_id, limit_s, is_enough=interruption.is_repeated
+        ledger, installation.settings, run_id, within_s, is_enough=interruption.is_repeated
     )
     if local is None:
         return

@@ -9,7 +9,7 @@ import click
 from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.params import TakesParams, ask_secrets, param_option
 from orchestrator.runs.loading import load_plan
-from orchestrator.settings.sources import settings
+from orchestrator.settings.sources import current_settings
 
 
 @click.command(cls=TakesParams)
@@ -22,11 +22,11 @@ def plan(target: str, params: tuple[str, ...], full: bool, as_json: bool) -> Non
     from orchestrator.plan.view import plan_text, plan_view
     from orchestrator.runs.submission import plan_message_bytes
 
-    chosen = settings()
-    compiled, compile_s = load_plan(target, params, chosen, ask_secrets)
+    settings = current_settings()
+    compiled, compile_s = load_plan(target, params, settings, ask_secrets)
     view = plan_view(
         compiled,
-        largest_message_bytes=plan_message_bytes(compiled, chosen),
+        largest_message_bytes=plan_message_bytes(compiled, settings),
         compile_s=round(compile_s, 6),
     )
     answer(json.dumps(view) if as_json else plan_text(compiled, view, full=full), nl=as_json)

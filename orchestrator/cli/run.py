@@ -17,7 +17,7 @@ from orchestrator.cli.main import INTERRUPTED
 from orchestrator.cli.params import TakesParams, ask_secrets, param_option
 from orchestrator.definition.loading import absolute_target
 from orchestrator.runs.loading import load_plan
-from orchestrator.settings.sources import settings
+from orchestrator.settings.sources import current_settings
 
 
 @click.command(cls=TakesParams)
@@ -35,18 +35,20 @@ def run(
     it; with it, that server and its workers are used. Exit: 0 succeeded, 1 failed, 2 invalid, 130
     cancelled by Ctrl-C.
     """
-    chosen = settings()
-    warn_of_slots(chosen, workers)
+    settings = current_settings()
+    warn_of_slots(settings, workers)
     with stop_signals() as interruption:
         try:
             # An invalid pipeline needs no server. Without one, our worker starts up while the
             # pipeline is loaded.
-            plan = load_plan(target, params, chosen, ask_secrets)[0] if chosen.redis_url else None
-            with workplace(chosen, workers) as (installation, local):
+            plan = (
+                load_plan(target, params, settings, ask_secrets)[0] if settings.redis_url else None
+            )
+            with workplace(settings, workers) as (installation, local):
                 from orchestrator.runs.submission import new_run_id, submit
 
-                plan = plan or load_plan(target, params, chosen, ask_secrets)[0]
-                run_id, used = new_run_id(), local.settings if local else chosen
+                plan = plan or load_plan(target, params, settings, ask_secrets)[0]
+                run_id, used = new_run_id(), local.settings if local else settings
                 record, code = follow_to_the_end(
                     installation,
                     local,

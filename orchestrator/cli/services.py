@@ -27,7 +27,7 @@ from orchestrator.processes.exit_status import KnownChild
 from orchestrator.processes.services import FLOWER, service_command
 from orchestrator.redis_url import masked_url
 from orchestrator.settings.model import Settings
-from orchestrator.settings.sources import settings
+from orchestrator.settings.sources import current_settings
 
 # few: each adds a series to /metrics for every step and worker
 FLOWER_RUNTIME_BUCKETS_S = (
@@ -63,32 +63,32 @@ logger = logging.getLogger(__name__)
 )
 def worker(pools: tuple[str, ...], concurrency: int | None, name: str | None) -> None:
     """Serve a pool: run a Celery worker set up for it, in the foreground."""
-    chosen = settings()
-    served = list(dict.fromkeys(pools)) or [chosen.default_pool]
+    settings = current_settings()
+    served = list(dict.fromkeys(pools)) or [settings.default_pool]
     for pool in served:
-        if pool not in chosen.pools:
-            known = ", ".join(chosen.pools)
+        if pool not in settings.pools:
+            known = ", ".join(settings.pools)
             raise PoolUnknown(
-                f"there is no pool {pool!r}, only {known}.{did_you_mean(pool, chosen.pools)}"
+                f"there is no pool {pool!r}, only {known}.{did_you_mean(pool, settings.pools)}"
             )
-    kinds = {chosen.pools[pool].pool_type for pool in served}
+    kinds = {settings.pools[pool].pool_type for pool in served}
     if len(kinds) > 1:
         raise PoolUnknown(
             f"pools {', '.join(served)} have different pool types; start a worker for each"
         )
-    if kinds == {"threads"} and len({chosen.pools[pool].server_in_steps for pool in served}) > 1:
+    if kinds == {"threads"} and len({settings.pools[pool].server_in_steps for pool in served}) > 1:
         raise PoolUnknown(
             f"pools {', '.join(served)} have different server_in_steps, and threads share their"
             " environment; start a worker for each"
         )
-    slots = concurrency or max(chosen.pools[pool].slots for pool in served)
+    slots = concurrency or max(settings.pools[pool].slots for pool in served)
     with open_installation() as installation:
-        queues = [chosen.queue_of(pool) for pool in served]
+        queues = [settings.queue_of(pool) for pool in served]
         free = name or _free_name(installation, served[0])
         command = worker_command(
-            free, queues, slots, pool_type=kinds.pop(), log_level=chosen.log_level
+            free, queues, slots, pool_type=kinds.pop(), log_level=settings.log_level
         )
-        _run(installation, chosen, command, ("redis_url",))
+        _run(installation, settings, command, ("redis_url",))
 
 
 @click.command()
@@ -97,7 +97,7 @@ def serve() -> None:
     may run."""
     from orchestrator.coordinator.coordinator import Coordinator
 
-    set_up_logging(settings().log_format, settings().log_level)
+    set_up_logging(current_settings().log_format, current_settings().log_level)
     # A signal that sets an event for which this thread is just beginning to wait would wait for
     # itself, for ever.
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -120,23 +120,23 @@ def serve() -> None:
 @click.option("--address", help="Address to listen on; setting flower_address.")
 def flower(port: int | None, address: str | None) -> None:
     """Watch queues and steps in Flower: on localhost, with a password, with bounded memory."""
-    chosen = settings()
+    settings = current_settings()
     password = (
-        chosen.flower_password.get_secret_value()
-        if chosen.flower_password
+        settings.flower_password.get_secret_value()
+        if settings.flower_password
         else secrets.token_urlsafe(12)
     )
-    host, number = address or chosen.flower_address, port or chosen.flower_port
+    host, number = address or settings.flower_address, port or settings.flower_port
     with open_installation() as installation:
         options = [f"--address={host}", f"--port={number}"]
-        options += [f"--max-tasks={chosen.flower_max_tasks}", "--purge-offline-workers=600"]
+        options += [f"--max-tasks={settings.flower_max_tasks}", "--purge-offline-workers=600"]
         options += [f"--task_runtime_metric_buckets={','.join(map(str, FLOWER_RUNTIME_BUCKETS_S))}"]
-        shown = password if not chosen.flower_password else "as set"
-        _say(f"Flower on http://{host}:{number} (user {chosen.flower_user}, password {shown})")
-        chosen = chosen.model_copy(update={"flower_password": SecretStr(password)})
+        shown = password if not settings.flower_password else "as set"
+        _say(f"Flower on http://{host}:{number} (user {settings.flower_user}, password {shown})")
+        settings = settings.model_copy(update={"flower_password": SecretStr(password)})
         _run(
             installation,
-            chosen,
+            settings,
             service_command(FLOWER, *options),
             ("redis_url", "flower_password"),
         )
@@ -144,8 +144,8 @@ def flower(port: int | None, address: str | None) -> None:
 
 def _say(text: str) -> None:
     """Say to people or, as a line of the log, to a collector what a service does."""
-    if settings().log_format == "json":
-        set_up_logging("json", settings().log_level)
+    if current_settings().log_format == "json":
+        set_up_logging("json", current_settings().log_level)
         logger.info("%s", text)
     else:
         click.echo(text, err=True)
@@ -162,15 +162,15 @@ def _free_name(installation: Installation, pool: str) -> str:
 
 
 def _run(
-    installation: Installation, chosen: Settings, command: Sequence[str], needed: Iterable[str]
+    installation: Installation, settings: Settings, command: Sequence[str], needed: Iterable[str]
 ) -> None:
     """Become the command, or run it and hand signals on while we hold the embedded server for it.
 
     It gets the secrets that it needs, and the other settings in its environment.
     """
-    chosen = chosen.model_copy(update={"redis_url": installation.redis_url})
-    environment = chosen.public_environment()
-    with secrecy.handed_down(chosen.secrets(needed)) as descriptor:
+    settings = settings.model_copy(update={"redis_url": installation.redis_url})
+    environment = settings.public_environment()
+    with secrecy.handed_down(settings.secrets(needed)) as descriptor:
         command = secrecy.with_secrets(command, descriptor)
         if not installation.is_embedded:
             os.set_inheritable(descriptor, True)

@@ -13,7 +13,7 @@ from orchestrator.definition.loading import absolute_target
 from orchestrator.installation import open_installation
 from orchestrator.ledger.presence import refuse_older
 from orchestrator.runs.loading import load_plan
-from orchestrator.settings.sources import settings
+from orchestrator.settings.sources import current_settings
 
 
 @click.command(cls=TakesParams)
@@ -27,7 +27,7 @@ def submit(target: str, params: tuple[str, ...], as_json: bool) -> None:
     from orchestrator.runs.surroundings import unserved_steps
 
     reserve_stdout()  # for the id
-    plan, _ = load_plan(target, params, settings(), ask_secrets)
+    plan, _ = load_plan(target, params, current_settings(), ask_secrets)
     with open_installation() as installation:
         ledger, app = installation.ledger, installation.app
         refuse_older(ledger.client, ledger.prefix)

@@ -10,8 +10,7 @@ from pydantic import ValidationError
 
 from orchestrator.definition.callables import WrappedFunction, class_name, import_path
 from orchestrator.definition.checks import checked_steps
-from orchestrator.definition.draft import Draft, DraftCall, DraftStep, Target, look_at
-from orchestrator.definition.model import OutputRef, ParamRef, Pipeline, ShellCall, Template
+from orchestrator.definition.draft import CallTarget, Draft, DraftCall, DraftStep, look_at
 from orchestrator.definition.names import param_name_fault, pipeline_name_fault
 from orchestrator.definition.options import PipelineOptions, StepOptions
 from orchestrator.definition.params import (
@@ -21,6 +20,7 @@ from orchestrator.definition.params import (
     is_kept,
     recorded_params,
 )
+from orchestrator.definition.pipeline import OutputRef, ParamRef, Pipeline, ShellCall, Template
 from orchestrator.definition.placeholder import Placeholder, needed_step, without_placeholders
 from orchestrator.definition.references import parse_command
 from orchestrator.definition.steps import StepFunction
@@ -73,7 +73,7 @@ class PipelineBuilder:
         self._commands: dict[str, str] = {}
         self._twice: dict[str, None] = {}
         self._auto_counts: dict[str, int] = {}
-        self._targets: dict[Any, Target] = {}
+        self._targets: dict[Any, CallTarget] = {}
         self._options: dict[Any, StepOptions] = {}
         self._defaults = self._named_exceptions(defaults or {})
 
@@ -193,7 +193,7 @@ class PipelineBuilder:
                 )
 
     def _set_call(
-        self, step: DraftStep, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, step: DraftStep, target: CallTarget, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         takes = target.takes
         settled_args = tuple(
@@ -259,7 +259,7 @@ class PipelineBuilder:
             )
         return None
 
-    def _target(self, function: Callable[..., Any] | WrappedFunction | str) -> Target:
+    def _target(self, function: Callable[..., Any] | WrappedFunction | str) -> CallTarget:
         if isinstance(function, WrappedFunction):
             function = function.function
         try:

@@ -8,9 +8,9 @@ from typing import Any
 from orchestrator.definition.callables import class_name, resolve_exception
 from orchestrator.definition.draft import Draft, DraftCall, DraftStep
 from orchestrator.definition.loops import find_loops
-from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, ShellCall, Step
 from orchestrator.definition.names import step_name_fault
 from orchestrator.definition.options import StepOptions
+from orchestrator.definition.pipeline import FunctionCall, OutputRef, ParamRef, ShellCall, Step
 from orchestrator.errors import FunctionNotFound, did_you_mean, names_hint
 
 GUESSES_MAX = 50  # a guess looks at every step name; beyond this many faults, they go without

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-from orchestrator.definition.model import FunctionCall, Pipeline
+from orchestrator.definition.pipeline import FunctionCall, Pipeline
 
 
 def code_of(pipeline: Pipeline) -> dict[str, str]:

@@ -20,10 +20,10 @@ from pydantic import (
 )
 
 from orchestrator.definition.builder import PipelineBuilder
-from orchestrator.definition.model import OutputRef, Pipeline
 from orchestrator.definition.names import PARAM_NAME, PIPELINE_NAME, STEP_NAME
 from orchestrator.definition.options import PipelineOptions, StepOptions
 from orchestrator.definition.params import PLAIN_TYPES, REQUIRED, Param, inferred_param
+from orchestrator.definition.pipeline import OutputRef, Pipeline
 from orchestrator.definition.references import parse_value
 from orchestrator.definition.secrets import SecretMark
 from orchestrator.definition.validation import validation_faults

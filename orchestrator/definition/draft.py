@@ -10,13 +10,13 @@ from typing import Any
 
 from orchestrator.definition.arguments import ArgumentList, argument_list, return_type
 from orchestrator.definition.callables import function_name, resolve_function
-from orchestrator.definition.model import OutputRef, ParamRef, ShellCall
 from orchestrator.definition.options import StepOptions
+from orchestrator.definition.pipeline import OutputRef, ParamRef, ShellCall
 from orchestrator.errors import FunctionNotFound
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class CallTarget:
     """A function that steps call, looked at once. `fault` says why it cannot be reached, if so."""
 
     uses: str
@@ -29,7 +29,7 @@ class Target:
 class DraftCall:
     """A call whose arguments have a JSON form and hold references in place of placeholders."""
 
-    target: Target
+    target: CallTarget
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
@@ -65,22 +65,22 @@ class Draft:
     faults: list[str] = field(default_factory=list)
 
 
-def look_at(function: Callable[..., Any] | str) -> Target:
+def look_at(function: Callable[..., Any] | str) -> CallTarget:
     """Return what the checks need to know of a function, or of a "module:function", which is
     imported."""
     try:
         uses = function if isinstance(function, str) else function_name(function)
     except FunctionNotFound as error:
-        return Target(getattr(function, "__name__", repr(function)), fault=str(error))
+        return CallTarget(getattr(function, "__name__", repr(function)), fault=str(error))
     try:
         found = resolve_function(uses) if isinstance(function, str) else function
     except FunctionNotFound as error:
-        return Target(uses, fault=f"{uses!r} cannot be used: {error}")
+        return CallTarget(uses, fault=f"{uses!r} cannot be used: {error}")
     if kind := _deferred_kind(found):
-        return Target(
+        return CallTarget(
             uses, fault=f"{uses!r} is {kind}; a step is a plain function that returns its value."
         )
-    return Target(uses, argument_list(found), return_type(found))
+    return CallTarget(uses, argument_list(found), return_type(found))
 
 
 def _deferred_kind(function: Callable[..., Any]) -> str:

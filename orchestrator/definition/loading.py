@@ -18,8 +18,8 @@ from orchestrator.definition.builder import PipelineBuilder
 from orchestrator.definition.callables import import_path, import_root, missing_module_hint
 from orchestrator.definition.document import PipelineFile
 from orchestrator.definition.folders import put_on_path
-from orchestrator.definition.model import Pipeline
 from orchestrator.definition.params import Param, ReadParams
+from orchestrator.definition.pipeline import Pipeline
 from orchestrator.definition.pipelines import PipelineFunction
 from orchestrator.definition.yaml_text import read_json, read_scalar, read_yaml
 from orchestrator.errors import PipelineInvalid, did_you_mean, names_hint
@@ -363,13 +363,13 @@ def _definition_in(
             found[variable] = definition
     by_name = {definition.name: definition for definition in found.values()}
     if name is not None:
-        chosen = found.get(name) or by_name.get(name)
-        if chosen is None:
+        settings = found.get(name) or by_name.get(name)
+        if settings is None:
             hint = did_you_mean(name, {**found, **by_name}) or names_hint(name, found)
             raise PipelineInvalid(
                 target, [f"module {module.__name__!r} holds no pipeline {name!r}.{hint}"]
             )
-        return LoadedDefinition(chosen, path)
+        return LoadedDefinition(settings, path)
     own = {
         variable: definition
         for variable, definition in found.items()

@@ -12,8 +12,8 @@ from typing import Any, NoReturn, cast, overload
 
 from orchestrator.definition.builder import PipelineBuilder, checked_pipeline_options
 from orchestrator.definition.callables import NoStep, import_path
-from orchestrator.definition.model import Pipeline
 from orchestrator.definition.params import Param, bind_params, params_of_function, recorded_params
+from orchestrator.definition.pipeline import Pipeline
 from orchestrator.definition.placeholder import SecretPlaceholder, site_being_built
 from orchestrator.definition.secrets import SecretValue
 from orchestrator.errors import OrchestratorError, PipelineInvalid, PipelineMisuse

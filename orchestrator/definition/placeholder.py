@@ -9,11 +9,11 @@ from contextvars import ContextVar
 from typing import Any, NoReturn, Protocol
 
 from orchestrator.definition.callables import NoStep, WrappedFunction
-from orchestrator.definition.model import OutputRef, ParamRef
+from orchestrator.definition.pipeline import OutputRef, ParamRef
 from orchestrator.errors import PlaceholderMisuse
 
 
-class Site(Protocol):
+class BuildSite(Protocol):
     """The pipeline under construction that a placeholder belongs to."""
 
     def add_need(self, step: str, other: str) -> None:
@@ -25,7 +25,7 @@ class Site(Protocol):
         """Add a step for a call; gives the placeholder of its output."""
 
 
-site_being_built: ContextVar[Site | None] = ContextVar("site_being_built", default=None)
+site_being_built: ContextVar[BuildSite | None] = ContextVar("site_being_built", default=None)
 
 
 class Placeholder:
@@ -37,7 +37,7 @@ class Placeholder:
 
     __slots__ = ("_returns", "_site", "ref")
 
-    def __init__(self, site: Site, ref: OutputRef, returns: Any = None) -> None:
+    def __init__(self, site: BuildSite, ref: OutputRef, returns: Any = None) -> None:
         self._site, self.ref, self._returns = site, ref, returns
 
     def after(self, *others: Placeholder | str) -> Placeholder:
@@ -47,7 +47,7 @@ class Placeholder:
             self._site.add_need(self.ref.step, needed_step(self._site, other))
         return self
 
-    def belongs_to(self, site: Site) -> bool:
+    def belongs_to(self, site: BuildSite) -> bool:
         """Tell whether the placeholder was made by this pipeline under construction."""
         return self._site is site
 
@@ -166,7 +166,7 @@ for _name in ("iter", "len", "getitem"):
     )
 
 
-def needed_step(site: Site, other: object) -> str:
+def needed_step(site: BuildSite, other: object) -> str:
     """Return the name of the step that `other` (a placeholder or a name) means."""
     if isinstance(other, Placeholder):
         if not other.belongs_to(site):
@@ -179,7 +179,7 @@ def needed_step(site: Site, other: object) -> str:
     )
 
 
-def without_placeholders(site: Site, value: Any) -> Any:
+def without_placeholders(site: BuildSite, value: Any) -> Any:
     """Return the value with an OutputRef for each placeholder, at any depth of lists, tuples and
     dicts."""
     kind = type(value)

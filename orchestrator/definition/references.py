@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.definition.model import OutputRef, ParamRef, Template
+from orchestrator.definition.pipeline import OutputRef, ParamRef, Template
 from orchestrator.definition.quoting import single_quoted_references
 from orchestrator.definition.wire import references
 from orchestrator.errors import did_you_mean

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from orchestrator.definition.model import ParamRef, ShellCall, Step
 from orchestrator.definition.options import StepOptions
+from orchestrator.definition.pipeline import ParamRef, ShellCall, Step
 from orchestrator.definition.wire import references, to_wire
 from orchestrator.ledger.entries import CallKind, StepEntry, StepSpec, json_text, priority_level
 from orchestrator.ledger.values import StagedStep

@@ -146,8 +146,8 @@ def _wait_for_an_orphan_to_end(server_lock: int, address: str) -> None:
         sys.exit(f"keeper: an older server still holds this folder after {SHUTDOWN_LIMIT_S:.0f} s")
 
 
-def _lock_within(descriptor: int, limit_s: float) -> bool:
-    limit = time.monotonic() + limit_s
+def _lock_within(descriptor: int, within_s: float) -> bool:
+    limit = time.monotonic() + within_s
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -238,9 +238,9 @@ def _open_lock(folder: Path, name: str) -> int:
     return os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def _lock(descriptor: int, kind: int, folder: Path, limit_s: float) -> None:
+def _lock(descriptor: int, kind: int, folder: Path, within_s: float) -> None:
     """Take a lock within a limit. flock has none, and a stopped process could hold one for ever."""
-    limit = time.monotonic() + limit_s
+    limit = time.monotonic() + within_s
     pause = _FIRST_PAUSE_S
     while True:
         try:
@@ -249,7 +249,7 @@ def _lock(descriptor: int, kind: int, folder: Path, limit_s: float) -> None:
         except BlockingIOError:
             if time.monotonic() > limit:
                 raise EmbeddedServerError(
-                    f"another process has kept {folder} locked for {limit_s:.0f}"
+                    f"another process has kept {folder} locked for {within_s:.0f}"
                     f" s.{_log_tail(folder)}"
                 ) from None
         time.sleep(pause)

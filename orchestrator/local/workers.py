@@ -127,15 +127,15 @@ class LocalWorkers:
             log.seek(self._log_begins)
             return _READY.search(log.read()) is not None
 
-    def wait_ready(self, limit_s: float = 30.0) -> None:
+    def wait_ready(self, within_s: float = 30.0) -> None:
         """Return once the worker takes steps; LocalWorkerError if it dies first or the limit
         passes."""
-        limit = time.monotonic() + limit_s
+        limit = time.monotonic() + within_s
         while not self._was_ready():
             self.check()
             if time.monotonic() > limit:
                 raise LocalWorkerError(
-                    f"local worker {self.name!r} is not ready after {limit_s:g} s. "
+                    f"local worker {self.name!r} is not ready after {within_s:g} s. "
                     f"The end of {self.log_path}:\n{self.log_tail()}"
                 )
             time.sleep(_PAUSE_S)
@@ -234,7 +234,7 @@ def local_workers(
     *,
     parent_watch: bool = True,
     app: str | None = None,
-    ready_limit_s: float | None = None,
+    ready_within_s: float | None = None,
 ) -> Iterator[LocalWorkers]:
     """Return a started worker with `slots` children for the pools named by `queues` (all if None).
 
@@ -242,7 +242,7 @@ def local_workers(
     data folder never take each other's steps, and one that ends takes nothing of the other with it.
     `LocalWorkers.settings` name them. The worker gets exactly `settings`, with `redis_url`, and
     with this process's id as `parent_pid` if `parent_watch`. `app` is a module in `import_path`
-    whose app is served in place of ours. With `ready_limit_s` it is ready, not just started.
+    whose app is served in place of ours. With `ready_within_s` it is ready, not just started.
     Leaving lets steps end for `settings.timeout_grace_s`; leaving by an exception kills them.
     """
     pools = list(settings.pools) if queues is None else list(queues)
@@ -274,8 +274,8 @@ def local_workers(
         os.close(name_lock)
         raise
     try:
-        if ready_limit_s is not None:
-            workers.wait_ready(ready_limit_s)
+        if ready_within_s is not None:
+            workers.wait_ready(ready_within_s)
         yield workers
     except BaseException:
         workers.kill()

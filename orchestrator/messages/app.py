@@ -18,7 +18,7 @@ from kombu.entity import Queue
 from orchestrator.messages.transport import Messages
 from orchestrator.redis_url import celery_broker_url
 from orchestrator.settings.model import Settings
-from orchestrator.settings.sources import settings
+from orchestrator.settings.sources import current_settings
 
 
 class PrivateLoader(AppLoader):  # type: ignore[misc]
@@ -121,7 +121,7 @@ def run_command(app: Celery, command: click.Command, arguments: Sequence[str]) -
     from celery.bin.base import CLIContext
     from celery.bin.celery import celery
 
-    is_quiet = settings().log_format == "json"  # no banner
+    is_quiet = current_settings().log_format == "json"  # no banner
     context = CLIContext(
         app=app, no_color=bool(os.environ.get("NO_COLOR")), workdir=None, quiet=is_quiet
     )

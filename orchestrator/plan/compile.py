@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from orchestrator.definition.loops import find_loops
-from orchestrator.definition.model import Pipeline, TriggerRule
+from orchestrator.definition.pipeline import Pipeline, TriggerRule
 from orchestrator.errors import PipelineInvalid, names_hint
 from orchestrator.plan.graph import depths, downstream_of, find_redundant_edges, topological_order
 from orchestrator.plan.plan import Chord, Plan

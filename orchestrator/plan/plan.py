@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.definition.model import Pipeline
+from orchestrator.definition.pipeline import Pipeline
 
 
 @dataclass(frozen=True, slots=True)

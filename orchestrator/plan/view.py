@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.definition.model import TriggerRule
+from orchestrator.definition.pipeline import TriggerRule
 from orchestrator.plan.plan import Plan
 from orchestrator.wording import and_more, counted
 

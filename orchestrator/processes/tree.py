@@ -104,7 +104,7 @@ class ProcessTree:
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 process.terminate()
 
-    def kill(self, limit_s: float, kill_root: Callable[[], bool] | None = None) -> bool:
+    def kill(self, within_s: float, kill_root: Callable[[], bool] | None = None) -> bool:
         """End all that is below the root, and the root too if `kill_root` does that; True when all
         of it is gone.
 
@@ -112,7 +112,7 @@ class ProcessTree:
         from now on as well.
 
         Everything is halted before anything is killed, so that nothing starts anew while the rest
-        is being ended. False comes after `limit_s`, or as soon as only processes are left that may
+        is being ended. False comes after `within_s`, or as soon as only processes are left that may
         not be killed.
         """
         root = [self._root] if kill_root and self._root else []
@@ -125,7 +125,7 @@ class ProcessTree:
         if kill_root and not kill_root():
             root = []
             self.let_go()
-        limit = time.monotonic() + limit_s
+        limit = time.monotonic() + within_s
         while True:
             rest = {process for process in (*root, *self.look()) if runs(process)}
             spared = kill_each(rest.difference(root))

@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.artifacts.plain import plain_json
 from orchestrator.artifacts.reference import artifact_of
-from orchestrator.definition.model import OutputRef, ParamRef, Template
+from orchestrator.definition.pipeline import OutputRef, ParamRef, Template
 from orchestrator.definition.references import written
 from orchestrator.definition.typed import Unkept
 from orchestrator.definition.wire import from_wire, references, to_wire

@@ -85,12 +85,12 @@ def _cancel_steps(
 
 
 def _wait(installation: Installation, run_id: str, steps: Sequence[str]) -> list[LeasedAttempt]:
-    from orchestrator.runs.stopping import stopping_limit_s, wait_until_stopped
+    from orchestrator.runs.stopping import stopping_within_s, wait_until_stopped
     from orchestrator.runs.visiting import Visitor
 
-    ledger, chosen = installation.ledger, installation.settings
-    visitor = Visitor(ledger, installation.app, chosen, is_follower=True)
+    ledger, settings = installation.ledger, installation.settings
+    visitor = Visitor(ledger, installation.app, settings, is_follower=True)
     visit = visitor.visit if steps else None  # only then the run goes on
     return wait_until_stopped(
-        ledger, chosen, run_id, stopping_limit_s(chosen), steps=steps or None, visit=visit
+        ledger, settings, run_id, stopping_within_s(settings), steps=steps or None, visit=visit
     )

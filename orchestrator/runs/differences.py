@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts.reference import Artifact, artifact_of
-from orchestrator.definition.model import Step
+from orchestrator.definition.pipeline import Step
 from orchestrator.ledger.states import StepState
 from orchestrator.ledger.values import StagedStep
 from orchestrator.record.received import Received

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.alerts.targets import read_target
 from orchestrator.definition.loading import Definition, load, parse_params
-from orchestrator.definition.model import Pipeline
 from orchestrator.definition.params import ReadParams
+from orchestrator.definition.pipeline import Pipeline
 from orchestrator.definition.secrets import SecretValue
 from orchestrator.definition.typed import Unkept
 from orchestrator.errors import PipelineInvalid

@@ -11,7 +11,7 @@ from celery import Celery
 
 from orchestrator.artifacts.reference import Artifact
 from orchestrator.definition.code import code_id, code_of, code_text
-from orchestrator.definition.model import Step
+from orchestrator.definition.pipeline import Step
 from orchestrator.errors import RerunRefused
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.staging import staged_steps

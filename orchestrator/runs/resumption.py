@@ -13,7 +13,7 @@ from celery import Celery
 
 from orchestrator.artifacts.reference import Artifact
 from orchestrator.definition.code import code_id, code_of, code_text
-from orchestrator.definition.model import Step
+from orchestrator.definition.pipeline import Step
 from orchestrator.errors import ResumeRefused
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.staging import staged_steps
@@ -36,7 +36,7 @@ from orchestrator.runs.differences import (
     state_of,
     with_descendants,
 )
-from orchestrator.runs.stopping import stopping_limit_s, wait_until_stopped
+from orchestrator.runs.stopping import stopping_within_s, wait_until_stopped
 from orchestrator.runs.stored import StoredRun
 from orchestrator.runs.submission import run_fields
 from orchestrator.settings.model import Settings
@@ -202,11 +202,11 @@ def resume(ledger: Ledger, app: Celery, resumption: Resumption) -> None:
 def wait_for_stopping(ledger: Ledger, settings: Settings, run_id: str) -> None:
     """Wait until the attempts of a run that was cancelled are gone. Raises ResumeRefused when they
     do not go."""
-    limit_s = stopping_limit_s(settings)
-    if left := wait_until_stopped(ledger, settings, run_id, limit_s):
+    within_s = stopping_within_s(settings)
+    if left := wait_until_stopped(ledger, settings, run_id, within_s):
         shown = listed([f"{attempt.step} on {attempt.worker}" for attempt in left], 5)
         raise ResumeRefused(
-            f"run {run_id} cannot go on yet: after {limit_s:g} s these are still being stopped:"
+            f"run {run_id} cannot go on yet: after {within_s:g} s these are still being stopped:"
             f" {shown}. Look at those workers, or try again."
         )
 

@@ -15,7 +15,7 @@ LOOK_S = 0.1
 SLACK_S = 2.0
 
 
-def stopping_limit_s(settings: Settings) -> float:
+def stopping_within_s(settings: Settings) -> float:
     """Return the seconds in which every cancelled attempt is gone: stopped by its worker, or its
     lease run out."""
     return settings.lease_s + calm_s(settings) + settings.timeout_grace_s + SLACK_S
@@ -25,20 +25,20 @@ def wait_until_stopped(
     ledger: Ledger,
     settings: Settings,
     run_id: str,
-    limit_s: float,
+    within_s: float,
     *,
     steps: Collection[str] | None = None,
     visit: Callable[[str], object] | None = None,
     is_enough: Callable[[], bool] = lambda: False,
 ) -> list[LeasedAttempt]:
-    """Wait until no attempt of a cancelled step is left; give those that still are, at `limit_s` or
-    when `is_enough`.
+    """Wait until no attempt of a cancelled step is left; give those that still are, at `within_s`
+    or when `is_enough`.
 
     `steps` are the ones to wait for, all if None. Meanwhile the run is checked, so that the leases
     of workers that died are found to have run out: by `visit`, which a run that goes on needs.
     """
     repair = Repair(ledger, settings)
-    limit = time.monotonic() + limit_s
+    limit = time.monotonic() + within_s
     after = ledger.last_event_id(run_id)
     while True:
         left = [

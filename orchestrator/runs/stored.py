@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from orchestrator.definition.model import FunctionCall, ParamRef, Pipeline, ShellCall, Step
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.params import Param, ReadParams, inferred_param, params_of_record
+from orchestrator.definition.pipeline import FunctionCall, ParamRef, Pipeline, ShellCall, Step
 from orchestrator.definition.secrets import Secret
 from orchestrator.definition.wire import from_wire, references
 from orchestrator.errors import PipelineInvalid, names_hint

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from celery import Celery
 
 from orchestrator.definition.code import code_id, code_of, code_text
-from orchestrator.definition.model import Pipeline
 from orchestrator.definition.params import params_text, secrets_in
+from orchestrator.definition.pipeline import Pipeline
 from orchestrator.ledger.entries import json_text
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.staging import broker_lists, staged_steps

@@ -69,10 +69,10 @@ class Visitor:
         as a predicate."""
         self._dispatcher.send(run_id, self._repair.take_over_from(run_id, worker, died))
 
-    def finish_alerts(self, limit_s: float = ALERTS_LIMIT_S) -> None:
+    def finish_alerts(self, within_s: float = ALERTS_LIMIT_S) -> None:
         """Wait for the alerts that are being sent now; what does not get through is left to the
         next coordinator."""
-        self._alerts.finish(limit_s)
+        self._alerts.finish(within_s)
 
     def _note_loss(self, run_id: str, queue: str) -> None:
         if not self.leaves_alerts:  # else who serves all runs finds it lost, too

@@ -14,7 +14,7 @@ from celery.signals import after_setup_logger, after_setup_task_logger, worker_p
 from orchestrator.errors import SettingsInvalid
 from orchestrator.log_format import format_all, say, set_up_logging
 from orchestrator.messages.app import create_app
-from orchestrator.settings.sources import settings, withdraw_secrets
+from orchestrator.settings.sources import current_settings, withdraw_secrets
 from orchestrator.worker.celery_inside.consumer import StepConsumer
 from orchestrator.worker.celery_inside.events import EventBatches
 from orchestrator.worker.celery_inside.requests import GivingBack
@@ -32,19 +32,19 @@ from orchestrator.worker.tasks import register_tasks
 
 def _make_app() -> Celery:
     withdraw_secrets()
-    made = create_app(settings(), broker_url())
+    made = create_app(current_settings(), broker_url())
     made.set_current()
     # in threads too, the current app is not one that is made from a celeryconfig.py
     made.set_default()
     made.conf.worker_consumer = f"{StepConsumer.__module__}:{StepConsumer.__name__}"
     register_tasks(made)
     connect_refusals()  # before anything is started
-    keep_what_is_not_ours(settings())
+    keep_what_is_not_ours(current_settings())
     connect_signals()
     worker_process_init.connect(partial(_prepare_child, made), weak=False)
-    if settings().log_format == "json":
+    if current_settings().log_format == "json":
         # until Celery does; children format as their worker does
-        set_up_logging("json", settings().log_level)
+        set_up_logging("json", current_settings().log_level)
         celery.apps.worker.safe_say = say
         after_setup_logger.connect(format_all)
         after_setup_task_logger.connect(format_all)
@@ -54,7 +54,7 @@ def _make_app() -> Celery:
     made.steps["worker"].add(Draining)
     made.steps["consumer"].add(EventBatches)
     made.steps["consumer"].add(GivingBack)
-    if settings().log_level != "DEBUG":
+    if current_settings().log_level != "DEBUG":
         for name in (
             "celery.worker.strategy",
             "celery.app.trace",

@@ -26,7 +26,7 @@ from tornado.web import authenticated
 from orchestrator.log_format import set_up_logging
 from orchestrator.messages.app import run_command
 from orchestrator.secrecy import receive
-from orchestrator.settings.sources import settings
+from orchestrator.settings.sources import current_settings
 
 MOST_NAMES = 500
 OTHER = "other"
@@ -158,13 +158,13 @@ def main(arguments: Sequence[str]) -> NoReturn:
     from orchestrator.worker.app import app
 
     install()
-    if settings().log_format == "json":
-        set_up_logging("json", settings().log_level)
-    chosen = settings()
-    if chosen.flower_password:
+    if current_settings().log_format == "json":
+        set_up_logging("json", current_settings().log_level)
+    settings = current_settings()
+    if settings.flower_password:
         os.environ.pop("FLOWER_BASIC_AUTH", None)  # would win
         tornado_options.basic_auth = [
-            f"{chosen.flower_user}:{chosen.flower_password.get_secret_value()}"
+            f"{settings.flower_user}:{settings.flower_password.get_secret_value()}"
         ]
     run_command(app, flower.command.flower, [*options, f"--conf={os.devnull}"])
 

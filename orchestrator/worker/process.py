@@ -18,7 +18,7 @@ from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.settings.model import Settings
-from orchestrator.settings.sources import settings
+from orchestrator.settings.sources import current_settings
 from orchestrator.worker.child.capture import Capture, capture_for_process
 
 _INCARNATION_VARIABLE = "ORC_WORKER_INCARNATION"  # for children that do not come by fork
@@ -49,7 +49,7 @@ class WorkerProcess:
 
 def broker_url() -> str:
     """Return the server that this worker serves. Raises SettingsInvalid when none is set."""
-    url = settings().redis_url
+    url = current_settings().redis_url
     if url is None:
         raise SettingsInvalid(
             "ORCHESTRATOR_REDIS_URL is not set, and a worker needs a server, such as"
@@ -75,15 +75,15 @@ def current_process(app: Celery) -> WorkerProcess:
     if held is None:
         _held.clear()
         _allow_children()
-        chosen = settings()
-        ledger = Ledger(connect(broker_url(), retries=RETRIES), chosen.key_prefix)
+        settings = current_settings()
+        ledger = Ledger(connect(broker_url(), retries=RETRIES), settings.key_prefix)
         # A local worker shares the folder with nobody, and its user may delete it at any time.
         store = ArtifactStore.in_folder(
-            chosen.artifact_root,
-            is_marked=chosen.parent_pid is None,
-            permissions=chosen.artifact_permissions,
+            settings.artifact_root,
+            is_marked=settings.parent_pid is None,
+            permissions=settings.artifact_permissions,
         )
-        held = WorkerProcess(app, chosen, ledger, store)
+        held = WorkerProcess(app, settings, ledger, store)
         _held[pid] = held
     return held
 

@@ -17,7 +17,7 @@ from orchestrator.processes.temporary import (
     remove_temporary_folder,
     use_temporary_folder,
 )
-from orchestrator.settings.sources import settings
+from orchestrator.settings.sources import current_settings
 from orchestrator.worker.celery_inside.pool import slots_of
 from orchestrator.worker.failures import note_memory_events
 from orchestrator.worker.interruption import listen_in_child
@@ -61,7 +61,7 @@ def _set_up_main(sender: Any, **_: Any) -> None:
             " running"
         )
         return
-    start_guardian(_temporary, settings().log_format)
+    start_guardian(_temporary, current_settings().log_format)
 
 
 def _remove_temporary_folder(**_: Any) -> None:

@@ -92,18 +92,18 @@ def has_guardian() -> bool:
     return is_there and bool(children_of(_pool))
 
 
-def kill_strays(limit_s: float = KILL_LIMIT_S, **_: Any) -> None:
+def kill_strays(within_s: float = KILL_LIMIT_S, **_: Any) -> None:
     """End what dead children have left behind; returns when all of it is gone. In the main process
     only.
 
-    What may not be killed, or has not ended in `limit_s`, is told once, and waited for no more.
+    What may not be killed, or has not ended in `within_s`, is told once, and waited for no more.
     """
     if _guardian is None or _pool is None:
         return
     # Celery's own; without waiting for any of them
     started = billiard.active_children(_cleanup=lambda: None)
     own = {process.pid for process in (*children_of(_pool), *started)} | {_guardian.pid}
-    deadline = time.monotonic() + limit_s
+    deadline = time.monotonic() + within_s
     # Again and again: what a stray had started becomes our child once the stray is gone.
     while True:
         living = []
@@ -131,12 +131,12 @@ def _is_tracker(process: psutil.Process) -> bool:
     return False
 
 
-def _kill(strays: list[psutil.Process], limit_s: float) -> None:
+def _kill(strays: list[psutil.Process], within_s: float) -> None:
     text = ", ".join(str(stray.pid) for stray in strays)
     logger.warning("left behind by a step whose process has ended, and killed: process %s", text)
     tree = ProcessTree()
     tree.add(strays)
-    if tree.kill(limit_s):
+    if tree.kill(within_s):
         return
     left = tree.look()
     _left.update(left)

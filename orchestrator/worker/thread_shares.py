@@ -79,9 +79,9 @@ def limit_threads(threads: int | None) -> None:
         _limit_libraries(threads)
 
 
-def threads_of(chosen: Settings, pool: str | None) -> int | None:
+def threads_of(settings: Settings, pool: str | None) -> int | None:
     """Return what a pool's setting `threads` says."""
-    known = chosen.pools.get(pool or chosen.default_pool)
+    known = settings.pools.get(pool or settings.default_pool)
     return known.threads if known else None
 
 

@@ -74,11 +74,11 @@ class Place:
             command, cwd=self.folder, env=self.environment(), **{**given, **options}
         )
 
-    def call(self, *arguments: object, limit_s: float = LIMIT_S) -> Done:
+    def call(self, *arguments: object, within_s: float = LIMIT_S) -> Done:
         """Return a command and wait for its end."""
         with self.start(*arguments) as process:
             try:
-                out, err = process.communicate(timeout=limit_s)
+                out, err = process.communicate(timeout=within_s)
             except BaseException:
                 process.send_signal(signal.SIGINT)
                 out, err = process.communicate(timeout=120)

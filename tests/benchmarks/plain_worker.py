@@ -13,15 +13,17 @@ from celery.signals import worker_init
 from plain_celery import create_plain_app
 
 from orchestrator.redis_url import celery_broker_url
-from orchestrator.settings.sources import settings
+from orchestrator.settings.sources import current_settings
 
-app = create_plain_app(celery_broker_url(settings().redis_url or ""), settings().queue_of())
+app = create_plain_app(
+    celery_broker_url(current_settings().redis_url or ""), current_settings().queue_of()
+)
 
 
 @worker_init.connect
 def end_with_parent(**_: Any) -> None:
     """End this worker when the benchmark is killed, as the orchestrator's own worker does."""
-    parent = settings().parent_pid
+    parent = current_settings().parent_pid
 
     def watch() -> None:
         while os.getppid() == parent:

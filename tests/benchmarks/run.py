@@ -49,9 +49,9 @@ class Benchmark:
     """One going-through of all measures. Repeats that the limit of time does not allow are left
     out, and said so."""
 
-    def __init__(self, *, is_quick: bool, repeats: int, limit_s: float, only: str) -> None:
+    def __init__(self, *, is_quick: bool, repeats: int, within_s: float, only: str) -> None:
         self.is_quick, self.repeats, self.only = is_quick, repeats, only
-        self.began, self.limit_s = time.monotonic(), limit_s
+        self.began, self.limit_s = time.monotonic(), within_s
         self.facts: dict[str, str | int] = {}
         self.comparisons: list[Comparison] = []
         self.figures: list[Figure] = []
@@ -310,7 +310,7 @@ def main() -> int:
     benchmark = Benchmark(
         is_quick=chosen.quick,
         repeats=chosen.repeats or (QUICK_REPEATS if chosen.quick else REPEATS),
-        limit_s=chosen.limit or (QUICK_LIMIT_S if chosen.quick else LIMIT_S),
+        within_s=chosen.limit or (QUICK_LIMIT_S if chosen.quick else LIMIT_S),
         only=chosen.only,
     )
     signal.signal(signal.SIGTERM, _leave)

@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.definition.model import FunctionCall, Pipeline, Step
+from orchestrator.definition.pipeline import FunctionCall, Pipeline, Step
 
 WORKFLOWS = Path(
     os.environ.get("WORKFLOWS_DIR") or Path(__file__).parents[3] / "shared" / "workflows"

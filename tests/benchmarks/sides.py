@@ -62,7 +62,7 @@ class Ours:
     def plan(self, shape: Shape) -> Plan:
         return compile_pipeline(shape.pipeline())
 
-    def run(self, plan: Plan, limit_s: float, *, is_forgotten: bool = True) -> Sample:
+    def run(self, plan: Plan, within_s: float, *, is_forgotten: bool = True) -> Sample:
         client = self.ledger.client
         began = time.time()
         run_id = submit(plan, self.ledger, self.app, self.settings)
@@ -71,9 +71,9 @@ class Ours:
         # same cores.
         while not (ended_at := client.hget(key, "ended_at")):
             self.worker.check()
-            if time.time() - began > limit_s:
+            if time.time() - began > within_s:
                 raise MeasureFailed(
-                    f"our run of {plan.pipeline.name} has not ended after {limit_s:g} s:"
+                    f"our run of {plan.pipeline.name} has not ended after {within_s:g} s:"
                     f" {self.ledger.run_fields(run_id)}\nThe end of the worker's"
                     f" log:\n{self.worker.log_tail()}"
                 )
@@ -99,20 +99,20 @@ class Plain:
     client: Redis
     worker: LocalWorkers
 
-    def run(self, shape: Shape, limit_s: float) -> float:
+    def run(self, shape: Shape, within_s: float) -> float:
         """Return the seconds that the shape takes as one canvas."""
         canvas = plain_celery.canvas_of(self.app, shape)
         began = time.time()
-        self._get(canvas.apply_async(), shape.name, limit_s)
+        self._get(canvas.apply_async(), shape.name, within_s)
         return self._ended(began)
 
-    def run_by_levels(self, shape: Shape, limit_s: float) -> float:
+    def run_by_levels(self, shape: Shape, within_s: float) -> float:
         """Return the seconds that the shape takes as one group for each level, each sent when the
         last has ended."""
         groups = plain_celery.level_groups(self.app, shape)
         began = time.time()
         for number, level in enumerate(groups):
-            self._get(level.apply_async(), f"{shape.name} at level {number}", limit_s)
+            self._get(level.apply_async(), f"{shape.name} at level {number}", within_s)
         return self._ended(began)
 
     def _ended(self, began: float) -> float:
@@ -120,28 +120,28 @@ class Plain:
         _unlink(self.client, "celery-task*")
         return took_s
 
-    def first_start_s(self, limit_s: float) -> float:
+    def first_start_s(self, within_s: float) -> float:
         """Return the seconds from apply_async of one task until it runs."""
         began = time.time()
         return (
             float(
                 self._get(
-                    self.app.tasks[plain_celery.CLOCK_TASK].apply_async(), "one task", limit_s
+                    self.app.tasks[plain_celery.CLOCK_TASK].apply_async(), "one task", within_s
                 )
             )
             - began
         )
 
-    def _get(self, result: Any, name: str, limit_s: float) -> Any:
-        limit = time.monotonic() + limit_s
+    def _get(self, result: Any, name: str, within_s: float) -> Any:
+        limit = time.monotonic() + within_s
         while True:
             try:
-                return result.get(timeout=min(5.0, limit_s), interval=POLL_S)
+                return result.get(timeout=min(5.0, within_s), interval=POLL_S)
             except ResultTimeout:
                 self.worker.check()
                 if time.monotonic() > limit:
                     raise MeasureFailed(
-                        f"plain Celery's {name} has not ended after {limit_s:g} s"
+                        f"plain Celery's {name} has not ended after {within_s:g} s"
                     ) from None
 
 
@@ -170,7 +170,7 @@ def both_sides(url: str, folder: Path, *, events: bool) -> Iterator[tuple[Ours, 
                 SLOTS,
                 import_path=HERE,
                 app="plain_worker",
-                ready_limit_s=READY_LIMIT_S,
+                ready_within_s=READY_LIMIT_S,
             )
         )
         app = plain_celery.create_plain_app(
@@ -214,7 +214,7 @@ def with_and_without_net(url: str, folder: Path) -> Iterator[tuple[Ours, Ours]]:
 
 def _ours(stack: ExitStack, settings: Settings, url: str) -> Ours:
     worker = stack.enter_context(
-        local_workers(settings, url, SLOTS, import_path=HERE, ready_limit_s=READY_LIMIT_S)
+        local_workers(settings, url, SLOTS, import_path=HERE, ready_within_s=READY_LIMIT_S)
     )
     ledger = Ledger(connect(url), settings.key_prefix)
     return Ours(worker.settings, ledger, create_app(worker.settings, url), worker)

@@ -52,9 +52,9 @@ class Chaos:
     all is well."""
 
     def __init__(
-        self, seed: int, pipelines: int, folder: Path, redis_url: str, limit_s: float
+        self, seed: int, pipelines: int, folder: Path, redis_url: str, within_s: float
     ) -> None:
-        self.seed, self.limit_s = seed, limit_s
+        self.seed, self.limit_s = seed, within_s
         self._rng = Random(seed)
         self._tangles = [tangle(self._rng) for _ in range(pipelines)]
         self._folder, self._url = folder, redis_url

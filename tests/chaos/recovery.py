@@ -111,11 +111,11 @@ class Site:
         return found[0]
 
 
-def until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
-    limit = time.monotonic() + limit_s
+def until(condition: Callable[[], object], within_s: float = LIMIT_S) -> None:
+    limit = time.monotonic() + within_s
     while not condition():
         if time.monotonic() > limit:
-            raise TimeoutError(f"not within {limit_s:g} s")
+            raise TimeoutError(f"not within {within_s:g} s")
         time.sleep(0.01)
 
 

@@ -69,9 +69,9 @@ class Strangers:
             meanwhile()
             time.sleep(0.05)
 
-    def violations(self, limit_s: float) -> list[str]:
+    def violations(self, within_s: float) -> list[str]:
         """Return what is wrong with what was pushed, when nobody does harm any more."""
-        limit = time.monotonic() + limit_s
+        limit = time.monotonic() + within_s
         while (left := self._left()) and time.monotonic() < limit:
             time.sleep(0.05)
         found = [f"{left} entries that are not ours still lie in the queue"] if left else []

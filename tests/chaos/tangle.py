@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 from orchestrator import Pipeline, PipelineBuilder
-from orchestrator.definition.model import TriggerRule
+from orchestrator.definition.pipeline import TriggerRule
 from tests.chaos.chaos_steps import value_of, work
 from tests.support.rules import final_states
 

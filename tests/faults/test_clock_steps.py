@@ -93,7 +93,7 @@ def test_retries_leases_and_limits_outlive_a_step_of_the_clock(
     wait_until(lambda: clocks_shifted(run), SURVIVED_S)
     run.wait_for("again", "succeeded", SURVIVED_S)
     run.note("go")
-    run.wait(limit_s=SURVIVED_S)
+    run.wait(within_s=SURVIVED_S)
 
     record = run.ended()
     assert record.state == "succeeded", run.story()

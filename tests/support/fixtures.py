@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from orchestrator.definition.model import Pipeline
+from orchestrator.definition.pipeline import Pipeline
 from orchestrator.record.run import RunRecord
 
 States = Callable[[RunRecord], dict[str, str]]
@@ -14,7 +14,7 @@ States = Callable[[RunRecord], dict[str, str]]
 class WaitUntil(Protocol):
     """Waits until something holds; fails with the test when it takes too long."""
 
-    def __call__(self, condition: Callable[[], object], limit_s: float = ...) -> None: ...
+    def __call__(self, condition: Callable[[], object], within_s: float = ...) -> None: ...
 
 
 class PipelineFrom(Protocol):

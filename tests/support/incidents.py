@@ -18,7 +18,7 @@ from orchestrator.ledger.values import Claim
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.settings.model import Settings
 
-QUICK = Pace(send_limit_s=10, lease_s=20, retries_s=(0.02, 0.02, 0.02))
+QUICK = Pace(send_within_s=10, lease_s=20, retries_s=(0.02, 0.02, 0.02))
 ERROR = {"type": "my.code:Broken", "message": "never works\nnot at all", "traceback": "…"}
 _numbers = count()
 

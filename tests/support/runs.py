@@ -10,8 +10,8 @@ from random import Random
 from typing import Any
 
 from orchestrator.attempt_id import AttemptId
-from orchestrator.definition.model import Pipeline, ShellCall, Step, TriggerRule
 from orchestrator.definition.options import StepOptions
+from orchestrator.definition.pipeline import Pipeline, ShellCall, Step, TriggerRule
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.staging import broker_lists, staged_steps
 from orchestrator.ledger.values import Chain, Reused

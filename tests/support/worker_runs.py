@@ -11,7 +11,7 @@ from celery import Celery
 from orchestrator.artifacts.outputs import decode_output
 from orchestrator.artifacts.values import ArtifactStore
 from orchestrator.attempt_id import AttemptId
-from orchestrator.definition.model import Pipeline
+from orchestrator.definition.pipeline import Pipeline
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.record.run import RunRecord, read_skeleton
@@ -34,22 +34,22 @@ class Runs:
     def submit(self, pipeline: Pipeline) -> str:
         return submit(compile_pipeline(pipeline), self.ledger, self.app, self.settings)
 
-    def run(self, pipeline: Pipeline, limit_s: float = LIMIT_S) -> RunRecord:
+    def run(self, pipeline: Pipeline, within_s: float = LIMIT_S) -> RunRecord:
         """Return the record of a new run at its end."""
-        return self.wait(self.submit(pipeline), limit_s=limit_s)
+        return self.wait(self.submit(pipeline), within_s=within_s)
 
     def wait(
         self,
         run_id: str,
         until: Callable[[RunRecord], object] = lambda record: record.state.is_ended,
-        limit_s: float = LIMIT_S,
+        within_s: float = LIMIT_S,
     ) -> RunRecord:
         """Return the record of a run once the condition holds; due retries are sent off
         meanwhile."""
         record, after = read_skeleton(self.ledger, run_id), "0"
-        limit = time.monotonic() + limit_s
+        limit = time.monotonic() + within_s
         while not until(record):
-            assert time.monotonic() < limit, f"not within {limit_s} s: {states_in(record)}"
+            assert time.monotonic() < limit, f"not within {within_s} s: {states_in(record)}"
             if events := self.ledger.wait_for_events(run_id, after, 0.1):
                 after = events[-1].id
                 record.apply(events)

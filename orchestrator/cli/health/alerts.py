@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from orchestrator.alerts.targets import Target, read_targets
+from orchestrator.alerts.targets import AlertTarget, read_targets
 from orchestrator.cli.health.finding import Finding
 from orchestrator.settings.model import Settings
 
 
-def check_alert_targets(chosen: Settings) -> Iterator[Finding]:
-    targets = targets_of(chosen)
+def check_alert_targets(settings: Settings) -> Iterator[Finding]:
+    targets = targets_of(settings)
     for target in targets:
         if target.fault:
             yield Finding("warning", "alerts", f"{target.label}: {target.fault}")
@@ -27,5 +27,5 @@ def check_alert_targets(chosen: Settings) -> Iterator[Finding]:
         )
 
 
-def targets_of(chosen: Settings) -> list[Target]:
-    return read_targets(chosen.alerts, os.environ)
+def targets_of(settings: Settings) -> list[AlertTarget]:
+    return read_targets(settings.alerts, os.environ)

@@ -58,20 +58,20 @@ ROLES: dict[str, tuple[tuple[MachineCheck, ...], tuple[ServerCheck, ...]]] = {
 
 
 def findings_of(
-    chosen: Settings, of_machine: Iterable[MachineCheck], of_server: Iterable[ServerCheck]
+    settings: Settings, of_machine: Iterable[MachineCheck], of_server: Iterable[ServerCheck]
 ) -> Iterator[Finding]:
     """Yield what these checks find. A server that cannot be used is a fault, and ends the checks of
     it."""
     for machine_check in of_machine:
-        yield from machine_check(chosen)
+        yield from machine_check(settings)
     server_checks = tuple(of_server)
     if not server_checks:
         return
-    if chosen.redis_url is None:
+    if settings.redis_url is None:
         yield Finding(
             "ok",
             "server",
-            f"embedded, data in {chosen.data_dir} (ORCHESTRATOR_REDIS_URL is not set)",
+            f"embedded, data in {settings.data_dir} (ORCHESTRATOR_REDIS_URL is not set)",
         )
     try:
         with open_installation() as installation:

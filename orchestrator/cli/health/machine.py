@@ -24,7 +24,7 @@ PACKAGES = {
 """The packages that services stand on, each with the module that a service imports of it."""
 
 
-def check_versions(chosen: Settings) -> Iterator[Finding]:
+def check_versions(settings: Settings) -> Iterator[Finding]:
     """Import what a service would import: an installed package may still lack what it needs."""
     usable = []
     for name, module in PACKAGES.items():
@@ -40,12 +40,12 @@ def check_versions(chosen: Settings) -> Iterator[Finding]:
     yield Finding("ok", "versions", ", ".join([f"Python {platform.python_version()}", *usable]))
 
 
-def check_config(chosen: Settings) -> Iterator[Finding]:
+def check_config(settings: Settings) -> Iterator[Finding]:
     yield Finding("ok", "config", _config_text())
 
 
-def check_pool_settings(chosen: Settings) -> Iterator[Finding]:
-    yield Finding("ok", "pools", ", ".join(_pool_text(chosen, name) for name in chosen.pools))
+def check_pool_settings(settings: Settings) -> Iterator[Finding]:
+    yield Finding("ok", "pools", ", ".join(_pool_text(settings, name) for name in settings.pools))
 
 
 def _config_text() -> str:
@@ -57,7 +57,7 @@ def _config_text() -> str:
     return f"none: defaults and {PREFIX}* only ({reason})"
 
 
-def _pool_text(chosen: Settings, name: str) -> str:
-    pool = chosen.pools[name]
-    default = ", default" if name == chosen.default_pool else ""
+def _pool_text(settings: Settings, name: str) -> str:
+    pool = settings.pools[name]
+    default = ", default" if name == settings.default_pool else ""
     return f"{name} (queue {pool.queue}, {pool.slots} {pool.pool_type}{default})"

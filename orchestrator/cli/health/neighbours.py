@@ -12,8 +12,8 @@ from orchestrator.times import clock_text
 
 
 def check_shared_queues(installation: Installation) -> Iterator[Finding]:
-    chosen = installation.settings
-    queues = {name for pool in chosen.pools for name in (chosen.queue_of(pool), pool)}
+    settings = installation.settings
+    queues = {name for pool in settings.pools for name in (settings.queue_of(pool), pool)}
     for it in shared_queues(installation.ledger.client, installation.ledger.prefix, sorted(queues)):
         yield Finding(
             "warning",
@@ -25,15 +25,17 @@ def check_shared_queues(installation: Installation) -> Iterator[Finding]:
 
 
 def check_set_aside(installation: Installation) -> Iterator[Finding]:
-    chosen, prefix = installation.settings, installation.ledger.prefix
-    for it in set_aside_in(installation.ledger.client, prefix, map(chosen.queue_of, chosen.pools)):
+    settings, prefix = installation.settings, installation.ledger.prefix
+    for it in set_aside_in(
+        installation.ledger.client, prefix, map(settings.queue_of, settings.pools)
+    ):
         if it.foreign:
             yield Finding(
                 "warning",
                 f"queue {it.queue}",
                 f"{it.foreign:,} messages of another application came to it and are kept. Give one"
                 " of the two another queue, then return them:"
-                f" {returning_command(prefix, it.queue, chosen.list_of(it.queue))}",
+                f" {returning_command(prefix, it.queue, settings.list_of(it.queue))}",
             )
         if it.dead:
             yield Finding(

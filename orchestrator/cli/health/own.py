@@ -42,11 +42,11 @@ def check_own_coordinator(installation: Installation) -> Iterator[Finding]:
         yield Finding("fault", "coordinator", f"none of host {host} gives a sign of life")
 
 
-def check_own_flower(chosen: Settings) -> Iterator[Finding]:
+def check_own_flower(settings: Settings) -> Iterator[Finding]:
     """See that Flower answers here."""
-    address = chosen.flower_address
+    address = settings.flower_address
     host = "127.0.0.1" if address in ANY_ADDRESS else address
-    url = f"http://{f'[{host}]' if ':' in host else host}:{chosen.flower_port}/healthcheck"
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.flower_port}/healthcheck"
     try:
         with urlopen(url, timeout=FLOWER_ANSWERS_S) as answer:
             answer.read()

@@ -80,9 +80,9 @@ def check_run_sizes(installation: Installation) -> Iterator[Finding]:
     )
 
 
-def check_disk(chosen: Settings) -> Iterator[Finding]:
+def check_disk(settings: Settings) -> Iterator[Finding]:
     """Say how large the artifacts are, and whether the disk below them is about to be full."""
-    root = chosen.artifact_root
+    root = settings.artifact_root
     if not root.is_dir():
         return
     size, count, is_all = _measured(root)

@@ -17,10 +17,10 @@ from orchestrator.settings.model import Settings
 from orchestrator.wording import punctuated
 
 
-def check_artifact_folder(chosen: Settings) -> Iterator[Finding]:
+def check_artifact_folder(settings: Settings) -> Iterator[Finding]:
     """Write and read in the folder, as a worker does; where there is none yet, see whether one
     could be made."""
-    root = chosen.artifact_root
+    root = settings.artifact_root
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     if existing != root and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
         yield Finding("ok", "artifacts", f"{root}, which is not there yet")
@@ -28,7 +28,7 @@ def check_artifact_folder(chosen: Settings) -> Iterator[Finding]:
     try:
         if existing != root:
             raise StoreUnusable(f"{root} cannot be written")
-        FolderStore(root, permissions=chosen.artifact_permissions).check()
+        FolderStore(root, permissions=settings.artifact_permissions).check()
         yield Finding("ok", "artifacts", str(root))
     except StoreUnusable as error:
         yield Finding(

@@ -107,9 +107,9 @@ class user_celery_app:  # noqa: N801 (used as a function; generators cost three 
 
     __slots__ = ("_before", "_name", "_pool", "_stack")
 
-    def __init__(self, chosen: Settings, pool: str | None) -> None:
-        self._pool = pool or chosen.default_pool
-        known = chosen.pools.get(self._pool)
+    def __init__(self, settings: Settings, pool: str | None) -> None:
+        self._pool = pool or settings.default_pool
+        known = settings.pools.get(self._pool)
         self._name = known.celery_app if known else None
 
     def __enter__(self) -> None:

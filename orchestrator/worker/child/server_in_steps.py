@@ -12,19 +12,19 @@ from orchestrator.settings.sources import STEP_VARIABLE, URL_VARIABLE
 
 
 @contextmanager
-def server_as_the_pool_says(chosen: Settings, pool: str | None) -> Iterator[None]:
+def server_as_the_pool_says(settings: Settings, pool: str | None) -> Iterator[None]:
     """Show the step the server's URL inside the block if its pool says so; else tell its processes
     to refuse it.
 
     Steps in threads share the environment, so a worker of threads serves pools that say the same.
     """
-    known = chosen.pools.get(pool or chosen.default_pool)
+    known = settings.pools.get(pool or settings.default_pool)
     if known is None or not known.server_in_steps:
         os.environ[STEP_VARIABLE] = "1"
         yield
         return
     os.environ.pop(STEP_VARIABLE, None)
-    os.environ[URL_VARIABLE] = chosen.redis_url or ""
+    os.environ[URL_VARIABLE] = settings.redis_url or ""
     try:
         yield
     finally:

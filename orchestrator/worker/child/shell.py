@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from orchestrator.attempt_context import StopRequested
-from orchestrator.definition.model import OutputRef, ParamRef, Template
+from orchestrator.definition.pipeline import OutputRef, ParamRef, Template
 from orchestrator.errors import CommandFailed
 from orchestrator.processes.dispositions import default_signals
 from orchestrator.processes.exit_status import KnownChild, how_it_ended, signal_name

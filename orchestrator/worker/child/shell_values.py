@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts.plain import plain_value
-from orchestrator.definition.model import OutputRef, ParamRef, Template
+from orchestrator.definition.pipeline import OutputRef, ParamRef, Template
 from orchestrator.definition.references import written
 from orchestrator.processes.temporary import temporary_folder
 from orchestrator.wording import listed, punctuated

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from orchestrator.ledger.values import Claim
-from orchestrator.settings.sources import settings
+from orchestrator.settings.sources import current_settings
 from orchestrator.worker.celery_inside.user_apps import user_celery_app
 from orchestrator.worker.child.code_check import CodeCheck
 from orchestrator.worker.child.server_in_steps import server_as_the_pool_says
@@ -26,13 +26,13 @@ def code_check(process: WorkerProcess, run_id: str, claim: Claim) -> CodeCheck:
 @contextmanager
 def user_surroundings(claim: Claim) -> Iterator[None]:
     """Hold inside the block what the step's code, its inputs and its pool ask for."""
-    chosen, spec = settings(), claim.spec
+    settings, spec = current_settings(), claim.spec
     options, pool = spec.options, spec.pool
     with (
         _user_code.of(claim.import_path, spec.module),
-        user_celery_app(chosen, pool),
-        server_as_the_pool_says(chosen, pool),
+        user_celery_app(settings, pool),
+        server_as_the_pool_says(settings, pool),
     ):
         limit_memory(options.get("memory"))
-        limit_threads(options.get("threads") or threads_of(chosen, pool))
+        limit_threads(options.get("threads") or threads_of(settings, pool))
         yield

@@ -20,7 +20,7 @@ from celery import bootsteps
 from celery.signals import worker_shutdown, worker_shutting_down
 from celery.utils.log import get_logger
 
-from orchestrator.settings.sources import settings
+from orchestrator.settings.sources import current_settings
 from orchestrator.worker.celery_inside.pool import listen_to_all
 from orchestrator.worker.interruption import note_draining
 from orchestrator.worker.main.running import HANDED_OVER, running
@@ -96,7 +96,7 @@ class Draining(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _drain(self, parent: Any) -> None:
         is_solo = pool_type_of(parent) == "solo"
-        limit = time.monotonic() + settings().drain_grace_s
+        limit = time.monotonic() + current_settings().drain_grace_s
         left = list(running)
         if left:
             logger.warning(

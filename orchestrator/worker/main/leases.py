@@ -70,11 +70,11 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _renew_for_ever(self, parent: Any) -> None:
         process = current_process(parent.app)
-        chosen = process.settings
+        settings = process.settings
         # A client of its own that gives up soon: through another connection it goes before the last
         # renewal is over.
         ledger = Ledger(
-            connect(broker_url(), retries=0, timeout_s=chosen.lease_s / 2), chosen.key_prefix
+            connect(broker_url(), retries=0, timeout_s=settings.lease_s / 2), settings.key_prefix
         )
         nudged = ledger.nudge_key(parent.hostname)
         outage = Outage(logger, "leases cannot be renewed")
@@ -82,13 +82,13 @@ class Leases(bootsteps.StartStopStep):  # type: ignore[misc]
             began = time.monotonic()
             try:
                 self._renew(parent, ledger)
-                pause_s = chosen.renewal_interval_s - (time.monotonic() - began)
+                pause_s = settings.renewal_interval_s - (time.monotonic() - began)
                 outage.is_over()
                 ledger.client.blpop([nudged], max(0.05, pause_s))
             except Exception as error:
                 outage.begins(error)
                 # also at the end, while attempts are still being stopped
-                time.sleep(chosen.renewal_interval_s / 4)
+                time.sleep(settings.renewal_interval_s / 4)
 
     def _renew(self, parent: Any, ledger: Ledger) -> None:
         attempts = {attempt.held: attempt for attempt in running.held()}

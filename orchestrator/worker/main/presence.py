@@ -31,7 +31,7 @@ from orchestrator.ledger.presence import (
 )
 from orchestrator.messages.former import take_over_former_queues
 from orchestrator.outages import Outage
-from orchestrator.settings.sources import settings
+from orchestrator.settings.sources import current_settings
 from orchestrator.worker.main.host_state import host_state
 from orchestrator.worker.main.keeping import flush_kept
 from orchestrator.worker.process import INCARNATION, current_process, pool_type_of
@@ -62,7 +62,7 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
         )
         self._thread.start()
         host_state.listen(self._has_news.set)
-        if watched := settings().parent_pid:
+        if watched := current_settings().parent_pid:
             threading.Thread(
                 target=self._end_with, args=(watched,), name="parent-watch", daemon=True
             ).start()
@@ -82,7 +82,7 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _announce(self, parent: Any) -> None:
         process = current_process(parent.app)
-        client, prefix = process.ledger.client, settings().key_prefix
+        client, prefix = process.ledger.client, current_settings().key_prefix
         card = WorkerCard(
             worker=parent.hostname,
             queues=(),
@@ -94,7 +94,7 @@ class Presence(bootsteps.StartStopStep):  # type: ignore[misc]
             python=f"{sys.version_info.major}.{sys.version_info.minor}",
         )
         try:
-            take_over_former_queues(process.ledger, settings())
+            take_over_former_queues(process.ledger, current_settings())
         except Exception as error:
             logger.warning(
                 "messages in the queues of a former version could not be taken over yet: %s", error

@@ -27,7 +27,7 @@ from orchestrator.ledger.presence import (
     refuse_older,
 )
 from orchestrator.ledger.store_id import record_store, recorded_store
-from orchestrator.settings.sources import settings
+from orchestrator.settings.sources import current_settings
 from orchestrator.worker.process import broker_url
 
 
@@ -37,14 +37,14 @@ def connect_refusals() -> None:
 
 
 def _refuse(sender: Any, **_: Any) -> None:
-    chosen = settings()
+    settings = current_settings()
     try:
         with connect(broker_url(), retries=60) as client:
-            if chosen.parent_pid is not None:
+            if settings.parent_pid is not None:
                 return  # a local worker shares folder and name with nobody
-            refuse_older(client, chosen.key_prefix)
-            _settle_store(client, chosen.key_prefix, chosen.artifact_root)
-            _claim_name(client, chosen.key_prefix, sender.hostname)
+            refuse_older(client, settings.key_prefix)
+            _settle_store(client, settings.key_prefix, settings.artifact_root)
+            _claim_name(client, settings.key_prefix, sender.hostname)
     except OrchestratorError as fault:
         print(f"{type(fault).__name__}: {fault}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None  # Celery would go on after any other error
@@ -56,7 +56,9 @@ def _settle_store(client: Redis, prefix: str, root: Path) -> None:
     """Mark and record the store if nobody has used one yet. Raises StoreRefused if this folder is
     another one."""
     refuse_another(_recorded(client, prefix), root)
-    record_store(client, prefix, asdict(marked_store(root, settings().artifact_permissions)))
+    record_store(
+        client, prefix, asdict(marked_store(root, current_settings().artifact_permissions))
+    )
     # somebody with another folder may have been quicker
     refuse_another(_recorded(client, prefix), root)
 

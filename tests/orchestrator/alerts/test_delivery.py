@@ -145,7 +145,7 @@ from orchestrator.settings.model import Settings
 url, prefix, run_id = sys.argv[1:]
 ledger = Ledger(connect(url), prefix)
 delivery = AlertDelivery(ledger, Settings())
-delivery.pace = Pace(send_limit_s=60, lease_s=1.5)
+delivery.pace = Pace(send_within_s=60, lease_s=1.5)
 report = ledger.advance_due(run_id)
 delivery.offer(run_id, report.alert_at_us, report.now_us)
 delivery.finish(60)
@@ -210,13 +210,13 @@ def test_tries_are_given_up_at_last_and_the_run_is_over(
 
 def test_the_pauses_grow_to_a_quarter_of_an_hour() -> None:
     assert Pace().retries_s == (5, 15, 60, 300, 900)
-    assert Pace().lease_s > Pace().send_limit_s
+    assert Pace().lease_s > Pace().send_within_s
 
 
 def test_a_target_that_hangs_delays_no_other_one(incidents: Incidents, webhook: Webhook) -> None:
     webhook.hanging.add("hang")
     run_id = incidents.failed(webhook.url("hang", query="?rto=30"), webhook.url("good"))
-    delivery = incidents.delivery(pace=Pace(send_limit_s=20, lease_s=30))
+    delivery = incidents.delivery(pace=Pace(send_within_s=20, lease_s=30))
 
     incidents.offer(delivery, run_id)
 
@@ -232,7 +232,7 @@ def test_a_target_that_gives_no_answer_is_given_up_in_time(
     webhook.hanging.add("hang")
     run_id = incidents.failed(webhook.url("hang", query="?rto=30"))
     delivery = incidents.delivery(
-        pace=Pace(send_limit_s=0.2, lease_s=5, retries_s=(0.01,) * (HANGING_AT_ONCE + 1))
+        pace=Pace(send_within_s=0.2, lease_s=5, retries_s=(0.01,) * (HANGING_AT_ONCE + 1))
     )
 
     incidents.tell(run_id, delivery)

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator import PipelineBuilder, PipelineInvalid, step
-from orchestrator.definition.model import (
+from orchestrator.definition.options import StepOptions
+from orchestrator.definition.params import Param
+from orchestrator.definition.pipeline import (
     FunctionCall,
     OutputRef,
     ParamRef,
@@ -18,8 +20,6 @@ from orchestrator.definition.model import (
     Template,
     TriggerRule,
 )
-from orchestrator.definition.options import StepOptions
-from orchestrator.definition.params import Param
 
 
 def load(path: str, /, rows: int = 1, *, fresh: bool = False) -> int:

@@ -17,10 +17,10 @@ from orchestrator.definition.document import (
     StepDocument,
     pipeline_file_schema,
 )
-from orchestrator.definition.model import FunctionCall, OutputRef, ParamRef, ShellCall, Template
 from orchestrator.definition.names import step_name_fault
 from orchestrator.definition.options import StepOptions
 from orchestrator.definition.params import PLAIN_TYPES
+from orchestrator.definition.pipeline import FunctionCall, OutputRef, ParamRef, ShellCall, Template
 from orchestrator.definition.yaml_text import read_json, read_yaml
 
 CHURN = """

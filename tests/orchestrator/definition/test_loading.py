@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator import PipelineInvalid
 from orchestrator.definition.loading import load
-from orchestrator.definition.model import FunctionCall
+from orchestrator.definition.pipeline import FunctionCall
 
 _numbers = count()
 

@@ -27,7 +27,6 @@ from orchestrator import Pipeline, PipelineBuilder, PipelineInvalid, pipeline, s
 from orchestrator.artifacts.plain import plain_json
 from orchestrator.definition.document import PipelineFile
 from orchestrator.definition.loading import Definition, parse_params
-from orchestrator.definition.model import ParamRef
 from orchestrator.definition.params import (
     Param,
     ReadParams,
@@ -35,6 +34,7 @@ from orchestrator.definition.params import (
     params_of_record,
     params_text,
 )
+from orchestrator.definition.pipeline import ParamRef
 from orchestrator.definition.yaml_text import read_yaml
 from orchestrator.runs.loading import plan_of
 from orchestrator.settings.model import Settings

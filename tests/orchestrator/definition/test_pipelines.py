@@ -12,7 +12,7 @@ from pydantic import Field
 
 from orchestrator import Pipeline, PipelineInvalid, pipeline, step
 from orchestrator.definition.loading import parse_params
-from orchestrator.definition.model import FunctionCall
+from orchestrator.definition.pipeline import FunctionCall
 
 
 @step

@@ -16,8 +16,8 @@ from orchestrator.artifacts.outputs import decode_output, encode_output
 from orchestrator.artifacts.plain import shown_output
 from orchestrator.definition.document import PipelineFile
 from orchestrator.definition.loading import parse_params
-from orchestrator.definition.model import ParamRef
 from orchestrator.definition.params import Param, secrets_in
+from orchestrator.definition.pipeline import ParamRef
 from orchestrator.ledger.staging import staged_steps
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.runs.submission import run_fields

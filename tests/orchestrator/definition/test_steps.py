@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator import PipelineBuilder, PipelineInvalid, pipeline, step
 from orchestrator.definition.callables import function_name, resolve_function
-from orchestrator.definition.model import FunctionCall, OutputRef
 from orchestrator.definition.options import OptionValues, StepOptions
+from orchestrator.definition.pipeline import FunctionCall, OutputRef
 from orchestrator.errors import FunctionNotFound, PipelineMisuse
 
 

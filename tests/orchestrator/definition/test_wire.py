@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.artifacts.plain import plain_json
-from orchestrator.definition.model import OutputRef, ParamRef, Template
+from orchestrator.definition.pipeline import OutputRef, ParamRef, Template
 from orchestrator.definition.typed import NotRestorable
 from orchestrator.definition.wire import NotWireable, from_wire, to_wire
 

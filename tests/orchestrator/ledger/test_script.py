@@ -12,7 +12,8 @@ from redis.crc import key_slot
 
 from orchestrator.alerts import delivery
 from orchestrator.attempt_id import AttemptId
-from orchestrator.definition.model import (
+from orchestrator.definition.options import StepOptions
+from orchestrator.definition.pipeline import (
     FunctionCall,
     OutputRef,
     ParamRef,
@@ -20,7 +21,6 @@ from orchestrator.definition.model import (
     Step,
     TriggerRule,
 )
-from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.events import REPAIRS, REPLACEMENTS, EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import (

@@ -6,13 +6,13 @@ import pytest
 import redis
 
 from orchestrator.attempt_id import AttemptId
-from orchestrator.definition.model import (
+from orchestrator.definition.options import StepOptions
+from orchestrator.definition.pipeline import (
     FunctionCall,
     OutputRef,
     Pipeline,
     Step,
 )
-from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.script import SCRIPT

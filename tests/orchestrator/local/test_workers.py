@@ -25,14 +25,14 @@ APP = """
 import os, subprocess, sys, time
 from celery import Celery
 from orchestrator.redis_url import celery_broker_url
-from orchestrator.settings.sources import settings
+from orchestrator.settings.sources import current_settings
 
-app = Celery(broker=celery_broker_url(settings().redis_url))
+app = Celery(broker=celery_broker_url(current_settings().redis_url))
 app.conf.task_ignore_result = True
 
 @app.task(name="report")
 def report(path):
-    write(path, f"{settings().parent_pid} {settings().flower_port} {os.getcwd()}")
+    write(path, f"{current_settings().parent_pid} {current_settings().flower_port} {os.getcwd()}")
 
 @app.task(name="nap")
 def nap(path, seconds):
@@ -109,7 +109,7 @@ def test_a_worker_serves_every_pool_with_the_settings_handed_down(
     settings: Settings, redis_url: str, import_path: Path, tmp_path: Path, wait_until: WaitUntil
 ) -> None:
     with local_workers(
-        settings, redis_url, 2, import_path=import_path, app="tiny_app", ready_limit_s=20
+        settings, redis_url, 2, import_path=import_path, app="tiny_app", ready_within_s=20
     ) as workers:
         assert os.getsid(workers.pid) == workers.pid  # Ctrl-C in the terminal does not reach it
         for queue in map(workers.settings.queue_of, ("cpu", "gpu")):
@@ -178,7 +178,7 @@ def test_what_a_dead_worker_left_is_found_and_ended(
     settings: Settings, redis_url: str, import_path: Path, wait_until: WaitUntil
 ) -> None:
     with local_workers(
-        settings, redis_url, 1, import_path=import_path, app="tiny_app", ready_limit_s=20
+        settings, redis_url, 1, import_path=import_path, app="tiny_app", ready_within_s=20
     ) as workers:
         children = tree_of(workers)[1:]
         for child in children:
@@ -230,7 +230,7 @@ def test_a_worker_that_dies_at_its_start_shows_the_end_of_its_log(
     with (
         pytest.raises(LocalWorkerError, match=r"ended \(code [12]\)(.|\n)*no_such_module"),
         local_workers(
-            settings, redis_url, 1, import_path=import_path, app="broken_app", ready_limit_s=20
+            settings, redis_url, 1, import_path=import_path, app="broken_app", ready_within_s=20
         ),
     ):
         pass
@@ -246,7 +246,7 @@ def test_a_worker_that_is_killed_can_be_started_again_for_its_queues_but_not_for
 ) -> None:
     monkeypatch.setattr("orchestrator.local.workers.RESTARTS", 2)
     with local_workers(
-        settings, redis_url, 1, import_path=import_path, app="tiny_app", ready_limit_s=20
+        settings, redis_url, 1, import_path=import_path, app="tiny_app", ready_within_s=20
     ) as workers:
         for number in (1, 2):
             tree = tree_of(workers)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kombu import Connection
 
-from orchestrator.definition.model import Pipeline, ShellCall, Step
 from orchestrator.definition.options import StepOptions
+from orchestrator.definition.pipeline import Pipeline, ShellCall, Step
 from orchestrator.ledger.values import Chain, Link
 from orchestrator.messages.app import create_app
 from orchestrator.messages.dispatch import Dispatcher

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import pytest
 
-from orchestrator.definition.model import Pipeline, ShellCall, Step, TriggerRule
 from orchestrator.definition.options import StepOptions
+from orchestrator.definition.pipeline import Pipeline, ShellCall, Step, TriggerRule
 
 PipelineOf = Callable[..., Pipeline]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.definition.model import TriggerRule
+from orchestrator.definition.pipeline import TriggerRule
 from orchestrator.errors import PipelineInvalid
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan

@@ -9,7 +9,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.definition.model import TriggerRule
+from orchestrator.definition.pipeline import TriggerRule
 from orchestrator.plan import graph
 from orchestrator.plan.compile import compile_pipeline
 

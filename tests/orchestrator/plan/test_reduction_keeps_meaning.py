@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.definition.model import TriggerRule
+from orchestrator.definition.pipeline import TriggerRule
 from orchestrator.plan.compile import compile_pipeline
 
 ENDED = frozenset({"succeeded", "failed", "skipped", "upstream_failed"})

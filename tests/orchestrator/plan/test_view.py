@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from orchestrator.definition.model import TriggerRule
+from orchestrator.definition.pipeline import TriggerRule
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.view import plan_text, plan_view
 

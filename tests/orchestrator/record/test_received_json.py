@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.definition.model import OutputRef, ParamRef, Template
+from orchestrator.definition.pipeline import OutputRef, ParamRef, Template
 from orchestrator.definition.wire import to_wire
 from orchestrator.ledger.entries import CallKind, StepSpec
 from orchestrator.record.received import Received, Source

@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.attempt_id import AttemptId
-from orchestrator.definition.model import (
+from orchestrator.definition.options import StepOptions
+from orchestrator.definition.pipeline import (
     FunctionCall,
     OutputRef,
     ParamRef,
@@ -19,7 +20,6 @@ from orchestrator.definition.model import (
     Step,
     Template,
 )
-from orchestrator.definition.options import StepOptions
 from orchestrator.definition.secrets import SecretValue
 from orchestrator.errors import PipelineInvalid
 from orchestrator.ledger.states import Outcome, RunState, StepState

@@ -11,7 +11,8 @@ import pytest
 
 from orchestrator.artifacts.reference import Artifact
 from orchestrator.attempt_id import AttemptId
-from orchestrator.definition.model import (
+from orchestrator.definition.options import StepOptions
+from orchestrator.definition.pipeline import (
     FunctionCall,
     OutputRef,
     ParamRef,
@@ -19,7 +20,6 @@ from orchestrator.definition.model import (
     ShellCall,
     Step,
 )
-from orchestrator.definition.options import StepOptions
 from orchestrator.errors import RerunRefused
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Reused

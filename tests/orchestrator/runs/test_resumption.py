@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from orchestrator.definition.model import (
+from orchestrator.definition.options import StepOptions
+from orchestrator.definition.pipeline import (
     FunctionCall,
     OutputRef,
     ParamRef,
@@ -21,7 +22,6 @@ from orchestrator.definition.model import (
     Step,
     Template,
 )
-from orchestrator.definition.options import StepOptions
 from orchestrator.errors import PipelineInvalid
 from orchestrator.ledger.staging import staged_steps
 from orchestrator.ledger.states import StepState

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.attempt_id import AttemptId
-from orchestrator.definition.model import (
+from orchestrator.definition.pipeline import (
     ShellCall,
     Step,
 )

@@ -12,7 +12,8 @@ import pytest
 from celery import Celery
 
 from orchestrator.definition.builder import PipelineBuilder
-from orchestrator.definition.model import (
+from orchestrator.definition.options import StepOptions
+from orchestrator.definition.pipeline import (
     FunctionCall,
     OutputRef,
     ParamRef,
@@ -21,7 +22,6 @@ from orchestrator.definition.model import (
     Step,
     Template,
 )
-from orchestrator.definition.options import StepOptions
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.staging import staged_steps
 from orchestrator.ledger.values import RunExists

@@ -126,12 +126,12 @@ def test_what_is_read_from_the_environment_is_what_was_written_to_it(chosen: Set
 READS = """
 import os, pickle, sys
 from orchestrator.secrecy import receive
-from orchestrator.settings.sources import settings, withdraw_secrets
+from orchestrator.settings.sources import current_settings, withdraw_secrets
 
 arguments = receive(sys.argv[1:])
 withdraw_secrets()
 assert not [name for name in os.environ if "REDIS_URL" in name or "PASSWORD" in name or "ALERTS" in name], os.environ
-sys.stdout.buffer.write(pickle.dumps((settings().model_dump(), settings().flower_password.get_secret_value())))
+sys.stdout.buffer.write(pickle.dumps((current_settings().model_dump(), current_settings().flower_password.get_secret_value())))
 """
 
 

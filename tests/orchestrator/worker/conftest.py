@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from orchestrator.definition.loading import load
-from orchestrator.definition.model import Pipeline
+from orchestrator.definition.pipeline import Pipeline
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import present_workers
@@ -56,7 +56,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="session")
 def worker(settings: Settings, shared_redis_url: str) -> Iterator[LocalWorkers]:
     """The worker that most tests share: prefork, four children."""
-    with local_workers(settings, shared_redis_url, 4, ["cpu"], ready_limit_s=LIMIT_S) as started:
+    with local_workers(settings, shared_redis_url, 4, ["cpu"], ready_within_s=LIMIT_S) as started:
         yield started
         started.kill()  # nothing runs any more
 
@@ -103,7 +103,7 @@ def own_worker(
     @contextmanager
     def start(slots: int = 1, chosen: Settings = settings) -> Iterator[Runs]:
         with local_workers(
-            chosen, shared_redis_url, slots, ["cpu"], ready_limit_s=LIMIT_S
+            chosen, shared_redis_url, slots, ["cpu"], ready_within_s=LIMIT_S
         ) as started:
             yield runs_by(started.settings)
             started.kill()

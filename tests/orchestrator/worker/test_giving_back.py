@@ -30,7 +30,7 @@ def ending_worker(settings: Settings, shared_redis_url: str, tmp_path: Path):
     """Return a started worker that is told to end as soon as it has taken a message."""
     (tmp_path / "ending_app.py").write_text(ENDING_APP)
     with local_workers(
-        settings, shared_redis_url, 1, ["cpu"], tmp_path, app="ending_app", ready_limit_s=30
+        settings, shared_redis_url, 1, ["cpu"], tmp_path, app="ending_app", ready_within_s=30
     ) as started:
         yield started
         started.kill()

@@ -80,7 +80,7 @@ WITHIN = {
 def test_an_attempt_that_holds_more_than_its_limit_fails_and_says_so(
     runs: Runs, pipeline_from: PipelineFrom, states: States, way: str
 ) -> None:
-    record = runs.run(pipeline_from(TAKING.format(how=OVER[way].strip(), retries=0)), limit_s=60)
+    record = runs.run(pipeline_from(TAKING.format(how=OVER[way].strip(), retries=0)), within_s=60)
 
     assert states(record) == {"takes": "failed", "below": "upstream_failed"}
     (attempt,) = record.steps["takes"].attempts
@@ -105,7 +105,7 @@ def test_an_attempt_within_its_limit_goes_on(
 def test_it_is_the_steps_own_failure_and_is_tried_again(
     runs: Runs, pipeline_from: PipelineFrom
 ) -> None:
-    record = runs.run(pipeline_from(TAKING.format(how=OVER["itself"], retries=2)), limit_s=60)
+    record = runs.run(pipeline_from(TAKING.format(how=OVER["itself"], retries=2)), within_s=60)
 
     assert [attempt.outcome for attempt in record.steps["takes"].attempts] == ["failed"] * 3
 
@@ -147,7 +147,7 @@ def test_a_shell_step_has_a_limit_too(runs: Runs, pipeline_from: PipelineFrom) -
             command = "python3 -c 'held = b\\"x\\" * 600_000_000; import time; time.sleep(600)'"
             shell.add("takes", run=command, memory="200MB")
         """),
-        limit_s=60,
+        within_s=60,
     )
 
     (attempt,) = record.steps["takes"].attempts

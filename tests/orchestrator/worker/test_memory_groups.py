@@ -80,7 +80,7 @@ def groups_in(home):
 def test_what_needs_more_at_once_never_has_it(
     home: Any, runs: Runs, pipeline_from: PipelineFrom, states: States, way: str
 ) -> None:
-    record = runs.run(pipeline_from(pipeline_text(way)), limit_s=120)
+    record = runs.run(pipeline_from(pipeline_text(way)), within_s=120)
 
     assert states(record) == {"takes": "failed", "within": "succeeded", "free": "succeeded"}
     (attempt,) = record.steps["takes"].attempts
@@ -94,7 +94,7 @@ def test_what_needs_more_at_once_never_has_it(
 def test_it_is_a_failure_of_the_step_and_is_tried_again(
     home: Any, runs: Runs, pipeline_from: PipelineFrom
 ) -> None:
-    record = runs.run(pipeline_from(pipeline_text("itself", retries=2)), limit_s=120)
+    record = runs.run(pipeline_from(pipeline_text("itself", retries=2)), within_s=120)
 
     assert [attempt.outcome for attempt in record.steps["takes"].attempts] == ["failed"] * 3
 

@@ -34,7 +34,7 @@ WAYS = {
 def one_child(settings: Settings, shared_redis_url: str, runs_by: Callable[[Settings], Runs]):
     from orchestrator.local.workers import local_workers
 
-    with local_workers(settings, shared_redis_url, 1, ["cpu"], ready_limit_s=30) as started:
+    with local_workers(settings, shared_redis_url, 1, ["cpu"], ready_within_s=30) as started:
         yield runs_by(started.settings)
         started.kill()
 

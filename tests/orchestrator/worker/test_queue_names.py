@@ -68,7 +68,7 @@ def test_a_user_who_may_use_keys_of_one_prefix_only_runs_everything(
                     "data_dir": tmp_path / "data"}
         )  # fmt: skip
         team_url = url.replace("unix://", "unix://team:secret@", 1)
-        with local_workers(chosen, team_url, 1, ["cpu"], ready_limit_s=60) as worker:
+        with local_workers(chosen, team_url, 1, ["cpu"], ready_within_s=60) as worker:
             runs = runs_on(worker.settings, team_url)
             record = runs.run(pipeline_from(CHAIN.format(option="")))
 

@@ -85,7 +85,7 @@ def runs_with(
         for name, value in (variables or {}).items():
             monkeypatch.setenv(name, value)
         chosen = settings.model_copy(update={"pools": {"cpu": PoolSettings(**pool)}})
-        with local_workers(chosen, shared_redis_url, slots, ["cpu"], ready_limit_s=30) as worker:
+        with local_workers(chosen, shared_redis_url, slots, ["cpu"], ready_within_s=30) as worker:
             runs = runs_by(worker.settings)
             record = runs.run(pipeline)
             values = {name: runs.value(record, name) for name in record.steps}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.definition.loading import load
-from orchestrator.definition.model import FunctionCall, Pipeline, Step
+from orchestrator.definition.pipeline import FunctionCall, Pipeline, Step
 from tests.support.worker_runs import Runs
 
 USES = "same_name:answer"

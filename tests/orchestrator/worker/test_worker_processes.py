@@ -188,7 +188,7 @@ from orchestrator.local.workers import local_workers
 from orchestrator.settings.model import Settings
 
 settings = Settings(data_dir=Path(sys.argv[1]), key_prefix="workers")
-with local_workers(settings, sys.argv[2], 2, ready_limit_s=30) as workers:
+with local_workers(settings, sys.argv[2], 2, ready_within_s=30) as workers:
     print(workers.pid, workers.settings.queue_of(), flush=True)
     sys.stdin.read()
 """

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.definition.model import Pipeline
+from orchestrator.definition.pipeline import Pipeline
 from orchestrator.ledger.events import REPAIRS, Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.plan.compile import compile_pipeline
@@ -66,21 +66,21 @@ class Run:
     def wait(
         self,
         until: Callable[[RunRecord], object] = lambda record: record.state.is_ended,
-        limit_s: float = LIMIT_S,
+        within_s: float = LIMIT_S,
     ) -> RunRecord:
         """Return the record once the condition holds. Somebody else has to coordinate."""
         record, after = read_skeleton(self.ledger, self.run_id), "0"
-        limit = time.monotonic() + limit_s
+        limit = time.monotonic() + within_s
         while not until(record):
-            assert time.monotonic() < limit, f"not within {limit_s:g} s: {self.story()}"
+            assert time.monotonic() < limit, f"not within {within_s:g} s: {self.story()}"
             if events := self.ledger.wait_for_events(self.run_id, after, 0.2):
                 after = events[-1].id
                 record.apply(events)
         record.outputs = self.ledger.outputs(self.run_id)
         return record
 
-    def wait_for(self, step: str, state: str, limit_s: float = LIMIT_S) -> RunRecord:
-        return self.wait(lambda record: record.steps[step].state == state, limit_s)
+    def wait_for(self, step: str, state: str, within_s: float = LIMIT_S) -> RunRecord:
+        return self.wait(lambda record: record.steps[step].state == state, within_s)
 
     def story(self) -> str:
         """Return the events as lines, for people."""
@@ -103,10 +103,10 @@ class Run:
     def ended(
         self,
         repairs: Iterable[Repair] | Callable[[list[Event]], object] = (),
-        limit_s: float = LIMIT_S,
+        within_s: float = LIMIT_S,
     ) -> RunRecord:
         """Wait for the end and check what must hold at the end of every run: see `check`."""
-        self.wait(limit_s=limit_s)
+        self.wait(within_s=within_s)
         return self.check(repairs)
 
     def check(self, repairs: Iterable[Repair] | Callable[[list[Event]], object] = ()) -> RunRecord:

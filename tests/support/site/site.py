@@ -28,7 +28,7 @@ from orchestrator.artifacts.outputs import decode_output
 from orchestrator.artifacts.values import ArtifactStore
 from orchestrator.coordinator.coordinator import Coordinator
 from orchestrator.definition.loading import load
-from orchestrator.definition.model import Pipeline
+from orchestrator.definition.pipeline import Pipeline
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, present_workers

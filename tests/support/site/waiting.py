@@ -12,10 +12,10 @@ from kombu import pools
 from tests.support.site.constants import LIMIT_S
 
 
-def wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
-    limit = time.monotonic() + limit_s
+def wait_until(condition: Callable[[], object], within_s: float = LIMIT_S) -> None:
+    limit = time.monotonic() + within_s
     while not condition():
-        assert time.monotonic() < limit, f"not within {limit_s:g} s"
+        assert time.monotonic() < limit, f"not within {within_s:g} s"
         time.sleep(0.01)
 
 

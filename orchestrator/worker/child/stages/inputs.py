@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.artifacts.outputs import decode_output
 from orchestrator.artifacts.plain import plain_json
 from orchestrator.artifacts.values import ArtifactStore
-from orchestrator.definition.model import OutputRef, ParamRef
+from orchestrator.definition.pipeline import OutputRef, ParamRef
 from orchestrator.definition.wire import from_wire, to_wire
 from orchestrator.errors import SecretsLost
 from orchestrator.ledger.entries import CallKind
