@@ -155,7 +155,7 @@ def validate(images: Images) -> Images:
             f" {BAD_SHARE_MAX:.0%})"
         )
     if strange := sorted(set(labels.tolist()) - set(range(CLASSES))):
-        reasons.append(f"there are labels that are no digits: {strange}")
+        reasons.append(f"there are labels that are not digits: {strange}")
     shares = [float(np.mean(labels == digit)) for digit in range(CLASSES)]
     if rare := [digit for digit, share in enumerate(shares) if share < CLASS_SHARE_MIN]:
         reasons.append(f"digits {rare} are rarer than {CLASS_SHARE_MIN:.0%} of the images")

@@ -30,7 +30,7 @@ UNSERVED = (
     "Redis Cluster and Sentinel are not served, since all keys of a run must be on one server whose"
     " name is known"
 )
-_ENCODED = "; in a user name and a password, write what is no letter or digit as %XX"
+_ENCODED = "; in a user name and a password, write what is not a letter or digit as %XX"
 # What redis-py and kombu both take. Each with the form of its values.
 TLS_OPTIONS = {
     "ssl_cert_reqs": r"none|optional|required",

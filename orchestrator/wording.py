@@ -28,6 +28,11 @@ def and_more(count: int, noun: str = "") -> str:
     return f" and {count:,} more{' ' if noun else ''}{noun}" if count > 0 else ""
 
 
+def with_article(noun: str) -> str:
+    """Return "a float", "an int"."""
+    return f"{'an' if noun[:1] in 'aeio' else 'a'} {noun}"
+
+
 def punctuated(text: object, mark: str = ".") -> str:
     """Return a text of somebody else's (an error, a reason) as a part of our sentence, with the
     mark that follows it.

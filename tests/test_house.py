@@ -114,7 +114,9 @@ def test_each_entrance_loads_what_it_needs_and_no_more(entrance: str, tmp_path: 
         text=True,
     )
 
-    line = next((it for it in done.stdout.splitlines() if it.startswith(MARK)), "")
+    line = next(
+        (splitline for splitline in done.stdout.splitlines() if splitline.startswith(MARK)), ""
+    )
     assert line, done.stderr
     loaded: list[str] = json.loads(line.removeprefix(MARK))
     assert {name.split(".")[1] for name in loaded if name.startswith("orchestrator.")} == rooms

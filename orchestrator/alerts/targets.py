@@ -166,7 +166,7 @@ def _unread_label(written: str, used: Sequence[str], schema: str = "") -> str:
 def _unread_fault(url: str, apprise: ModuleType) -> str:
     schema = _SCHEMA.match(url)
     if not schema:
-        return "it is no Apprise URL, as in 'slack://$TOKEN/#ml'."
+        return "it is not an Apprise URL, as in 'slack://$TOKEN/#ml'."
     name = schema[1].lower()
     known = sorted(apprise.manager_plugins.NotificationManager().schemas())
     if name in ("http", "https"):

@@ -1,5 +1,5 @@
-"""Faults of the host, which are no fault of the step that meets them: the store is full, read-only,
-gone.
+"""Faults of the host, which are not the fault of the step that meets them: the store is full,
+read-only, gone.
 
 Only where our own code works with files is an OSError taken for one: what the user's code raises is
 the user's.

@@ -23,7 +23,7 @@ def encode_output(
     save: Callable[[Any], Artifact],
     secrets: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the text for the ledger; "" for None. Saves what is no JSON, or more than
+    """Return the text for the ledger; "" for None. Saves what is not JSON, or more than
     `inline_bytes` of it.
 
     The text holds references in place of `secrets` (by param), since people are shown it.

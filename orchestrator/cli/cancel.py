@@ -80,7 +80,8 @@ def _as_json(done: Cancellation, reason: str) -> dict[str, Any]:
             {"step": event.step, "attempt": event.attempt, **event.fields} for event in done.stopped
         ],
         "stopping": [
-            {"step": it.step, "attempt": it.attempt, "worker": it.worker} for it in done.stopping
+            {"step": attempt.step, "attempt": attempt.attempt, "worker": attempt.worker}
+            for attempt in done.stopping
         ],
     }
 

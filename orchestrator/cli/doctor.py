@@ -34,7 +34,7 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
 )
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool, accept_store: bool, role: str | None) -> None:
-    """Tell what is configured, reachable and served, and what is wrong. Exit 1 if there is a
+    """Report what is configured, reachable and served, and what is wrong. Exit 1 if there is a
     fault."""
     settings = current_settings()
     if accept_store:

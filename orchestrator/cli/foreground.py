@@ -41,7 +41,7 @@ STOPPING_SLACK_S = 3.0  # beyond the grace of steps that are asked to stop
 
 
 class Interruption:
-    """How often we were told to stop. The first time raises KeyboardInterrupt; the second one is
+    """How often we were asked to stop. The first time raises KeyboardInterrupt; the second one is
     for who cleans up."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Interruption:
             raise KeyboardInterrupt
 
     def is_repeated(self) -> bool:
-        """Whether we were told again: then nothing is waited for any longer."""
+        """Whether we were asked again: then nothing is waited for any longer."""
         return self.count > 1
 
 
@@ -172,7 +172,7 @@ def _finish_alerts(installation: Installation, run_id: str) -> None:
             return
     if run_id in installation.ledger.active_runs():
         click.echo(
-            "not everybody could be told yet that it failed: orchestrator serve goes on trying",
+            "not everybody could be notified yet that it failed: orchestrator serve goes on trying",
             err=True,
         )
 

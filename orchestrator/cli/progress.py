@@ -64,7 +64,7 @@ class Progress(Protocol):
         """Show for which pools steps wait in vain."""
 
     def warn(self, text: str) -> None:
-        """Show what somebody should know though it is no change of the run."""
+        """Show what somebody should know though it is not a change of the run."""
 
 
 @contextmanager
@@ -190,8 +190,8 @@ class Panel:
 
 
 def _news(event: Event) -> str | None:
-    """Return what there is to say of an event that is no change of a step; None when nobody needs
-    to know at once."""
+    """Return what there is to say of an event that is not a change of a step; None when nobody
+    needs to know at once."""
     named = f"{event.step} attempt {event.attempt}"
     match event.detail:
         case Lost() as lost:

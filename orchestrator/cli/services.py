@@ -93,7 +93,7 @@ def worker(pools: tuple[str, ...], concurrency: int | None, name: str | None) ->
 
 @click.command()
 def serve() -> None:
-    """Coordinate: send off due retries, mend what was lost, keep deadlines, tell people. Any number
+    """Coordinate: send off due retries, mend what was lost, keep deadlines, send alerts. Any number
     may run."""
     from orchestrator.coordinator.coordinator import Coordinator
 

@@ -100,7 +100,9 @@ def show(run_text: str, as_json: bool) -> None:
             for name, step in record.steps.items()
             if step.state is StepState.FAILED and step.attempts
         }
-        stopping = {it.step: it.worker for it in installation.ledger.stopping(record.run_id)}
+        stopping = {
+            attempt.step: attempt.worker for attempt in installation.ledger.stopping(record.run_id)
+        }
     click.echo(_table(record, around, stopping))
     if record.state.is_ended:
         click.echo(summary_text(record, logs))

@@ -1,4 +1,4 @@
-"""A run told to a person: how it ended, what failed and why, what did not run because of it, where
+"""A run for people: how it ended, what failed and why, what did not run because of it, where
 to look."""
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _ordinal(number: int) -> str:
 
 
 def _stopped_attempts(record: RunRecord) -> list[str]:
-    """Tell how the attempts went that had to be stopped when their steps were cancelled for the
+    """Say how the attempts went that had to be stopped when their steps were cancelled for the
     last time."""
     lines = [
         f"  {name} {stopped_text(stopped)}"
@@ -142,7 +142,7 @@ def _tried(record: RunRecord, name: str, last: AttemptRecord | None) -> str:
     tries = record.tries(name)
     since = " since it was resumed" if tries.is_resumed else ""
     if last.outcome is Outcome.LOST:  # the error names that budget
-        made = sum(it.resumes == record.resumes for it in record.steps[name].attempts)
+        made = sum(attempt.resumes == record.resumes for attempt in record.steps[name].attempts)
         return f" after {counted(made, 'attempt')}{since}" if made > 1 or since else ""
     if tries.made < tries.allowed:
         return f" after {tries.made} of {tries.allowed} attempts{since}"

@@ -95,7 +95,7 @@ class PipelineBuilder:
         are steps to wait for.
         """
         if not isinstance(name, str):
-            raise TypeError(f"step name {name!r} is no text")
+            raise TypeError(f"step name {name!r} is not text")
         own_needs: list[str | Placeholder] = (
             [needs] if isinstance(needs, str | Placeholder) else list(needs)
         )
@@ -264,7 +264,7 @@ class PipelineBuilder:
             function = function.function
         try:
             target = self._targets.get(function)
-        except TypeError:  # it cannot be hashed, so it is no function
+        except TypeError:  # it cannot be hashed, so it is not a function
             return look_at(function)
         if target is None:
             target = self._targets[function] = look_at(function)

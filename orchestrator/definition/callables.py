@@ -42,7 +42,7 @@ def function_name(function: Callable[..., Any]) -> str:
     if isinstance(function, NoStep):
         raise FunctionNotFound(f"{function!r} cannot be a step. {function.hint}")
     if not callable(function):
-        raise FunctionNotFound(f"{function!r} is no function.")
+        raise FunctionNotFound(f"{function!r} is not a function.")
     qualname = getattr(function, "__qualname__", None)
     module = getattr(function, "__module__", None)
     if not qualname or not module:
@@ -116,11 +116,11 @@ def resolve_exception(name: str) -> type[BaseException]:
         if found is None:
             known = [key for key, value in vars(builtins).items() if _is_exception(value)]
             raise FunctionNotFound(
-                f"{name!r} is no built-in exception.{did_you_mean(name, known)} "
+                f"{name!r} is not a built-in exception.{did_you_mean(name, known)} "
                 "Write 'module:Class' for one of your own."
             )
     if not _is_exception(found):
-        raise FunctionNotFound(f"{name!r} is no exception class.")
+        raise FunctionNotFound(f"{name!r} is not an exception class.")
     return found  # type: ignore[no-any-return]
 
 

@@ -147,7 +147,7 @@ def load(target: str) -> Definition:
         return _load_python(_existing(path, target), name, target)
     if os.sep in file or path.is_file() or path.is_dir():
         raise PipelineInvalid(
-            target, [f"{file!r} is no pipeline file: those end with .py, .yaml, .yml or .json."]
+            target, [f"{file!r} is not a pipeline file: those end with .py, .yaml, .yml or .json."]
         )
     _put_working_folder_on_path()
     module = _import(file, target, None)

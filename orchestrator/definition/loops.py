@@ -10,7 +10,7 @@ def find_loops(upstream: Mapping[str, Iterable[str]]) -> list[tuple[str, ...]]:
     """Return one loop for each strongly connected component that has one.
 
     A loop is written in the direction of the data, and ends with the name that it begins with. It
-    is a shortest loop through the first listed member of the component. Upstreams that are no key
+    is a shortest loop through the first listed member of the component. Upstreams that are not keys
     of the mapping are passed over.
     """
     listed = {name: index for index, name in enumerate(upstream)}

@@ -30,7 +30,7 @@ from orchestrator.definition.secrets import (
 from orchestrator.definition.typed import NotRestorable, Unkept, take_apart
 from orchestrator.definition.wire import NotWireable, from_wire, is_whole, to_wire
 from orchestrator.errors import did_you_mean, names_hint
-from orchestrator.wording import punctuated
+from orchestrator.wording import punctuated, with_article
 
 REQUIRED: Any = inspect.Parameter.empty
 SECRET_IS_GONE = "it is a secret, of which nothing is kept when a run has ended"
@@ -158,16 +158,15 @@ class Param:
 
     def _refusal(self, value: Any, error: ValidationError) -> str:
         if _is_plain(self.type):
-            return f"param {self.name!r} is {value!r}, which is no {self.type_name}."
+            return f"param {self.name!r} is {value!r}, which is not {with_article(self.type_name)}."
         reasons = "; ".join(
             "".join(f"[{part!r}]" for part in found["loc"])
             + " " * bool(found["loc"])
             + found["msg"]
             for found in error.errors(include_url=False)
         )
-        return (
-            f"param {self.name!r} is {value!r}, which is no {self.type_name}: {punctuated(reasons)}"
-        )
+        kind = with_article(self.type_name)
+        return f"param {self.name!r} is {value!r}, which is not {kind}: {punctuated(reasons)}"
 
 
 class ReadParams(Mapping[str, Any]):

@@ -48,7 +48,7 @@ class PipelineFunction(NoStep):
         self._deadline, self._alerts = deadline, alerts
 
     def __call__(self, *args: object, **kwargs: object) -> NoReturn:
-        """Refuse: a pipeline is run by a command, and is no part of another one."""
+        """Refuse: a pipeline is run by a command, and is not a part of another one."""
         if site_being_built.get() is None:
             raise PipelineMisuse(
                 f"pipeline {self.name!r} is not called but run: orchestrator run FILE:{self.name}; "

@@ -175,7 +175,7 @@ def needed_step(site: BuildSite, other: object) -> str:
     if isinstance(other, str):
         return other
     raise PlaceholderMisuse(
-        f"{other!r} is no step to wait for. Give the output of a step, or its name."
+        f"{other!r} is not a step to wait for. Give the output of a step, or its name."
     )
 
 

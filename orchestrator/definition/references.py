@@ -66,10 +66,10 @@ def parse_value(
         faults += [f"{owner}: {error}" for error in invalid]
         if not in_command:
             faults += [
-                f"{owner}: '${{{{ file({written(it)}) }}}}' stands in an argument, but only a"
-                f" command ('run') is given files. Write '${{{{ {written(it)} }}}}'."
-                for it in references(parsed)
-                if it.as_file
+                f"{owner}: '${{{{ file({written(reference)}) }}}}' stands in an argument, but only"
+                f" a command ('run') is given files. Write '${{{{ {written(reference)} }}}}'."
+                for reference in references(parsed)
+                if reference.as_file
             ]
         return parsed
     if isinstance(value, list):

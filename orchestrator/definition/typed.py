@@ -1,4 +1,4 @@
-"""Values that are no plain JSON, by the name of their type and plain parts: what a param may be
+"""Values that are not plain JSON, by the name of their type and plain parts: what a param may be
 beside JSON.
 
 Made from parts without the validators of the type, so that a value which was validated once is not

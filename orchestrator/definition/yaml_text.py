@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from orchestrator.errors import PipelineInvalid
-from orchestrator.wording import punctuated
+from orchestrator.wording import punctuated, with_article
 
 # a few lines of aliases of aliases can stand for more than any memory holds
 VALUES_MAX = 20_000_000
@@ -46,9 +46,9 @@ for _kind, _pattern, _first in (
 
 
 def read_yaml(text: str, source: str) -> tuple[Any, list[str]]:
-    """Return the value, and a sentence for each part that is no JSON value or stands twice.
+    """Return the value, and a sentence for each part that is not a JSON value or stands twice.
 
-    Raises PipelineInvalid, about `source`, when the text is no YAML.
+    Raises PipelineInvalid, about `source`, when the text is not YAML.
     """
     try:
         node = yaml.compose(text, Loader=_CoreLoader)
@@ -59,7 +59,7 @@ def read_yaml(text: str, source: str) -> tuple[Any, list[str]]:
         line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
         hint = " Inside [ ] and { }, write references in quotes." if "${{" in line else ""
         raise PipelineInvalid(
-            source, [f"this is no YAML: {place}{punctuated(f'{error.problem}{context}')}{hint}"]
+            source, [f"this is not YAML: {place}{punctuated(f'{error.problem}{context}')}{hint}"]
         ) from None
     except (yaml.YAMLError, RecursionError) as error:
         reason = (
@@ -67,7 +67,7 @@ def read_yaml(text: str, source: str) -> tuple[Any, list[str]]:
             if isinstance(error, RecursionError)
             else " ".join(str(error).split())
         )
-        raise PipelineInvalid(source, [f"this is no YAML: {punctuated(reason)}"]) from None
+        raise PipelineInvalid(source, [f"this is not YAML: {punctuated(reason)}"]) from None
     reading = _Reading()
     try:
         return (reading.value(node, "") if node is not None else None), reading.faults
@@ -82,7 +82,7 @@ def read_yaml(text: str, source: str) -> tuple[Any, list[str]]:
 def read_json(text: str, source: str) -> tuple[Any, list[str]]:
     """Return the value, and a sentence for each name that stands twice in an object.
 
-    Raises PipelineInvalid, about `source`, when the text is no JSON.
+    Raises PipelineInvalid, about `source`, when the text is not JSON.
     """
     faults: list[str] = []
 
@@ -99,7 +99,7 @@ def read_json(text: str, source: str) -> tuple[Any, list[str]]:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise PipelineInvalid(
-            source, [f"this is no JSON: {place}: {punctuated(error.msg)}"]
+            source, [f"this is not JSON: {place}: {punctuated(error.msg)}"]
         ) from None
     except RecursionError:
         raise PipelineInvalid(source, ["the file is nested too deeply."]) from None
@@ -170,7 +170,7 @@ class _Reading:
                     else "a list or mapping"
                 )
                 hint = f' Write it in quotes: "{key_node.value}".' if written[0] in "'\"" else ""
-                self.faults.append(f"line {_line(key_node)}: key {written} is no text.{hint}")
+                self.faults.append(f"line {_line(key_node)}: key {written} is not text.{hint}")
                 continue
             key = str(key_node.value)
             if key in lines:
@@ -210,7 +210,7 @@ class _Reading:
             if kind == "float":
                 return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         except ValueError:
-            self.faults.append(f"line {_line(node)}: {text!r} is no {kind}.")
+            self.faults.append(f"line {_line(node)}: {text!r} is not {with_article(kind)}.")
             return None
         self.faults.append(
             f"line {_line(node)}: {text!r} ({kind}) has no JSON form. Write it as text in quotes."

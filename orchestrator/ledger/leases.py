@@ -93,7 +93,7 @@ class Leases(LedgerCalls):
         owner: str = "",
         error: ErrorCard | None = None,
     ) -> Replaced | Refusal:
-        """Give a running attempt back because of something that is no fault of its step: it is
+        """Give a running attempt back because of something that is not a fault of its step: it is
         tried again when it is due, and the attempt costs neither retries nor lost attempts.
 
         `detail` has reason and host. With `error` (type, message) the step may have begun, and one

@@ -199,7 +199,7 @@ def present_coordinators(client: redis.Redis, prefix: str, run_id: str = "") -> 
     members = cast(list[str], client.zrange(f"{prefix}:coordinators", 0, -1))
     return [
         name
-        for name, _, followed in (it.partition(" ") for it in members)
+        for name, _, followed in (member.partition(" ") for member in members)
         if followed in ("", run_id)
     ]
 

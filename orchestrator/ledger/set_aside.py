@@ -7,7 +7,7 @@ look at.
 right end; whole |
 | `{prefix}:returned:<queue>` | set | digests of foreign messages that went back to the queue, so
 that they do so once |
-| `{prefix}:dead:<queue>` | list | the last DEAD_KEPT entries that are no good as messages, cut to
+| `{prefix}:dead:<queue>` | list | the last DEAD_KEPT entries that are not good as messages, cut to
 DEAD_BYTES |
 | `{prefix}:dead` | hash | queue -> how many there were, and of the last one why and when |
 """
@@ -75,8 +75,8 @@ def keep_foreign(client: redis.Redis, prefix: str, queue: str, list_key: str, en
 def bury(
     client: redis.Redis, prefix: str, queue: str, entry: bytes, reason: str, at: float
 ) -> None:
-    """Put an entry that is no message among the dead ones of its queue, of which the last DEAD_KEPT
-    stay."""
+    """Put an entry that is not a message among the dead ones of its queue, of which the last
+    DEAD_KEPT stay."""
     key = dead_key(prefix, queue)
     with client.pipeline(transaction=True) as pipe:
         pipe.lpush(key, entry[:DEAD_BYTES])

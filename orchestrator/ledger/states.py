@@ -83,6 +83,6 @@ class Outcome(StrEnum):
     TIMED_OUT = "timed_out"
     LOST = "lost"  # its process died, or nobody heard of it any more
     HANDED_OVER = "handed_over"  # its worker had to end; another one goes on
-    # its worker could not do it, for a reason that is no fault of the step; it is tried later
+    # its worker could not do it, for a reason that is not a fault of the step; it is tried later
     PUT_BACK = "put_back"
     CANCELLED = "cancelled"

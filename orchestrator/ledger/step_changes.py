@@ -31,20 +31,20 @@ def step_changes(
     `tried` are the steps with an attempt.
     """
     new, rewired, replaced = [], [], set(specs)
-    for it in staged:
-        if it.step not in graphs:
-            new.append(it.step)
+    for step in staged:
+        if step.step not in graphs:
+            new.append(step.step)
             continue
-        graph, spec = graphs[it.step], specs[it.step]
-        if it.spec == spec:
-            replaced.discard(it.step)
+        graph, spec = graphs[step.step], specs[step.step]
+        if step.spec == spec:
+            replaced.discard(step.step)
         has_other_rule = (
-            it.graph != graph and it.entry.trigger != StepEntry.from_json(graph).trigger
+            step.graph != graph and step.entry.trigger != StepEntry.from_json(graph).trigger
         )
         if has_other_rule or (
-            it.spec != spec and set(it.parsed_spec.upstream) != _upstream_in(spec)
+            step.spec != spec and set(step.parsed_spec.upstream) != _upstream_in(spec)
         ):
-            rewired.append(it.step)
+            rewired.append(step.step)
     return StepChanges(new, rewired, sorted(replaced.intersection(tried)))
 
 

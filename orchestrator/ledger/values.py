@@ -95,8 +95,8 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The ledger said no. That is no error: messages are hints, and a duplicate or a late one gets
-    this answer."""
+    """The ledger said no. That is not an error: messages are hints, and a duplicate or a late one
+    gets this answer."""
 
     reason: str
 

@@ -44,7 +44,7 @@ def attempt_in(message: str) -> AttemptId | None:
         return None
     texts = (attempt.run_id, attempt.step)
     is_ours = type(attempt.attempt) is int and all(
-        isinstance(it, str) and it.isprintable() for it in texts
+        isinstance(text, str) and text.isprintable() for text in texts
     )
     return attempt if is_ours else None
 

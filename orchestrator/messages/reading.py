@@ -40,7 +40,7 @@ class ForeignMessage:
 
 @dataclass(frozen=True, slots=True)
 class BrokenMessage:
-    """An entry that is no message, or one of our tasks that we did not send so."""
+    """An entry that is not a message, or one of our tasks that we did not send so."""
 
     reason: str
 
@@ -198,11 +198,11 @@ def _check_errbacks(errbacks: Any) -> None:
     if errbacks is None:
         return
     if not isinstance(errbacks, list) or any(
-        not isinstance(it, dict)
-        or it.get("task") != FAILURE_TASK
-        or it.get("args")
-        or it.get("kwargs")
-        for it in errbacks
+        not isinstance(errback, dict)
+        or errback.get("task") != FAILURE_TASK
+        or errback.get("args")
+        or errback.get("kwargs")
+        for errback in errbacks
     ):
         raise _Fault("its error callbacks are not ours")
 

@@ -136,7 +136,10 @@ class StepRecord:
     @property
     def last_begun(self) -> AttemptRecord | None:
         """The last attempt that began: the one that counts, of a step that has succeeded."""
-        return next((it for it in reversed(self.attempts) if it.began_place is not None), None)
+        return next(
+            (attempt for attempt in reversed(self.attempts) if attempt.began_place is not None),
+            None,
+        )
 
     def reset(self, place: int = 0) -> None:
         """Let the step wait anew, as a resume does; its attempts stay in the record."""
@@ -275,7 +278,7 @@ class RunRecord:
         last = attempts[-1] if attempts else None
         received = self.received(step, last) if last else None
         spec = received.spec if received else self.specs.get(step)
-        since = [it for it in attempts if it.resumes == self.resumes]
+        since = [attempt for attempt in attempts if attempt.resumes == self.resumes]
         return Tries(
             sum(it.outcome not in _UNCOUNTED for it in since),
             (spec.options.get("retries", 0) if spec else 0) + 1,

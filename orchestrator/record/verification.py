@@ -32,8 +32,8 @@ _NAMED = 3  # steps that a sentence names
 @dataclass(frozen=True, slots=True)
 class Verification:
     """What was checked and what is wrong: `violations` are sentences that name step and event.
-    `remarks` are what is no violation, but what people should know: attempts that ran other code,
-    and what cannot be checked.
+    `remarks` are what is not a violation, but what people should know: attempts that ran other
+    code, and what cannot be checked.
     """
 
     run_id: str

@@ -36,10 +36,10 @@ class LeaseRepair:
         """
         message = f"its worker {worker} {died}"
         detail = {"error": ErrorCard("WorkerLost", message).to_json(), "found": message}
-        for it in self._ledger.leased(run_id):
-            if it.worker == worker and not it.is_stopping:
+        for attempt in self._ledger.leased(run_id):
+            if attempt.worker == worker and not attempt.is_stopping:
                 answer = self._ledger.report_lost(
-                    AttemptId(run_id, it.step, it.attempt), detail, owner=worker
+                    AttemptId(run_id, attempt.step, attempt.attempt), detail, owner=worker
                 )
                 if isinstance(answer, Replaced):
                     yield from answer.ready

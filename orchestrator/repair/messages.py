@@ -30,7 +30,7 @@ class MessageRepair:
         contact: Contact,
         on_loss: Callable[[str, str], object],
     ) -> None:
-        """`on_loss` is told the run and the queue of each message that is found to be lost."""
+        """`on_loss` is given the run and the queue of each message that is found to be lost."""
         self._ledger, self._settings = ledger, settings
         self._contact, self._on_loss = contact, on_loss
         # run -> attempt -> missed since

@@ -30,7 +30,7 @@ class Repair:
         settings: Settings,
         on_loss: Callable[[str, str], object] = lambda run_id, queue: None,
     ) -> None:
-        """`on_loss` is told the run and the queue of each message that is found to be lost."""
+        """`on_loss` is given the run and the queue of each message that is found to be lost."""
         self._ledger, self._settings = ledger, settings
         self.contact = Contact(ledger, settings)
         self._leases = LeaseRepair(ledger, settings, self.contact)

@@ -38,7 +38,7 @@ def cancel_run(
     """Cancel a run, or only these steps of it, and wait until their attempts are stopped. Raises
     RunNotFound.
 
-    `on_cancelled` is told what the ledger has done, `on_wait` how many attempts are waited for.
+    `on_cancelled` is given what the ledger has done, `on_wait` how many attempts are waited for.
     """
     ledger = installation.ledger
     after = ledger.last_event_id(run_id)

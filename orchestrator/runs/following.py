@@ -113,7 +113,9 @@ def finish_alerts(installation: Installation, run_id: str) -> bool:
 def _retries_s(events: Sequence[Event]) -> list[float]:
     """Return after how many seconds the retries are due that the events tell of."""
     retries = (event for event in events if event.kind is EventKind.STEP_RETRYING)
-    dues = [(it.detail.due_at, it.at_us) for it in retries if isinstance(it.detail, Ended)]
+    dues = [
+        (retry.detail.due_at, retry.at_us) for retry in retries if isinstance(retry.detail, Ended)
+    ]
     return [(due_at - at_us) / 1e6 for due_at, at_us in dues if due_at]
 
 

@@ -86,7 +86,7 @@ def _waiting(ledger: Ledger, record: RunRecord, name: str, around: Surroundings)
     sentences = [
         f"{name} waits for {_listed([_brief_text(record, it, around) for it in awaited])}."
     ]
-    roots = [it for it in _roots(record, awaited) if it not in awaited]
+    roots = [root for root in _roots(record, awaited) if root not in awaited]
     if roots:
         sentences.append(
             f"Behind that stands {_listed([_brief_text(record, it, around) for it in roots])}."
@@ -309,10 +309,12 @@ def _cancelled(ledger: Ledger, record: RunRecord, name: str) -> tuple[list[str],
     if last and last.stopped:
         sentences.append(punctuated(f"Its attempt {_stopped(last.stopped)}"))
         facts["stopped"] = last.stopped["how"]
-    for it in ledger.stopping(record.run_id):
-        if it.step == name:
-            sentences.append(f"Its attempt {it.attempt} is still being stopped by {it.worker}.")
-            facts["stopping"] = it.worker
+    for attempt in ledger.stopping(record.run_id):
+        if attempt.step == name:
+            sentences.append(
+                f"Its attempt {attempt.attempt} is still being stopped by {attempt.worker}."
+            )
+            facts["stopping"] = attempt.worker
     return sentences, facts
 
 

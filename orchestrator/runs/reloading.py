@@ -31,7 +31,7 @@ def definition_of(
     """Return the pipeline as it is now where it was loaded from; where there is nothing any more,
     as it was recorded.
 
-    `params` are key=value texts; `say` is told why the recorded one is taken. Raises
+    `params` are key=value texts; `say` is given why the recorded one is taken. Raises
     PipelineInvalid.
     """
     from orchestrator.runs.stored import StoredDefinition

@@ -118,7 +118,7 @@ def plan_rerun(
     succeeded = {
         name for name in steps if name in run.steps and state_of(run, name) is StepState.SUCCEEDED
     }
-    staged = {it.step: it for it in staged_steps(plan, settings) if it.step in succeeded}
+    staged = {step.step: step for step in staged_steps(plan, settings) if step.step in succeeded}
     differing = {
         name
         for name, it in staged.items()

@@ -48,7 +48,7 @@ class StoredRun:
         return self.fields.get("target", "")
 
     def unknown_steps(self, names: Iterable[str], steps: Collection[str]) -> str:
-        """Return a sentence for each name that is no step of the pipeline as it is now
+        """Return a sentence for each name that is not a step of the pipeline as it is now
         (`steps`)."""
         sentences = []
         for name in dict.fromkeys(names):

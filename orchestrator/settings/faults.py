@@ -19,7 +19,7 @@ def unknown_variables(variables: Iterable[str], others: Iterable[str]) -> list[s
         if variable in known or variable.startswith(PREFIX + "POOLS__"):
             continue
         faults.append(
-            f"{variable} is no variable of the orchestrator.{names_hint(variable, known)}"
+            f"{variable} is not a variable of the orchestrator.{names_hint(variable, known)}"
         )
     return faults
 
@@ -46,7 +46,7 @@ def setting_fault(error: Any, path: tuple[str, ...], origin: str) -> str:
     """Return a sentence about an error of pydantic; a secret setting's value is not shown."""
     if error["type"] == "extra_forbidden":
         known = PoolSettings.model_fields if path[0] == "pools" else Settings.model_fields
-        return f"{origin} is no known setting.{names_hint(path[-1], known)}"
+        return f"{origin} is not a known setting.{names_hint(path[-1], known)}"
     cause = error.get("ctx", {}).get("error")
     reason = str(cause) if cause is not None else error["msg"][:1].lower() + error["msg"][1:]
     if not path:

@@ -140,7 +140,7 @@ class Settings(BaseSettings):
         300.0,
         ge=0,
         description=(
-            "Seconds that a worker told to end waits for its running steps; then it hands them"
+            "Seconds that a worker that is to end waits for its running steps; then it hands them"
             " over."
         ),
     )

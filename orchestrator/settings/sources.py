@@ -104,7 +104,7 @@ def _config_file(cwd: Path, named: str | None) -> Path | None:
         return None
     path = cwd / Path(named or DEFAULT_CONFIG_FILE).expanduser()
     if named and not path.is_file():
-        raise SettingsInvalid(f"{CONFIG_VARIABLE} names {path}, which is no file")
+        raise SettingsInvalid(f"{CONFIG_VARIABLE} names {path}, which is not a file")
     return path if path.is_file() else None
 
 

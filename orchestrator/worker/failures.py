@@ -85,7 +85,8 @@ def commit_for(
 def report_death(
     process: WorkerProcess, held: OwnedAttempt, pid: int, error: BaseException
 ) -> None:
-    """Tell the ledger that an attempt's process died, and of what; send off what follows from it.
+    """Report to the ledger that an attempt's process died, and of what; send off what follows from
+    it.
 
     It failed, and was not lost, if it is the step that has made its process unusable.
     """
@@ -102,7 +103,7 @@ def report_death(
 def report_excess(process: WorkerProcess, held: OwnedAttempt, error: BaseException) -> None:
     """Commit the failure of an attempt that the kernel has ended for its own limit; send off what
     follows from it."""
-    # its end counts in the groups above it too, and is no sign for another child's death
+    # its end counts in the groups above it too, and is not a sign for another child's death
     note_memory_events()
     _commit_failure(process, held, error)
 
@@ -116,8 +117,8 @@ def _commit_failure(process: WorkerProcess, held: OwnedAttempt, error: BaseExcep
 def report_own_failure(
     process: WorkerProcess, held: OwnedAttempt, error: BaseException, masks: Masks = NO_MASKS
 ) -> None:
-    """Tell the ledger that an attempt is lost to an error of our own code; sends off what follows
-    from it.
+    """Report to the ledger that an attempt is lost to an error of our own code; sends off what
+    follows from it.
 
     One that could not even be claimed is left to coordinators, who send it again at a pace that
     does no harm.

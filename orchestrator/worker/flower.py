@@ -143,7 +143,10 @@ def install() -> None:
     flower.app.Events = WatchingEvents
     flower.command.Flower = WatchingFlower
     handlers: list[Any] = flower.urls.handlers
-    handlers[:] = [(it[0], GuardedMetricsPage) if _is_metrics(it) else it for it in handlers]
+    handlers[:] = [
+        (handler[0], GuardedMetricsPage) if _is_metrics(handler) else handler
+        for handler in handlers
+    ]
 
 
 def _is_metrics(handler: Any) -> bool:

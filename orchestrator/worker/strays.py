@@ -70,7 +70,7 @@ def trust_guardian() -> None:
 
 
 def watch_pool(pool: Any) -> None:
-    """Remember the pool, which knows the children that are no strays. Whenever a child has ended,
+    """Remember the pool, which knows the children that are not strays. Whenever a child has ended,
     for whatever reason, what it left behind is ended too."""
     global _pool
     _pool = pool

@@ -103,7 +103,7 @@ def _report_death(app: Celery, attempt: RunningAttempt, error: BaseException) ->
     kill_strays()  # before another attempt begins
     excess = exceeded_by(attempt.pid)
     if attempt.stop_reason:
-        return  # who stopped it tells the ledger
+        return  # whoever stopped it reports to the ledger
     process = current_process(app)
     with suppress(Exception):  # a log is less than the record of the death
         limit = process.settings.log_lines_per_attempt
@@ -115,8 +115,8 @@ def _report_death(app: Celery, attempt: RunningAttempt, error: BaseException) ->
 
 
 def _own_failure(app: Celery, held: OwnedAttempt, raised: Exception) -> str:
-    """Tell the ledger that our own code failed at an attempt, unless who stops the attempt does;
-    gives it as text.
+    """Report to the ledger that our own code failed at an attempt, unless who stops the attempt
+    does; gives it as text.
 
     If the ledger cannot be told, the attempt is over when its lease runs out.
     """

@@ -20,7 +20,7 @@ def test_doctor_tells_how_many_targets_there_are_and_what_is_wrong_with_them(pla
     assert lines == [
         "warning  alerts: slak://***: Apprise knows no service 'slak'. Did you mean 'slack'?",
         "warning  alerts: slack://$NOT_SET_HERE: the environment variable NOT_SET_HERE is not set",
-        "ok       alerts: 1 of 3 targets can be told: json://example.com",
+        "ok       alerts: 1 of 3 targets can be notified: json://example.com",
     ]
     shown = as_json.json["settings"]["alerts"]
     assert shown == ["json://example.com", "slak://***", "slack://$NOT_SET_HERE"]
@@ -29,7 +29,7 @@ def test_doctor_tells_how_many_targets_there_are_and_what_is_wrong_with_them(pla
 
 def test_doctor_says_when_nobody_is_told(place):
     assert (
-        "ok       alerts: no target is set: nobody is told when a run fails"
+        "ok       alerts: no target is set: nobody is notified when a run fails"
         in place.call("doctor").out
     )
 
@@ -115,7 +115,7 @@ def test_what_a_run_could_not_tell_is_left_to_a_coordinator(place, wait_until):
                 coordinator.terminate()
                 coordinator.communicate(timeout=120)
         assert (
-            "not everybody could be told yet that it failed: orchestrator serve goes on trying"
+            "not everybody could be notified yet that it failed: orchestrator serve goes on trying"
             in done.err
         )
         events = [event["event"] for event in place.call("events", "last", "--json").json]

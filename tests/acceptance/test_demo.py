@@ -188,7 +188,7 @@ def test_every_fault_of_the_data_is_named_at_once(demo: ModuleType, images: Any)
 
     message = str(caught.value)
     assert "5.6% of the images have missing or impossible pixels" in message
-    assert "labels that are no digits: [12]" in message
+    assert "labels that are not digits: [12]" in message
     assert "digits [3] are rarer than 5%" in message
     assert "are copies of others" in message
 

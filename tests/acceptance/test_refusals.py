@@ -39,7 +39,7 @@ FAULTS = [
     "unknown option 'retires'. Did you mean 'retries'?",
     "no pool 'gpuu'",
     "'timeout' is -1",
-    "'ValueEror' is no built-in exception. Did you mean 'ValueError'?",
+    "'ValueEror' is not a built-in exception. Did you mean 'ValueError'?",
     "'lats'",
     "step 'no-metric'",
     "'metric'",
@@ -143,8 +143,8 @@ GOOD = """
     ("given", "told"),
     [
         ([], ["param 'count' is missing; it has no default. Give an int."]),
-        (["count=many"], ["param 'count' is 'many', which is no int."]),
-        (["count=1.5"], ["param 'count' is '1.5', which is no int."]),
+        (["count=many"], ["param 'count' is 'many', which is not an int."]),
+        (["count=1.5"], ["param 'count' is '1.5', which is not an int."]),
         (["cuont=1"], ["there is no param 'cuont'. Did you mean 'count'?"]),
         (["count"], ["'count' gives no param a value. Write 'name=value'."]),
         (["count=1", "count=2"], ["param 'count' is given twice."]),
@@ -208,7 +208,7 @@ def test_settings_are_checked_by_name(tmp_path, place_in):
 
     assert done.code == 2
     assert (
-        "ORCHESTRATOR_REDIS_ULR is no variable of the orchestrator. Did you mean 'ORCHESTRATOR_RED"
+        "ORCHESTRATOR_REDIS_ULR is not a variable of the orchestrator. Did you mean 'ORCHESTRATOR_RED"
         in done.err
     )
     assert "ORCHESTRATOR_POLL_INTERVAL_S is 'fast'" in done.err

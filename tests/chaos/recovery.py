@@ -268,8 +268,13 @@ def main() -> int:
                 print(figures[-1].row(), flush=True)
     if given.json:
         shown = [
-            {"name": it.name, "target_s": it.target_s, "p95_s": it.p95, "seconds": it.seconds}
-            for it in figures
+            {
+                "name": figure.name,
+                "target_s": figure.target_s,
+                "p95_s": figure.p95,
+                "seconds": figure.seconds,
+            }
+            for figure in figures
         ]
         given.json.write_text(json.dumps(shown, indent=2))
     is_reached = all(it.p95 <= it.target_s for it in figures)

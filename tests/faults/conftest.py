@@ -119,7 +119,7 @@ def clock_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serve
 
 @pytest.fixture(scope="session")
 def runs_still() -> Callable[[int | str], bool]:
-    """Whether there is a process of that id, and it is no zombie."""
+    """Whether there is a process of that id, and it is not a zombie."""
 
     def runs_still(pid: int | str) -> bool:
         try:

@@ -124,7 +124,7 @@ def test_a_dead_worker_is_found_though_its_lease_is_of_another_hour(
     run.wait(lambda _: run.noted("hold-2") is not None, SURVIVED_S)
     run.note("go")
 
-    record = run.ended(lambda repairs: [it.kind for it in repairs] == ["attempt.lost"])
+    record = run.ended(lambda repairs: [repair.kind for repair in repairs] == ["attempt.lost"])
     assert record.state == "succeeded", run.story()
     assert len(record.steps["hold"].attempts) == 2
 

@@ -72,7 +72,7 @@ def test_an_attempt_whose_call_ended_in_time_is_not_timed_out_while_it_waits_for
     threading.Event().wait(2 * TIMEOUT_S)
     server.restart()
 
-    record = run.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs))
+    record = run.ended(lambda repairs: all(repair.kind == "message.lost" for repair in repairs))
     assert [attempt.outcome for attempt in record.steps["hold"].attempts] == [outcome], run.story()
     assert not run.events("attempt.stopped")
 
@@ -106,7 +106,7 @@ def test_time_before_the_server_went_away_counts_and_time_after_it(
     threading.Event().wait(2 * TIMEOUT_S)
     server.restart()
 
-    record = run.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs))
+    record = run.ended(lambda repairs: all(repair.kind == "message.lost" for repair in repairs))
     assert [attempt.outcome for attempt in record.steps["hold"].attempts] == ["timed_out"], (
         run.story()
     )
@@ -136,7 +136,7 @@ def test_time_in_which_the_server_is_away_counts_for_no_deadline_and_no_queue_ti
     run.wait(lambda _: run.events("clock.paused"))
     site.add_worker()
 
-    record = run.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs))
+    record = run.ended(lambda repairs: all(repair.kind == "message.lost" for repair in repairs))
     assert record.state == "succeeded", run.story()
     (paused,) = run.events("clock.paused")  # though there are two coordinators
     assert paused.fields["for_s"] > away_s / 2

@@ -121,7 +121,9 @@ def test_queues_that_are_deleted_in_mid_run_cost_time_and_no_more(site: Site) ->
     dropped = site.drop_messages()
     site.client.delete(f"_kombu.binding.{site.queue}")
 
-    record = run.ended(lambda repairs: [it.kind for it in repairs] == ["message.lost"] * dropped)
+    record = run.ended(
+        lambda repairs: [repair.kind for repair in repairs] == ["message.lost"] * dropped
+    )
     assert dropped > 10
     assert_each_ran_once(record)
     assert site.value(record, "total") == sum(range(30))
@@ -205,7 +207,7 @@ def test_messages_that_are_reordered_again_and_again_run_each_step_once(site: Si
         site.add_workers(2)
         # A list whose order means nothing may make a message look lost: then it is sent again, and
         # dropped.
-        record = run.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs))
+        record = run.ended(lambda repairs: all(repair.kind == "message.lost" for repair in repairs))
     finally:
         is_over.set()
         shuffling.join()

@@ -52,7 +52,7 @@ def test_an_outage_is_one_line_when_it_begins_and_one_when_it_is_over(
     wait_until(lambda: counts() == [2, 2, 2])  # it is said that it is over
     run.note("go")
     assert (
-        run.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs)).state
+        run.ended(lambda repairs: all(repair.kind == "message.lost" for repair in repairs)).state
         == "succeeded"
     )
     assert not any("Traceback" in text for text in logs().values()), logs()

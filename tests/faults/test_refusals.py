@@ -160,14 +160,14 @@ def test_a_server_that_refuses_for_longer_than_a_lease_costs_no_attempt(
             run.note("go")  # so the attempt ends meanwhile
             threading.Event().wait(2 * site.settings.lease_s)
 
-    record = run.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs))
+    record = run.ended(lambda repairs: all(repair.kind == "message.lost" for repair in repairs))
     assert record.state == "succeeded", run.story()
     assert {name: len(step.attempts) for name, step in record.steps.items()} == {
         "hold": 1,
         "again": 2,
         "below": 1,
     }
-    assert not [it for it in run.events() if it.kind.endswith(".refused")]
+    assert not [event for event in run.events() if event.kind.endswith(".refused")]
     assert run.ledger.log_lines(AttemptId(run.run_id, "hold", 1)) == ["before", "after"]
     assert [worker.process.pid for worker in site.workers if worker.is_alive] == main_processes
 
@@ -227,6 +227,6 @@ def test_finished_work_is_recorded_however_long_that_takes(
         wait_until(lambda: "cannot be recorded yet" in worker.log)
         threading.Event().wait(1)  # many tries
 
-    record = run.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs))
+    record = run.ended(lambda repairs: all(repair.kind == "message.lost" for repair in repairs))
     assert record.state == "succeeded", run.story()
     assert len(record.steps["hold"].attempts) == 1

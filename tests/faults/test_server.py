@@ -105,7 +105,7 @@ def test_connections_cut_again_and_again_cost_messages_at_most(server_site: Site
         threading.Event().wait(0.3)
     run.note("go")
 
-    record = run.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs))
+    record = run.ended(lambda repairs: all(repair.kind == "message.lost" for repair in repairs))
     assert record.state == "succeeded", run.story()
     assert [len(step.attempts) for name, step in record.steps.items() if name != "again"] == [
         1
@@ -128,12 +128,12 @@ def test_a_server_that_is_killed_and_started_again_loses_nothing_and_repeats_not
     server.restart()
 
     # A message that was on its way when the server died may be lost; an attempt may not.
-    record = run.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs))
+    record = run.ended(lambda repairs: all(repair.kind == "message.lost" for repair in repairs))
     assert record.state == "succeeded", run.story()
     assert [len(step.attempts) for name, step in record.steps.items() if name != "again"] == [
         1
     ] * 22
-    assert not [it for it in run.events() if it.kind.endswith(".refused")]
+    assert not [event for event in run.events() if event.kind.endswith(".refused")]
     assert site.value(record, "total") == TOTAL
     assert run.ledger.log_lines(AttemptId(run.run_id, "hold", 1)) == ["before", "after"]
 

@@ -71,7 +71,7 @@ def test_what_a_killed_worker_had_started_is_gone_in_seconds_and_its_steps_run_e
     run = site.submit(RUNNING_LONG)
     for name in ("plain", "commands", "daemon", "busy"):
         run.wait_for_note(f"{name}-began")
-    run.wait(lambda _: sum(it.name() == "sleep" for it in doomed.processes()) == 7)
+    run.wait(lambda _: sum(process.name() == "sleep" for process in doomed.processes()) == 7)
     other = site.add_worker(slots=4)
 
     doomed.kill()
@@ -435,7 +435,8 @@ def test_a_step_that_kills_every_worker_fails_after_its_budget_and_another_run_i
     )
     assert (
         site.value(
-            other.ended(lambda repairs: all(it.kind == "message.lost" for it in repairs)), "total"
+            other.ended(lambda repairs: all(repair.kind == "message.lost" for repair in repairs)),
+            "total",
         )
         == 190
     )

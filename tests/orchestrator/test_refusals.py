@@ -68,7 +68,7 @@ def test_a_refusal_without_a_code_is_known_by_its_words(text, meaning):
         "ERR Function not found",
         "EXECABORT Transaction discarded because of previous errors.",
         "UNKNOWN step -OOM of ours",
-        "OOMPH is no code",
+        "OOMPH is not a code",
     ],
 )
 def test_what_no_waiting_mends_is_no_refusal(text):

@@ -349,11 +349,11 @@ class LedgerModel:
 
     @property
     def counts(self) -> Counter[str]:
-        return Counter(it.state for it in self.steps.values())
+        return Counter(step.state for step in self.steps.values())
 
     @property
     def open(self) -> int:
-        return sum(it.state not in ENDED for it in self.steps.values())
+        return sum(step.state not in ENDED for step in self.steps.values())
 
     def queued(self) -> set[tuple[str, int]]:
         return {(step, it.attempt) for step, it in self.steps.items() if it.state == "queued"}

@@ -17,13 +17,15 @@ def check_alert_targets(settings: Settings) -> Iterator[Finding]:
             yield Finding("warning", "alerts", f"{target.label}: {target.fault}")
     if good := [target.label for target in targets if not target.fault]:
         yield Finding(
-            "ok", "alerts", f"{len(good)} of {len(targets)} targets can be told: {', '.join(good)}"
+            "ok",
+            "alerts",
+            f"{len(good)} of {len(targets)} targets can be notified: {', '.join(good)}",
         )
     elif not targets:
         yield Finding(
             "ok",
             "alerts",
-            "no target is set: nobody is told when a run fails, but by its pipeline's own",
+            "no target is set: nobody is notified when a run fails, but by its pipeline's own",
         )
 
 

@@ -88,7 +88,7 @@ function ops.lost()
 end
 
 -- put_back step attempt token owner first_us longest_us detail instead: a running attempt goes
--- back, because of something that is no fault of its step: it counts neither against the retries
+-- back, because of something that is not a fault of its step: it counts neither against the retries
 -- nor as lost. It is due again after first_us, doubled for each time before in a row, longest_us at
 -- most. Who says so shows it by the token or by being the holder's owner. `instead` '' = it may
 -- always go back; else it is the detail with which a step fails that may lose no attempt. Returns

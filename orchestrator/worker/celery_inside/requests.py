@@ -103,7 +103,7 @@ class StepRequest(Request):  # type: ignore[misc]
 
 
 def _event_instead_of_failure(error: object, attempt: RunningAttempt | None) -> str:
-    """Return the event that tells Flower of an end that is no failure, an empty text if Celery's
+    """Return the event that tells Flower of an end that is not a failure, an empty text if Celery's
     own does."""
     error = getattr(error, "exc", error) if not isinstance(error, Retry) else error
     if isinstance(error, MessageDropped):

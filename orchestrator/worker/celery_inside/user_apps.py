@@ -102,7 +102,8 @@ class user_celery_app:  # noqa: N801 (used as a function; generators cost three 
     """Let `celery.current_app` and the default app be what the pool says inside the block, and no
     task be running.
 
-    The step is no task of the user's app: what it sends has no parent, and it may wait for results.
+    The step is not a task of the user's app: what it sends has no parent, and it may wait for
+    results.
     """
 
     __slots__ = ("_before", "_name", "_pool", "_stack")

@@ -7,9 +7,9 @@ cannot be put back makes the child be replaced (`worker.renewal`). What nobody c
 that every step would pay is not held: attributes that the step replaced in modules and classes, the
 state of random generators, variables set by C code alone. docs/pipelines.md says so to users.
 
-What the user's modules change when they are imported is no step's doing: it would be missing at the
-second step, for which nothing is imported again. It stays (`adopt`) until the modules are dropped
-(`go_back`).
+What the user's modules change when they are imported is not a step's doing: it would be missing at
+the second step, for which nothing is imported again. It stays (`adopt`) until the modules are
+dropped (`go_back`).
 
 In a pool of threads only what belongs to the thread is held; the rest is shared with steps that are
 running.

@@ -87,7 +87,7 @@ def test_variables_are_text_in_user_and_password_and_a_part_of_the_url_elsewhere
     ("written", "fault"),
     [
         ("slak://secret", "Apprise knows no service 'slak'. Did you mean 'slack'?"),
-        ("secret", "it is no Apprise URL, as in 'slack://$TOKEN/#ml'."),
+        ("secret", "it is not an Apprise URL, as in 'slack://$TOKEN/#ml'."),
         ("json://", "Apprise cannot read it as an address of its service 'json'."),
         (
             "https://example.com/secret",

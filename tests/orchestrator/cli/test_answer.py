@@ -21,7 +21,7 @@ def test_every_option_for_json_keeps_standard_output_for_the_answer(name) -> Non
     def command(as_json):
         """Take the option as it should be."""
 
-    (option,) = [it for it in ALL[name].params if it.name == "as_json"]
+    (option,) = [param for param in ALL[name].params if param.name == "as_json"]
     assert option.callback.__code__ is command.params[0].callback.__code__
 
 

@@ -124,7 +124,7 @@ def test_all_faults_are_told_at_once() -> None:
             " only"
         ),
         "param name '2x' is not allowed",
-        "param 'gate' is 'x', which is no int.",
+        "param 'gate' is 'x', which is not an int.",
         "step name 'a/b' is not allowed",
         "is 201 characters long; at most 200",
         "step name 'prepare' is used twice",
@@ -193,14 +193,14 @@ def test_exceptions_are_known_by_their_true_names() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("ValueEror", "'ValueEror' is no built-in exception. Did you mean 'ValueError'?"),
+        ("ValueEror", "'ValueEror' is not a built-in exception. Did you mean 'ValueError'?"),
         (
             "json:JSONDecodeEror",
             "module 'json' has no 'JSONDecodeEror'. Did you mean 'JSONDecodeError'?",
         ),
         ("nope_at_all.Error", "there is no module 'nope_at_all'."),
-        ("json:dumps", "'json:dumps' is no exception class."),
-        ("print", "'print' is no exception class."),
+        ("json:dumps", "'json:dumps' is not an exception class."),
+        ("print", "'print' is not an exception class."),
     ],
 )
 def test_an_unknown_exception_is_a_fault(name: str, said: str) -> None:
@@ -252,7 +252,7 @@ def test_declared_params_are_checked() -> None:
     assert builder.build({"mode": "fast"}).params == {"mode": "fast", "n": 1}
     assert faults_of(builder, params={"mode": "ful", "n": 0.5}) == [
         "param 'mode' is 'ful', which is none of 'fast', 'full'. Did you mean 'full'?",
-        "param 'n' is 0.5, which is no int.",
+        "param 'n' is 0.5, which is not an int.",
     ]
 
 

@@ -132,7 +132,7 @@ steps:
         "param 'gate' has an unknown key 'defualt'. Did you mean 'default'?",
         "param 'kind': key 'type' is 'flot', but it must be 'str'",
         "Did you mean 'float'?",
-        "default: param 'n' is 'abc', which is no int.",
+        "default: param 'n' is 'abc', which is not an int.",
         "defaults has an unknown option 'retires'. Did you mean 'retries'?",
         "there is no param 'x'.",
         "step 'a' has an unknown key 'arg'. Did you mean 'args'?",
@@ -207,9 +207,9 @@ def test_a_duplicate_name_is_told_with_both_lines() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("steps:\n  1: {run: x}", "line 2: key '1' is no text. Write it in quotes: \"1\"."),
-        ("steps:\n  true: {run: x}", "line 2: key 'true' is no text."),
-        ("steps:\n  [a]: {run: x}", "line 2: key a list or mapping is no text."),
+        ("steps:\n  1: {run: x}", "line 2: key '1' is not text. Write it in quotes: \"1\"."),
+        ("steps:\n  true: {run: x}", "line 2: key 'true' is not text."),
+        ("steps:\n  [a]: {run: x}", "line 2: key a list or mapping is not text."),
         (
             "steps: {}\nparams: {x: !!timestamp 2024-01-01}",
             "line 2: '2024-01-01' (timestamp) has no JSON form.",
@@ -244,7 +244,7 @@ def test_what_json_cannot_hold_is_told(text: str, said: str) -> None:
 def test_text_that_is_no_yaml_is_told_with_its_place(text: str, said: str) -> None:
     with pytest.raises(PipelineInvalid) as caught:
         read_yaml(text, "f.yaml")
-    assert "this is no YAML" in str(caught.value)
+    assert "this is not YAML" in str(caught.value)
     assert said in str(caught.value)
 
 

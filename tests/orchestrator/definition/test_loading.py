@@ -142,7 +142,7 @@ def test_a_missing_file_is_told_with_a_guess(tmp_path: Path) -> None:
     assert "Did you mean 'churn.yaml'?" in fault_of(tmp_path / "chrun.yaml")
     assert "there is no folder" in fault_of(tmp_path / "nope" / "churn.yaml")
     (tmp_path / "churn.txt").touch()
-    assert "is no pipeline file" in fault_of(tmp_path / "churn.txt")
+    assert "is not a pipeline file" in fault_of(tmp_path / "churn.txt")
     (tmp_path / "a.py").mkdir()
     assert "is a folder" in fault_of(tmp_path / "a.py")
 

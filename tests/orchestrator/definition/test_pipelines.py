@@ -80,14 +80,14 @@ def test_all_wrong_params_are_told_at_once() -> None:
 
     assert faults[0] == "there is no param 'gat'. Did you mean 'gate'?"
     assert faults[1] == "param 'gate' is missing; it has no default. Give a float."
-    assert "param 'kinds' is 'x', which is no list[str]" in faults[2]
+    assert "param 'kinds' is 'x', which is not a list[str]" in faults[2]
     assert "param 'mode' is 'ful'" in faults[3]
-    assert "param 'share' is 2, which is no float: Input should be less than 1" in faults[4]
+    assert "param 'share' is 2, which is not a float: Input should be less than 1" in faults[4]
 
 
 @pytest.mark.parametrize("value", ["abc", "0.8", True, None])
 def test_a_plain_type_is_taken_strictly(value: Any) -> None:
-    assert faults_of(gate=value) == (f"param 'gate' is {value!r}, which is no float.",)
+    assert faults_of(gate=value) == (f"param 'gate' is {value!r}, which is not a float.",)
 
 
 def test_a_param_of_another_type_than_json_has_is_itself_in_the_function_and_in_the_pipeline() -> (
@@ -144,7 +144,7 @@ def test_wrong_text_of_the_command_line_is_told_at_once() -> None:
         parse_params(["gate=abc", "nope", "kind=[]", "share=[", "note=a", "note=b"], churn)
 
     faults = caught.value.faults
-    assert faults[0] == "param 'gate' is 'abc', which is no float."
+    assert faults[0] == "param 'gate' is 'abc', which is not a float."
     assert faults[1] == "'nope' gives no param a value. Write 'name=value'."
     assert faults[2] == "there is no param 'kind'. Did you mean 'kinds'?"
     assert faults[3].startswith("param 'share' is '['")

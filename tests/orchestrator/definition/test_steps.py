@@ -230,7 +230,7 @@ def test_a_function_that_a_worker_cannot_reach_is_a_fault() -> None:
     assert "a lambda cannot be reached from a worker; define it at module level" in a
     assert ", which is nested, cannot be reached from a worker" in b
     assert "step 'c'" in c
-    assert "5 is no function" in d
+    assert "5 is not a function" in d
 
 
 def test_a_name_leads_to_the_function_inside_a_step(tmp_path: Any, monkeypatch: Any) -> None:

@@ -33,7 +33,7 @@ def test_a_claim_holds_the_step_for_its_lease(ledger: Ledger) -> None:
     report = ledger.advance_due(run_id)
 
     assert report.expired == (ExpiredLease("b", 1, "v", "c", started["b"], is_stopping=False),)
-    assert {it.step: it.lease_until_us for it in ledger.leased(run_id)} == {
+    assert {attempt.step: attempt.lease_until_us for attempt in ledger.leased(run_id)} == {
         "a": started["a"] + 60_000_000, "b": started["b"]
     }  # fmt: skip
     assert report.ready == ()
@@ -111,9 +111,9 @@ def test_whoever_was_replaced_neither_commits_nor_logs_and_both_are_recorded(
 
     state = "running" if has_begun else "queued"
     refusals = [
-        (it.kind, it.attempt, it.fields)
-        for it in ledger.events(run_id)
-        if it.kind.endswith(".refused")
+        (event.kind, event.attempt, event.fields)
+        for event in ledger.events(run_id)
+        if event.kind.endswith(".refused")
     ]
     assert refusals == [
         ("commit.refused", 1, {"outcome": "succeeded", "state": state, "token": old}),
@@ -174,7 +174,9 @@ def test_a_step_may_lose_as_many_attempts_as_its_options_say(ledger: Ledger) -> 
 
     assert states_of(ledger, run_id) == {"one": "failed", "five": "failed"}
     errors = [
-        it.fields["error"]["message"] for it in ledger.events(run_id) if it.kind == "step.failed"
+        event.fields["error"]["message"]
+        for event in ledger.events(run_id)
+        if event.kind == "step.failed"
     ]
     assert errors[0] == "killed by signal 9"  # there is no number to tell
     assert errors[1].endswith("(lost attempt 5 of 5: it is not tried again)")

@@ -1,5 +1,5 @@
-"""An attempt that its worker could not do, for a reason that is no fault of its step, goes back and
-is due later."""
+"""An attempt that its worker could not do, for a reason that is not a fault of its step, goes back
+and is due later."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_what_succeeded_is_kept_and_all_else_runs_as_a_new_attempt(ledger: Ledge
     assert run_state(ledger, run_id) == "succeeded"
     assert ledger.outputs(run_id) == {"a": '"a1"', "b": '"b2"', "c": '"c1"', "d": '"d1"'}
     record = read_record(ledger, run_id)
-    assert {step: [it.attempt for it in of.attempts] for step, of in record.steps.items()} == {
+    assert {step: [attempt.attempt for attempt in of.attempts] for step, of in record.steps.items()} == {
         "a": [1], "b": [1, 2], "c": [1], "d": [1]
     }  # fmt: skip
     assert (record.state, record.resumes) == (RunState.SUCCEEDED, 1)

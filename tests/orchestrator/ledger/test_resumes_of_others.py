@@ -70,7 +70,10 @@ def test_a_step_that_comes_back_counts_its_attempts_on(ledger: Ledger) -> None:
     claim = ledger.claim(AttemptId(run_id, "a", 2), "c", "w")
     assert isinstance(claim, Claim)
     assert claim.uncounted == 1
-    assert [it.attempt for it in read_record(ledger, run_id).steps["a"].attempts] == [1, 2]
+    assert [attempt.attempt for attempt in read_record(ledger, run_id).steps["a"].attempts] == [
+        1,
+        2,
+    ]
     assert verify_run(ledger, run_id).violations == ()
 
 

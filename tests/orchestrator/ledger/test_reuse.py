@@ -278,7 +278,7 @@ FORGERIES: dict[str, tuple[Callable[[Ledger, str], None], str]] = {
     "but the ledger has it from"),
     "a step that the ledger runs": (on_key("reused", "HDEL", "a"),
     "but the ledger has it from None"),
-    "a run that is no rerun": (on_key("run", "HDEL", "rerun_of"),
+    "a run that is not a rerun": (on_key("run", "HDEL", "rerun_of"),
     "the run does not say that it is a rerun"),
     "a run that is not named": (on_key("run", "HSET", "reuses", "[]"),
     "the run does not say that it is a rerun"),
@@ -308,8 +308,8 @@ def test_verify_finds_a_step_that_was_taken_over_below_one_that_runs(ledger: Led
     run_id, _ = rerun(ledger, graph(UPSTREAM, RULES), old, "ad")
 
     assert any(
-        "but its upstream 'b' is not taken over" in it
-        for it in verify_run(ledger, run_id).violations
+        "but its upstream 'b' is not taken over" in violation
+        for violation in verify_run(ledger, run_id).violations
     )
 
 

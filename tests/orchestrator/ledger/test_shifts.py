@@ -52,7 +52,7 @@ def test_a_run_is_shifted_once_by_each_step_of_the_clock(ledger, by_us) -> None:
         "retrying": by_us, "queued": by_us, "sent": by_us, "deadline": by_us
     }  # fmt: skip
     assert abs(after["leased"] - ledger.now_us()) < LEASE_S * 1e6
-    (shifted,) = [it for it in ledger.events(run_id) if it.kind == "clock.shifted"]
+    (shifted,) = [event for event in ledger.events(run_id) if event.kind == "clock.shifted"]
     assert shifted.fields["by_s"] * 1e6 == by_us
     now = read_record(ledger, run_id)
     # the record's times are not shifted
@@ -136,7 +136,7 @@ def test_an_absence_of_the_server_is_added_to_the_limits_once_whoever_saw_it(led
     assert added["deadline"] == added["queued"]
     assert 17_000_000 <= added["deadline"] < 18_000_000
     assert (added["leased"], added["retrying"], added["sent"]) == (0, 0, 0)
-    (paused,) = [it for it in ledger.events(run_id) if it.kind == "clock.paused"]
+    (paused,) = [event for event in ledger.events(run_id) if event.kind == "clock.paused"]
     assert 17 <= paused.fields["for_s"] < 18
     assert not verify_run(ledger, run_id).violations
 

@@ -95,7 +95,7 @@ def test_a_cancelled_attempt_keeps_its_lease_until_it_is_gone(ledger: Ledger) ->
     ledger.cancel(run_id, "enough")
     held = OwnedAttempt(AttemptId(run_id, "a", 1), owner_of("w", "i", 1))
 
-    assert [it.step for it in ledger.stopping(run_id)] == ["a", "b"]
+    assert [attempt.step for attempt in ledger.stopping(run_id)] == ["a", "b"]
     assert not ledger.advance_due(run_id).is_over
     ledger.report_stopped(
         OwnedAttempt(AttemptId(run_id, "b", 1), owner_of("w", "i", 2)), {"how": "it was another"}
@@ -131,7 +131,7 @@ def test_a_cancelled_attempt_whose_worker_is_gone_is_over_when_somebody_says_tha
     # Should it live after all, it is told to stop, is waited for again, and commits nothing.
     held = OwnedAttempt(AttemptId(run_id, "a", 1), "w")
     assert ledger.renew([held], 60.0) == {held: "cancelled"}
-    assert [it.step for it in ledger.stopping(run_id)] == ["a"]
+    assert [attempt.step for attempt in ledger.stopping(run_id)] == ["a"]
     assert isinstance(
         ledger.commit(AttemptId(run_id, "a", 1), token, "w", Outcome.SUCCEEDED), Refusal
     )

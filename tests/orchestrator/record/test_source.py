@@ -41,15 +41,15 @@ class Rows:
             "insert into events values (?, ?, ?, ?, ?, ?, ?)",
             [
                 (
-                    it.id,
+                    event.id,
                     run_id,
-                    it.kind.value,
-                    it.at_us,
-                    it.step,
-                    it.attempt,
-                    json.dumps(dict(it.fields)),
+                    event.kind.value,
+                    event.at_us,
+                    event.step,
+                    event.attempt,
+                    json.dumps(dict(event.fields)),
                 )
-                for it in ledger.events(run_id)
+                for event in ledger.events(run_id)
             ],
         )
 

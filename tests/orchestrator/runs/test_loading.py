@@ -49,6 +49,6 @@ def test_an_alert_that_nobody_could_send_is_a_fault_without_its_secrets(
     assert (
         service == "alerts[1], slak://***: Apprise knows no service 'slak'. Did you mean 'slack'?"
     )
-    assert no_url == "alerts[3], ***: it is no Apprise URL, as in 'slack://$TOKEN/#ml'."
+    assert no_url == "alerts[3], ***: it is not an Apprise URL, as in 'slack://$TOKEN/#ml'."
     assert short.startswith("alerts[4], $A_SECRET: Apprise cannot use it: ")
     assert "secret" not in str(caught.value)

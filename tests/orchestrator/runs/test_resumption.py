@@ -273,7 +273,7 @@ def test_a_step_that_comes_back_is_run_and_counts_its_attempts_on(
     }  # fmt: skip
     end(ledger, run_id, "b c d")
     attempts = {
-        name: [it.attempt for it in step.attempts]
+        name: [attempt.attempt for attempt in step.attempts]
         for name, step in read_record(ledger, run_id).steps.items()
     }
     assert attempts == {"a": [1], "b": [1, 2], "c": [1, 2], "d": [1, 2, 3]}

@@ -59,7 +59,7 @@ FAULTS = [
     "the connection is cut at a publish",
     "the pool is closed",
     "the pool is broken",
-    "the queue is no list",
+    "the queue is not a list",
 ]
 
 
@@ -85,7 +85,7 @@ def broken(
             app.pool.force_close_all()
         elif fault == "the pool is broken":
             app.conf.broker_transport_options |= {"health_check_interval": "often"}
-        elif fault == "the queue is no list":
+        elif fault == "the queue is not a list":
             with app.connection_for_write() as connection:
                 connection.default_channel.client.set(list_key(chosen.queue_of(), 3), "text")
         yield app

@@ -66,7 +66,7 @@ def test_the_config_file_can_be_named_or_switched_off(tmp_path: Path) -> None:
 
     assert load_settings(tmp_path, {"ORCHESTRATOR_CONFIG": "other.toml"}).flower_port == 1003
     assert load_settings(tmp_path, {"ORCHESTRATOR_CONFIG": ""}).flower_port == 5555
-    assert "no-such.toml, which is no file" in faults_of(
+    assert "no-such.toml, which is not a file" in faults_of(
         tmp_path, {"ORCHESTRATOR_CONFIG": "no-such.toml"}
     )
 
@@ -114,13 +114,13 @@ def test_every_unknown_name_is_refused_at_once_with_a_guess(tmp_path: Path) -> N
 
     assert message.startswith("settings have 4 faults\n")
     assert (
-        "ORCHESTRATOR_REDIS_ULR is no variable of the orchestrator. Did you mean"
+        "ORCHESTRATOR_REDIS_ULR is not a variable of the orchestrator. Did you mean"
         " 'ORCHESTRATOR_REDIS_URL'?" in message
     )
-    assert "ORCHESTRATOR_POOLS__CPU__QEUE is no known setting. Did you mean 'queue'?" in message
-    assert f"'flowr_port' in {path} is no known setting. Did you mean 'flower_port'?" in message
+    assert "ORCHESTRATOR_POOLS__CPU__QEUE is not a known setting. Did you mean 'queue'?" in message
+    assert f"'flowr_port' in {path} is not a known setting. Did you mean 'flower_port'?" in message
     assert (
-        f"'pools.cpu.concurency' in {path} is no known setting. Did you mean 'concurrency'?"
+        f"'pools.cpu.concurency' in {path} is not a known setting. Did you mean 'concurrency'?"
         in message
     )
 

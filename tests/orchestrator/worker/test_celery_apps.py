@@ -175,7 +175,7 @@ def test_a_task_of_an_app_of_the_users_own_goes_there(
 
     assert record.state == "succeeded"
     (message,) = sites[site].ledger.client.lrange(queue, 0, -1)
-    assert '"parent_id": null' in message  # the step is no task of theirs
+    assert '"parent_id": null' in message  # the step is not a task of theirs
 
 
 @pytest.mark.parametrize(

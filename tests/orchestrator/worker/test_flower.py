@@ -327,7 +327,11 @@ def test_metrics_do_not_grow_with_the_names_of_steps(
 def test_what_is_replaced_in_flower_is_there(owner: Any, names: list[Any]) -> None:
     assert [name for name in names if not hasattr(owner, name)] == []
     assert (
-        sum(isinstance(it, tuple) and it[1] is Metrics for it in flower_package.urls.handlers) == 1
+        sum(
+            isinstance(handler, tuple) and handler[1] is Metrics
+            for handler in flower_package.urls.handlers
+        )
+        == 1
     )
 
 

@@ -150,7 +150,10 @@ def test_steps_get_the_text_through_retries_and_as_part_of_other_values(used: An
     assert {name: step.state.value for name, step in record.steps.items()} == dict.fromkeys(
         ("use", "read", "again"), "succeeded"
     ), [step.attempts[-1].error for step in record.steps.values()]
-    assert [it.outcome.value for it in record.steps["use"].attempts] == ["failed", "succeeded"]
+    assert [attempt.outcome.value for attempt in record.steps["use"].attempts] == [
+        "failed",
+        "succeeded",
+    ]
 
 
 def test_a_secret_is_in_one_key_while_the_run_goes_on_and_nowhere_afterwards(

@@ -136,10 +136,10 @@ class Workers(Doing):
         chosen = self.rng.sample(self.held, self.rng.randint(0, min(4, len(self.held))))
         held = [
             OwnedAttempt(
-                AttemptId(self.run_id, it.step, it.attempt),
-                it.owner if self.rng.random() < 0.8 else self._owner(),
+                AttemptId(self.run_id, fromkey.step, fromkey.attempt),
+                fromkey.owner if self.rng.random() < 0.8 else self._owner(),
             )
-            for it in dict.fromkeys(chosen)
+            for fromkey in dict.fromkeys(chosen)
         ]
         lasts = self.rng.random() < 0.6
         for _ in self._times():

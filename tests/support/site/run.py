@@ -141,7 +141,7 @@ class Run:
             ]
             assert len(successes) == (step.state == "succeeded"), f"{name}: {self.story()}"
             assert all(attempt.ended_at_us for attempt in step.attempts), f"{name}: {self.story()}"
-        self._check_repairs([it for it in events if it.kind in REPAIRS], repairs)
+        self._check_repairs([event for event in events if event.kind in REPAIRS], repairs)
         return record
 
     def _check_repairs(

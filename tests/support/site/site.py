@@ -2,8 +2,8 @@
 be done.
 
 Every process that is started for a site bears the site's mark in its environment, and so does all
-that its steps start, wherever it is adopted: whatever bears the mark and is no worker's own process
-was left behind.
+that its steps start, wherever it is adopted: whatever bears the mark and is not a worker's own
+process was left behind.
 """
 
 from __future__ import annotations
