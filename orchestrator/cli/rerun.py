@@ -53,9 +53,9 @@ def _plan(installation: Installation, used: Settings, finished: Finished, asked:
     from orchestrator.runs.submission import new_run_id
 
     run, run_id = finished.run, new_run_id()
-    plan, _ = plan_of(
+    plan = plan_of(
         definition_of(run, asked.params, say), asked.params, used, run.params, ask_secrets
-    )
+    ).plan
     planned = plan_rerun(
         finished, plan, used, asked.from_steps, has_artifact=look_for_artifacts(installation, used)
     )

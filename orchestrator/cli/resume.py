@@ -62,9 +62,9 @@ def _plan(installation: Installation, used: Settings, run: StoredRun, asked: Ask
     if installation.ledger.stopping(run.run_id):
         click.echo(f"run {run.run_id}: waiting until its cancelled steps are stopped", err=True)
         wait_for_stopping(installation.ledger, used, run.run_id)
-    plan, _ = plan_of(
+    plan = plan_of(
         definition_of(run, asked.params, say), asked.params, used, run.params, ask_secrets
-    )
+    ).plan
     resumption = plan_resume(
         run,
         plan,

@@ -42,12 +42,14 @@ def run(
             # An invalid pipeline needs no server. Without one, our worker starts up while the
             # pipeline is loaded.
             plan = (
-                load_plan(target, params, settings, ask_secrets)[0] if settings.redis_url else None
+                load_plan(target, params, settings, ask_secrets).plan
+                if settings.redis_url
+                else None
             )
             with workplace(settings, workers) as (installation, local):
                 from orchestrator.runs.submission import new_run_id, submit
 
-                plan = plan or load_plan(target, params, settings, ask_secrets)[0]
+                plan = plan or load_plan(target, params, settings, ask_secrets).plan
                 run_id, used = new_run_id(), local.settings if local else settings
                 record, code = follow_to_the_end(
                     installation,

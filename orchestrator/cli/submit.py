@@ -27,7 +27,7 @@ def submit(target: str, params: tuple[str, ...], as_json: bool) -> None:
     from orchestrator.runs.surroundings import unserved_steps
 
     reserve_stdout()  # for the id
-    plan, _ = load_plan(target, params, current_settings(), ask_secrets)
+    plan = load_plan(target, params, current_settings(), ask_secrets).plan
     with open_installation() as installation:
         ledger, app = installation.ledger, installation.app
         refuse_older(ledger.client, ledger.prefix)

@@ -52,64 +52,51 @@ class Definition(Protocol):
 
 
 @dataclass(frozen=True)
-class BuiltDefinition:
-    """A pipeline that was built already, with its params bound."""
-
-    pipeline: Pipeline
-
-    @property
-    def name(self) -> str:
-        return self.pipeline.name
-
-    @property
-    def description(self) -> str:
-        return self.pipeline.description
-
-    @property
-    def params(self) -> Mapping[str, Param]:
-        return {}
-
-    def build(
-        self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None
-    ) -> Pipeline:
-        faults = [
-            f"param {name!r} cannot be given: the pipeline was built with its params."
-            for name in params or {}
-        ]
-        for step in self.pipeline.steps.values():
-            pool = step.options.pool
-            if pools is not None and pool is not None and pool not in pools:
-                faults.append(
-                    f"step {step.name!r}: there is no pool {pool!r}.{names_hint(pool, pools)}"
-                )
-        if faults:
-            raise PipelineInvalid(self.name, faults)
-        return self.pipeline
-
-
-@dataclass(frozen=True)
 class LoadedDefinition:
-    """A definition and the folder from which its functions are imported."""
+    """What a file or a module holds, and the folder from which its functions are imported. A
+    pipeline that was built there already takes no params."""
 
-    definition: Definition
+    source: PipelineFunction | PipelineBuilder | PipelineFile | Pipeline
     import_path: str | None
 
     @property
     def name(self) -> str:
-        return self.definition.name
+        return self.source.name
 
     @property
     def description(self) -> str:
-        return self.definition.description
+        return self.source.description
 
     @property
     def params(self) -> Mapping[str, Param]:
-        return self.definition.params
+        return {} if isinstance(self.source, Pipeline) else self.source.params
 
     def build(
         self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None
     ) -> Pipeline:
-        return replace(self.definition.build(params, pools=pools), import_path=self.import_path)
+        if isinstance(self.source, Pipeline):
+            pipeline = _checked(self.source, params or {}, pools)
+        else:
+            pipeline = self.source.build(params, pools=pools)
+        return replace(pipeline, import_path=self.import_path)
+
+
+def _checked(
+    pipeline: Pipeline, params: Collection[str], pools: Collection[str] | None
+) -> Pipeline:
+    faults = [
+        f"param {name!r} cannot be given: the pipeline was built with its params."
+        for name in params
+    ]
+    for step in pipeline.steps.values():
+        pool = step.options.pool
+        if pools is not None and pool is not None and pool not in pools:
+            faults.append(
+                f"step {step.name!r}: there is no pool {pool!r}.{names_hint(pool, pools)}"
+            )
+    if faults:
+        raise PipelineInvalid(pipeline.name, faults)
+    return pipeline
 
 
 def absolute_target(target: str) -> str:
@@ -356,31 +343,30 @@ def _shown(file: str | None) -> str:
 def _definition_in(
     module: ModuleType, name: str | None, target: str, path: str | None
 ) -> Definition:
-    found: dict[str, Definition] = {}
-    for variable, value in vars(module).items():
-        definition = BuiltDefinition(value) if isinstance(value, Pipeline) else value
-        if isinstance(definition, PipelineFunction | PipelineBuilder | BuiltDefinition):
-            found[variable] = definition
-    by_name = {definition.name: definition for definition in found.values()}
+    found = {
+        variable: value
+        for variable, value in vars(module).items()
+        if isinstance(value, PipelineFunction | PipelineBuilder | Pipeline)
+    }
+    by_name = {source.name: source for source in found.values()}
     if name is not None:
-        settings = found.get(name) or by_name.get(name)
-        if settings is None:
+        named = found.get(name) or by_name.get(name)
+        if named is None:
             hint = did_you_mean(name, {**found, **by_name}) or names_hint(name, found)
             raise PipelineInvalid(
                 target, [f"module {module.__name__!r} holds no pipeline {name!r}.{hint}"]
             )
-        return LoadedDefinition(settings, path)
+        return LoadedDefinition(named, path)
     own = {
-        variable: definition
-        for variable, definition in found.items()
-        if not isinstance(definition, PipelineFunction)
-        or definition.function.__module__ == module.__name__
+        variable: source
+        for variable, source in found.items()
+        if not isinstance(source, PipelineFunction) or source.function.__module__ == module.__name__
     }
     candidates = own or found
     if not candidates:
         hint = "Write a function with @pipeline, or a PipelineBuilder."
         raise PipelineInvalid(target, [f"module {module.__name__!r} holds no pipeline. {hint}"])
-    different = {id(getattr(value, "pipeline", value)) for value in candidates.values()}
+    different = {id(source) for source in candidates.values()}
     if len(different) > 1:
         held = f"{len(different)} pipelines: {', '.join(candidates)}"
         raise PipelineInvalid(

@@ -20,7 +20,7 @@ def worker_command(
 
     `app` is a module whose `app` is served instead of ours; it must be on PYTHONPATH.
     """
-    settings = ("--app", app) if app else ()
+    served = ("--app", app) if app else ()
     options = ["-Q", ",".join(queues), "-c", str(slots), "-n", f"{name}@%h", "--pool", pool_type]
     quiet = ["--without-gossip", "--without-mingle"]
-    return service_command(WORKER, *settings, *options, *quiet, "--loglevel", log_level)
+    return service_command(WORKER, *served, *options, *quiet, "--loglevel", log_level)

@@ -6,6 +6,7 @@ import importlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from orchestrator.alerts.targets import read_target
 from orchestrator.definition.loading import Definition, load, parse_params
@@ -22,6 +23,13 @@ from orchestrator.wording import punctuated
 OWN_MODULES = ("kombu.transport.redis", "orchestrator.messages.app", "psutil", "redis", "rich.live")
 
 
+class CompiledPlan(NamedTuple):
+    """A plan, and the seconds that compiling it took."""
+
+    plan: Plan
+    compile_s: float
+
+
 Ask = Callable[[Sequence[str]], Mapping[str, str]]
 
 
@@ -32,9 +40,8 @@ def nobody_to_ask(names: Sequence[str]) -> Mapping[str, str]:
 
 def load_plan(
     target: str, pairs: Sequence[str], settings: Settings, ask: Ask = nobody_to_ask
-) -> tuple[Plan, float]:
-    """Return the compiled plan and the seconds that compiling took. Raises PipelineInvalid with
-    every fault."""
+) -> CompiledPlan:
+    """Return the plan of what is at FILE[:NAME]. Raises PipelineInvalid with every fault."""
     return plan_of(load_definition(target), pairs, settings, ask=ask)
 
 
@@ -59,9 +66,8 @@ def plan_of(
     settings: Settings,
     recorded: ReadParams | None = None,
     ask: Ask = nobody_to_ask,
-) -> tuple[Plan, float]:
-    """Return the compiled plan of a definition and the seconds that compiling took. Raises
-    PipelineInvalid.
+) -> CompiledPlan:
+    """Return the plan of a definition. Raises PipelineInvalid.
 
     `recorded` are params of an earlier time, which are taken as they are; `pairs` are stronger, and
     those that are not declared any more are left. `ask` gets the names of secret params that are
@@ -93,7 +99,7 @@ def plan_of(
         raise PipelineInvalid(pipeline.name, faults)
     began = time.perf_counter()
     plan = compile_pipeline(pipeline)
-    return plan, time.perf_counter() - began
+    return CompiledPlan(plan, time.perf_counter() - began)
 
 
 def _secrets_asked_for(definition: Definition, params: ReadParams, ask: Ask) -> ReadParams:

@@ -60,7 +60,7 @@ def load_settings(
     variables.pop(STEP_VARIABLE, None)
     file = _config_file(folder, variables.pop(CONFIG_VARIABLE, None))
     variables = {name: value for name, value in variables.items() if value}
-    settings = {name: value for name, value in (overrides or {}).items() if value is not None}
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
 
     faults = unknown_variables(variables, (CONFIG_VARIABLE, STEP_VARIABLE))
     from_file = _read_file(file) if file else {}
@@ -69,7 +69,7 @@ def load_settings(
     data["pools"] = _read_pools(variables, faults, otherwise=from_file.get("pools", {"cpu": {}}))
     if "pools" in from_env:
         data["pools"] = _merge_pools(data["pools"], from_env["pools"])
-    data |= settings
+    data |= given
     data.setdefault("data_dir", ".orchestrator")
     for name in FOLDERS:
         if isinstance(data.get(name), str | Path):
@@ -80,7 +80,7 @@ def load_settings(
     except ValidationError as invalid:
         for error in invalid.errors():
             path = tuple(str(part) for part in error["loc"])
-            faults.append(setting_fault(error, path, origin_of(path, settings, variables, file)))
+            faults.append(setting_fault(error, path, origin_of(path, given, variables, file)))
     if faults:
         raise SettingsInvalid(
             "\n  ".join([f"settings have {counted(len(faults), 'fault')}", *faults])
