@@ -125,7 +125,7 @@ from orchestrator.worker.main import stopping
 from orchestrator.worker.app import app
 
 FOLDER = pathlib.Path(__file__).parent
-process_of, tell = stopping.current_process, stopping._tell
+process_of, tell = stopping.current_process, stopping._report
 
 def late(app):
     (FOLDER / "stopping").touch()
@@ -137,7 +137,7 @@ def tell_and_note(*told):
     tell(*told)
     (FOLDER / "told").touch()
 
-stopping.current_process, stopping._tell = late, tell_and_note
+stopping.current_process, stopping._report = late, tell_and_note
 """)
     site.at_work(slots=1, app="late_app")
     run = site.submit("""
