@@ -17,6 +17,7 @@ OrchestratorError             what the user can mend; commands print it without 
 ├── OlderVersionThere         workers or coordinators of version 0.1 have to be stopped first
 ├── PoolUnknown               no setting names that pool
 ├── WorkerNameTaken           another worker has that name
+├── RunFailed                 a run that a program waited for has not succeeded
 └── StoreRefused              the artifact folder is not the installation's store, or cannot be used
 
 What an attempt of a step fails with, beside the step's own errors
@@ -112,6 +113,14 @@ class FormatUnknown(OrchestratorError):
 
 class ResumeRefused(OrchestratorError):
     """A run cannot be resumed now, or not as it was asked for."""
+
+
+class RunFailed(OrchestratorError):
+    """A run has not succeeded. `run_id`, `state` and `cause` say which, how it is, and why."""
+
+    def __init__(self, run_id: str, state: str, cause: str) -> None:
+        super().__init__(f"run {run_id} is {state}: {cause}")
+        self.run_id, self.state, self.cause = run_id, state, cause
 
 
 class RerunRefused(OrchestratorError):

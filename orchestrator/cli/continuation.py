@@ -17,11 +17,11 @@ from orchestrator.cli.foreground import (
     stop_signals,
     warn_of_slots,
     workers_option,
-    workplace,
 )
 from orchestrator.cli.main import INTERRUPTED
 from orchestrator.cli.params import TakesParams, param_option
 from orchestrator.installation import Installation, open_installation
+from orchestrator.runs.workplace import workplace
 from orchestrator.settings.model import Settings
 from orchestrator.settings.sources import current_settings
 

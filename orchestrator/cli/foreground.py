@@ -18,15 +18,13 @@ from orchestrator.cli.answer import answer
 from orchestrator.cli.main import INTERRUPTED
 from orchestrator.cli.progress import progress_for
 from orchestrator.cli.summary import summary_text
-from orchestrator.cores import available_cores
 from orchestrator.errors import LocalWorkerError
-from orchestrator.installation import Installation, open_installation
+from orchestrator.installation import Installation
 from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.presence import refuse_older
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import OwnedAttempt
-from orchestrator.local.workers import LocalWorkers, local_workers
+from orchestrator.local.workers import LocalWorkers
 from orchestrator.processes.dispositions import heeded
 from orchestrator.record.as_json import record_json
 from orchestrator.record.run import RunRecord, read_record, read_skeleton
@@ -36,7 +34,6 @@ from orchestrator.settings.model import Settings
 from orchestrator.wording import are
 
 NOT_SUCCEEDED = 1
-RETRIES = 30  # of a call while the server is away, up to 2 s apart
 STOPPING_SLACK_S = 3.0  # beyond the grace of steps that are asked to stop
 
 
@@ -72,28 +69,6 @@ def stop_signals() -> Iterator[Interruption]:
         for name, handler in zip(names, before, strict=True):
             signal.signal(name, handler)
         sys.stdout.flush()
-
-
-@contextlib.contextmanager
-def workplace(
-    settings: Settings,
-    slots: int | None,
-    check: Callable[[Installation], object] = lambda installation: None,
-) -> Iterator[tuple[Installation, LocalWorkers | None]]:
-    """Return a installation, and with it workers of our own unless a server is configured, whose
-    workers run the steps.
-
-    `check` may raise before any worker is started.
-    """
-    with contextlib.ExitStack() as stack:
-        installation = stack.enter_context(open_installation(RETRIES))
-        check(installation)
-        refuse_older(installation.ledger.client, installation.ledger.prefix)
-        local = None
-        if settings.redis_url is None:
-            slots = slots or max(2, available_cores())
-            local = stack.enter_context(local_workers(settings, installation.redis_url, slots))
-        yield installation, local
 
 
 def workers_option() -> Callable[[Any], Any]:

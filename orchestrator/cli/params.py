@@ -3,17 +3,85 @@ otherwise."""
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 from click.exceptions import NoSuchOption
 
+FILE_PARAMS = "orchestrator.params_file"
+
 
 def param_option(about: str = "A param of the run.") -> Callable[[Any], Any]:
-    return click.option("-p", "--param", "params", multiple=True, metavar="KEY=VALUE", help=about)
+    """Return the options -p and --params-file; both come as key=value texts in `params`."""
+
+    def add(function: Any) -> Any:
+        given = click.option(
+            "-p", "--param", "params", multiple=True, metavar="KEY=VALUE", help=about, callback=_all
+        )
+        of_file = click.option(
+            "--params-file",
+            type=click.Path(dir_okay=False),
+            metavar="FILE",
+            is_eager=True,
+            expose_value=False,
+            callback=_read_file,
+            help="Params as a YAML or JSON mapping; -p is stronger.",
+        )
+        return given(of_file(function))
+
+    return add
+
+
+def _read_file(ctx: click.Context, option: click.Parameter, path: str | None) -> None:
+    if path is None:
+        return
+    from orchestrator.definition.yaml_text import read_json, read_yaml
+
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path} cannot be read: {error}", ctx, option) from None
+    values, faults = (read_json if path.endswith(".json") else read_yaml)(text, path)
+    if not faults and not isinstance(values, dict):
+        faults = [f"{path} holds no mapping of params to values"]
+    if faults:
+        raise click.BadParameter(" ".join(faults), ctx, option)
+    ctx.meta[FILE_PARAMS] = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in values.items()
+    }
+
+
+def _all(ctx: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the params of the file that no -p gives, then those of -p."""
+    stronger = {pair.partition("=")[0] for pair in pairs}
+    of_file: dict[str, str] = ctx.meta.get(FILE_PARAMS, {})
+    return (*(f"{name}={text}" for name, text in of_file.items() if name not in stronger), *pairs)
+
+
+def labels_option(about: str = "A label, to find the run by.") -> Callable[[Any], Any]:
+    return click.option(
+        "--label",
+        "labels",
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=lambda ctx, option, pairs: _labels(pairs),
+        help=about,
+    )
+
+
+def _labels(pairs: Sequence[str]) -> dict[str, str]:
+    from orchestrator.runs.finding import read_labels
+
+    try:
+        return read_labels(pairs)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def ask_secrets(names: Sequence[str]) -> Mapping[str, str]:

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.summary import SKIP_REASON, duration_text, stopped_text, unserved_text
+from orchestrator.cli.summary import SKIP_REASON, stopped_text, unserved_text
 from orchestrator.error_card import error_line
 from orchestrator.ledger.details import (
     Decided,
@@ -35,7 +35,7 @@ from orchestrator.ledger.details import (
 from orchestrator.ledger.events import STEP_STATES, Event, EventKind
 from orchestrator.ledger.states import StepState
 from orchestrator.record.run import RunRecord
-from orchestrator.times import clock_text
+from orchestrator.times import clock_text, duration_text
 from orchestrator.wording import and_more, counted, punctuated
 
 if TYPE_CHECKING:

@@ -11,23 +11,29 @@ from orchestrator.cli.foreground import (
     stop_signals,
     warn_of_slots,
     workers_option,
-    workplace,
 )
 from orchestrator.cli.main import INTERRUPTED
-from orchestrator.cli.params import TakesParams, ask_secrets, param_option
+from orchestrator.cli.params import TakesParams, ask_secrets, labels_option, param_option
 from orchestrator.definition.loading import absolute_target
 from orchestrator.runs.loading import load_plan
+from orchestrator.runs.workplace import workplace
 from orchestrator.settings.sources import current_settings
 
 
 @click.command(cls=TakesParams)
 @click.argument("target", metavar="FILE[:NAME]")
 @param_option()
+@labels_option()
 @workers_option()
 @json_option("Print the run's record as JSON at its end.")
 @click.pass_context
 def run(
-    ctx: click.Context, target: str, params: tuple[str, ...], workers: int | None, as_json: bool
+    ctx: click.Context,
+    target: str,
+    params: tuple[str, ...],
+    labels: dict[str, str],
+    workers: int | None,
+    as_json: bool,
 ) -> None:
     """Run a pipeline to its end.
 
@@ -63,6 +69,7 @@ def run(
                         used,
                         run_id,
                         absolute_target(target),
+                        labels,
                     ),
                     as_json=as_json,
                 )

@@ -10,21 +10,22 @@ import click
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cli.answer import answer, json_option
-from orchestrator.cli.summary import SKIP_REASON, duration_text, repairs_text, summary_text
+from orchestrator.cli.params import labels_option
+from orchestrator.cli.summary import SKIP_REASON, repairs_text, summary_text
 from orchestrator.error_card import ErrorCard
 from orchestrator.errors import RunNotFound, names_hint
 from orchestrator.installation import open_installation
 from orchestrator.ledger.details import Started
 from orchestrator.ledger.events import RUN_ENDS, Event, EventKind
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.states import StepState
+from orchestrator.ledger.states import RunState, StepState
 from orchestrator.record.as_json import record_json
 from orchestrator.record.received_json import differences_text
 from orchestrator.record.run import RunRecord, StepRecord, read_record
-from orchestrator.runs.finding import find_run
+from orchestrator.runs.finding import RunFilter, find_run, labels_in, list_runs
 from orchestrator.runs.reasons import brief
 from orchestrator.runs.surroundings import Surroundings, look_around
-from orchestrator.times import rfc3339
+from orchestrator.times import duration_text, moment_us, rfc3339
 
 LISTED = 5  # of a list in an event's detail
 _OPEN = (StepState.WAITING, StepState.QUEUED, StepState.RUNNING, StepState.RETRYING)
@@ -32,6 +33,10 @@ _run_argument = click.argument("run_text", metavar="RUN")
 
 
 @click.command()
+@click.option("--pipeline", default="", metavar="NAME", help="Only runs of this pipeline.")
+@click.option("--state", type=click.Choice([state.value for state in RunState]), help="Only these.")
+@labels_option("Only runs with this label.")
+@click.option("--since", metavar="TIME", help="Not older than: 2026-11-30, 12h, 7d.")
 @click.option(
     "--limit",
     default=20,
@@ -40,12 +45,21 @@ _run_argument = click.argument("run_text", metavar="RUN")
     help="Show at most so many.",
 )
 @json_option()
-def runs(limit: int, as_json: bool) -> None:
-    """List runs, newest first."""
+def runs(
+    pipeline: str,
+    state: str | None,
+    labels: dict[str, str],
+    since: str | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List runs, newest first. `show` looks closer at one."""
     with open_installation() as installation:
+        ledger = installation.ledger
+        since_us = _since_us(since, ledger.now_us()) if since else 0
+        wanted = RunFilter(pipeline, RunState(state) if state else None, labels, since_us)
         listed = [
-            (run_id, installation.ledger.run_fields(run_id))
-            for run_id in installation.ledger.recent_runs(limit)
+            (run_id, ledger.run_fields(run_id)) for run_id in list_runs(ledger, wanted, limit)
         ]
     rows: list[dict[str, Any]] = [
         {
@@ -54,6 +68,7 @@ def runs(limit: int, as_json: bool) -> None:
             "state": fields["state"],
             "created_at": rfc3339(int(fields["created_at"])),
             "ended_at": rfc3339(_time(fields, "ended_at")),
+            **({"labels": labels_in(fields)} if fields.get("labels") else {}),
             "duration": duration_text(int(fields["created_at"]), _time(fields, "ended_at")),
             "steps": {
                 name[2:]: int(count)
@@ -77,7 +92,8 @@ def runs(limit: int, as_json: bool) -> None:
             f" ({counts})"
         )
     if not rows:
-        click.echo("there is no run yet", err=True)
+        asked = pipeline or state or labels or since
+        click.echo("there is no such run" if asked else "there is no run yet", err=True)
 
 
 @click.command()
@@ -221,6 +237,13 @@ def _log_text(entry: Mapping[str, Any], *, with_numbers: bool) -> list[str]:
         [f"… {dropped:,} earlier {'line' if dropped == 1 else 'lines'} dropped"] if dropped else []
     )
     return [*missing, *numbered, *_error_lines(entry.get("error"))]
+
+
+def _since_us(text: str, now_us: int) -> int:
+    try:
+        return moment_us(text, now_us)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--since") from None
 
 
 def _time(fields: dict[str, str], name: str) -> int | None:

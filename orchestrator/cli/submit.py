@@ -7,7 +7,7 @@ import json
 import click
 
 from orchestrator.cli.answer import answer, json_option, reserve_stdout
-from orchestrator.cli.params import TakesParams, ask_secrets, param_option
+from orchestrator.cli.params import TakesParams, ask_secrets, labels_option, param_option
 from orchestrator.cli.summary import unserved_text
 from orchestrator.definition.loading import absolute_target
 from orchestrator.installation import open_installation
@@ -19,8 +19,9 @@ from orchestrator.settings.sources import current_settings
 @click.command(cls=TakesParams)
 @click.argument("target", metavar="FILE[:NAME]")
 @param_option()
+@labels_option()
 @json_option()
-def submit(target: str, params: tuple[str, ...], as_json: bool) -> None:
+def submit(target: str, params: tuple[str, ...], labels: dict[str, str], as_json: bool) -> None:
     """Start a run, print its id, and leave it to the workers of the server."""
     from orchestrator.record.run import read_record
     from orchestrator.runs.submission import submit as submit_plan
@@ -32,7 +33,12 @@ def submit(target: str, params: tuple[str, ...], as_json: bool) -> None:
         ledger, app = installation.ledger, installation.app
         refuse_older(ledger.client, ledger.prefix)
         run_id = submit_plan(
-            plan, ledger, app, installation.settings, target=absolute_target(target)
+            plan,
+            ledger,
+            app,
+            installation.settings,
+            target=absolute_target(target),
+            labels=labels,
         )
         for unserved in unserved_steps(ledger, read_record(ledger, run_id).steps):
             click.echo(unserved_text(unserved), err=True)

@@ -13,7 +13,7 @@ from orchestrator.artifacts.plain import shown_output
 from orchestrator.error_card import error_line
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.record.run import AttemptRecord, RunRecord
-from orchestrator.times import span_text
+from orchestrator.times import duration_text
 from orchestrator.wording import LINE_CHARS, and_more, counted, listed
 
 if TYPE_CHECKING:
@@ -169,10 +169,3 @@ def unserved_text(unserved: Unserved) -> str:
     steps = unserved.steps
     why = unserved.hindrance or f"no worker serves pool {unserved.pool}"
     return f"waiting: {why} (step {listed(steps, 1)})"
-
-
-def duration_text(began_us: int | None, ended_us: int | None) -> str:
-    """Return the time between two moments; empty while either is unknown."""
-    if began_us is None or ended_us is None:
-        return ""
-    return span_text(ended_us - began_us)

@@ -23,6 +23,7 @@ from orchestrator.definition.params import (
 from orchestrator.definition.pipeline import OutputRef, ParamRef, Pipeline, ShellCall, Template
 from orchestrator.definition.placeholder import Placeholder, needed_step, without_placeholders
 from orchestrator.definition.references import parse_command
+from orchestrator.definition.running import RunsLocally
 from orchestrator.definition.steps import StepFunction
 from orchestrator.definition.validation import validation_faults
 from orchestrator.definition.wire import NotWireable, from_wire, references, to_wire
@@ -43,7 +44,7 @@ def checked_pipeline_options(deadline: object, alerts: object) -> tuple[Pipeline
         )
 
 
-class PipelineBuilder:
+class PipelineBuilder(RunsLocally):
     """A pipeline under construction.
 
     `params` are plain values, or `Param`s where a type, choices or no default are wanted; steps

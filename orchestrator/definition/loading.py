@@ -168,6 +168,24 @@ def parse_params(pairs: Iterable[str], definition: Definition) -> ReadParams:
     return ReadParams(values)
 
 
+def read_params(values: Mapping[str, Any], definition: Definition) -> ReadParams:
+    """Return the values validated, so that `build` takes them as they are; raises PipelineInvalid
+    with every fault."""
+    read: dict[str, Any] = {}
+    faults = []
+    for name, value in values.items():
+        if name not in definition.params:
+            faults.append(f"there is no param {name!r}.{names_hint(name, definition.params)}")
+            continue
+        try:
+            read[name] = definition.params[name].read(value)
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise PipelineInvalid(definition.name, faults)
+    return ReadParams(read)
+
+
 def _read_text(param: Param, text: str) -> Any:
     if param.is_secret:
         return param.read(_secret_text(param.name, text))

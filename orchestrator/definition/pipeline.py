@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator.definition.options import StepOptions
+from orchestrator.definition.running import RunsLocally
 
 
 class TriggerRule(StrEnum):
@@ -19,9 +20,8 @@ class TriggerRule(StrEnum):
 
     ALL_SUCCESS = "all_success"  # every upstream succeeded
     ALL_DONE = "all_done"  # every upstream has ended, however
-    ONE_FAILED = (  # at least one upstream failed; starts at once, without waiting for the rest
-        "one_failed"
-    )
+    # at least one upstream failed; starts at once, without waiting for the rest
+    ONE_FAILED = "one_failed"
     NONE_FAILED = "none_failed"  # every upstream has ended and none failed (skipped is fine)
     ALWAYS = "always"  # every upstream has ended, whatever happened; never earlier than that
 
@@ -87,7 +87,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Pipeline:
+class Pipeline(RunsLocally):
     """A checked pipeline with the params of one run bound to it.
 
     `steps` keeps the order in which the user listed them. `import_path` is the folder that holds

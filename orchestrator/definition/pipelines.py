@@ -15,13 +15,14 @@ from orchestrator.definition.callables import NoStep, import_path
 from orchestrator.definition.params import Param, bind_params, params_of_function, recorded_params
 from orchestrator.definition.pipeline import Pipeline
 from orchestrator.definition.placeholder import SecretPlaceholder, site_being_built
+from orchestrator.definition.running import RunsLocally
 from orchestrator.definition.secrets import SecretValue
 from orchestrator.errors import OrchestratorError, PipelineInvalid, PipelineMisuse
 
 _PACKAGE = str(Path(__file__).resolve().parent)
 
 
-class PipelineFunction(NoStep):
+class PipelineFunction(NoStep, RunsLocally):
     """A function whose calls of steps make a pipeline, and whose parameters are its params."""
 
     hint = (

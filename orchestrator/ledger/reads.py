@@ -71,6 +71,20 @@ class LedgerReads:
                 break
         return found[:limit]
 
+    def newest_runs(self, fields: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+        """Yield id and these fields of all runs, newest first, read a page at a time."""
+        place = 0
+        while run_ids := self._listed_runs(place, RUNS_PAGE):
+            place += len(run_ids)
+            with self.client.pipeline(transaction=False) as pipe:
+                for run_id in run_ids:
+                    pipe.hmget(self.key(run_id, "run"), "state", *fields)
+                rows = pipe.execute()
+            for run_id, (state, *values) in zip(run_ids, rows, strict=True):
+                if state:  # one that is being submitted is in the list, and has none yet
+                    held = zip(fields, values, strict=True)
+                    yield run_id, {name: value for name, value in held if value is not None}
+
     def runs_that_begin_with(self, text: str) -> list[str]:
         """Return the ids of runs that begin so, newest first, as far as RUNS_LOOKED_AT."""
         listed = [

@@ -23,6 +23,7 @@ def record_json(record: RunRecord) -> dict[str, Any]:
         "pipeline": record.pipeline,
         "state": record.state.value,
         "params": plain_json(record.params),
+        **({"labels": dict(record.labels)} if record.labels else {}),
         "created_at": rfc3339(record.created_at_us),
         "started_at": rfc3339(record.started_at_us),
         "ended_at": rfc3339(record.ended_at_us),

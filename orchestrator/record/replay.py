@@ -34,7 +34,6 @@ _RUN_FOLLOWS: dict[EventKind, Collection[RunState | None]] = {
     **{kind: {RunState.QUEUED, RunState.RUNNING} for kind in RUN_ENDS},
 }
 _WITHOUT_ATTEMPT = {StepState.UPSTREAM_FAILED, StepState.SKIPPED}
-_BAD = {StepState.FAILED, StepState.UPSTREAM_FAILED, StepState.CANCELLED}
 _REPLACED = {  # event -> the state that its step gets next, and how people are told
     EventKind.ATTEMPT_LOST: (StepState.QUEUED, "was lost or handed over"),
     EventKind.ATTEMPT_HANDED_OVER: (StepState.QUEUED, "was lost or handed over"),

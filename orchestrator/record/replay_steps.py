@@ -15,6 +15,7 @@ from orchestrator.ledger.events import (
 )
 from orchestrator.ledger.states import STEP_TRANSITIONS, Outcome, RunState, StepState
 from orchestrator.ledger.values import Reused
+from orchestrator.record.rules import BAD, verdict_of
 from orchestrator.wording import and_more
 
 _STEP_STATES: dict[EventKind, StepState] = {
@@ -28,7 +29,6 @@ _RUN_FOLLOWS: dict[EventKind, Collection[RunState | None]] = {
     **{kind: {RunState.QUEUED, RunState.RUNNING} for kind in RUN_ENDS},
 }
 _WITHOUT_ATTEMPT = {StepState.UPSTREAM_FAILED, StepState.SKIPPED}
-_BAD = {StepState.FAILED, StepState.UPSTREAM_FAILED, StepState.CANCELLED}
 _REPLACED = {  # event -> the state that its step gets next, and how people are told
     EventKind.ATTEMPT_LOST: (StepState.QUEUED, "was lost or handed over"),
     EventKind.ATTEMPT_HANDED_OVER: (StepState.QUEUED, "was lost or handed over"),
@@ -157,7 +157,7 @@ class StepReplay:
         ups = [
             up
             for up in self.upstream[event.step]
-            if state is StepState.SKIPPED or self.state_of(up) in _BAD
+            if state is StepState.SKIPPED or self.state_of(up) in BAD
         ]
         may_be = {self._causes.get(up, up) for up in ups}
         if state is StepState.SKIPPED and self.rules[event.step] == "one_failed":
@@ -225,20 +225,7 @@ class StepReplay:
 
     def verdict(self, step: str) -> StepState:
         """Return what a waiting step must be by its rule, as its upstreams are now."""
-        rule, states = self.rules[step], {self.state_of(up) for up in self.upstream[step]}
-        has_bad, is_waiting = (
-            not states.isdisjoint(_BAD),
-            not all(state.is_ended for state in states),
-        )
-        if has_bad and rule in ("all_success", "none_failed"):
-            return StepState.UPSTREAM_FAILED
-        if has_bad and rule == "one_failed":
-            return StepState.QUEUED
-        if is_waiting:
-            return StepState.WAITING
-        if rule == "one_failed" or (rule == "all_success" and StepState.SKIPPED in states):
-            return StepState.SKIPPED
-        return StepState.QUEUED
+        return verdict_of(self.rules[step], {self.state_of(up) for up in self.upstream[step]})
 
     def _reason(self, step: str, verdict: StepState) -> str:
         states = {up: self.state_of(up) for up in self.upstream[step]}

@@ -228,6 +228,7 @@ class RunRecord:
     gone: dict[str, StepRecord] = field(default_factory=dict, repr=False)
     events: int = 0
     rerun_of: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def apply(self, events: Iterable[Event]) -> None:
         """Take in the next events of the run. What an event that makes no sense would say is left
@@ -365,6 +366,7 @@ def read_skeleton(source: EventSource, run_id: str) -> RunRecord:
         outputs={},
         specs=specs,
         rerun_of=fields.get("rerun_of"),
+        labels=json.loads(fields.get("labels") or "{}"),
     )
 
 

@@ -1,9 +1,19 @@
-"""Which run is meant by what a person wrote."""
+"""Which run is meant by what a person wrote, and which runs there are of a kind."""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
 from orchestrator.errors import RunNotFound
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.states import RunState
+
+LABEL = re.compile(r"[A-Za-z0-9._-]{1,63}")
+LABEL_CHARS = 200
+_FILTERED = ("state", "pipeline", "created_at", "labels")
 
 
 def find_run(ledger: Ledger, text: str) -> str:
@@ -27,3 +37,53 @@ def find_run(ledger: Ledger, text: str) -> str:
     newest = ledger.recent_runs(1)
     hint = f"The newest is {newest[0]}." if newest else "There is no run yet."
     raise RunNotFound(f"there is no run {text!r}. {hint}")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs are asked for: of one pipeline, in one state, with these labels, created at or
+    after `since_us`. What is empty asks for all."""
+
+    pipeline: str = ""
+    state: RunState | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    since_us: int = 0
+
+    def takes(self, fields: Mapping[str, str]) -> bool:
+        """Return whether a run with these fields is asked for."""
+        if self.pipeline and fields["pipeline"] != self.pipeline:
+            return False
+        if self.state and fields["state"] != self.state:
+            return False
+        return not self.labels or self.labels.items() <= labels_in(fields).items()
+
+
+def list_runs(ledger: Ledger, wanted: RunFilter, limit: int) -> Iterator[str]:
+    """Yield the ids of the runs that are asked for, newest first, at most `limit`."""
+    left = limit
+    for run_id, fields in ledger.newest_runs(_FILTERED):
+        if not left or int(fields["created_at"]) < wanted.since_us:
+            return
+        if wanted.takes(fields):
+            left -= 1
+            yield run_id
+
+
+def labels_in(fields: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels of a run."""
+    labels: dict[str, str] = json.loads(fields.get("labels") or "{}")
+    return labels
+
+
+def read_labels(pairs: Iterable[str]) -> dict[str, str]:
+    """Return the labels that "key=value" texts give. Raises ValueError with a sentence."""
+    labels = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not LABEL.fullmatch(name) or len(value) > LABEL_CHARS:
+            raise ValueError(
+                f"{pair!r} is not a label. Write 'name=value': a name of letters, digits, '.', '_'"
+                f" and '-', a value of at most {LABEL_CHARS} characters."
+            )
+        labels[name] = value
+    return labels

@@ -3,6 +3,7 @@ coordinator."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -46,9 +47,10 @@ def follow(
     screen: Screen,
     local: LocalWorkers | None,
     after: str = "0",
+    within_s: float = math.inf,
 ) -> None:
     """Follow a run until it has ended. Raises LocalWorkerError when workers of our own cannot be
-    started again.
+    started again, and TimeoutError when it has not ended `within_s` seconds.
 
     `record` takes in its events behind `after`. `local` are workers of our own, which are started
     again when they die.
@@ -64,7 +66,9 @@ def follow(
     )
     is_ended = False  # a run that is resumed had ended before
     while not is_ended:
-        pause_s = min(poll_s, max(LEAST_PAUSE_S, next_visit - time.monotonic()))
+        left_s = began + within_s - time.monotonic()
+        pause_s = min(poll_s, left_s, next_visit - time.monotonic())
+        pause_s = max(LEAST_PAUSE_S, pause_s)
         if events := ledger.wait_for_events(run_id, after, pause_s):
             after = events[-1].id
             record.apply(events)
@@ -77,6 +81,8 @@ def follow(
                 # read events together: one by one they would cost a core that steps need
                 time.sleep(EVENTS_PAUSE_S)
         now = time.monotonic()
+        if now - began > within_s:
+            raise TimeoutError(f"run {run_id} has not ended within {within_s:g} s")
         if now >= next_visit:
             next_visit = now + visitor.visit(run_id)
             if local and not local.alive():

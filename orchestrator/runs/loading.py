@@ -6,12 +6,12 @@ import importlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from orchestrator.alerts.targets import read_target
-from orchestrator.definition.loading import Definition, load, parse_params
+from orchestrator.definition.loading import Definition, load, parse_params, read_params
 from orchestrator.definition.params import ReadParams
-from orchestrator.definition.pipeline import Pipeline
+from orchestrator.definition.pipeline import FunctionCall, Pipeline
 from orchestrator.definition.secrets import SecretValue
 from orchestrator.definition.typed import Unkept
 from orchestrator.errors import PipelineInvalid
@@ -62,18 +62,22 @@ def import_own_modules() -> None:
 
 def plan_of(
     definition: Definition,
-    pairs: Sequence[str],
+    given: Sequence[str] | Mapping[str, Any],
     settings: Settings,
     recorded: ReadParams | None = None,
     ask: Ask = nobody_to_ask,
 ) -> CompiledPlan:
     """Return the plan of a definition. Raises PipelineInvalid.
 
-    `recorded` are params of an earlier time, which are taken as they are; `pairs` are stronger, and
+    `given` are key=value texts, or values by name. `recorded` are params of an earlier time, which
+    are taken as they are; `given` are stronger, and
     those that are not declared any more are left. `ask` gets the names of secret params that are
     missing, and returns those that somebody knows.
     """
-    params = parse_params(pairs, definition)
+    if isinstance(given, Mapping):
+        params = read_params(given, definition)
+    else:
+        params = parse_params(given, definition)
     if recorded is not None:
         params = (
             ReadParams({name: recorded[name] for name in recorded if name in definition.params})
@@ -95,7 +99,12 @@ def plan_of(
             ],
         )
     pipeline = definition.build(params, pools=settings.pools)
-    if faults := [*_timeouts_in_vain(pipeline, settings), *_alerts_in_vain(pipeline)]:
+    faults = [
+        *_out_of_reach(pipeline),
+        *_timeouts_in_vain(pipeline, settings),
+        *_alerts_in_vain(pipeline),
+    ]
+    if faults:
         raise PipelineInvalid(pipeline.name, faults)
     began = time.perf_counter()
     plan = compile_pipeline(pipeline)
@@ -112,6 +121,17 @@ def _secrets_asked_for(definition: Definition, params: ReadParams, ask: Ask) -> 
     return ReadParams(
         {name: SecretValue(text) for name, text in ask(missing).items()} if missing else {}
     )
+
+
+def _out_of_reach(pipeline: Pipeline) -> list[str]:
+    """Return a fault for each step whose function only this process has, as one of a notebook."""
+    return [
+        f"step {name!r}: function {step.call.uses.partition(':')[2]!r} was typed into this session,"
+        " where no worker finds it. Write it into a file (in a notebook: %%writefile steps.py) and"
+        " import it from there; run_local() runs it here."
+        for name, step in pipeline.steps.items()
+        if isinstance(step.call, FunctionCall) and step.call.uses.startswith("__main__:")
+    ]
 
 
 def _timeouts_in_vain(pipeline: Pipeline, settings: Settings) -> list[str]:

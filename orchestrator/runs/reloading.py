@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.marker import read_marker
 from orchestrator.artifacts.reference import Artifact
@@ -26,13 +26,13 @@ NAMED_STEPS = 5  # of each kind that there is something to tell about
 
 
 def definition_of(
-    run: StoredRun, params: Sequence[str], say: Callable[[str], object]
+    run: StoredRun, params: Sequence[str] | Mapping[str, Any], say: Callable[[str], object]
 ) -> Definition:
     """Return the pipeline as it is now where it was loaded from; where there is nothing any more,
     as it was recorded.
 
-    `params` are key=value texts; `say` is given why the recorded one is taken. Raises
-    PipelineInvalid.
+    `params` are key=value texts, or values by name; `say` is given why the recorded one is taken.
+    Raises PipelineInvalid.
     """
     from orchestrator.runs.stored import StoredDefinition
 
@@ -47,7 +47,7 @@ def definition_of(
         else "the record does not say where its pipeline is from"
     )
     recorded = StoredDefinition(run)
-    names = [name for name in (pair.partition("=")[0] for pair in params) if name in run.params]
+    names = [name for name in (it.partition("=")[0] for it in params) if name in run.params]
     if fixed := [name for name in names if name not in recorded.params]:
         raise PipelineInvalid(
             recorded.name,

@@ -158,6 +158,8 @@ def rerun(ledger: Ledger, app: Celery, planned: Rerun, run_id: str) -> None:
         "rerun_of": planned.of,
         "reuses": json.dumps(sorted(sources)),
     }
+    if labels := planned.finished.run.fields.get("labels"):
+        fields["labels"] = labels
     heads = [plan.chains[index][0] for index in plan.roots]
     roots = [step for step in heads if step not in set(planned.reused)]
     chains = ledger.start(run_id, _with_reused(planned), roots, fields)

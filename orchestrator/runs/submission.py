@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from celery import Celery
@@ -36,20 +37,20 @@ def submit(
     settings: Settings,
     run_id: str | None = None,
     target: str = "",
+    labels: Mapping[str, str] | None = None,
 ) -> str:
     """Start a run of the plan and give its id. The run is in the ledger, whole, before its first
     message is sent.
 
     `target` tells a later resume where the pipeline was loaded from: an absolute FILE[:NAME], or a
-    module.
+    module. `labels` are for people to find the run by, beside those of the settings.
     """
     run_id = run_id or new_run_id()
-    chains = ledger.start(
-        run_id,
-        staged_steps(plan, settings),
-        [plan.chains[index][0] for index in plan.roots],
-        run_fields(plan, settings, run_id, target),
-    )
+    fields = run_fields(plan, settings, run_id, target)
+    if labels := {**settings.labels, **(labels or {})}:
+        fields["labels"] = json_text(labels)
+    roots = [plan.chains[index][0] for index in plan.roots]
+    chains = ledger.start(run_id, staged_steps(plan, settings), roots, fields)
     Dispatcher(app).send(run_id, chains)
     return run_id
 

@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     inline_output_bytes: int = Field(
         4096, ge=0, description="Largest JSON output kept in the ledger itself, in bytes."
     )
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="labels that each run gets which is submitted here"
+    )
     log_lines_per_attempt: int = Field(
         1000, ge=0, description="Last log lines kept for each attempt."
     )

@@ -43,7 +43,9 @@ PAGES = [
     "workers/README.md",
     *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
 ]
-CODE_PAGES = ["README.md", "docs/pipelines.md", "docs/operations.md", "docs/recovery.md"]
+CODE_PAGES = [
+    "README.md", "docs/pipelines.md", "docs/operations.md", "docs/recovery.md", "docs/python.md"
+]  # fmt: skip
 LIMIT_S = 60.0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 
 import pytest
 
@@ -25,10 +26,11 @@ NET = """
 def waiting(tmp_path_factory, place_in, shared_redis_url, wait_until):
     """A place on a server with one worker for pool cpu and none for gpu, where a run has come as
     far as it can."""
-    queues = {pool: f"why-{os.getpid()}-{pool}" for pool in ("cpu", "gpu")}
+    name = f"why-{os.getpid()}-{time.monotonic_ns()}"  # a set-up may come twice in one process
+    queues = {pool: f"{name}-{pool}" for pool in ("cpu", "gpu")}
     variables = {
         "ORCHESTRATOR_REDIS_URL": shared_redis_url,
-        "ORCHESTRATOR_KEY_PREFIX": f"why-{os.getpid()}",
+        "ORCHESTRATOR_KEY_PREFIX": name,
         "ORCHESTRATOR_POOLS": (
             "{" + ", ".join(f'"{k}": {{"queue": "{q}"}}' for k, q in queues.items()) + "}"
         ),

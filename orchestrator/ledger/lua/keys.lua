@@ -24,7 +24,7 @@
 --                                   timeouts), tended_at (only with limits), rerun_of (the run that
 --                                   this one is a rerun of), reuses (JSON list: the runs whose
 --                                   outputs it has taken over), secrets (JSON list: the params that
---                                   are secret), v (format)
+--                                   are secret), labels (JSON: name -> text), v (format)
 --   {prefix}:{RUN}:graph    hash    step -> JSON: x place in the user's order, u upstreams (count,
 --                                   absent = 0), n next step of its chain, t trigger rule (absent =
 --                                   all_success), q queue, p priority, s level of the broker's list

@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.artifacts.outputs import decode_output
 from orchestrator.artifacts.plain import plain_json
 from orchestrator.artifacts.values import ArtifactStore
+from orchestrator.definition.paths import value_at
 from orchestrator.definition.pipeline import OutputRef, ParamRef
 from orchestrator.definition.wire import from_wire, to_wire
 from orchestrator.errors import SecretsLost
@@ -52,7 +53,7 @@ class _Values:
             self._decoded[step] = decode_output(
                 self._claim.outputs.get(step, ""), self._store, self._secret
             )
-        return _walk(self._decoded[step], path, f"output of step {step!r}")
+        return value_at(self._decoded[step], path, f"output of step {step!r}")
 
     def _secret(self, name: str, path: tuple[str | int, ...]) -> str:
         """Return a secret that an output holds."""
@@ -66,7 +67,7 @@ class _Values:
     def param(self, name: str, path: tuple[str | int, ...]) -> Any:
         secret = (self._claim.secrets or {}).get(name)
         value = from_wire(self._claim.params[name]) if secret is None else secret
-        return _walk(value, path, f"param {name!r}")
+        return value_at(value, path, f"param {name!r}")
 
     def of_reference(self, reference: OutputRef | ParamRef) -> Any:
         """Return the value for a command: that of a param is plain JSON."""
@@ -74,17 +75,3 @@ class _Values:
             return self.output(reference.step, reference.path)
         value = self.param(reference.param, reference.path)
         return value if type(value) is str else plain_json(to_wire(value, typed=True))
-
-
-def _walk(value: Any, path: tuple[str | int, ...], what: str) -> Any:
-    for key in path:
-        try:
-            value = value[key]
-        except (KeyError, IndexError, TypeError):
-            has = (
-                f"its keys are {', '.join(map(repr, value))[:200]}"
-                if isinstance(value, dict)
-                else f"it is a {type(value).__name__}"
-            )
-            raise KeyError(f"the {what} has no {key!r}; {has}") from None
-    return value

@@ -1,0 +1,116 @@
+"""Submitting, running and finding runs from Python, on the same functions as the commands."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from orchestrator.definition.builder import PipelineBuilder
+from orchestrator.definition.loading import Definition, LoadedDefinition, absolute_target
+from orchestrator.definition.pipeline import Pipeline
+from orchestrator.definition.pipelines import PipelineFunction
+from orchestrator.errors import PipelineInvalid
+from orchestrator.handles.place import here
+from orchestrator.handles.run import Run
+from orchestrator.ledger.states import RunState
+from orchestrator.runs.finding import RunFilter, find_run
+from orchestrator.runs.finding import list_runs as find_runs
+from orchestrator.runs.loading import load_definition, plan_of
+from orchestrator.runs.submission import submit as submit_plan
+
+Source = str | PipelineFunction | PipelineBuilder | Pipeline
+NEWEST = 20
+
+
+def submit(
+    source: Source,
+    /,
+    *,
+    params: Mapping[str, Any] | None = None,
+    labels: Mapping[str, str] | None = None,
+    **more: Any,
+) -> Run:
+    """Start a run and return it; it goes on while somebody waits for it, or a coordinator runs.
+
+    `source` is a pipeline, or FILE[:NAME] as the commands take it. Params are given as keywords or
+    in `params`; `labels` are for finding the run again. Raises PipelineInvalid with every fault,
+    ServerUnreachable.
+    """
+    place = here()
+    settings = place.settings_to_run()
+    definition, target = _definition_and_target(source)
+    plan = plan_of(definition, {**(params or {}), **more}, settings).plan
+    installation = place.installation
+    run_id = submit_plan(
+        plan, installation.ledger, installation.app, settings, target=target, labels=labels
+    )
+    return Run(run_id)
+
+
+def run(
+    source: Source,
+    /,
+    *,
+    params: Mapping[str, Any] | None = None,
+    labels: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    check: bool = True,
+    **more: Any,
+) -> Run:
+    """Run a pipeline to its end and return the run. Raises what `submit` raises, RunFailed when it
+    has not succeeded (unless `check` is false), and TimeoutError after `timeout` seconds: then the
+    run goes on. A KeyboardInterrupt cancels it."""
+    started = submit(source, params=params, labels=labels, **more)
+    try:
+        return started.wait(timeout, check=check)
+    except KeyboardInterrupt:
+        started.cancel(reason="interrupted")
+        raise
+
+
+def open_run(run_id: str) -> Run:
+    """Return a run by its id, the beginning of one, or "last". Raises RunNotFound."""
+    return Run(find_run(here().installation.ledger, run_id))
+
+
+def list_runs(
+    *,
+    pipeline: str = "",
+    state: str | RunState | None = None,
+    labels: Mapping[str, str] | None = None,
+    since: datetime | None = None,
+    limit: int = NEWEST,
+) -> list[Run]:
+    """Return runs, newest first, at most `limit`: of one pipeline, in one state, with these labels,
+    created at or after `since`, where these are given. Raises ValueError for an unknown state."""
+    wanted = RunFilter(
+        pipeline,
+        None if state is None else RunState(state),
+        labels or {},
+        0 if since is None else round(since.timestamp() * 1e6),
+    )
+    return [Run(run_id) for run_id in find_runs(here().installation.ledger, wanted, limit)]
+
+
+def _definition_and_target(source: Source) -> tuple[Definition, str]:
+    if isinstance(source, str):
+        return load_definition(source), absolute_target(source)
+    if not isinstance(source, PipelineFunction | PipelineBuilder | Pipeline):
+        raise PipelineInvalid(
+            repr(source),
+            ["this is not a pipeline. Give one, or where it is: FILE[:NAME]"],
+        )
+    return LoadedDefinition(source, source.import_path), _target_of(source)
+
+
+def _target_of(source: PipelineFunction | PipelineBuilder | Pipeline) -> str:
+    """Return where a later resume finds the pipeline again; "" if that is not known."""
+    if not isinstance(source, PipelineFunction):
+        return ""
+    try:
+        file = inspect.getsourcefile(source.function)
+    except TypeError:
+        file = None
+    return f"{file}:{source.name}" if file and file.endswith(".py") else ""
