@@ -321,7 +321,7 @@ class Settings(BaseSettings):
                         for key, pool in self.pools.items()
                     }
                 )
-            elif name == "alerts":
+            elif isinstance(value, dict | tuple):
                 value = json.dumps(value)
             elif isinstance(value, SecretStr):
                 value = value.get_secret_value()

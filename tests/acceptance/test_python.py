@@ -135,7 +135,7 @@ def test_waiting_has_a_limit_and_a_run_can_be_cancelled(tmp_path: Path) -> None:
     late, cancelled, after = python(tmp_path, WAITING)
 
     assert str(late["late"]).endswith("has not ended within 0.5 s")
-    assert late["state"] == "running"
+    assert late["state"] in ("queued", "running")
     assert cancelled == {"cancelled": "cancelled", "reason": "cancelled from Python"}
     assert after == {"after": "succeeded"}
 

@@ -69,6 +69,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "broker_key_prefix": st.from_regex(r"[A-Za-z0-9._:{}-]{0,12}", fullmatch=True),
     "celery_events": st.booleans(),
     "inline_output_bytes": st.integers(0, 10**12),
+    "labels": st.dictionaries(NAMES, TEXTS, max_size=3),
     "log_lines_per_attempt": st.integers(0, 10**12),
     "shell_output_mb": COUNTS,
     "visibility_timeout_s": st.integers(86_400, 10**12),
