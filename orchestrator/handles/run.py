@@ -63,7 +63,7 @@ class Run:
         """The params, as plain JSON."""
         from orchestrator.artifacts.plain import plain_json
 
-        shown: dict[str, Any] = plain_json(self.record.params)
+        shown: dict[str, Any] = plain_json(self.record.params_wire)
         return shown
 
     @property

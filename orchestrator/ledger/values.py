@@ -83,7 +83,7 @@ class Claim:
 
     token: int
     spec: StepSpec
-    params: dict[str, Any]
+    params_wire: dict[str, Any]
     import_path: str
     pipeline: str
     uncounted: int  # attempts before this one that do not count against the step's retries

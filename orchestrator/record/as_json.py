@@ -22,7 +22,7 @@ def record_json(record: RunRecord) -> dict[str, Any]:
         "run_id": record.run_id,
         "pipeline": record.pipeline,
         "state": record.state.value,
-        "params": plain_json(record.params),
+        "params": plain_json(record.params_wire),
         **({"labels": dict(record.labels)} if record.labels else {}),
         "created_at": rfc3339(record.created_at_us),
         "started_at": rfc3339(record.started_at_us),
@@ -65,7 +65,7 @@ def _given_json(record: RunRecord, step: str) -> dict[str, Any]:
     differences = record.differences(step)
     return {
         "arguments": arguments_json(received),
-        "params": params_json(received.params),
+        "params": params_json(received.params_wire),
         **({"other_arguments": differences_json(differences)} if differences else {}),
     }
 
@@ -97,7 +97,7 @@ def _given_before_json(record: RunRecord, step: str, attempt: AttemptRecord) -> 
         or received == record.received(step, last)
     ):
         return {}
-    return {"arguments": arguments_json(received), "params": params_json(received.params)}
+    return {"arguments": arguments_json(received), "params": params_json(received.params_wire)}
 
 
 def _stopped_json(stopped: Mapping[str, Any]) -> dict[str, Any]:

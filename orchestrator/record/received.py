@@ -38,7 +38,7 @@ class Received:
     """What an attempt was given. Specs and params are in the wire form."""
 
     spec: StepSpec
-    params: Mapping[str, Any]
+    params_wire: Mapping[str, Any]
     sources: Mapping[str, Source]
 
     @property
@@ -97,7 +97,7 @@ class Received:
         return named
 
     def _param(self, name: str, path: tuple[str | int, ...]) -> Any:
-        value = from_wire(self.params.get(name), is_lenient=True)
+        value = from_wire(self.params_wire.get(name), is_lenient=True)
         for part in path:
             try:
                 value = value[part]

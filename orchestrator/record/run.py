@@ -212,7 +212,7 @@ class RunRecord:
     run_id: str
     pipeline: str
     state: RunState
-    params: dict[str, Any]
+    params_wire: dict[str, Any]
     created_at_us: int
     started_at_us: int | None
     ended_at_us: int | None
@@ -294,13 +294,13 @@ class RunRecord:
         params = self.past.params_at(attempt.resumes)
         return self._received(
             self.specs[step] if spec is None else spec,
-            self.params if params is None else params,
+            self.params_wire if params is None else params,
             attempt.began_place,
         )
 
     def would_receive(self, step: str) -> Received:
         """Return what the step would be given if it ran now."""
-        return self._received(self.specs[step], self.params, self.events + 1)
+        return self._received(self.specs[step], self.params_wire, self.events + 1)
 
     def differences(self, step: str) -> dict[str, tuple[Any, Any]]:
         """Return in what the arguments of a step that succeeded differ from those that it would get
@@ -350,7 +350,7 @@ def read_skeleton(source: EventSource, run_id: str) -> RunRecord:
         run_id=run_id,
         pipeline=fields["pipeline"],
         state=RunState.QUEUED,
-        params=json.loads(fields["params"]),
+        params_wire=json.loads(fields["params"]),
         created_at_us=int(fields["created_at"]),
         started_at_us=None,
         ended_at_us=None,

@@ -101,7 +101,7 @@ def test_the_record_has_the_times_and_the_end_of_the_run(ledger: Ledger) -> None
 
     at = {event.kind: event.at_us for event in ledger.events(run_id) if not event.step}
     assert (record.run_id, record.pipeline, record.state) == (run_id, "p", RunState.SUCCEEDED)
-    assert record.params == {"x": {"$tuple": [1, 2]}}
+    assert record.params_wire == {"x": {"$tuple": [1, 2]}}
     assert (record.created_at_us, record.started_at_us, record.ended_at_us) == (
         at["run.created"], at["run.started"], at["run.succeeded"]
     )  # fmt: skip

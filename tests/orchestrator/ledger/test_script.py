@@ -80,6 +80,7 @@ def full_run(ledger: Ledger) -> str:
         "deadline_s": 3600,
         "rerun_of": "o",
         "reuses": '["o"]',
+        "labels": "{}",
     }
     fields |= secrets
     taken_over = {"f": Reused("o", 1)}
@@ -202,7 +203,7 @@ def test_a_claim_brings_params_and_outputs_to_those_who_read_them(ledger: Ledger
 
     claim = ledger.claim(AttemptId(run_id, "c", 4), "c", "w")
     assert isinstance(claim, Claim)
-    assert (claim.params, claim.outputs, claim.uncounted) == ({}, {"a": "[1]"}, 2)
+    assert (claim.params_wire, claim.outputs, claim.uncounted) == ({}, {"a": "[1]"}, 2)
     assert claim.spec.args == [{"$output": ["a"]}]
     assert claim.spec.options == {"retries": 1}
     ledger.commit(AttemptId(run_id, "c", 4), claim.token, "w", Outcome.SUCCEEDED, output="null")
@@ -220,7 +221,7 @@ def test_a_claim_brings_the_params_when_they_are_read(ledger: Ledger) -> None:
     claim = ledger.claim(AttemptId(run_id, "a", 1), "c", "w")
 
     assert isinstance(claim, Claim)
-    assert claim.params == {"x": "ü"}
+    assert claim.params_wire == {"x": "ü"}
 
 
 def test_lua_and_python_know_the_same_states_and_changes() -> None:

@@ -98,8 +98,8 @@ def assert_told_as_claimed(run: Going) -> None:
         attempt = next(it for it in record.steps[step].attempts if it.attempt == number)
         received = record.received(step, attempt)
         assert received.spec == claim.spec, (step, number)
-        if claim.params:
-            assert received.params == claim.params, (step, number)
+        if claim.params_wire:
+            assert received.params_wire == claim.params_wire, (step, number)
         assert {name: source.text for name, source in received.sources.items()} == claim.outputs, (
             step,
             number,

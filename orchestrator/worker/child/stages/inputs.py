@@ -66,7 +66,7 @@ class _Values:
 
     def param(self, name: str, path: tuple[str | int, ...]) -> Any:
         secret = (self._claim.secrets or {}).get(name)
-        value = from_wire(self._claim.params[name]) if secret is None else secret
+        value = from_wire(self._claim.params_wire[name]) if secret is None else secret
         return value_at(value, path, f"param {name!r}")
 
     def of_reference(self, reference: OutputRef | ParamRef) -> Any:
