@@ -16,14 +16,23 @@ from orchestrator.settings.sources import current_settings
 @click.argument("target", metavar="FILE[:NAME]")
 @param_option()
 @click.option("--full", is_flag=True, help="Shorten no list.")
+@click.option(
+    "--format", "drawing", type=click.Choice(["mermaid", "dot"]), help="Draw the steps instead."
+)
 @json_option()
-def plan(target: str, params: tuple[str, ...], full: bool, as_json: bool) -> None:
+def plan(
+    target: str, params: tuple[str, ...], full: bool, drawing: str | None, as_json: bool
+) -> None:
     """Show the chains and chords that a pipeline compiles to; nothing is sent."""
+    from orchestrator.plan.drawing import dot_text, mermaid_text
     from orchestrator.plan.view import plan_text, plan_view
     from orchestrator.runs.submission import plan_message_bytes
 
     settings = current_settings()
     compiled, compile_s = load_plan(target, params, settings, ask_secrets)
+    if drawing:
+        answer((mermaid_text if drawing == "mermaid" else dot_text)(compiled), nl=False)
+        return
     view = plan_view(
         compiled,
         largest_message_bytes=plan_message_bytes(compiled, settings),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -168,11 +169,22 @@ def events(run_text: str, follow: bool, as_json: bool) -> None:
 @click.argument("step", required=False)
 @click.option("--attempt", type=click.IntRange(min=1), help="Only this attempt.")
 @click.option("-n", "--numbers", is_flag=True, help="Put its number in front of each line.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
 @json_option()
 def logs(
-    run_text: str, step: str | None, attempt: int | None, numbers: bool, as_json: bool
+    run_text: str,
+    step: str | None,
+    attempt: int | None,
+    numbers: bool,
+    follow: bool,
+    as_json: bool,
 ) -> None:
     """Print what the steps of a run wrote, and the traceback of each attempt that failed."""
+    if follow:
+        if attempt is not None:
+            raise click.UsageError("--follow shows each attempt; leave --attempt out.")
+        _follow_logs(run_text, step, numbers, as_json)
+        return
     with open_installation() as installation:
         record = read_record(installation.ledger, find_run(installation.ledger, run_text))
         if step is not None and step not in record.steps:
@@ -206,6 +218,26 @@ def logs(
             click.echo(f"{head}{line}")
     if not found:
         click.echo(f"nothing was written by {'step ' + step if step else 'any step'}", err=True)
+
+
+def _follow_logs(run_text: str, step: str | None, numbers: bool, as_json: bool) -> None:
+    """Print each line when it is written, with its step and attempt."""
+    from orchestrator.runs.log_following import follow_logs
+
+    with open_installation() as installation:
+        ledger = installation.ledger
+        run_id = find_run(ledger, run_text)
+        if step is not None and step not in (steps := ledger.entries(run_id)):
+            raise RunNotFound(f"run {run_id} has no step {step!r}.{names_hint(step, steps)}")
+        for line in follow_logs(ledger, run_id, step or ""):
+            if as_json:
+                answer(json.dumps(asdict(line)))
+                continue
+            again = f" attempt {line.attempt}" if line.attempt > 1 else ""
+            number = f"{line.number}: " if numbers else ""
+            if line.missing:
+                click.echo(f"{line.step}{again} | … {line.missing:,} lines dropped")
+            click.echo(f"{line.step}{again} | {number}{line.text}")
 
 
 def _logs_of_reused(ledger: Ledger, name: str, step: StepRecord) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ def plan_view(plan: Plan, *, largest_message_bytes: int, compile_s: float) -> di
         "compile_s": compile_s,
         "critical_path": list(plan.critical_path),
         "redundant": [list(edge) for edge in plan.redundant_edges],
+        "upstream": {name: list(step.upstream) for name, step in plan.pipeline.steps.items()},
     }
 
 
