@@ -18,18 +18,17 @@ TALKING = """
 
 def test_lines_are_printed_while_the_step_writes_and_each_once(place, wait_until) -> None:
     file = place.write("talking.yaml", TALKING)
-    run = place.start("run", file)
-    wait_until((place.folder / "talking").exists)
+    with place.start("run", file) as run:
+        wait_until((place.folder / "talking").exists)
+        with place.start("logs", "last", "--follow") as following:
+            assert following.stdout.readline() == "first | one\n"
+            assert following.poll() is None
+            (place.folder / "go").touch()
+            rest, errors = following.communicate(timeout=60)
+        run.communicate(timeout=60)
 
-    following = place.start("logs", "last", "--follow")
-    assert following.stdout.readline() == "first | one\n"
-    assert following.poll() is None
-    (place.folder / "go").touch()
-    rest, errors = following.communicate(timeout=60)
-
-    assert run.wait(60) == 0
     assert sorted(rest.splitlines()) == ["again attempt 2 | try", "again | try", "first | two"]
-    assert (following.returncode, errors) == (0, "")
+    assert (run.returncode, following.returncode, errors) == (0, 0, "")
 
 
 @pytest.fixture
@@ -72,14 +71,14 @@ def test_an_unknown_step_and_one_attempt_are_refused(ended) -> None:
 
 
 def test_ctrl_c_ends_it_and_leaves_the_run_alone(place, wait_until) -> None:
-    run = place.start("run", place.write("talking.yaml", TALKING))
-    wait_until((place.folder / "talking").exists)
-    following = place.start("logs", "last", "--follow")
-    following.stdout.readline()
+    with place.start("run", place.write("talking.yaml", TALKING)) as run:
+        wait_until((place.folder / "talking").exists)
+        with place.start("logs", "last", "--follow") as following:
+            following.stdout.readline()
+            following.send_signal(signal.SIGINT)
+            following.communicate(timeout=30)
+        assert place.call("runs", "--json").json[0]["state"] == "running"
+        (place.folder / "go").touch()
+        run.communicate(timeout=60)
 
-    following.send_signal(signal.SIGINT)
-
-    assert following.wait(30) == 130
-    assert place.call("runs", "--json").json[0]["state"] == "running"
-    (place.folder / "go").touch()
-    assert run.wait(60) == 0
+    assert (run.returncode, following.returncode) == (0, 130)

@@ -37,6 +37,14 @@ def test_the_view_holds_the_whole_plan_as_json(pipeline_of):
         "compile_s": 0.5,
         "critical_path": ["a", "b", "c", "d", "f"],
         "redundant": [["a", "c"], ["c", "f"]],
+        "upstream": {
+            "a": [],
+            "b": ["a"],
+            "c": ["a", "b"],
+            "d": ["c"],
+            "e": ["c"],
+            "f": ["d", "e", "c"],
+        },
     }
 
 
