@@ -5,8 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 from orchestrator.installation import Installation, open_installation
 from orchestrator.ledger.presence import refuse_older
@@ -80,12 +79,3 @@ def close() -> None:
             _place.close()
         _place = None
         current_settings.cache_clear()
-
-
-@contextmanager
-def closed_after() -> Iterator[None]:
-    """Close what the block has opened."""
-    try:
-        yield
-    finally:
-        close()

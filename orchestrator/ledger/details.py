@@ -41,13 +41,6 @@ class Detail:
 
 
 @dataclass(frozen=True, slots=True)
-class Strange(Detail):
-    """An entry that no part of ours wrote as it is now; `event` is its name, where it has one."""
-
-    event: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Resumed(Detail):
     """run.resumed. Steps: `again` had succeeded and run again, `new` and `gone` are those that the
     plan has more and less, `rewired` have other upstreams; `reset` is how many wait anew. `params`

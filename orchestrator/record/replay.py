@@ -15,17 +15,13 @@ from orchestrator.ledger.details import Resumed, Willed
 from orchestrator.ledger.events import (
     RUN_ENDS,
     RUN_STATES,
-    STEP_STATES,
     Event,
     EventKind,
     event_place,
 )
-from orchestrator.ledger.states import Outcome, RunState, StepState
-from orchestrator.record.replay_steps import StepReplay
+from orchestrator.ledger.states import RunState, StepState
+from orchestrator.record.replay_steps import REPLACED, StepReplay
 
-_STEP_STATES: dict[EventKind, StepState] = {
-    kind: state for kind, state in STEP_STATES.items() if kind is not EventKind.STEP_REUSED
-}
 _ENDS_OF_RUNS = set(RUN_ENDS.values())
 _RUN_FOLLOWS: dict[EventKind, Collection[RunState | None]] = {
     EventKind.RUN_CREATED: {None},
@@ -33,21 +29,6 @@ _RUN_FOLLOWS: dict[EventKind, Collection[RunState | None]] = {
     EventKind.RUN_RESUMED: _ENDS_OF_RUNS,
     **{kind: {RunState.QUEUED, RunState.RUNNING} for kind in RUN_ENDS},
 }
-_WITHOUT_ATTEMPT = {StepState.UPSTREAM_FAILED, StepState.SKIPPED}
-_REPLACED = {  # event -> the state that its step gets next, and how people are told
-    EventKind.ATTEMPT_LOST: (StepState.QUEUED, "was lost or handed over"),
-    EventKind.ATTEMPT_HANDED_OVER: (StepState.QUEUED, "was lost or handed over"),
-    EventKind.ATTEMPT_PUT_BACK: (StepState.RETRYING, "was put back"),
-}
-_OUTCOMES = {  # event that ends an attempt which had begun -> the outcomes that it may have
-    EventKind.STEP_SUCCEEDED: {Outcome.SUCCEEDED},
-    EventKind.STEP_FAILED: {Outcome.FAILED, Outcome.TIMED_OUT, Outcome.LOST},
-    EventKind.STEP_RETRYING: {Outcome.FAILED, Outcome.TIMED_OUT, Outcome.LOST},
-    EventKind.ATTEMPT_LOST: {Outcome.LOST},
-    EventKind.ATTEMPT_HANDED_OVER: {Outcome.HANDED_OVER},
-    EventKind.ATTEMPT_PUT_BACK: {Outcome.PUT_BACK},
-}
-_NAMED = 3  # upstreams that a sentence names
 _OF_THE_RUN = ("run", "clock", "queue", "alert")  # subjects of events that name no step
 # Events that the ledger never writes but in one call with the event before them, so at the same
 # time.
@@ -100,7 +81,7 @@ class Replay(StepReplay):
             self._take_run(event)
         elif subject == "step":
             self._take_step(event)
-        elif event.kind in _REPLACED:
+        elif event.kind in REPLACED:
             self._take_replaced(event)
         elif subject == "message":
             if (self.state_of(event.step), self.attempts.get(event.step, 0)) != (
@@ -123,7 +104,7 @@ class Replay(StepReplay):
             return
         for step, how in sorted(self._replaced.items()):
             self._wrong(
-                f"attempt {self.attempts[step]} of step {step!r} {_REPLACED[how][1]}, and nothing"
+                f"attempt {self.attempts[step]} of step {step!r} {REPLACED[how][1]}, and nothing"
                 " followed"
             )
         if self.run_state and all(self.state_of(step).is_ended for step in self.members):
@@ -160,7 +141,7 @@ class Replay(StepReplay):
         is_of_one_call = (
             event.kind in _NEVER_FIRST
             or last.kind is EventKind.RUN_STARTED
-            or (last.kind in _REPLACED and event.step == last.step)
+            or (last.kind in REPLACED and event.step == last.step)
             or (
                 event.kind is EventKind.STEP_QUEUED
                 and self.state_of(event.step) is StepState.WAITING

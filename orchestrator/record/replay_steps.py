@@ -8,7 +8,6 @@ from itertools import islice
 
 from orchestrator.ledger.details import Decided, Ended, TakenOver
 from orchestrator.ledger.events import (
-    RUN_ENDS,
     STEP_STATES,
     Event,
     EventKind,
@@ -18,18 +17,8 @@ from orchestrator.ledger.values import Reused
 from orchestrator.record.rules import BAD, verdict_of
 from orchestrator.wording import and_more
 
-_STEP_STATES: dict[EventKind, StepState] = {
-    kind: state for kind, state in STEP_STATES.items() if kind is not EventKind.STEP_REUSED
-}
-_ENDS_OF_RUNS = set(RUN_ENDS.values())
-_RUN_FOLLOWS: dict[EventKind, Collection[RunState | None]] = {
-    EventKind.RUN_CREATED: {None},
-    EventKind.RUN_STARTED: {RunState.QUEUED},
-    EventKind.RUN_RESUMED: _ENDS_OF_RUNS,
-    **{kind: {RunState.QUEUED, RunState.RUNNING} for kind in RUN_ENDS},
-}
 _WITHOUT_ATTEMPT = {StepState.UPSTREAM_FAILED, StepState.SKIPPED}
-_REPLACED = {  # event -> the state that its step gets next, and how people are told
+REPLACED = {  # event -> the state that its step gets next, and how people are told
     EventKind.ATTEMPT_LOST: (StepState.QUEUED, "was lost or handed over"),
     EventKind.ATTEMPT_HANDED_OVER: (StepState.QUEUED, "was lost or handed over"),
     EventKind.ATTEMPT_PUT_BACK: (StepState.RETRYING, "was put back"),
@@ -43,16 +32,6 @@ _OUTCOMES = {  # event that ends an attempt which had begun -> the outcomes that
     EventKind.ATTEMPT_PUT_BACK: {Outcome.PUT_BACK},
 }
 _NAMED = 3  # upstreams that a sentence names
-_OF_THE_RUN = ("run", "clock", "queue", "alert")  # subjects of events that name no step
-# Events that the ledger never writes but in one call with the event before them, so at the same
-# time.
-_NEVER_FIRST = {
-    EventKind.STEP_UPSTREAM_FAILED,
-    EventKind.STEP_SKIPPED,
-    EventKind.RUN_CODE_CHANGED,
-    *RUN_ENDS,
-}
-GRAIN_US = 10_000  # by so much a call may see the clock before or after it gets the id of its event
 
 
 @dataclass
@@ -132,7 +111,7 @@ class StepReplay:
 
     def _check_end_of_attempt(self, event: Event, before: StepState, state: StepState) -> None:
         replaced = self._replaced.pop(event.step, None)
-        follows, how = _REPLACED[replaced] if replaced else (None, "")
+        follows, how = REPLACED[replaced] if replaced else (None, "")
         outcome = getattr(event.detail, "outcome", None)
         if follows and (
             state is not follows or (state is StepState.RETRYING and outcome != Outcome.PUT_BACK)
@@ -213,7 +192,7 @@ class StepReplay:
             self._replaced[step] = event.kind
 
     def _check_outcome(self, event: Event) -> None:
-        """The event that ends an attempt says how it ended; who follows another one (`_REPLACED`)
+        """The event that ends an attempt says how it ended; who follows another one (`REPLACED`)
         need not."""
         may_be = _OUTCOMES.get(event.kind)
         outcome = getattr(event.detail, "outcome", None)

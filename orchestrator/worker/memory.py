@@ -35,7 +35,6 @@ _ENTRY = struct.Struct("=QQQ")  # process id, bytes, and one of these:
 _WATCHED, _KEPT, _EXCEEDED = range(3)
 # a child's own place is its process id, modulo the number of places
 _limits = mmap.mmap(-1, ENTRIES * _ENTRY.size)
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _has_limit = False
 _at_first = 0  # bytes that this child held before its first limit
 
