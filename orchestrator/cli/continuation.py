@@ -1,16 +1,16 @@
-"""What `resume` and `rerun` share: their options, and the way from a run that has ended to one that
-goes on."""
+"""What `resume` and `rerun` share: their options, and the run that goes on in the foreground or is
+left to a server."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from orchestrator.cli.answer import answer, json_option, reserve_stdout
+from orchestrator.cli.answer import answer, json_option, reserve_stdout, say
 from orchestrator.cli.foreground import (
     finish,
     follow_to_the_end,
@@ -19,11 +19,14 @@ from orchestrator.cli.foreground import (
     workers_option,
 )
 from orchestrator.cli.main import INTERRUPTED
-from orchestrator.cli.params import TakesParams, param_option
+from orchestrator.cli.params import TakesParams, ask_secrets, param_option
 from orchestrator.installation import Installation, open_installation
 from orchestrator.runs.workplace import workplace
 from orchestrator.settings.model import Settings
 from orchestrator.settings.sources import current_settings
+
+if TYPE_CHECKING:
+    from orchestrator.runs.continuing import Wanted
 
 Found = TypeVar("Found")
 
@@ -37,6 +40,13 @@ class Asked:
     workers: int | None
     detach: bool
     as_json: bool
+
+    @property
+    def wanted(self) -> Wanted:
+        """How the run is to go on."""
+        from orchestrator.runs.continuing import Wanted
+
+        return Wanted(self.from_steps, self.params, say, ask_secrets)
 
 
 @dataclass(frozen=True)

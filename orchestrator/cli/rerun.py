@@ -8,11 +8,9 @@ import click
 
 from orchestrator.cli.answer import say
 from orchestrator.cli.continuation import Asked, Planned, continuing_command, go_on
-from orchestrator.cli.params import ask_secrets
 from orchestrator.installation import Installation
 from orchestrator.runs.finding import find_run
-from orchestrator.runs.loading import plan_of
-from orchestrator.runs.reloading import definition_of, look_for_artifacts, missing_lines, named
+from orchestrator.runs.reloading import missing_lines, named
 from orchestrator.settings.model import Settings
 
 if TYPE_CHECKING:
@@ -30,37 +28,27 @@ def rerun(ctx: click.Context, run_text: str, asked: Asked) -> None:
     go_on(
         ctx,
         asked,
-        lambda installation: _finished(installation, run_text),
+        lambda installation: _find(installation, run_text),
         lambda installation, used, finished: _plan(installation, used, finished, asked),
         too_early="cancelled before the run began",
     )
 
 
-def _finished(installation: Installation, run_text: str) -> Finished:
-    from orchestrator.runs.rerunning import read_finished
-    from orchestrator.runs.stored import read_run
+def _find(installation: Installation, run_text: str) -> Finished:
+    from orchestrator.runs.continuing import read_reusable
 
-    return read_finished(
-        installation.ledger, read_run(installation.ledger, find_run(installation.ledger, run_text))
-    )
+    return read_reusable(installation, find_run(installation.ledger, run_text))
 
 
 def _plan(installation: Installation, used: Settings, finished: Finished, asked: Asked) -> Planned:
-    """Return what is to be done, by the pipeline as it is now; say what a person should know of
-    it."""
-    from orchestrator.runs.rerunning import plan_rerun
+    """Return what is to be done, and say what a person should know of it."""
+    from orchestrator.runs.continuing import rerun_of
     from orchestrator.runs.rerunning import rerun as start_rerun
     from orchestrator.runs.submission import new_run_id
 
-    run, run_id = finished.run, new_run_id()
-    plan = plan_of(
-        definition_of(run, asked.params, say), asked.params, used, run.params, ask_secrets
-    ).plan
-    planned = plan_rerun(
-        finished, plan, used, asked.from_steps, has_artifact=look_for_artifacts(installation, used)
-    )
+    planned, run_id = rerun_of(installation, used, finished, asked.wanted), new_run_id()
     for line in rerun_lines(planned):
-        click.echo(line, err=True)
+        say(line)
     ledger, app = installation.ledger, installation.app
     return Planned(run_id, planned.pipeline, lambda: start_rerun(ledger, app, planned, run_id))
 

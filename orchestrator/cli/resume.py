@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.cli.answer import say
 from orchestrator.cli.continuation import Asked, Planned, continuing_command, go_on
-from orchestrator.cli.params import ask_secrets
 from orchestrator.installation import Installation
 from orchestrator.runs.finding import find_run
-from orchestrator.runs.loading import plan_of
-from orchestrator.runs.reloading import (
-    NAMED_STEPS,
-    definition_of,
-    look_for_artifacts,
-    missing_lines,
-    named,
-)
+from orchestrator.runs.reloading import NAMED_STEPS, missing_lines, named
 from orchestrator.settings.model import Settings
 
 if TYPE_CHECKING:
@@ -38,43 +29,26 @@ def resume(ctx: click.Context, run_text: str, asked: Asked) -> None:
     go_on(
         ctx,
         asked,
-        lambda installation: _resumable(installation, run_text, asked.from_steps),
+        lambda installation: _find(installation, run_text, asked),
         lambda installation, used, run: _plan(installation, used, run, asked),
         too_early="cancelled before it was resumed",
     )
 
 
-def _resumable(installation: Installation, run_text: str, from_steps: Sequence[str]) -> StoredRun:
-    from orchestrator.runs.resumption import check_resumable
-    from orchestrator.runs.stored import read_run
+def _find(installation: Installation, run_text: str, asked: Asked) -> StoredRun:
+    from orchestrator.runs.continuing import read_resumable
 
-    run = read_run(installation.ledger, find_run(installation.ledger, run_text))
-    check_resumable(run, from_steps)
-    return run
+    return read_resumable(installation, find_run(installation.ledger, run_text), asked.wanted)
 
 
 def _plan(installation: Installation, used: Settings, run: StoredRun, asked: Asked) -> Planned:
-    """Return what is to be done, by the pipeline as it is now; say what a person should know of
-    it."""
-    from orchestrator.runs.resumption import plan_resume, wait_for_stopping
+    """Return what is to be done, and say what a person should know of it."""
+    from orchestrator.runs.continuing import resumption_of
     from orchestrator.runs.resumption import resume as resume_run
 
-    if installation.ledger.stopping(run.run_id):
-        click.echo(f"run {run.run_id}: waiting until its cancelled steps are stopped", err=True)
-        wait_for_stopping(installation.ledger, used, run.run_id)
-    plan = plan_of(
-        definition_of(run, asked.params, say), asked.params, used, run.params, ask_secrets
-    ).plan
-    resumption = plan_resume(
-        run,
-        plan,
-        used,
-        asked.from_steps,
-        outputs=installation.ledger.outputs(run.run_id),
-        has_artifact=look_for_artifacts(installation, used),
-    )
+    resumption = resumption_of(installation, used, run, asked.wanted)
     for line in resumption_lines(resumption):
-        click.echo(line, err=True)
+        say(line)
     return Planned(
         run.run_id,
         resumption.pipeline,

@@ -18,6 +18,7 @@ from orchestrator.ledger.states import RunState
 from orchestrator.runs.finding import RunFilter, find_run
 from orchestrator.runs.finding import list_runs as find_runs
 from orchestrator.runs.loading import load_definition, plan_of
+from orchestrator.runs.submission import new_run_id
 from orchestrator.runs.submission import submit as submit_plan
 
 Source = str | PipelineFunction | PipelineBuilder | Pipeline
@@ -38,14 +39,8 @@ def submit(
     in `params`; `labels` are for finding the run again. Raises PipelineInvalid with every fault,
     ServerUnreachable.
     """
-    place = here()
-    settings = place.settings_to_run()
-    definition, target = _definition_and_target(source)
-    plan = plan_of(definition, {**(params or {}), **more}, settings).plan
-    installation = place.installation
-    run_id = submit_plan(
-        plan, installation.ledger, installation.app, settings, target=target, labels=labels
-    )
+    run_id = new_run_id()
+    _submit(run_id, source, {**(params or {}), **more}, labels)
     return Run(run_id)
 
 
@@ -62,11 +57,15 @@ def run(
     """Run a pipeline to its end and return the run. Raises what `submit` raises, RunFailed when it
     has not succeeded (unless `check` is false), and TimeoutError after `timeout` seconds: then the
     run goes on. A KeyboardInterrupt cancels it."""
-    started = submit(source, params=params, labels=labels, **more)
+    run_id = new_run_id()
     try:
-        return started.wait(timeout, check=check)
+        _submit(run_id, source, {**(params or {}), **more}, labels)
+        return Run(run_id).wait(timeout, check=check)
     except KeyboardInterrupt:
-        started.cancel(reason="interrupted")
+        ledger = here().installation.ledger
+        ledger.client.connection_pool.disconnect()  # half an answer may be left there
+        if ledger.exists(run_id):
+            Run(run_id).cancel(reason="interrupted")
         raise
 
 
@@ -92,6 +91,17 @@ def list_runs(
         0 if since is None else round(since.timestamp() * 1e6),
     )
     return [Run(run_id) for run_id in find_runs(here().installation.ledger, wanted, limit)]
+
+
+def _submit(
+    run_id: str, source: Source, params: Mapping[str, Any], labels: Mapping[str, str] | None
+) -> None:
+    place = here()
+    settings = place.settings_to_run()
+    definition, target = _definition_and_target(source)
+    plan = plan_of(definition, params, settings).plan
+    installation = place.installation
+    submit_plan(plan, installation.ledger, installation.app, settings, run_id, target, labels)
 
 
 def _definition_and_target(source: Source) -> tuple[Definition, str]:

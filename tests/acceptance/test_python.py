@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fixtures import WaitUntil
+from tests.support.place import Place
 
 CHURN = """
     from orchestrator import pipeline, step
@@ -138,6 +140,32 @@ def test_waiting_has_a_limit_and_a_run_can_be_cancelled(tmp_path: Path) -> None:
     assert late["state"] in ("queued", "running")
     assert cancelled == {"cancelled": "cancelled", "reason": "cancelled from Python"}
     assert after == {"after": "succeeded"}
+
+
+def test_an_interrupt_cancels_the_run_and_leaves_nothing_running(
+    place: Place, wait_until: WaitUntil
+) -> None:
+    place.write("slow.yaml", "steps: {slow: {run: touch begun && sleep 600}}")
+    place.write("script.py", "import orchestrator\norchestrator.run('slow.yaml')")
+    command = [sys.executable, "script.py"]
+    process = subprocess.Popen(
+        command,
+        cwd=place.folder,
+        env=place.environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        wait_until(lambda: (place.folder / "begun").exists())
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+
+    assert "KeyboardInterrupt" in err
+    wait_until(lambda: not place.processes())
+    record = place.call("show", "last", "--json").json
+    assert (record["state"], record["cancel_reason"]) == ("cancelled", "interrupted")
+    assert record["steps"]["slow"]["state"] == "cancelled"
 
 
 def test_with_a_server_its_workers_run_the_steps(

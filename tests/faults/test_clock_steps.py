@@ -8,6 +8,7 @@ from redis import Redis
 
 from orchestrator.ledger.server_clock import last_step_in
 from tests.support.fixtures import WaitUntil
+from tests.support.site.run import Run
 from tests.support.site.server import Server
 from tests.support.site.site import Site
 
@@ -56,15 +57,15 @@ KILLED = """
     params=[HOUR_S, -HOUR_S, 5, -5],
     ids=["an hour forward", "an hour back", "5 s forward", "5 s back"],
 )
-def by_s(request: pytest.FixtureRequest):
+def by_s(request: pytest.FixtureRequest) -> int:
     return request.param
 
 
-def clocks_shifted(run):
+def clocks_shifted(run: Run) -> list[int]:
     return [round(event.fields["by_s"]) for event in run.events("clock.shifted")]
 
 
-def put_seen(clock_site, by_s, wait_until):
+def put_seen(clock_site: tuple[Server, Site], by_s: int, wait_until: WaitUntil) -> None:
     """Put the server's clock, and wait until a coordinator has seen it, which it does though no run
     is active.
 

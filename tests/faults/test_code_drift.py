@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from orchestrator.runs.reasons import explain
 from orchestrator.runs.surroundings import look_around
 from orchestrator.worker.child.half_copied import LOOK_S
 from tests.support.fixtures import WaitUntil
+from tests.support.site.run import Run
 from tests.support.site.site import NewSite, Site
 
 HOLDING = """
@@ -39,11 +41,11 @@ _numbers = iter(range(1000))
 class Parts:
     """A module that a step imports, and runs that wait before that step."""
 
-    def __init__(self, site):
+    def __init__(self, site: Site) -> None:
         self.site, self.suffix = site, f"_{site.mark.replace('-', '_')}_{next(_numbers)}"
         self.name = f"part{self.suffix}.py"
 
-    def hold(self, text: str = "NUMBER = 1\n", options: str = ""):
+    def hold(self, text: str = "NUMBER = 1\n", options: str = "") -> tuple[Run, Path]:
         """Return a run that waits, and the file that its next step will import."""
         site = self.site
         folder = site.folder / f"run-{site._folders + 1}"
@@ -63,15 +65,15 @@ class Parts:
 
 
 @pytest.fixture
-def parts(shared: Site):
+def parts(shared: Site) -> Parts:
     return Parts(shared)
 
 
-def code_of_attempt(run, step: str, number: int = -1):
+def code_of_attempt(run: Run, step: str, number: int = -1) -> Mapping[str, Any] | None:
     return read_record(run.ledger, run.run_id).steps[step].attempts[number].code
 
 
-def test_code_that_did_not_change_is_recorded_once_and_named_by_each_attempt(parts: Any) -> None:
+def test_code_that_did_not_change_is_recorded_once_and_named_by_each_attempt(parts: Parts) -> None:
     run, _ = parts.hold()
     run.note("go")
 
@@ -89,7 +91,7 @@ def test_code_that_did_not_change_is_recorded_once_and_named_by_each_attempt(par
     assert verify_run(run.ledger, run.run_id).remarks == ()
 
 
-def test_a_step_that_runs_other_code_than_was_submitted_says_so(parts: Any) -> None:
+def test_a_step_that_runs_other_code_than_was_submitted_says_so(parts: Parts) -> None:
     run, file = parts.hold()
     file.write_text("NUMBER = 2\n")  # of the same size, within the same second
     run.note("go")
@@ -215,7 +217,7 @@ LATE = """
 class Late:
     """A run whose step has begun, and is about to import a module of a package."""
 
-    def __init__(self, site):
+    def __init__(self, site: Site) -> None:
         self.folder = site.folder / f"run-{site._folders + 1}"
         (self.folder / "package").mkdir(parents=True)
         self.text = "NUMBER = 1\nNUMBER += 4\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.record.run import RunRecord
+from tests.support.site.run import Run
 from tests.support.site.server import Server
 from tests.support.site.site import Site
 
@@ -24,7 +26,7 @@ RETRYING = """
 """
 
 
-def assert_retried(site, run, record):
+def assert_retried(site: Site, run: Run, record: RunRecord) -> None:
     assert record.state == "succeeded"
     assert [attempt.outcome for attempt in record.steps["again"].attempts] == [
         "failed",

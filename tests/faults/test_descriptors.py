@@ -23,9 +23,9 @@ WORKING = """
 ROUNDS = 5
 
 
-def descriptors(pid):
+def descriptors(pid: int) -> Counter[str]:
     """Count the descriptors of a process by what they are."""
-    found = Counter()
+    found: Counter[str] = Counter()
     for name in os.listdir(f"/proc/{pid}/fd"):
         with suppress(OSError):
             found[os.readlink(f"/proc/{pid}/fd/{name}").partition("[")[0]] += 1
@@ -38,11 +38,11 @@ def test_descriptors_do_not_grow_with_restarts_of_the_server(
     worker = server_site.add_worker(slots=1)
     coordinator = server_site.start_coordinator()
 
-    def processes():
+    def processes() -> dict[str, int]:
         (child,) = worker.children()
         return {"worker": worker.process.pid, "coordinator": coordinator.pid, "child": child.pid}
 
-    def restart(times):
+    def restart(times: int) -> None:
         for _ in range(times):
             server.kill()
             server.restart()

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
 
 import pytest
 
 from orchestrator.artifacts.layout import checkpoint_folder
+from orchestrator.record.run import RunRecord
 from tests.support.fixtures import WaitUntil
+from tests.support.site.run import Run
 from tests.support.site.site import NewSite, Site
+from tests.support.site.workers import Worker
 
 HOLDING = """
     @step
@@ -37,12 +39,12 @@ HOLDING = """
 """
 
 
-def outcomes(record, step):
+def outcomes(record: RunRecord, step: str) -> list[str | None]:
     return [attempt.outcome for attempt in record.steps[step].attempts]
 
 
 @pytest.fixture
-def leaving(site: Site):
+def leaving(site: Site) -> tuple[Worker, Run]:
     """Return a worker with one child, a run of which it runs `hold` while `behind` waits, and the
     run's site."""
     site.coordinate()
@@ -54,7 +56,7 @@ def leaving(site: Site):
 
 @pytest.mark.parametrize("to_whom", ["the worker", "its whole process group"])
 def test_a_worker_that_is_told_to_end_lets_its_step_end_and_takes_no_more(
-    site: Site, leaving: Any, wait_until: WaitUntil, to_whom: str
+    site: Site, leaving: tuple[Worker, Run], wait_until: WaitUntil, to_whom: str
 ) -> None:
     worker, run = leaving
     if to_whom == "the worker":
@@ -155,7 +157,7 @@ StepRequest.on_accepted = end_and_accept
 
 @pytest.mark.parametrize("how", ["SIGTERM twice", "SIGINT twice", "SIGQUIT"])
 def test_a_worker_that_is_hurried_hands_its_step_over_to_another_one(
-    site: Site, leaving: Any, wait_until: WaitUntil, how: str
+    site: Site, leaving: tuple[Worker, Run], wait_until: WaitUntil, how: str
 ) -> None:
     worker, run = leaving
     other = site.add_worker()

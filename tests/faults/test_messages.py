@@ -10,6 +10,7 @@ import pytest
 from kombu.transport.redis import Channel
 
 from orchestrator.messages.queues import queue_keys
+from orchestrator.record.run import RunRecord
 from orchestrator.repair.messages import SETTLED_S
 from tests.support.site.site import Site
 
@@ -52,7 +53,7 @@ LAYERED = """
 """
 
 
-def assert_each_ran_once(record):
+def assert_each_ran_once(record: RunRecord) -> None:
     assert record.state == "succeeded"
     assert {name: len(step.attempts) for name, step in record.steps.items()} == dict.fromkeys(
         record.steps, 1
@@ -138,7 +139,7 @@ from orchestrator.worker.app import app
 RECEIVED = pathlib.Path(__file__).with_name("received")
 put = Channel._put
 
-def put_twice(self, queue, message, **options):
+def put_twice(self: Channel, queue, message, **options):
     put(self, queue, message, **options)
     put(self, queue, message, **options)
 
@@ -157,7 +158,7 @@ def test_messages_that_are_all_delivered_twice_run_each_step_once(
     (site.folder / "doubling_app.py").write_text(DOUBLING_APP)
     put = Channel._put
 
-    def put_twice(self, queue, message, **options):
+    def put_twice(self: Channel, queue: str, message: object, **options: object) -> None:
         put(self, queue, message, **options)
         put(self, queue, message, **options)
 
@@ -195,7 +196,7 @@ def test_messages_that_are_reordered_again_and_again_run_each_step_once(site: Si
     choose, is_over = random.Random(seed), threading.Event()
     keys = queue_keys(site.queue)
 
-    def shuffle():
+    def shuffle() -> None:
         while not is_over.wait(0.01):
             site.client.eval(SHUFFLE, len(keys), *keys, choose.randrange(10**6))
 

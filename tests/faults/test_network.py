@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 
 import pytest
 
@@ -31,17 +31,19 @@ class Wire:
     """A way to a server that can be cut: `silent`, so that nobody is told, or by closing every
     connection."""
 
-    def __init__(self, address):
+    def __init__(self, address: tuple[str, int]) -> None:
         self._address = address
         self._is_whole, self._is_over = threading.Event(), False
         self._is_whole.set()
-        self._sockets, self._threads, self._deaf = [], [], set()
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._deaf: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
 
-    def _accept(self):
+    def _accept(self) -> None:
         while True:
             near, _ = self._listener.accept()
             if self._is_over:
@@ -54,7 +56,7 @@ class Wire:
                 self._threads.append(threading.Thread(target=self._carry, args=ends, daemon=True))
                 self._threads[-1].start()
 
-    def _carry(self, source, target):
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
                 self._is_whole.wait()
@@ -64,21 +66,21 @@ class Wire:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
-    def cut(self, *, silent):
+    def cut(self, *, silent: bool) -> None:
         self._is_whole.clear()
         if not silent:
             for end in self._sockets:
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
 
-    def deafen(self):
+    def deafen(self) -> None:
         """Let nothing through any more that comes by the connections of now; new ones work."""
         self._deaf.update(self._sockets)
 
-    def mend(self):
+    def mend(self) -> None:
         self._is_whole.set()
 
-    def close(self):
+    def close(self) -> None:
         self._is_over = True
         self.mend()
         socket.create_connection(self._listener.getsockname()).close()
@@ -94,7 +96,7 @@ class Wire:
 
 
 @pytest.fixture
-def wire(server: Server):
+def wire(server: Server) -> Iterator[Wire]:
     made = Wire(server.address)
     yield made
     made.close()
@@ -102,7 +104,7 @@ def wire(server: Server):
 
 @pytest.mark.parametrize("silent", [True, False], ids=["in silence", "by closing"])
 def test_a_worker_that_was_cut_off_past_its_lease_cannot_commit_what_another_one_took_over(
-    server_site: Site, wire: Any, silent: bool
+    server_site: Site, wire: Wire, silent: bool
 ) -> None:
     site = server_site
     site.at_work(slots=1, redis_url=wire.url)
@@ -128,7 +130,7 @@ def test_a_worker_that_was_cut_off_past_its_lease_cannot_commit_what_another_one
 
 @pytest.mark.parametrize("silent", [True, False], ids=["in silence", "by closing"])
 def test_a_worker_that_was_cut_off_commits_late_if_nobody_took_over(
-    server_site: Site, wire: Any, silent: bool
+    server_site: Site, wire: Wire, silent: bool
 ) -> None:
     site = server_site
     site.add_worker(slots=1, redis_url=wire.url)
@@ -150,7 +152,7 @@ def test_a_worker_that_was_cut_off_commits_late_if_nobody_took_over(
 
 
 def test_a_worker_whose_connections_die_in_silence_keeps_its_lease_through_others(
-    server_site: Site, wire: Any
+    server_site: Site, wire: Wire
 ) -> None:
     """As when a firewall between them has forgotten the connections: the worker is told nothing."""
     site = server_site

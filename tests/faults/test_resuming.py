@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.messages.dispatch import Dispatcher
+from tests.support.site.run import Run
 from tests.support.site.site import Site
 
 HARMED = """
@@ -34,11 +37,11 @@ HARMED = """
 HANG = 'subprocess.run(["sh", "-c", "trap \'\' TERM; sleep 600 & wait"])'
 
 
-def cancel_run(run):
+def cancel_run(run: Run) -> None:
     run.ledger.cancel(run.run_id, "its test says so")
 
 
-def cancel_step(run):
+def cancel_step(run: Run) -> None:
     _, chains = run.ledger.cancel_steps(run.run_id, ["harmed"], "its test says so")
     Dispatcher(run.site.app).send(run.run_id, chains)
 
@@ -78,7 +81,9 @@ HARMS = {
 }
 
 
-def assert_goes_on(run, outcomes, repairs=()):
+def assert_goes_on(
+    run: Run, outcomes: list[str], repairs: Sequence[tuple[str, str, str]] = ()
+) -> None:
     before = run.events()
     run.note("fixed")
 

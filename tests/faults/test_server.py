@@ -4,8 +4,11 @@ because of it."""
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from orchestrator.attempt_id import AttemptId
+from orchestrator.record.run import RunRecord
+from tests.support.site.run import Run
 from tests.support.site.server import Server
 from tests.support.site.site import Site
 
@@ -51,13 +54,13 @@ HOLDING = """
 TOTAL = 1 + 2 + sum(range(20))
 
 
-def cut(site):
+def cut(site: Site) -> None:
     """Cut every connection to the server but our own."""
     for kind in ("normal", "pubsub"):
         site.client.execute_command("CLIENT", "KILL", "TYPE", kind)
 
 
-def has_begun(run):
+def has_begun(run: Run) -> Callable[[RunRecord], bool]:
     return lambda record: (
         run.noted("began") is not None and record.steps["again"].state == "retrying"
     )

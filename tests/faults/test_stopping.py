@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.messages.dispatch import Dispatcher
+from tests.support.site.run import Run
 from tests.support.site.server import Server
 from tests.support.site.site import NewSite, Site
 
@@ -60,7 +61,7 @@ SOURCE = """
 """
 
 
-def submit(site, name, options=""):
+def submit(site: Site, name: str, options: str = "") -> tuple[Run, str]:
     add, commands, how = STEPS[name]
     run = site.submit(SOURCE.format(add=add.format(options=options)))
     run.wait_for_note("began")

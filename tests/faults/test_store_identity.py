@@ -11,10 +11,10 @@ import pytest
 
 from orchestrator.artifacts.marker import MARKER, read_marker, write_marker
 from orchestrator.ledger.store_id import recorded_store
-from tests.support.site.site import NewSite
+from tests.support.site.site import NewSite, Site
 
 
-def refused(site, **changes) -> str:
+def refused(site: Site, **changes: object) -> str:
     """Return what a worker says that does not start; Celery may warn before of being run as
     root."""
     worker = site._start_worker(1, "workers.app", "prefork", changes)

@@ -19,6 +19,7 @@ from orchestrator.record.run import read_record
 from orchestrator.runs.reasons import explain
 from orchestrator.runs.surroundings import look_around
 from tests.support.fixtures import WaitUntil
+from tests.support.site.run import Run
 from tests.support.site.site import NewSite, Site
 
 STORE_BYTES = 2 * 1024 * 1024
@@ -84,7 +85,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
 
 
-def why_text(site, run, step: str) -> str:
+def why_text(site: Site, run: Run, step: str) -> str:
     around = look_around(site.ledger, run.run_id)
     return " ".join(
         explain(

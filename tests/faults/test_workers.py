@@ -115,11 +115,11 @@ def test_what_a_dead_child_left_to_a_worker_that_hangs_is_gone_when_the_worker_i
     run.ledger.cancel(run.run_id, "its test is over")
 
 
-def is_guardian(process):
+def is_guardian(process: psutil.Process) -> bool:
     return any("guardian.py" in word for word in process.cmdline())
 
 
-def watched_by(process):
+def watched_by(process: psutil.Process) -> set[int]:
     """Return the ids of the processes whose ends a process waits for."""
     found = set()
     for path in Path(f"/proc/{process.pid}/fdinfo").iterdir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from celery import Celery
@@ -67,3 +68,6 @@ class Runs:
 
 def states_in(record: RunRecord) -> dict[str, str]:
     return {name: step.state.value for name, step in record.steps.items()}
+
+
+OwnWorker = Callable[..., AbstractContextManager[Runs]]  # of a number of slots, and settings

@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from orchestrator.record.run import RunRecord
 from orchestrator.settings.model import Settings
 from orchestrator.settings.pools import PoolSettings
 from tests.support.fixtures import PipelineFrom
-from tests.support.worker_runs import LIMIT_S, Runs, states_in
+from tests.support.worker_runs import LIMIT_S, OwnWorker, Runs, states_in
 
 CELERY = str(Path(sys.executable).with_name("celery"))
 ROOT = Path(__file__).parents[3]
@@ -97,7 +97,7 @@ def runs(worker: LocalWorkers, runs_by: Callable[[Settings], Runs]) -> Runs:
 @pytest.fixture
 def own_worker(
     settings: Settings, shared_redis_url: str, runs_by: Callable[[Settings], Runs]
-) -> Callable[..., AbstractContextManager[Runs]]:
+) -> OwnWorker:
     """Runs on a worker of their own, for what a step does to the child that runs it."""
 
     @contextmanager
@@ -229,10 +229,14 @@ SHELL = """
 
 
 @pytest.fixture
-def shell(runs: Runs, pipeline_from: PipelineFrom):
+def shell(runs: Runs, pipeline_from: PipelineFrom) -> Callable[..., RunRecord]:
     """Run a command below a step `given` whose output is a mapping; give the record."""
 
-    def run(command, params=None, given=None):
+    def run(
+        command: str,
+        params: Mapping[str, Any] | None = None,
+        given: Mapping[str, Any] | None = None,
+    ) -> RunRecord:
         return runs.run(
             pipeline_from(SHELL.format(run=command, params=params or {}, given=given or {}))
         )

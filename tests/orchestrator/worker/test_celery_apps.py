@@ -4,13 +4,14 @@ in that child."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.definition.loading import load
+from orchestrator.definition.pipeline import Pipeline
 from orchestrator.local.workers import local_workers
 from orchestrator.redis_url import celery_broker_url
 from orchestrator.settings.model import Settings
@@ -100,7 +101,9 @@ SILENT = [
 
 
 @pytest.fixture(scope="module")
-def sites(settings: Settings, shared_redis_url: str, runs_by: Callable[[Settings], Runs]):
+def sites(
+    settings: Settings, shared_redis_url: str, runs_by: Callable[[Settings], Runs]
+) -> Iterator[dict[str, Runs]]:
     """Return runs on a worker of one child, without and with an app of its pool."""
     with_app = settings.model_copy(
         update={"pools": {"cpu": PoolSettings(celery_app="proj_named:app")}}
@@ -115,7 +118,9 @@ def sites(settings: Settings, shared_redis_url: str, runs_by: Callable[[Settings
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_redis_url: str):
+def project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_redis_url: str
+) -> tuple[Callable[..., Pipeline], str]:
     """Return the pipelines of a project with a Celery app of its own, by name, and the queue of
     that app."""
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -130,7 +135,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_redis_url: s
 
 @pytest.mark.parametrize(("site", "main"), [("without", "no_app"), ("with", "proj_named")])
 def test_the_current_app_is_the_same_whatever_ran_before(
-    sites: Any, project: Any, site: str, main: str
+    sites: dict[str, Runs], project: tuple[Callable[..., Pipeline], str], site: str, main: str
 ) -> None:
     build, _ = project
     runs = sites[site]
@@ -143,7 +148,7 @@ def test_the_current_app_is_the_same_whatever_ran_before(
 
 @pytest.mark.parametrize("how", SILENT)
 def test_without_an_app_nothing_is_sent_and_the_error_says_how_to_name_one(
-    sites: Any, project: Any, how: str
+    sites: dict[str, Runs], project: tuple[Callable[..., Pipeline], str], how: str
 ) -> None:
     build, queue = project
     record = sites["without"].run(build("sending", how=how))
@@ -157,7 +162,9 @@ def test_without_an_app_nothing_is_sent_and_the_error_says_how_to_name_one(
 
 
 @pytest.mark.parametrize("how", SILENT[:8])
-def test_with_an_app_it_goes_to_the_queue_of_that_app(sites: Any, project: Any, how: Any) -> None:
+def test_with_an_app_it_goes_to_the_queue_of_that_app(
+    sites: dict[str, Runs], project: tuple[Callable[..., Pipeline], str], how: Any
+) -> None:
     build, queue = project
     record = sites["with"].run(build("sending", how=how))
 
@@ -168,7 +175,7 @@ def test_with_an_app_it_goes_to_the_queue_of_that_app(sites: Any, project: Any, 
 @pytest.mark.parametrize("how", ["bound.delay(4)", "bound.s(4).apply_async()"])
 @pytest.mark.parametrize("site", ["without", "with"])
 def test_a_task_of_an_app_of_the_users_own_goes_there(
-    sites: Any, project: Any, site: str, how: str
+    sites: dict[str, Runs], project: tuple[Callable[..., Pipeline], str], site: str, how: str
 ) -> None:
     build, queue = project
     record = sites[site].run(build("sending", how=how))
@@ -182,7 +189,9 @@ def test_a_task_of_an_app_of_the_users_own_goes_there(
     "how",
     ["shared(4)", "bound(4)", "shared.s(4)()", "app.conf.broker_url", "shared.apply((4,)).get()"],
 )
-def test_what_sends_nothing_works_without_an_app(sites: Any, project: Any, how: str) -> None:
+def test_what_sends_nothing_works_without_an_app(
+    sites: dict[str, Runs], project: tuple[Callable[..., Pipeline], str], how: str
+) -> None:
     build, _ = project
     record = sites["without"].run(build("sending", how=how))
 
@@ -190,7 +199,7 @@ def test_what_sends_nothing_works_without_an_app(sites: Any, project: Any, how: 
 
 
 def test_a_shared_task_is_that_of_the_file_as_it_is_now(
-    sites: Any, project: Any, tmp_path: Path
+    sites: dict[str, Runs], project: tuple[Callable[..., Pipeline], str], tmp_path: Path
 ) -> None:
     build, _ = project
     runs = sites["without"]
@@ -209,7 +218,10 @@ def test_a_shared_task_is_that_of_the_file_as_it_is_now(
 
 
 def test_an_app_that_cannot_be_had_is_told_in_one_sentence(
-    settings: Settings, shared_redis_url: str, runs_by: Callable[[Settings], Runs], project: Any
+    settings: Settings,
+    shared_redis_url: str,
+    runs_by: Callable[[Settings], Runs],
+    project: tuple[Callable[..., Pipeline], str],
 ) -> None:
     build, _ = project
     for name, told in {

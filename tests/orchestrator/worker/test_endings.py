@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
+from orchestrator.definition.pipeline import Pipeline
+from orchestrator.record.run import AttemptRecord
 from tests.support.fixtures import PipelineFrom, States, WaitUntil
-from tests.support.worker_runs import Runs
+from tests.support.worker_runs import OwnWorker, Runs
 
 AFTER = """
     @step
@@ -29,19 +31,19 @@ AFTER = """
 
 
 @pytest.fixture
-def ending(pipeline_from: PipelineFrom, tmp_path: Path):
+def ending(pipeline_from: PipelineFrom, tmp_path: Path) -> Callable[[str], Pipeline]:
     """Return the pipeline of a step `end(folder)`, one below it and one aside."""
     return lambda source: pipeline_from(source + AFTER, {"folder": str(tmp_path)})
 
 
-def seconds(attempt):
+def seconds(attempt: AttemptRecord) -> float:
     """How long the attempt took, from when a worker could take it: Celery's clock starts just
     before the claim."""
     return (attempt.ended_at_us - attempt.queued_at_us) / 1e6
 
 
 def test_a_step_that_takes_too_long_times_out_promptly(
-    runs: Runs, ending: Any, states: States
+    runs: Runs, ending: Callable[[str], Pipeline], states: States
 ) -> None:
     record = runs.run(
         ending("""
@@ -63,7 +65,9 @@ def test_a_step_that_takes_too_long_times_out_promptly(
 
 
 @pytest.mark.parametrize("named", ["TimeoutError", "['orchestrator.errors:StepTimedOut']"])
-def test_a_timeout_may_be_retried(runs: Runs, ending: Any, named: str) -> None:
+def test_a_timeout_may_be_retried(
+    runs: Runs, ending: Callable[[str], Pipeline], named: str
+) -> None:
     record = runs.run(
         ending(f"""
     import pathlib, time
@@ -86,7 +90,7 @@ def test_a_timeout_may_be_retried(runs: Runs, ending: Any, named: str) -> None:
 
 
 def test_a_retry_begins_when_all_that_a_timed_out_attempt_started_is_gone(
-    own_worker: Runs, ending: Any
+    own_worker: OwnWorker, ending: Callable[[str], Pipeline]
 ) -> None:
     source = """
     import pathlib, subprocess, time, psutil
@@ -128,12 +132,12 @@ def test_a_shell_step_that_times_out_ends_with_its_children(
     assert not is_running(int(pids.read_text()))
 
 
-def is_running(pid):
+def is_running(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_a_step_that_swallows_its_timeout_is_killed_and_recorded(
-    own_worker: Runs, ending: Any, states: States
+    own_worker: OwnWorker, ending: Callable[[str], Pipeline], states: States
 ) -> None:
     """Celery's hard time limit kills the child; the failure callback takes it to the ledger."""
     source = """
@@ -158,7 +162,7 @@ def test_a_step_that_swallows_its_timeout_is_killed_and_recorded(
 
 
 def test_a_killed_child_is_recorded_as_lost_and_the_worker_goes_on(
-    own_worker: Runs, ending: Any, states: States
+    own_worker: OwnWorker, ending: Callable[[str], Pipeline], states: States
 ) -> None:
     source = """
     import os, signal
@@ -178,7 +182,9 @@ def test_a_killed_child_is_recorded_as_lost_and_the_worker_goes_on(
     assert "signal 9 (SIGKILL)" in attempt.error.message
 
 
-def test_a_lost_attempt_is_retried_when_the_step_has_retries(own_worker: Runs, ending: Any) -> None:
+def test_a_lost_attempt_is_retried_when_the_step_has_retries(
+    own_worker: OwnWorker, ending: Callable[[str], Pipeline]
+) -> None:
     source = """
     import os, pathlib, signal
 
@@ -216,7 +222,12 @@ def test_a_lost_attempt_is_retried_when_the_step_has_retries(own_worker: Runs, e
     ],
 )
 def test_whatever_a_step_raises_fails_it_and_no_more(
-    runs: Runs, ending: Any, states: States, body: str, kind: str, message: str
+    runs: Runs,
+    ending: Callable[[str], Pipeline],
+    states: States,
+    body: str,
+    kind: str,
+    message: str,
 ) -> None:
     source = f"""
     class Unpicklable(Exception):
@@ -256,7 +267,7 @@ def test_whatever_a_step_raises_fails_it_and_no_more(
 
 
 def test_a_step_that_ends_its_process_quietly_is_lost(
-    own_worker: Runs, ending: Any, states: States
+    own_worker: OwnWorker, ending: Callable[[str], Pipeline], states: States
 ) -> None:
     source = """
     import os
@@ -274,7 +285,7 @@ def test_a_step_that_ends_its_process_quietly_is_lost(
 
 
 def test_threads_and_processes_that_a_step_leaves_behind_do_not_hold_its_end(
-    runs: Runs, ending: Any, tmp_path: Path
+    runs: Runs, ending: Callable[[str], Pipeline], tmp_path: Path
 ) -> None:
     record = runs.run(
         ending("""
@@ -295,7 +306,7 @@ def test_threads_and_processes_that_a_step_leaves_behind_do_not_hold_its_end(
 
 
 def test_a_step_may_use_signals_directories_and_environment_without_harm_to_the_next(
-    own_worker: Runs, pipeline_from: PipelineFrom
+    own_worker: OwnWorker, pipeline_from: PipelineFrom
 ) -> None:
     source = """
         import os, signal

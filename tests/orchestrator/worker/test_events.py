@@ -21,7 +21,7 @@ FAN = """
 """
 
 
-def of_run(events, run_id):
+def of_run(events: list[dict[str, Any]], run_id: str) -> list[str]:
     named = {event["uuid"] for event in events if run_id in (event.get("kwargs") or "")}
     return [event["type"] for event in events if event.get("uuid") in named]
 
@@ -32,7 +32,7 @@ def test_every_event_of_a_fan_arrives_in_far_fewer_messages(
     celery_events: list[dict[str, Any]],
     wait_until: WaitUntil,
 ) -> None:
-    def published():
+    def published() -> int:
         return runs.ledger.client.info("commandstats").get("cmdstat_publish", {"calls": 0})["calls"]
 
     before = published()

@@ -32,7 +32,7 @@ from orchestrator.local.workers import LocalWorkers
 from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.worker.flower import BoundedNames
 from tests.support.fixtures import PipelineFrom, WaitUntil
-from tests.support.worker_runs import Runs
+from tests.support.worker_runs import OwnWorker, Runs
 
 PASSWORD = "pass word"
 
@@ -41,17 +41,17 @@ class Flower:
     def __init__(self, port: int, pid: int) -> None:
         self.port, self.pid = port, pid
 
-    def get(self, path, auth=f"admin:{PASSWORD}"):
+    def get(self, path: str, auth: str = f"admin:{PASSWORD}") -> Any:
         return json.loads(self.text(path, auth))
 
-    def text(self, path, auth=f"admin:{PASSWORD}"):
+    def text(self, path: str, auth: str | None = f"admin:{PASSWORD}") -> str:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
         if auth:
             request.add_header("Authorization", "Basic " + base64.b64encode(auth.encode()).decode())
         with urllib.request.urlopen(request, timeout=10) as answer:
             return answer.read().decode()
 
-    def status(self, path, auth):
+    def status(self, path: str, auth: str | None) -> int | None:
         try:
             self.text(path, auth)
         except urllib.error.HTTPError as error:
@@ -105,7 +105,7 @@ def flower(
 
 
 def test_every_step_stands_under_its_name_with_run_step_and_attempt(
-    runs: Runs, flower: Any, pipeline_from: PipelineFrom, wait_until: WaitUntil
+    runs: Runs, flower: Flower, pipeline_from: PipelineFrom, wait_until: WaitUntil
 ) -> None:
     record = runs.run(
         pipeline_from("""
@@ -123,7 +123,7 @@ def test_every_step_stands_under_its_name_with_run_step_and_attempt(
         """)
     )
 
-    def tasks():
+    def tasks() -> dict[tuple[str, int], tuple[str, str]]:
         found = {}
         for task in flower.get("/api/tasks").values():
             kwargs = ast.literal_eval(task["kwargs"] or "{}")
@@ -144,7 +144,7 @@ def test_every_step_stands_under_its_name_with_run_step_and_attempt(
 
 
 def test_metrics_have_few_buckets_for_each_step(
-    runs: Runs, flower: Any, pipeline_from: PipelineFrom, wait_until: WaitUntil
+    runs: Runs, flower: Flower, pipeline_from: PipelineFrom, wait_until: WaitUntil
 ) -> None:
     runs.run(
         pipeline_from("""
@@ -158,7 +158,7 @@ def test_metrics_have_few_buckets_for_each_step(
         """)
     )
 
-    def buckets():
+    def buckets() -> list[str]:
         text = flower.text("/metrics")
         series = re.findall(r"^flower_task_runtime_seconds_bucket{(.*)} ", text, re.MULTILINE)
         return [
@@ -172,13 +172,13 @@ def test_metrics_have_few_buckets_for_each_step(
 
 
 @pytest.mark.parametrize("path", ["/", "/api/tasks", "/api/workers", "/tasks", "/metrics"])
-def test_nobody_sees_anything_without_the_password(flower: Any, path: str) -> None:
+def test_nobody_sees_anything_without_the_password(flower: Flower, path: str) -> None:
     assert flower.status(path, None) == 401
     assert flower.status(path, "admin:wrong") == 401
 
 
 def test_it_listens_on_this_machine_only_and_keeps_the_password_off_the_command_line(
-    flower: Any,
+    flower: Flower,
 ) -> None:
     process = psutil.Process(flower.pid)
 
@@ -208,7 +208,7 @@ GATED = """
 """
 
 
-def states_of(flower, run_id):
+def states_of(flower: Flower, run_id: str) -> dict[str, list[str]]:
     """Return what Flower says of the messages of a run, by step and attempt."""
     found = {}
     for task in flower.get("/api/tasks").values():
@@ -223,7 +223,7 @@ def states_of(flower, run_id):
 )
 def test_a_cancelled_step_is_revoked_and_no_failure(
     runs: Runs,
-    flower: Any,
+    flower: Flower,
     pipeline_from: PipelineFrom,
     wait_until: WaitUntil,
     tmp_path: Path,
@@ -240,7 +240,7 @@ def test_a_cancelled_step_is_revoked_and_no_failure(
 
 
 def test_a_message_that_ran_nothing_is_rejected_and_no_success(
-    runs: Runs, flower: Any, pipeline_from: PipelineFrom, wait_until: WaitUntil, tmp_path: Path
+    runs: Runs, flower: Flower, pipeline_from: PipelineFrom, wait_until: WaitUntil, tmp_path: Path
 ) -> None:
     run_id = runs.submit(pipeline_from(GATED, {"folder": str(tmp_path)}))
     runs.wait(run_id, lambda _: (tmp_path / "began").exists())
@@ -256,7 +256,7 @@ def test_a_message_that_ran_nothing_is_rejected_and_no_success(
 
 
 def test_a_worker_that_came_later_is_there_without_a_refresh(
-    flower: Any, own_worker: Runs, wait_until: WaitUntil
+    flower: Flower, own_worker: OwnWorker, wait_until: WaitUntil
 ) -> None:
     with own_worker() as later:
         (name,) = [
@@ -265,7 +265,7 @@ def test_a_worker_that_came_later_is_there_without_a_refresh(
             if later.settings.queue_of() in card.queues
         ]
 
-        def looked_at():
+        def looked_at() -> object:
             found = flower.get("/api/workers").get(name, {})
             return "stats" in found and [queue["name"] for queue in found.get("active_queues", [])]
 
@@ -274,17 +274,17 @@ def test_a_worker_that_came_later_is_there_without_a_refresh(
 
 
 def test_metrics_do_not_grow_with_the_names_of_steps(
-    flower: Any, runs: Runs, wait_until: WaitUntil
+    flower: Flower, runs: Runs, wait_until: WaitUntil
 ) -> None:
     """Steps of a fan-out share a name, and beyond 500 names all share one; so do events that are
     not Celery's."""
 
-    def names():
+    def names() -> set[str]:
         return set(re.findall(r'flower_events_total{task="([^"]*)"', flower.text("/metrics")))
 
     with runs.app.events.default_dispatcher() as dispatcher:
 
-        def send(kind, number, name):
+        def send(kind: str, number: int, name: str) -> None:
             dispatcher.send(kind, uuid=f"{name}-{number}", name=name, args="()", kwargs="{}")
 
         for number in range(50):

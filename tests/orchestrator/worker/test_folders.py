@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fixtures import PipelineFrom
-from tests.support.worker_runs import Runs
+from tests.support.worker_runs import OwnWorker
 
 STRAYING = """
     import os, tempfile
@@ -36,7 +36,7 @@ STRAYING = """
 
 
 def test_a_step_that_changes_its_folder_does_not_move_the_next(
-    own_worker: Runs, pipeline_from: PipelineFrom
+    own_worker: OwnWorker, pipeline_from: PipelineFrom
 ) -> None:
     with own_worker() as runs:
         record = runs.run(pipeline_from(STRAYING))
@@ -47,7 +47,10 @@ def test_a_step_that_changes_its_folder_does_not_move_the_next(
 
 
 def test_the_folder_that_a_module_chooses_when_it_is_imported_stays(
-    own_worker: Runs, pipeline_from: PipelineFrom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_worker: OwnWorker,
+    pipeline_from: PipelineFrom,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with own_worker() as runs:
         monkeypatch.chdir(tmp_path)  # the module changes it here, too

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from orchestrator.local.workers import local_workers
+from orchestrator.local.workers import LocalWorkers, local_workers
 from orchestrator.messages.queues import queue_length
 from orchestrator.settings.model import Settings
 from tests.support.fixtures import PipelineFrom, WaitUntil
@@ -26,7 +25,9 @@ def end(**_):
 
 
 @pytest.fixture
-def ending_worker(settings: Settings, shared_redis_url: str, tmp_path: Path):
+def ending_worker(
+    settings: Settings, shared_redis_url: str, tmp_path: Path
+) -> Iterator[LocalWorkers]:
     """Return a started worker that is told to end as soon as it has taken a message."""
     (tmp_path / "ending_app.py").write_text(ENDING_APP)
     with local_workers(
@@ -37,7 +38,7 @@ def ending_worker(settings: Settings, shared_redis_url: str, tmp_path: Path):
 
 
 def test_a_worker_that_ends_gives_back_what_it_has_not_begun(
-    ending_worker: Any,
+    ending_worker: LocalWorkers,
     runs_by: Callable[[Settings], Runs],
     pipeline_from: PipelineFrom,
     wait_until: WaitUntil,

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.attempt_id import AttemptId
 from tests.support.fixtures import PipelineFrom
-from tests.support.worker_runs import Runs
+from tests.support.worker_runs import OwnWorker
 
 DYING = {
     "killed": "os.kill(os.getpid(), signal.SIGKILL)",
@@ -18,7 +18,7 @@ DYING = {
 
 @pytest.mark.parametrize("how", DYING)
 def test_the_last_words_of_a_step_whose_process_dies_are_there(
-    own_worker: Runs, pipeline_from: PipelineFrom, how: str
+    own_worker: OwnWorker, pipeline_from: PipelineFrom, how: str
 ) -> None:
     with own_worker() as runs:
         record = runs.run(
@@ -54,7 +54,7 @@ def test_the_last_words_of_a_step_whose_process_dies_are_there(
 
 
 def test_the_last_words_of_a_step_that_is_killed_after_its_grace_are_there(
-    own_worker: Runs, pipeline_from: PipelineFrom
+    own_worker: OwnWorker, pipeline_from: PipelineFrom
 ) -> None:
     with own_worker() as runs:
         record = runs.run(
@@ -83,7 +83,7 @@ def test_the_last_words_of_a_step_that_is_killed_after_its_grace_are_there(
 
 
 def test_the_log_of_a_noisy_step_that_dies_goes_on_where_it_was(
-    own_worker: Runs, pipeline_from: PipelineFrom
+    own_worker: OwnWorker, pipeline_from: PipelineFrom
 ) -> None:
     with own_worker() as runs:
         record = runs.run(
@@ -111,7 +111,7 @@ def test_the_log_of_a_noisy_step_that_dies_goes_on_where_it_was(
 
 
 def test_who_truncates_the_file_behind_a_stream_loses_no_line_that_follows(
-    own_worker: Runs, pipeline_from: PipelineFrom
+    own_worker: OwnWorker, pipeline_from: PipelineFrom
 ) -> None:
     pipeline = pipeline_from("""
         import os, subprocess
@@ -148,7 +148,7 @@ def test_who_truncates_the_file_behind_a_stream_loses_no_line_that_follows(
 
 
 def test_the_last_words_of_a_step_that_dies_at_once_are_there(
-    own_worker: Runs, pipeline_from: PipelineFrom
+    own_worker: OwnWorker, pipeline_from: PipelineFrom
 ) -> None:
     with own_worker() as runs:
         record = runs.run(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from orchestrator.definition.pipeline import Pipeline
 from tests.support.fixtures import PipelineFrom
-from tests.support.worker_runs import Runs
+from tests.support.worker_runs import OwnWorker, Runs
 
 WAYS = {
     "a logger": "logging.getLogger('my.model').warning('word')",
@@ -213,7 +215,7 @@ def source_of(ways: dict[str, str]) -> str:
     return "\n".join([*made, "", "@pipeline", "def ways():", *called])
 
 
-def assert_each_once(runs, pipeline, ways):
+def assert_each_once(runs: Runs, pipeline: Pipeline, ways: Mapping[str, str]) -> None:
     record = runs.run(pipeline)
     logs = {way: runs.log(record, f"way{number:02}") for number, way in enumerate(ways)}
 
@@ -226,7 +228,7 @@ def assert_each_once(runs, pipeline, ways):
 
 
 def test_each_line_is_in_the_log_once_whatever_way_it_takes(
-    own_worker: Runs, pipeline_from: PipelineFrom
+    own_worker: OwnWorker, pipeline_from: PipelineFrom
 ) -> None:
     with own_worker(slots=4) as runs:
         assert_each_once(runs, pipeline_from(source_of(HARMLESS)), HARMLESS)
@@ -234,7 +236,7 @@ def test_each_line_is_in_the_log_once_whatever_way_it_takes(
 
 @pytest.mark.parametrize("way", SETTING_UP)
 def test_a_step_that_sets_up_logging_anew_takes_no_line_from_the_next(
-    own_worker: Runs, pipeline_from: PipelineFrom, way: Any
+    own_worker: OwnWorker, pipeline_from: PipelineFrom, way: Any
 ) -> None:
     ways = {way: WAYS[way], "a logger": WAYS["a logger"], "a task logger": WAYS["a task logger"]}
     with own_worker() as runs:

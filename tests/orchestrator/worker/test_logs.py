@@ -10,8 +10,9 @@ import psutil
 import pytest
 
 from orchestrator.attempt_id import AttemptId
+from orchestrator.definition.pipeline import Pipeline
 from tests.support.fixtures import PipelineFrom, WaitUntil
-from tests.support.worker_runs import Runs
+from tests.support.worker_runs import OwnWorker, Runs
 
 NOISY = """
     import logging, os, subprocess, sys, time, pathlib
@@ -69,7 +70,7 @@ LIVE = """
 """
 
 
-def assert_live(runs, pipeline, gate, wait_until):
+def assert_live(runs: Runs, pipeline: Pipeline, gate: Path, wait_until: WaitUntil) -> None:
     run_id = runs.submit(pipeline)
     wait_until(
         lambda: (
@@ -90,7 +91,7 @@ def test_lines_are_there_while_the_step_runs(
 
 
 def test_lines_of_a_child_that_replaced_a_dead_one_are_there_while_the_step_runs(
-    own_worker: Runs, pipeline_from: PipelineFrom, tmp_path: Path, wait_until: WaitUntil
+    own_worker: OwnWorker, pipeline_from: PipelineFrom, tmp_path: Path, wait_until: WaitUntil
 ) -> None:
     gate = tmp_path / "gate"
     with own_worker() as runs:
@@ -239,7 +240,7 @@ def test_a_progress_bar_is_its_last_state_and_a_long_line_says_what_is_missing(
 
 
 def test_a_step_may_close_or_replace_its_stdout_and_the_next_is_captured(
-    own_worker: Runs, pipeline_from: PipelineFrom
+    own_worker: OwnWorker, pipeline_from: PipelineFrom
 ) -> None:
     with own_worker() as runs:
         record = runs.run(
@@ -285,7 +286,7 @@ def test_a_step_may_close_or_replace_its_stdout_and_the_next_is_captured(
     ],
 )
 def test_streams_that_a_step_broke_are_whole_for_the_next(
-    own_worker: Runs, pipeline_from: PipelineFrom, harm: str
+    own_worker: OwnWorker, pipeline_from: PipelineFrom, harm: str
 ) -> None:
     with own_worker() as runs:
         record = runs.run(
@@ -332,7 +333,7 @@ def test_bytes_that_are_no_text_are_shown_and_the_rest_is_kept(
 
 
 def test_what_a_process_writes_that_a_step_has_left_behind_is_in_no_other_log_and_is_not_kept(
-    own_worker: Runs, pipeline_from: PipelineFrom, tmp_path: Path, wait_until: WaitUntil
+    own_worker: OwnWorker, pipeline_from: PipelineFrom, tmp_path: Path, wait_until: WaitUntil
 ) -> None:
     source = f"""
         import os, pathlib, subprocess, time

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from tests.support.fixtures import PipelineFrom, States
-from tests.support.worker_runs import Runs
+from tests.support.worker_runs import OwnWorker, Runs
 
 TAKING = """
     import os, subprocess, sys, time
@@ -111,7 +111,7 @@ def test_it_is_the_steps_own_failure_and_is_tried_again(
 
 
 def test_a_step_is_not_charged_for_what_an_earlier_one_has_left(
-    own_worker: Runs, pipeline_from: PipelineFrom
+    own_worker: OwnWorker, pipeline_from: PipelineFrom
 ) -> None:
     pipeline = pipeline_from("""
         import builtins, time

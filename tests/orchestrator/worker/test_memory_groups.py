@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from orchestrator.worker import memory_groups
 from orchestrator.worker.memory_groups import STEP, NoGroups, find_home, is_delegated
 from tests.support.fixtures import PipelineFrom, States
-from tests.support.worker_runs import Runs
+from tests.support.worker_runs import OwnWorker, Runs
 
 # A gigabyte in one call: watching, ten times a second, would find far more than the limit, or the
 # step ended.
@@ -60,25 +59,25 @@ WAYS = {
 
 
 @pytest.fixture(scope="module")
-def home():
+def home() -> Path:
     try:
         return find_home()[0]
     except (NoGroups, OSError) as error:
         pytest.skip(f"no control group is delegated to these tests: {error}")
 
 
-def pipeline_text(way, retries=0):
+def pipeline_text(way: str, retries: int = 0) -> str:
     how = WAYS[way].strip().format(all_at_once=ALL_AT_ONCE)
     return TAKING.format(how=how, retries=retries, all_at_once=ALL_AT_ONCE.replace('"', '\\"'))
 
 
-def groups_in(home):
+def groups_in(home: Path) -> list[str]:
     return [path.name for path in home.glob(f"{STEP}*")]
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_what_needs_more_at_once_never_has_it(
-    home: Any, runs: Runs, pipeline_from: PipelineFrom, states: States, way: str
+    home: Path, runs: Runs, pipeline_from: PipelineFrom, states: States, way: str
 ) -> None:
     record = runs.run(pipeline_from(pipeline_text(way)), within_s=120)
 
@@ -92,14 +91,14 @@ def test_what_needs_more_at_once_never_has_it(
 
 
 def test_it_is_a_failure_of_the_step_and_is_tried_again(
-    home: Any, runs: Runs, pipeline_from: PipelineFrom
+    home: Path, runs: Runs, pipeline_from: PipelineFrom
 ) -> None:
     record = runs.run(pipeline_from(pipeline_text("itself", retries=2)), within_s=120)
 
     assert [attempt.outcome for attempt in record.steps["takes"].attempts] == ["failed"] * 3
 
 
-def test_a_new_worker_removes_the_groups_of_dead_ones(home: Any, own_worker: Runs) -> None:
+def test_a_new_worker_removes_the_groups_of_dead_ones(home: Path, own_worker: OwnWorker) -> None:
     pid = next(pid for pid in range(2, 4_000_000) if not psutil.pid_exists(pid))
     left, foreign = home / f"{STEP}{pid}-{pid}-1", home / "another"
     for group in (left, foreign):
@@ -126,7 +125,7 @@ def test_a_group_that_is_not_marked_is_left_alone(tmp_path: Path) -> None:
 def test_the_log_says_once_which_way_is_used(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def nothing():
+    def nothing() -> None:
         raise NoGroups("it is a test of the log")
 
     monkeypatch.setattr(memory_groups, "_prepare", nothing)

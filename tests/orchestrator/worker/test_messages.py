@@ -3,6 +3,7 @@ once."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -38,15 +39,17 @@ COUNTED = """
 class Messages:
     """Sends messages of a run by hand, and tells from Celery's events which were taken."""
 
-    def __init__(self, runs, celery_events, wait_until):
+    def __init__(
+        self, runs: Runs, celery_events: list[dict[str, Any]], wait_until: WaitUntil
+    ) -> None:
         self._runs, self._events, self._wait_until = runs, celery_events, wait_until
 
-    def send(self, run_id, *steps, attempt=1):
+    def send(self, run_id: str, *steps: str, attempt: int = 1) -> None:
         queue = self._runs.settings.queue_of()
         links = tuple(Link(step, attempt, queue, 5, 0) for step in steps)
         Dispatcher(self._runs.app).send(run_id, [Chain("p", links)])
 
-    def of(self, run_id, kind):
+    def of(self, run_id: str, kind: str) -> list[str]:
         named = {
             event["uuid"]: event["name"]
             for event in self._events
@@ -55,7 +58,9 @@ class Messages:
         ids = [event["uuid"] for event in self._events if event["type"] == kind]
         return sorted(named[uuid] for uuid in ids if uuid in named)
 
-    def wait_for_ends(self, run_id, succeeded=0, rejected=0):
+    def wait_for_ends(
+        self, run_id: str, succeeded: int = 0, rejected: int = 0
+    ) -> tuple[list[str], list[str]]:
         """What has run is a success for Celery; a message that ran nothing is rejected, and no
         failure."""
         self._wait_until(lambda: len(self.of(run_id, "task-succeeded")) >= succeeded)
@@ -70,12 +75,12 @@ class Messages:
 
 
 @pytest.fixture
-def messages(runs: Runs, celery_events: list[dict[str, Any]], wait_until: WaitUntil):
+def messages(runs: Runs, celery_events: list[dict[str, Any]], wait_until: WaitUntil) -> Messages:
     return Messages(runs, celery_events, wait_until)
 
 
 @pytest.fixture
-def counted(runs: Runs, pipeline_from: PipelineFrom, tmp_path: Path):
+def counted(runs: Runs, pipeline_from: PipelineFrom, tmp_path: Path) -> str:
     """A run a -> b -> (c, d) -> e, whose a is running and waits for the gate."""
     run_id = runs.submit(pipeline_from(COUNTED, {"folder": str(tmp_path)}))
     runs.wait(run_id, lambda _: (tmp_path / "ran").exists())
@@ -83,12 +88,12 @@ def counted(runs: Runs, pipeline_from: PipelineFrom, tmp_path: Path):
 
 
 @pytest.fixture
-def ran(tmp_path: Path):
+def ran(tmp_path: Path) -> Callable[[], list[str]]:
     return lambda: (tmp_path / "ran").read_text().split()
 
 
 def test_a_doubled_message_is_dropped_and_its_chain_goes_on_once(
-    runs: Runs, messages: Any, counted: Any, ran: Any, tmp_path: Path
+    runs: Runs, messages: Messages, counted: str, ran: Callable[[], list[str]], tmp_path: Path
 ) -> None:
     messages.send(counted, "a", "b")
     messages.send(counted, "a", "b")
@@ -105,7 +110,7 @@ def test_a_doubled_message_is_dropped_and_its_chain_goes_on_once(
 
 
 def test_two_identical_messages_at_once_are_one_attempt(
-    runs: Runs, messages: Any, pipeline_from: PipelineFrom, tmp_path: Path
+    runs: Runs, messages: Messages, pipeline_from: PipelineFrom, tmp_path: Path
 ) -> None:
     """Both wait in the queue behind steps that fill all four children."""
     (tmp_path / "gate").touch()
@@ -122,7 +127,7 @@ def test_two_identical_messages_at_once_are_one_attempt(
 
 
 def test_early_messages_are_dropped_and_the_steps_run_in_their_turn(
-    runs: Runs, messages: Any, counted: Any, ran: Any, tmp_path: Path
+    runs: Runs, messages: Messages, counted: str, ran: Callable[[], list[str]], tmp_path: Path
 ) -> None:
     for step in "edcb":
         messages.send(counted, step)
@@ -137,7 +142,7 @@ def test_early_messages_are_dropped_and_the_steps_run_in_their_turn(
 
 
 def test_late_messages_change_nothing(
-    runs: Runs, messages: Any, counted: Any, ran: Any, tmp_path: Path
+    runs: Runs, messages: Messages, counted: str, ran: Callable[[], list[str]], tmp_path: Path
 ) -> None:
     (tmp_path / "gate").touch()
     runs.wait(counted)
@@ -154,7 +159,11 @@ def test_late_messages_change_nothing(
 
 
 def test_messages_of_a_cancelled_run_are_dropped(
-    runs: Runs, messages: Any, counted: Any, ran: Any, wait_until: WaitUntil
+    runs: Runs,
+    messages: Messages,
+    counted: str,
+    ran: Callable[[], list[str]],
+    wait_until: WaitUntil,
 ) -> None:
     runs.ledger.cancel(counted, "by the test")
     messages.send(counted, "b")
@@ -167,7 +176,7 @@ def test_messages_of_a_cancelled_run_are_dropped(
 
 
 def test_messages_of_unknown_runs_and_steps_are_dropped_and_leave_no_keys(
-    runs: Runs, messages: Any, counted: Any, tmp_path: Path, worker: LocalWorkers
+    runs: Runs, messages: Messages, counted: str, tmp_path: Path, worker: LocalWorkers
 ) -> None:
     unknown = f"unknown-{uuid4().hex}"  # other tests send messages of unknown runs too
     messages.send(unknown, "a", "b")

@@ -3,9 +3,8 @@ written to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,7 +30,9 @@ WAYS = {
 
 
 @pytest.fixture(scope="module")
-def one_child(settings: Settings, shared_redis_url: str, runs_by: Callable[[Settings], Runs]):
+def one_child(
+    settings: Settings, shared_redis_url: str, runs_by: Callable[[Settings], Runs]
+) -> Iterator[Runs]:
     from orchestrator.local.workers import local_workers
 
     with local_workers(settings, shared_redis_url, 1, ["cpu"], ready_within_s=30) as started:
@@ -41,7 +42,7 @@ def one_child(settings: Settings, shared_redis_url: str, runs_by: Callable[[Sett
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_step_that_closes_descriptors_of_its_process_fails_and_says_so(
-    one_child: Any, pipeline_from: PipelineFrom, way: str
+    one_child: Runs, pipeline_from: PipelineFrom, way: str
 ) -> None:
     record = one_child.run(
         pipeline_from(f"""
@@ -78,7 +79,7 @@ def test_a_step_that_closes_descriptors_of_its_process_fails_and_says_so(
 
 
 def test_whichever_descriptor_a_step_closes_no_attempt_is_lost(
-    one_child: Any, pipeline_from: PipelineFrom
+    one_child: Runs, pipeline_from: PipelineFrom
 ) -> None:
     record = one_child.run(
         pipeline_from("""
@@ -107,7 +108,7 @@ def test_whichever_descriptor_a_step_closes_no_attempt_is_lost(
 
 
 def test_nothing_of_ours_is_written_into_files_that_get_the_numbers_of_closed_descriptors(
-    one_child: Any, pipeline_from: PipelineFrom, tmp_path: Path
+    one_child: Runs, pipeline_from: PipelineFrom, tmp_path: Path
 ) -> None:
     record = one_child.run(
         pipeline_from(f"""

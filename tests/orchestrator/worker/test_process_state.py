@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from orchestrator.settings.model import Settings
 from tests.support.fixtures import PipelineFrom
-from tests.support.worker_runs import Runs
+from tests.support.worker_runs import OwnWorker, Runs
 
 SPOILING = """
     import os, sys
@@ -248,7 +248,9 @@ REPLACED = {
 
 
 @pytest.fixture(scope="module")
-def one_child(settings: Settings, shared_redis_url: str, runs_by: Callable[[Settings], Runs]):
+def one_child(
+    settings: Settings, shared_redis_url: str, runs_by: Callable[[Settings], Runs]
+) -> Iterator[Runs]:
     from orchestrator.local.workers import local_workers
 
     with local_workers(settings, shared_redis_url, 1, ["cpu"], ready_within_s=30) as started:
@@ -257,10 +259,10 @@ def one_child(settings: Settings, shared_redis_url: str, runs_by: Callable[[Sett
 
 
 @pytest.fixture
-def spoil(one_child: Any, pipeline_from: PipelineFrom):
+def spoil(one_child: Runs, pipeline_from: PipelineFrom) -> Callable[[str, str], list[Any]]:
     """Return what three steps see: before, in, and after one that spoils its process."""
 
-    def run(spoil, look):
+    def run(spoil: str, look: str) -> list[Any]:
         record = one_child.run(
             pipeline_from(textwrap.dedent(SPOILING).format(spoil=spoil, look=look))
         )
@@ -271,7 +273,9 @@ def spoil(one_child: Any, pipeline_from: PipelineFrom):
 
 
 @pytest.mark.parametrize("change", HELD)
-def test_what_a_step_changes_is_put_back_in_the_same_process(spoil: Any, change: str) -> None:
+def test_what_a_step_changes_is_put_back_in_the_same_process(
+    spoil: Callable[[str, str], list[Any]], change: str
+) -> None:
     before, spoils, after = spoil(*HELD[change])
 
     assert after == before
@@ -279,7 +283,9 @@ def test_what_a_step_changes_is_put_back_in_the_same_process(spoil: Any, change:
 
 
 @pytest.mark.parametrize("change", REPLACED)
-def test_a_process_that_cannot_be_put_back_is_replaced(spoil: Any, change: str) -> None:
+def test_a_process_that_cannot_be_put_back_is_replaced(
+    spoil: Callable[[str, str], list[Any]], change: str
+) -> None:
     before, spoils, after = spoil(*REPLACED[change])
 
     assert spoils["seen"] != before["seen"] or change == "a resource limit"
@@ -287,7 +293,9 @@ def test_a_process_that_cannot_be_put_back_is_replaced(spoil: Any, change: str) 
     assert after["pid"] != before["pid"] == spoils["pid"]
 
 
-def test_users_that_a_step_took_on_are_not_those_of_the_next_one(spoil: Any) -> None:
+def test_users_that_a_step_took_on_are_not_those_of_the_next_one(
+    spoil: Callable[[str, str], list[Any]],
+) -> None:
     import os
 
     if os.geteuid():
@@ -321,7 +329,7 @@ IMPORTED = """
 
 
 def test_what_modules_change_when_they_are_imported_holds_for_all_steps_of_their_folder_alone(
-    one_child: Any,
+    one_child: Runs,
     pipeline_from: PipelineFrom,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
@@ -354,7 +362,7 @@ def test_what_modules_change_when_they_are_imported_holds_for_all_steps_of_their
 
 
 def test_a_step_finds_half_of_the_descriptors_free_whatever_steps_before_it_left_open(
-    own_worker: Runs, pipeline_from: PipelineFrom
+    own_worker: OwnWorker, pipeline_from: PipelineFrom
 ) -> None:
     import resource
 
@@ -389,7 +397,7 @@ def test_a_step_finds_half_of_the_descriptors_free_whatever_steps_before_it_left
 
 
 def test_a_process_that_is_replaced_takes_no_other_step_with_it(
-    own_worker: Runs, pipeline_from: PipelineFrom
+    own_worker: OwnWorker, pipeline_from: PipelineFrom
 ) -> None:
     pipeline = pipeline_from("""
         import os, threading, time

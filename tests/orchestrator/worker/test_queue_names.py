@@ -10,7 +10,8 @@ import pytest
 import redis
 
 from orchestrator.ledger.connection import connect
-from orchestrator.ledger.presence import present_workers
+from orchestrator.ledger.events import EventKind
+from orchestrator.ledger.presence import WorkerCard, present_workers
 from orchestrator.ledger.set_aside import dead_key, foreign_key
 from orchestrator.ledger.values import Link
 from orchestrator.local.server import embedded_server
@@ -20,7 +21,7 @@ from orchestrator.messages.sizes import ORIGIN_BYTES, message_bytes
 from orchestrator.settings.model import Settings
 from orchestrator.settings.pools import PoolSettings
 from tests.support.fixtures import PipelineFrom, WaitUntil
-from tests.support.worker_runs import Runs
+from tests.support.worker_runs import OwnWorker, Runs
 
 CHAIN = """
     @step
@@ -44,7 +45,7 @@ FOREIGN = (
 )
 
 
-def events_of(runs, run_id):
+def events_of(runs: Runs, run_id: str) -> list[EventKind]:
     return [event.kind for event in runs.ledger.events(run_id)]
 
 
@@ -146,7 +147,7 @@ def test_a_message_that_a_worker_sends_is_no_larger_than_was_computed(
 
 
 def test_the_card_tells_which_queues_are_read_and_how_many_slots_there_are_now(
-    own_worker: Runs, wait_until: WaitUntil
+    own_worker: OwnWorker, wait_until: WaitUntil
 ) -> None:
     with own_worker() as runs:
         queue, client, prefix = (
@@ -155,7 +156,7 @@ def test_the_card_tells_which_queues_are_read_and_how_many_slots_there_are_now(
             runs.settings.key_prefix,
         )
 
-        def card():
+        def card() -> WorkerCard:
             (found,) = [it for it in present_workers(client, prefix) if it.worker == name]
             return found
 

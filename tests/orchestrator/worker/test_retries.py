@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.definition.pipeline import Pipeline
 from tests.support.fixtures import PipelineFrom, WaitUntil
 from tests.support.worker_runs import Runs
 
@@ -38,11 +40,11 @@ FLAKY = """
 
 
 @pytest.fixture
-def flaky(pipeline_from: PipelineFrom, tmp_path: Path):
+def flaky(pipeline_from: PipelineFrom, tmp_path: Path) -> Callable[..., Pipeline]:
     """Return a pipeline of one step that fails `times` times with `error`."""
     numbers = itertools.count()
 
-    def build(options, error="OSError", times=1):
+    def build(options: str, error: str = "OSError", times: int = 1) -> Pipeline:
         folder = tmp_path / f"attempts-{next(numbers)}"
         folder.mkdir()
         return pipeline_from(
@@ -53,7 +55,7 @@ def flaky(pipeline_from: PipelineFrom, tmp_path: Path):
 
 
 def test_every_attempt_is_in_the_record_with_its_error_and_the_users_frames(
-    runs: Runs, flaky: Any
+    runs: Runs, flaky: Callable[..., Pipeline]
 ) -> None:
     record = runs.run(flaky("retries=2, retry_delay=0.01", times=2))
 
@@ -75,7 +77,7 @@ def test_every_attempt_is_in_the_record_with_its_error_and_the_users_frames(
 
 
 def test_the_due_time_is_in_the_ledger_and_grows_with_backoff_up_to_the_cap(
-    runs: Runs, flaky: Any
+    runs: Runs, flaky: Callable[..., Pipeline]
 ) -> None:
     options = "retries=4, retry_delay=0.1, retry_backoff=3, retry_max_delay=0.5, retry_jitter=0"
     record = runs.run(flaky(options, times=4))
@@ -108,7 +110,7 @@ def test_jitter_spreads_the_due_times(runs: Runs, pipeline_from: PipelineFrom) -
 
 
 def test_a_step_that_waits_for_its_retry_holds_no_child_and_shows_when_it_is_due(
-    runs: Runs, flaky: Any, pipeline_from: PipelineFrom
+    runs: Runs, flaky: Callable[..., Pipeline], pipeline_from: PipelineFrom
 ) -> None:
     """Four children, six steps that wait for long: another run goes through meanwhile."""
     waiting = [runs.submit(flaky("retries=1, retry_delay=600, retry_jitter=0")) for _ in range(6)]
@@ -141,7 +143,7 @@ def test_a_step_that_waits_for_its_retry_holds_no_child_and_shows_when_it_is_due
     ],
 )
 def test_exception_classes_and_their_bases_decide_about_the_retry(
-    runs: Runs, flaky: Any, options: str, error: str, attempts: int
+    runs: Runs, flaky: Callable[..., Pipeline], options: str, error: str, attempts: int
 ) -> None:
     record = runs.run(flaky(options, error, times=9))
 
@@ -150,7 +152,10 @@ def test_exception_classes_and_their_bases_decide_about_the_retry(
 
 
 def test_celery_events_name_the_step_and_show_each_end(
-    runs: Runs, flaky: Any, celery_events: list[dict[str, Any]], wait_until: WaitUntil
+    runs: Runs,
+    flaky: Callable[..., Pipeline],
+    celery_events: list[dict[str, Any]],
+    wait_until: WaitUntil,
 ) -> None:
     record = runs.run(flaky("retries=2, retry_delay=0.01", times=9))
 

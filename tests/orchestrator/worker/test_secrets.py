@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis import Redis
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cli.summary import summary_text
 from orchestrator.definition.loading import load
 from orchestrator.local.workers import LocalWorkers
 from orchestrator.record.as_json import record_json
-from orchestrator.record.run import read_record
+from orchestrator.record.run import RunRecord, read_record
 from orchestrator.worker.log_lines import LINE_CHARS
 from orchestrator.worker.log_shipment import Shipment
 from orchestrator.worker.masking import Masks
@@ -81,7 +82,7 @@ USES = """
 """
 
 
-def on_the_server(client) -> dict[str, str]:
+def on_the_server(client: Redis) -> dict[str, str]:
     """Return all that a server holds, by key, as text."""
     found = {}
     for key in client.scan_iter(count=1000):
@@ -125,7 +126,7 @@ def used(
     celery_events: list[dict[str, Any]],
     tmp_path_factory: pytest.TempPathFactory,
     wait_until: WaitUntil,
-):
+) -> tuple[str, RunRecord, dict[str, str], str]:
     """A run with secrets that failed once, with what the server held while it went on."""
     folder = tmp_path_factory.mktemp("gate")
     (folder / "token").write_text(TOKEN)
@@ -144,7 +145,9 @@ def used(
     return run_id, read_record(runs.ledger, run_id), during, kept_apart
 
 
-def test_steps_get_the_text_through_retries_and_as_part_of_other_values(used: Any) -> None:
+def test_steps_get_the_text_through_retries_and_as_part_of_other_values(
+    used: tuple[str, RunRecord, dict[str, str], str],
+) -> None:
     _, record, *_ = used
 
     assert {name: step.state.value for name, step in record.steps.items()} == dict.fromkeys(
@@ -157,7 +160,7 @@ def test_steps_get_the_text_through_retries_and_as_part_of_other_values(used: An
 
 
 def test_a_secret_is_in_one_key_while_the_run_goes_on_and_nowhere_afterwards(
-    runs: Runs, used: Any
+    runs: Runs, used: tuple[str, RunRecord, dict[str, str], str]
 ) -> None:
     run_id, _, during, kept_apart = used
 
@@ -169,7 +172,9 @@ def test_a_secret_is_in_one_key_while_the_run_goes_on_and_nowhere_afterwards(
 
 
 def test_what_people_see_is_masked(
-    used: Any, worker: LocalWorkers, celery_events: list[dict[str, Any]]
+    used: tuple[str, RunRecord, dict[str, str], str],
+    worker: LocalWorkers,
+    celery_events: list[dict[str, Any]],
 ) -> None:
     _, record, *_ = used
     shown = json.dumps(record_json(record), ensure_ascii=False)
@@ -202,7 +207,9 @@ def test_what_people_see_is_masked(
     )
 
 
-def test_logs_are_masked_in_whatever_pieces_they_are_written(runs: Runs, used: Any) -> None:
+def test_logs_are_masked_in_whatever_pieces_they_are_written(
+    runs: Runs, used: tuple[str, RunRecord, dict[str, str], str]
+) -> None:
     _, record, *_ = used
     lines = runs.log(record, "use")
 
@@ -263,7 +270,10 @@ OTHER = """
 
 
 def test_the_next_run_in_that_process_knows_nothing_of_it(
-    runs: Runs, used: Any, pipeline_from: PipelineFrom, tmp_path: Path
+    runs: Runs,
+    used: tuple[str, RunRecord, dict[str, str], str],
+    pipeline_from: PipelineFrom,
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "text").write_text(TOKEN)  # it is only masked where it is known
 
@@ -283,7 +293,7 @@ class _Lines:
     def __init__(self) -> None:
         self.kept: list[str] = []
 
-    def append_log(self, *given, before: int = 0) -> bool:
+    def append_log(self, *given: Any, before: int = 0) -> bool:
         self.kept += given[2]
         return True
 

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.settings.model import Settings
 from tests.support.fixtures import PipelineFrom
 from tests.support.shell import error_of
-from tests.support.worker_runs import Runs
+from tests.support.worker_runs import OwnWorker, Runs
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_variables_of_the_shell_are_left_alone(runs: Runs, shell: Any) -> None:
 
 
 def test_a_command_that_is_stopped_is_asked_first_and_may_tidy_up(
-    own_worker: Runs, settings: Settings, pipeline_from: PipelineFrom, tmp_path: Path
+    own_worker: OwnWorker, settings: Settings, pipeline_from: PipelineFrom, tmp_path: Path
 ) -> None:
     # on a busy machine, tidying up takes its time
     patient = settings.model_copy(update={"timeout_grace_s": 100.0})
@@ -276,7 +276,7 @@ def test_the_files_are_gone_however_the_attempt_ends(
 
 
 def test_the_files_of_a_process_that_was_killed_are_gone_with_its_worker(
-    own_worker: Runs, pipeline_from: PipelineFrom, tmp_path: Path
+    own_worker: OwnWorker, pipeline_from: PipelineFrom, tmp_path: Path
 ) -> None:
     path = tmp_path / "path"
     with own_worker() as runs:

@@ -15,7 +15,7 @@ from orchestrator.artifacts.reference import artifact_of
 from orchestrator.settings.model import Settings
 from tests.support.fixtures import PipelineFrom, WaitUntil
 from tests.support.shell import error_of
-from tests.support.worker_runs import Runs
+from tests.support.worker_runs import OwnWorker, Runs
 
 
 def test_what_a_command_leaves_running_with_its_standard_output_does_not_hold_the_step(
@@ -106,7 +106,7 @@ def test_a_large_output_is_kept_whole_and_by_reference(runs: Runs, shell: Any) -
 
 
 def test_an_output_beyond_the_limit_fails_the_attempt_and_ends_the_command(
-    own_worker: Runs, settings: Settings, pipeline_from: PipelineFrom, tmp_path: Path
+    own_worker: OwnWorker, settings: Settings, pipeline_from: PipelineFrom, tmp_path: Path
 ) -> None:
     chosen = settings.model_copy(update={"shell_output_mb": 1})
     with own_worker(chosen=chosen) as runs:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from orchestrator.cores import available_cores
+from orchestrator.definition.pipeline import Pipeline
 from orchestrator.local.workers import local_workers
 from orchestrator.settings.model import Settings
 from orchestrator.settings.pools import PoolSettings
@@ -65,7 +66,7 @@ SEEN = """
 """
 
 
-def expected(threads):
+def expected(threads: int) -> list[Any]:
     return [str(threads), [str(threads)] * 2, threads]
 
 
@@ -75,11 +76,13 @@ def runs_with(
     shared_redis_url: str,
     runs_by: Callable[[Settings], Runs],
     monkeypatch: pytest.MonkeyPatch,
-):
+) -> Callable[..., dict[str, Any]]:
     """Run a pipeline on a worker of its own with some slots, pool settings and variables; give runs
     and record."""
 
-    def run(pipeline, slots=1, variables=None, **pool):
+    def run(
+        pipeline: Pipeline, slots: int = 1, variables: Mapping[str, str] | None = None, **pool: Any
+    ) -> dict[str, Any]:
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             monkeypatch.delenv(name, raising=False)
         for name, value in (variables or {}).items():
@@ -97,7 +100,7 @@ def runs_with(
 
 
 def test_each_step_has_its_number_of_threads_though_libraries_are_loaded_already(
-    runs_with: Any, pipeline_from: PipelineFrom
+    runs_with: Callable[..., dict[str, Any]], pipeline_from: PipelineFrom
 ) -> None:
     values = runs_with(pipeline_from(SEEN), slots=1)
 
@@ -108,14 +111,18 @@ def test_each_step_has_its_number_of_threads_though_libraries_are_loaded_already
     assert values["sets_itself"] == ["7", ["7", str(available_cores())], 7]
 
 
-def test_slots_share_the_cores(runs_with: Any, pipeline_from: PipelineFrom) -> None:
+def test_slots_share_the_cores(
+    runs_with: Callable[..., dict[str, Any]], pipeline_from: PipelineFrom
+) -> None:
     values = runs_with(pipeline_from(SEEN), slots=2 * available_cores())
 
     assert values["share"] == values["again"] == expected(1)
     assert values["three"] == expected(3)
 
 
-def test_a_pool_may_say_how_many(runs_with: Any, pipeline_from: PipelineFrom) -> None:
+def test_a_pool_may_say_how_many(
+    runs_with: Callable[..., dict[str, Any]], pipeline_from: PipelineFrom
+) -> None:
     values = runs_with(pipeline_from(SEEN), slots=4, threads=2)
 
     assert values["share"] == values["again"] == expected(2)
@@ -123,7 +130,7 @@ def test_a_pool_may_say_how_many(runs_with: Any, pipeline_from: PipelineFrom) ->
 
 
 def test_what_the_user_has_set_counts_up_to_the_cap(
-    runs_with: Any, pipeline_from: PipelineFrom
+    runs_with: Callable[..., dict[str, Any]], pipeline_from: PipelineFrom
 ) -> None:
     variables = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
     values = runs_with(pipeline_from(SEEN), slots=4, variables=variables)
@@ -133,7 +140,7 @@ def test_what_the_user_has_set_counts_up_to_the_cap(
 
 
 def test_what_a_module_sets_when_it_is_imported_counts(
-    runs_with: Any, pipeline_from: PipelineFrom
+    runs_with: Callable[..., dict[str, Any]], pipeline_from: PipelineFrom
 ) -> None:
     pipeline = pipeline_from("""
         import os
@@ -155,7 +162,7 @@ def test_what_a_module_sets_when_it_is_imported_counts(
 
 
 def test_a_step_without_such_libraries_loads_none_and_looks_for_none(
-    runs_with: Any, pipeline_from: PipelineFrom
+    runs_with: Callable[..., dict[str, Any]], pipeline_from: PipelineFrom
 ) -> None:
     pipeline = pipeline_from("""
         import sys
@@ -174,7 +181,7 @@ def test_a_step_without_such_libraries_loads_none_and_looks_for_none(
 
 
 def test_a_step_finds_the_same_variables_whatever_libraries_were_loaded_before(
-    runs_with: Any, pipeline_from: PipelineFrom
+    runs_with: Callable[..., dict[str, Any]], pipeline_from: PipelineFrom
 ) -> None:
     pipeline = pipeline_from("""
         import os
@@ -215,7 +222,7 @@ def test_what_threadpoolctl_sets_is_what_steps_find() -> None:
 
 
 def test_commands_of_shell_steps_have_the_share_too(
-    runs_with: Any, pipeline_from: PipelineFrom
+    runs_with: Callable[..., dict[str, Any]], pipeline_from: PipelineFrom
 ) -> None:
     pipeline = pipeline_from("""
         plain = PipelineBuilder("plain")
@@ -228,7 +235,7 @@ def test_commands_of_shell_steps_have_the_share_too(
 
 
 def test_the_share_is_of_the_cores_that_may_be_used(
-    runs_with: Any, pipeline_from: PipelineFrom
+    runs_with: Callable[..., dict[str, Any]], pipeline_from: PipelineFrom
 ) -> None:
     before = os.sched_getaffinity(0)
     pipeline = pipeline_from("""
@@ -245,7 +252,7 @@ def test_the_share_is_of_the_cores_that_may_be_used(
 
 
 def test_a_step_has_its_number_of_threads_of_torch_and_the_next_one_the_share_again(
-    runs_with: Any, pipeline_from: PipelineFrom
+    runs_with: Callable[..., dict[str, Any]], pipeline_from: PipelineFrom
 ) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
     pipeline = pipeline_from("""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import pytest
 
 from orchestrator.definition.loading import load
 from orchestrator.definition.pipeline import FunctionCall, Pipeline, Step
-from tests.support.worker_runs import Runs
+from tests.support.worker_runs import OwnWorker, Runs
 
 USES = "same_name:answer"
 
 
 @pytest.fixture
-def one_slot(own_worker: Runs):
+def one_slot(own_worker: OwnWorker) -> Iterator[Runs]:
     """Runs on a worker with one child, so that every step meets what the one before has
     imported."""
     with own_worker(1) as runs:
@@ -26,10 +27,10 @@ def one_slot(own_worker: Runs):
 
 
 @pytest.fixture
-def answer_of(one_slot: Any):
+def answer_of(one_slot: Runs) -> Callable[[Path], Any]:
     """Return the output of `same_name:answer`, imported from a folder."""
 
-    def answer(folder):
+    def answer(folder: Path) -> Any:
         steps = {"answer": Step("answer", FunctionCall(USES))}
         record = one_slot.run(Pipeline("p", steps, import_path=str(folder)))
         error = record.steps["answer"].attempts[-1].error
@@ -39,7 +40,9 @@ def answer_of(one_slot: Any):
     return answer
 
 
-def test_modules_of_one_name_in_two_folders_are_kept_apart(answer_of: Any, tmp_path: Path) -> None:
+def test_modules_of_one_name_in_two_folders_are_kept_apart(
+    answer_of: Callable[[Path], Any], tmp_path: Path
+) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "part.py").write_text(f"PLACE = {folder!r}\n")
@@ -51,7 +54,7 @@ def test_modules_of_one_name_in_two_folders_are_kept_apart(answer_of: Any, tmp_p
 
 
 def test_packages_of_one_name_without_an_init_file_are_kept_apart(
-    answer_of: Any, tmp_path: Path
+    answer_of: Callable[[Path], Any], tmp_path: Path
 ) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder / "parts" / "deep").mkdir(parents=True)
@@ -63,7 +66,9 @@ def test_packages_of_one_name_without_an_init_file_are_kept_apart(
     assert [answer_of(tmp_path / folder) for folder in "abba"] == ["a", "b", "b", "a"]
 
 
-def test_a_file_that_has_changed_is_imported_anew(answer_of: Any, tmp_path: Path) -> None:
+def test_a_file_that_has_changed_is_imported_anew(
+    answer_of: Callable[[Path], Any], tmp_path: Path
+) -> None:
     (tmp_path / "part.py").write_text("NUMBER = 1\n")
     (tmp_path / "same_name.py").write_text(
         "def answer():\n    import part\n\n    return part.NUMBER\n"
@@ -77,7 +82,9 @@ def test_a_file_that_has_changed_is_imported_anew(answer_of: Any, tmp_path: Path
     assert (before, after_part, answer_of(tmp_path)) == (1, 22, "new")
 
 
-def test_a_module_stays_loaded_while_nothing_changes(answer_of: Any, tmp_path: Path) -> None:
+def test_a_module_stays_loaded_while_nothing_changes(
+    answer_of: Callable[[Path], Any], tmp_path: Path
+) -> None:
     (tmp_path / "same_name.py").write_text(
         "calls = []\n\ndef answer():\n    calls.append(1)\n    return len(calls)\n"
     )
@@ -86,7 +93,7 @@ def test_a_module_stays_loaded_while_nothing_changes(answer_of: Any, tmp_path: P
 
 
 def test_an_attempt_records_the_files_of_its_own_run_alone(
-    one_slot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_slot: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three pipelines in one folder share a module; what they import in their steps, by name or
     not, is their own."""

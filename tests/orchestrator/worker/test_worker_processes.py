@@ -229,5 +229,5 @@ def test_a_local_worker_ends_when_its_parent_is_killed(
         wait_until(lambda: not any(is_running(process) for process in tree))
 
 
-def is_running(process):
+def is_running(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

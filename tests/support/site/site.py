@@ -32,6 +32,7 @@ from orchestrator.definition.pipeline import Pipeline
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, present_workers
+from orchestrator.ledger.server_clock import ServerClock
 from orchestrator.messages.app import create_app
 from orchestrator.messages.queues import queue_keys
 from orchestrator.plan.compile import compile_pipeline
@@ -75,7 +76,8 @@ class Site:
             }
         )
         self.workers: list[Worker] = []
-        self._worker_numbers = itertools.count(1)
+        self._worker_numbers: Iterator[object] = itertools.count(1)
+        self.clock: ServerClock | None = None  # of a server whose clock is put
         self.client = stack.enter_context(connect(redis_url, retries=20))
         self.ledger = Ledger(self.client, name)
         self.app = stack.enter_context(create_app(self.settings, redis_url))
