@@ -386,7 +386,7 @@ def make_model(configuration: str, seed: int) -> Any:
 
 
 def _is_sound(pixels: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell for each image whether all its pixels are there and in range."""
+    """Return for each image whether all its pixels are there and in range."""
     sound: NDArray[np.bool_] = np.all(
         (pixels >= 0) & (pixels <= INK_MAX), axis=(1, 2)
     )  # NaN is neither

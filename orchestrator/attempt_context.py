@@ -23,7 +23,7 @@ class StopRequested(BaseException):
     """Raised inside a step that has to end: it timed out, or was cancelled, or its worker ends.
 
     No Exception, so that `except Exception` lets it pass; tidy up in `finally`, within the setting
-    timeout_grace_s. `is_timeout` tells why.
+    timeout_grace_s. `is_timeout` says whether that is why.
     """
 
     def __init__(self, *, is_timeout: bool = False) -> None:

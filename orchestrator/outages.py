@@ -13,7 +13,11 @@ from redis.exceptions import ConnectionError, TimeoutError
 
 from orchestrator.refusals import ServerRefuses
 
-EXPECTED = (ConnectionError, TimeoutError, OSError)  # of a server that is away: told in a sentence
+EXPECTED = (
+    ConnectionError,
+    TimeoutError,
+    OSError,
+)  # of a server that is away: reported in a sentence
 
 
 class Outage:

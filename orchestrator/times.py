@@ -1,4 +1,4 @@
-"""How people are told of times: moments and spans, which are microseconds everywhere else."""
+"""How people read times: moments and spans, which are microseconds everywhere else."""
 
 from __future__ import annotations
 

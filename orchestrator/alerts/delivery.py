@@ -1,8 +1,8 @@
-"""Telling people of failed runs: once for each failure, at least; in threads that nobody waits for.
+"""Alerts of failed runs: sent once for each failure, at least; in threads that nobody waits for.
 
-A coordinator claims the right to tell in the ledger, for a time. One that dies meanwhile leaves the
-claim to run out, and another one sends. Targets that were told are noted, and are not told again
-when the others are retried.
+A coordinator claims the right to send them in the ledger, for a time. One that dies meanwhile
+leaves the claim to run out, and another one sends. Targets that were reached are noted, and are not
+sent to again when the others are retried.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from orchestrator.settings.model import Settings
 
 logger = logging.getLogger(__name__)
 
-ALERTS_AT_ONCE = 8  # runs that are told of at the same time; others wait for the next round
+ALERTS_AT_ONCE = 8  # runs whose alerts are sent at the same time; others wait for the next round
 HANGING_AT_ONCE = 3  # messages to one target that may hang before it is sent no more
 
 
@@ -42,7 +42,7 @@ class Pace:
 
 
 class AlertDelivery:
-    """Tells of failed runs, as the ledger says that there is something to tell."""
+    """Sends the alerts that the ledger says are due."""
 
     pace = Pace()
 
@@ -54,8 +54,8 @@ class AlertDelivery:
         self._hanging: dict[str, list[threading.Thread]] = {}
 
     def offer(self, run_id: str, alert_at_us: int, now_us: int) -> None:
-        """Begin to tell of a run when that is due, and nobody here is at it already. Comes back at
-        once."""
+        """Begin to send the alerts of a run when they are due, and nobody here is at it already.
+        Comes back at once."""
         if alert_at_us > now_us:
             return
         with self._lock:
@@ -75,7 +75,9 @@ class AlertDelivery:
             read_targets(self._settings.alerts, os.environ) if self._settings.alerts else []
         ):
             if error := send(target, message):
-                logger.warning("%s could not be told: %s: %s", target.label, message.title, error)
+                logger.warning(
+                    "%s could not be alerted: %s: %s", target.label, message.title, error
+                )
 
     def finish(self, within_s: float) -> bool:
         """Wait for what is in flight, and give whether all of it is done. What is not will be sent
@@ -93,7 +95,7 @@ class AlertDelivery:
             if alert_try:
                 self._notify(run_id, alert_try, time.monotonic() + self.pace.lease_s)
         except RunUnknown:
-            logger.warning("run %s is gone; nobody can be told that it failed", run_id)
+            logger.warning("run %s is gone; no alert of its failure can be sent", run_id)
         except Exception:
             logger.exception("the alert of run %s failed; it is tried again", run_id)
         finally:
@@ -122,7 +124,8 @@ class AlertDelivery:
             if error:
                 failed[target] = error
                 continue
-            # Noted now, not when all have answered, lest it be told again should we die meanwhile.
+            # Noted now, not when all have answered, so that it is not alerted again should we die
+            # meanwhile.
             event = (EventKind.ALERT_SENT, {"target": target.label, "try": alert_try.number})
             left_s = max(0.0, claimed_until - time.monotonic())
             self._ledger.report_alert(run_id, alert_try, [event], [target.mark], left_s)
@@ -155,7 +158,7 @@ class AlertDelivery:
         return thread
 
     def _close(self, run_id: str, alert_try: AlertTry, failed: Mapping[AlertTarget, str]) -> None:
-        """Record who could not be told, and when they are tried again, if ever."""
+        """Record which targets were not reached, and when they are tried again, if ever."""
         retries_s, number = self.pace.retries_s, alert_try.number
         retry_in_s = retries_s[number - 1] if failed and number <= len(retries_s) else None
         outlook: dict[str, Any] = (
@@ -170,6 +173,6 @@ class AlertDelivery:
         ]
         for target, error in failed.items():
             logger.warning(
-                "run %s: %s could not be told that it failed: %s", run_id, target.label, error
+                "run %s: %s could not be alerted that it failed: %s", run_id, target.label, error
             )
         self._ledger.report_alert(run_id, alert_try, events, (), retry_in_s)

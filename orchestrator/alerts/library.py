@@ -45,8 +45,8 @@ def load_apprise() -> ModuleType:
 
 
 def send(target: AlertTarget, message: Message) -> str:
-    """Tell the target, and give why that failed; an empty text when it did not. Takes as long as
-    the service takes."""
+    """Send to the target, and return why that failed; an empty text when it did not. Takes as
+    long as the service takes."""
     if target.fault:
         return target.fault
     apprise = load_apprise()

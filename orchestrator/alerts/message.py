@@ -1,4 +1,4 @@
-"""What people are told of a failed run: the cause, how to go on, and the last log lines."""
+"""What an alert says of a failed run: the cause, how to go on, and the last log lines."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _causes(record: RunRecord) -> list[str]:
         causes.append(
             f"not run because of that: {_cut(', '.join(name for name, _ in not_run), LINE_CHARS)}"
         )
-    return causes or ["its record does not tell why"]
+    return causes or ["its record does not say why"]
 
 
 def _failure(name: str, step: StepRecord) -> str:

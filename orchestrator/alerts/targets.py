@@ -1,4 +1,4 @@
-"""Whom to tell: Apprise URLs, what is taken into them from the environment, how they are shown
+"""Alert targets: Apprise URLs, what is taken into them from the environment, how they are shown
 without secrets."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HIDDEN = "***"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AlertTarget:
-    """One place to tell. Only `label` and `fault` are for people: all else may hold secrets.
+    """One alert target. Only `label` and `fault` are for people: all else may hold secrets.
 
     `unset` are the variables that this process has not; another one may have them. `service` is
     Apprise's, None where there is a fault.

@@ -58,8 +58,8 @@ class HashingWriter:
 
 
 class InputFile(io.FileIO):
-    """A file of the store whose errors are told from those of the code that is run while it is
-    read."""
+    """A file of the store whose errors are kept apart from those of the code that is run while
+    it is read."""
 
     def __init__(self, path: Path, root: Path) -> None:
         super().__init__(path, "rb")

@@ -1,4 +1,4 @@
-"""`orchestrator plan` and `orchestrator schema`: what can be told without a server."""
+"""`orchestrator plan` and `orchestrator schema`: what can be said without a server."""
 
 from __future__ import annotations
 

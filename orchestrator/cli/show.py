@@ -320,7 +320,7 @@ def _event_line(event: Event) -> str:
 
 
 def _shortened(value: Any) -> Any:
-    """Return a list so that it fits a line; its length tells the rest."""
+    """Return a list so that it fits a line; its length says the rest."""
     if not isinstance(value, list):
         return value
     more = f", … {len(value)} in all" if len(value) > LISTED else ""

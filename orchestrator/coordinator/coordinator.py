@@ -43,7 +43,7 @@ class Coordinator:
         *,
         observe: Callable[[Done], object] = lambda done: None,
     ) -> None:
-        """`observe` is told of each time that a duty was done."""
+        """`observe` is called each time that a duty was done."""
         self._ledger = ledger
         self._poll_interval_s = settings.poll_interval_s
         self._visitor = Visitor(ledger, app, settings)

@@ -44,7 +44,7 @@ class Done:
 
 @dataclass
 class Rounds:
-    """Goes through duties, each at its pace. `observe` is told of each time that one was done, for
+    """Goes through duties, each at its pace. `observe` is called each time that one was done, for
     metrics."""
 
     duties: list[Duty]

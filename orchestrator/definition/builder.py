@@ -50,7 +50,7 @@ class PipelineBuilder(RunsLocally):
     `params` are plain values, or `Param`s where a type, choices or no default are wanted; steps
     read them by `ParamRef`, and `build` may be given others. `defaults` are options for every step;
     `deadline` and `alerts` are those of PipelineOptions. Wrong names, options and arguments raise
-    nothing here: `build` tells all of them at once.
+    nothing here: `build` reports all of them at once.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class PipelineBuilder(RunsLocally):
         self._draft.steps[step].needs.append(other)
 
     def add_fault(self, fault: str) -> None:
-        """Note a fault that the writer of the pipeline met; `build` tells it with the others."""
+        """Note a fault that the writer of the pipeline met; `build` reports it with the others."""
         self._draft.faults.append(fault)
 
     def build(

@@ -1,4 +1,4 @@
-"""Which code a run was submitted with, so that a resume can tell what was changed since."""
+"""Which code a run was submitted with, so that a resume can say what was changed since."""
 
 from __future__ import annotations
 

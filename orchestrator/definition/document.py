@@ -143,7 +143,7 @@ class PipelineDocument(PipelineOptions):
 
 
 class PipelineFile:
-    """The pipeline that a file describes. Its faults are kept until `build`, which tells all of
+    """The pipeline that a file describes. Its faults are kept until `build`, which reports all of
     them at once."""
 
     def __init__(self, value: Any, default_name: str, faults: Collection[str] = ()) -> None:

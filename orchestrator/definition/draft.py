@@ -36,7 +36,7 @@ class DraftCall:
 
 @dataclass(slots=True)
 class DraftStep:
-    """A step half written. `call` is None when it has none that can be told; `reads` are its
+    """A step half written. `call` is None when it has none that can be named; `reads` are its
     references."""
 
     name: str

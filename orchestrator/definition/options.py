@@ -97,7 +97,7 @@ class PipelineOptions(BaseModel):
         strict=False,
         repr=False,
         description=(
-            "Apprise URLs that are told when a run fails, beside those of the settings; "
+            "Apprise URLs that get an alert when a run fails, beside those of the settings; "
             "$NAME in one is taken from the environment of the process that sends."
         ),
     )

@@ -63,7 +63,7 @@ class Param:
 
     @property
     def is_required(self) -> bool:
-        """Tell whether every run must give a value."""
+        """Return whether every run must give a value."""
         return self.default is REQUIRED
 
     @property

@@ -92,8 +92,8 @@ class Pipeline(RunsLocally):
 
     `steps` keeps the order in which the user listed them. `import_path` is the folder that holds
     the user's module, for workers that share the file system; None when the module is installed.
-    `deadline_s` is how long a run may take; `alerts` are told when it fails, beside those of the
-    settings.
+    `deadline_s` is how long a run may take; `alerts` are the targets that hear of its failure,
+    beside those of the settings.
     """
 
     name: str

@@ -162,7 +162,7 @@ def pipeline(
 
     Its parameters are the params, typed by their annotations; the description is its docstring
     unless given. `defaults` are options for every step. `deadline` is the seconds that a run may
-    take, `alerts` are Apprise URLs that are told when it fails.
+    take, `alerts` are Apprise URLs that get an alert when it fails.
     """
 
     def wrapped(function: Callable[..., object]) -> PipelineFunction:

@@ -48,7 +48,7 @@ class Placeholder:
         return self
 
     def belongs_to(self, site: BuildSite) -> bool:
-        """Tell whether the placeholder was made by this pipeline under construction."""
+        """Return whether the placeholder was made by this pipeline under construction."""
         return self._site is site
 
     def __getitem__(self, key: str | int) -> Placeholder:

@@ -9,7 +9,7 @@ from orchestrator.definition.options import StepOptions
 
 
 def may_retry(options: StepOptions, attempt: int, exception_names: Sequence[str]) -> bool:
-    """Tell whether the attempt that failed (counted from 1) may be followed by another one.
+    """Return whether the attempt that failed (counted from 1) may be followed by another one.
 
     `exception_names` are those of the raised class and of all its bases, as `exception_names()`
     gives them.

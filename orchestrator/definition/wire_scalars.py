@@ -134,7 +134,7 @@ def _numpy_form(value: Any) -> dict[str, Any] | None:
 
 
 def _numpy_bytes_form(value: Any, name: str) -> dict[str, Any] | None:
-    """Return the form with the bytes of a scalar, for what no JSON number tells exactly."""
+    """Return the form with the bytes of a scalar, for what no JSON number holds exactly."""
     dtype = value.dtype
     if dtype.hasobject or dtype.metadata or not dtype.itemsize or dtype.isalignedstruct:
         return None

@@ -17,8 +17,8 @@ class Alerts(LedgerCalls):
     """The right to send alerts of a failed run, and what came of it."""
 
     def claim_alert(self, run_id: str, lease_s: float) -> AlertTry | None:
-        """Return the right to tell people that a run failed, for `lease_s`; None when there is
-        nothing to tell now."""
+        """Return the right to send a run's alerts, for `lease_s`; None when there is
+        nothing to send now."""
         number, *rest = self._call(run_id, "alert", round(lease_s * 1_000_000))
         return AlertTry(number, tuple(json.loads(rest[0])), rest[1]) if number else None
 
@@ -30,7 +30,7 @@ class Alerts(LedgerCalls):
         sent: Sequence[str] = (),
         retry_in_s: float | None = None,
     ) -> None:
-        """Record what came of telling people: events with their details, `sent` (added to what was
+        """Record what came of sending alerts: events with their details, `sent` (added to what was
         sent before), and when to try again (None: no more). May be said several times for one try,
         as its targets answer.
         """

@@ -116,7 +116,7 @@ REPLACEMENTS = frozenset(
 """The events by which an attempt ends and its step does not."""
 
 REPAIRS = frozenset({EventKind.ATTEMPT_LOST, EventKind.MESSAGE_LOST})
-"""The events by which the safety net tells that it caught something."""
+"""The events that say that the safety net caught something."""
 
 
 DETAILS: Mapping[EventKind, type[Detail]] = {

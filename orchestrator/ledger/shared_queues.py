@@ -13,7 +13,7 @@ from typing import cast
 
 import redis
 
-KEPT_S = 86_400  # after so long it is looked for, and told, again
+KEPT_S = 86_400  # after so long it is looked for, and reported, again
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class SharedQueue:
 
 
 def note_shared(client: redis.Redis, prefix: str, shared: SharedQueue) -> bool:
-    """Note who else reads a queue. Return False if that is known already: somebody else has told
-    people."""
+    """Note who else reads a queue. Return False if that is known already: somebody else has
+    reported people."""
     text = json.dumps({"reader": shared.reader, "at": shared.found_at})
     return bool(client.set(_key(prefix, shared.queue), text, nx=True, ex=KEPT_S))
 

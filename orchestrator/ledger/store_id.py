@@ -12,8 +12,8 @@ _FIELDS = ("id", "host", "folder")
 
 
 def recorded_store(client: redis.Redis, prefix: str) -> dict[str, str]:
-    """Return id, host and folder of the installation's store, as who used it first has told; empty
-    if nobody has."""
+    """Return id, host and folder of the installation's store, as its first user has recorded
+    them; empty if nobody has."""
     fields = cast(dict[str, str], client.hgetall(f"{prefix}:store"))
     return {name: fields.get(name, "") for name in _FIELDS} if fields.get("id") else {}
 

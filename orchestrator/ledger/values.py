@@ -222,10 +222,10 @@ class BackOff:
 
 @dataclass(frozen=True, slots=True)
 class AlertTry:
-    """The right to tell people now that a run failed. `number` counts from 1; `sent` are targets
+    """The right to send the alerts of a failed run now. `number` counts from 1; `sent` are targets
     that know already.
 
-    `incident` tells one end of the run from another one after a resume.
+    `incident` distinguishes one end of the run from another one after a resume.
     """
 
     number: int

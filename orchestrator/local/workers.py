@@ -105,7 +105,7 @@ class LocalWorkers:
             )
 
     def bury(self) -> str:
-        """End what is left after the main process ended, and tell of what it died: "was killed by
+        """End what is left after the main process ended, and return of what it died: "was killed by
         signal 9 (SIGKILL)".
 
         Raises LocalWorkerError when it would be vain to start it again: it ended before it was

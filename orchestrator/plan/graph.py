@@ -65,7 +65,7 @@ def find_redundant_edges(
 ) -> set[tuple[int, int]]:
     """Return the edges (u, v) that say nothing which the other edges into v do not say already.
 
-    `needs_success[v]` tells that v starts only when every upstream succeeded (trigger rule
+    `needs_success[v]` says that v starts only when every upstream succeeded (trigger rule
     all_success).
 
     Such a step, once it succeeded, proves that all its upstreams succeeded, and theirs, as far back

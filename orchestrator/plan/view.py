@@ -67,7 +67,7 @@ def _heading(plan: Plan, view: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """The sections of the page; a section with nothing to tell is empty."""
+    """The sections of the page; a section with nothing to show is empty."""
 
     plan: Plan
     full: bool

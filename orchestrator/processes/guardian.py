@@ -5,11 +5,11 @@ behind.
     line each
 
 A killed main process cannot end its children, and the kernel, which could (PR_SET_PDEATHSIG), would
-end the children alone and leave what they started. So each child that starts tells its id here;
+end the children alone and leave what they started. So each child that starts reports its id here;
 when the main process is gone, the guardian halts the children, looks at all that descends from them
 (each child is a subreaper, so daemons too), kills it, removes the worker's temporary folder and
 ends. Python's trackers of shared memory are left to free it and to end. What a child leaves behind
-that ends earlier falls to the main process; once that is gone too, nobody could tell whose it was,
+that ends earlier falls to the main process; once that is gone too, nobody could know whose it was,
 so the guardian notes it when the child ends. Linux only. It imports the standard library only and
 is run as a file, so it starts fast and stays small.
 """
@@ -51,7 +51,7 @@ def main(main_pid: int, folder: str) -> None:
         ready = dict(poll.poll())
         if 0 in ready:
             heard = os.read(0, 4096)
-            if not heard:  # nobody is left who could tell of a child
+            if not heard:  # nobody is left who could report a child
                 poll.unregister(0)
             *lines, text = (text + heard).split(b"\n")
             for line in lines:
@@ -72,8 +72,8 @@ def main(main_pid: int, folder: str) -> None:
 
 
 def watch(pid: int, children: dict[int, int], poll: select.poll) -> None:
-    """Add a process to the children, and have its end told; nothing if it is there already or has
-    ended."""
+    """Add a process to the children, and have its end reported; nothing if it is there already
+    or has ended."""
     if pid in children.values():
         return
     with suppress(OSError):

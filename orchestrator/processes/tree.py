@@ -1,6 +1,6 @@
 """A process and all that it started, and how they end.
 
-Members are told by descent. What a member hands over to init (a daemon) stays a descendant only
+Members are known by descent. What a member hands over to init (a daemon) stays a descendant only
 where the root, or a process above it, is a subreaper (`linux.adopt_orphans`); once seen, a member
 stays known, whoever its parent is.
 """
@@ -108,7 +108,7 @@ class ProcessTree:
         """End all that is below the root, and the root too if `kill_root` does that; True when all
         of it is gone.
 
-        `kill_root` tells whether it has killed the root; else the root goes on, and what it starts
+        `kill_root` says whether it has killed the root; else the root goes on, and what it starts
         from now on as well.
 
         Everything is halted before anything is killed, so that nothing starts anew while the rest

@@ -1,4 +1,4 @@
-"""What each attempt of a run was given, told from the record: its call, the params then, and the
+"""What each attempt of a run was given, read from the record: its call, the params then, and the
 outputs that it read.
 
 Nothing of this is written while steps run. A claim gives an attempt the spec of its step, the

@@ -244,7 +244,7 @@ class Replay(StepReplay):
         ]
         if resumed.reset != len(resets):
             self._wrong(
-                f"run.resumed (event {event.id}) tells of {resumed.reset} steps that wait anew, but"
+                f"run.resumed (event {event.id}) reports {resumed.reset} steps that wait anew, but"
                 f" {len(resets)} must"
             )
         self._check_kept(event, resumed, set(resets))

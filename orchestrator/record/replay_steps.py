@@ -18,7 +18,7 @@ from orchestrator.record.rules import BAD, verdict_of
 from orchestrator.wording import and_more
 
 _WITHOUT_ATTEMPT = {StepState.UPSTREAM_FAILED, StepState.SKIPPED}
-REPLACED = {  # event -> the state that its step gets next, and how people are told
+REPLACED = {  # event -> the state that its step gets next, and how people read it
     EventKind.ATTEMPT_LOST: (StepState.QUEUED, "was lost or handed over"),
     EventKind.ATTEMPT_HANDED_OVER: (StepState.QUEUED, "was lost or handed over"),
     EventKind.ATTEMPT_PUT_BACK: (StepState.RETRYING, "was put back"),

@@ -1,4 +1,4 @@
-"""The record of a run, told from its events: every step, every attempt, with times, outcome and
+"""The record of a run, read from its events: every step, every attempt, with times, outcome and
 error."""
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _UNCOUNTED = {
 class AttemptRecord:
     """One attempt. Times are microseconds since the epoch; `error` has type, message and traceback.
 
-    `reason` tells why it was handed over or put back. `stopped` tells how the process of an attempt
+    `reason` says why it was handed over or put back. `stopped` says how the process of an attempt
     that had to be stopped went: how, after_s, processes, at_us. `code` has the id of the files that
     it ran and, where they differ from those that were submitted, `differs` (file -> the beginnings
     of both digests) and host. `resumes` is how often the run had been resumed by then. The places
@@ -257,7 +257,7 @@ class RunRecord:
             self.cancel_reason = event.detail.reason if isinstance(event.detail, Willed) else None
 
     def _shift_due_times(self, by_us: int) -> None:
-        """Move what is still to come; what has been is told by the clock of its time."""
+        """Move what is still to come; what has been is dated by the clock of its time."""
         for step in self.steps.values():
             if step.due_at_us is not None:
                 step.due_at_us += by_us

@@ -31,7 +31,7 @@ class LeaseRepair:
 
     def take_over_from(self, run_id: str, worker: str, died: str) -> Iterator[Chain]:
         """Have others go on with what a worker ran that is known to be gone, before its leases run
-        out; `died` tells of what: "was killed by signal 9 (SIGKILL)". No other worker of that name
+        out; `died` says of what: "was killed by signal 9 (SIGKILL)". No other worker of that name
         may have begun anything yet.
         """
         message = f"its worker {worker} {died}"

@@ -1,5 +1,5 @@
-"""Who else reads a queue of ours: asked for when messages of one queue were lost twice, and told
-once.
+"""Who else reads a queue of ours: asked for when messages of one queue were lost twice, and
+reported once.
 
 A message that another application's worker takes is found as lost and sent again, so runs survive
 it; but each time costs seconds. The other reader gives itself away by its answer to Celery's

@@ -117,7 +117,7 @@ def finish_alerts(installation: Installation, run_id: str) -> bool:
 
 
 def _retries_s(events: Sequence[Event]) -> list[float]:
-    """Return after how many seconds the retries are due that the events tell of."""
+    """Return after how many seconds the retries are due that the events report."""
     retries = (event for event in events if event.kind is EventKind.STEP_RETRYING)
     dues = [
         (retry.detail.due_at, retry.at_us) for retry in retries if isinstance(retry.detail, Ended)

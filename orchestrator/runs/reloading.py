@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.installation import Installation
     from orchestrator.runs.stored import StoredRun
 
-NAMED_STEPS = 5  # of each kind that there is something to tell about
+NAMED_STEPS = 5  # of each kind that is reported
 
 
 def definition_of(

@@ -65,7 +65,7 @@ class Visitor:
         return min(self._poll_interval_s, due_in_s)
 
     def take_over_from(self, run_id: str, worker: str, died: str) -> None:
-        """Have others go on with what a worker ran that is known to be gone; `died` tells of what,
+        """Have others go on with what a worker ran that is known to be gone; `died` says of what,
         as a predicate."""
         self._dispatcher.send(run_id, self._repair.take_over_from(run_id, worker, died))
 

@@ -151,7 +151,7 @@ class Settings(BaseSettings):
         (),
         repr=False,
         description=(
-            "Apprise URLs that are told when a run fails; $NAME in one is taken from the"
+            "Apprise URLs that get an alert when a run fails; $NAME in one is taken from the"
             " environment."
         ),
     )

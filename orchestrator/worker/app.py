@@ -59,7 +59,7 @@ def _make_app() -> Celery:
             "celery.worker.strategy",
             "celery.app.trace",
         ):
-            # two lines a step, which the record tells better
+            # two lines a step, which the record says better
             logging.getLogger(name).setLevel(logging.WARNING)
     return made
 

@@ -101,7 +101,7 @@ class GuardedMetricsPage(Metrics):  # type: ignore[misc]
 
 
 class WatchingEvents(flower.events.Events):  # type: ignore[misc]
-    """Flower's events, which tell of each worker that is there."""
+    """Flower's events, which show each worker that is there."""
 
     on_worker: Callable[[str, bool], None] | None = None
 

@@ -6,7 +6,7 @@
 |---------|----------------------------------------------------|---------------------------------------------------|
 | SIGUSR1 | the attempt timed out                              | StopRequested is raised in the step
 |
-| SIGUSR2 | cancelled, handed over, or somebody took over      | the same; who asked tells the
+| SIGUSR2 | cancelled, handed over, or somebody took over      | the same; the asker reports
 ledger              |
 | SIGTERM | to the whole group or control group: the worker ends | noted for `should_stop`; the
 worker's main decides |
@@ -68,14 +68,14 @@ def should_stop(attempt: AttemptId) -> bool:
 
 
 def is_being_stopped(attempt: AttemptId) -> bool:
-    """Whether somebody stops an attempt that runs in this process, and will tell the ledger of its
-    end."""
+    """Whether somebody stops an attempt that runs in this process, and will report to the ledger
+    its end."""
     return _is_stopping or is_asked_in_thread(attempt)
 
 
 def is_asked_in_thread(attempt: AttemptId) -> bool:
-    """Whether an attempt in a thread was asked to end; then who asked tells the ledger, whatever
-    the step gives."""
+    """Whether an attempt in a thread was asked to end; then the asker reports to the ledger,
+    whatever the step gives."""
     return attempt in _asked_threads
 
 

@@ -4,7 +4,7 @@ main process.
 Where a group is delegated to the worker (`worker.memory_groups`) the kernel ends an attempt that
 needs more. Else the child notes its attempt's limit in memory that both share; the main process
 looks several times a second at what the child and all below it hold, and stops the attempt that has
-more. What is shared after a fork counts once (PSS, where the kernel tells it). A step that grows by
+more. What is shared after a fork counts once (PSS, where the kernel shows it). A step that grows by
 gigabytes within one look is over its limit for that long.
 """
 

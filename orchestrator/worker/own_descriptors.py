@@ -3,7 +3,7 @@ closed one of them.
 
 A step may close what is not its own: all from 3 on, as libraries do that make daemons, or a number
 that it closes twice. What the child writes after that goes nowhere, or into a file of the step's
-that has got the number since. So the child ends at once, and its exit code tells its worker's main
+that has got the number since. So the child ends at once, and its exit code shows its worker's main
 process why.
 """
 

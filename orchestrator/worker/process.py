@@ -23,7 +23,7 @@ from orchestrator.worker.child.capture import Capture, capture_for_process
 
 _INCARNATION_VARIABLE = "ORC_WORKER_INCARNATION"  # for children that do not come by fork
 INCARNATION = os.environ.setdefault(_INCARNATION_VARIABLE, secrets.token_hex(4))
-"""Tells this worker's claims from those of one of the same name before a restart."""
+"""Distinguishes this worker's claims from those of one of the same name before a restart."""
 
 # of a ledger call, up to 2 s apart: every call may be said twice, so a worker can wait out a
 # restart
@@ -43,7 +43,7 @@ class WorkerProcess:
 
     @cached_property
     def capture(self) -> Capture:
-        """Made at the first step, in the thread that runs it, which tells the kind of pool."""
+        """Made at the first step, in the thread that runs it, which shows the kind of pool."""
         return capture_for_process(self.ledger, self.settings)
 
 

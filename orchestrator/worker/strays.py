@@ -59,7 +59,7 @@ def start_guardian(temporary: str, log_format: str) -> None:
 
 def trust_guardian() -> None:
     """Let the guardian end this child, rather than the kernel. Celery has asked the kernel to do
-    that at once; then nobody could tell what this child had started."""
+    that at once; then nobody could know what this child had started."""
     if _guardian is None or _guardian.stdin is None:
         return
     try:
@@ -96,7 +96,8 @@ def kill_strays(within_s: float = KILL_LIMIT_S, **_: Any) -> None:
     """End what dead children have left behind; returns when all of it is gone. In the main process
     only.
 
-    What may not be killed, or has not ended in `within_s`, is told once, and waited for no more.
+    What may not be killed, or has not ended in `within_s`, is reported once, and waited for no
+    more.
     """
     if _guardian is None or _pool is None:
         return

@@ -118,7 +118,7 @@ def _own_failure(app: Celery, held: OwnedAttempt, raised: Exception) -> str:
     """Report to the ledger that our own code failed at an attempt, unless who stops the attempt
     does; gives it as text.
 
-    If the ledger cannot be told, the attempt is over when its lease runs out.
+    If the ledger cannot be reached, the attempt is over when its lease runs out.
     """
     try:
         masks = raised.masks if isinstance(raised, OwnFailure) else NO_MASKS
@@ -133,6 +133,6 @@ def _own_failure(app: Celery, held: OwnedAttempt, raised: Exception) -> str:
             report_own_failure(current_process(app), held, error, masks)
     except Exception as failed:
         return (
-            f"the worker's own code failed, and so did telling of it: {type(failed).__qualname__}"
+            f"the worker's own code failed, and so did recording that: {type(failed).__qualname__}"
         )
     return text

@@ -1,7 +1,7 @@
--- Telling people that a run has failed.
+-- The alerts of a run that has failed.
 
--- alert lease_us: asks to tell people that the run failed. Returns {which try this is, what was
--- sent before (JSON list), incident}, or {0} when there is nothing to tell now or somebody else is
+-- alert lease_us: asks for the right to send the run's alerts. Returns {which try this is, what was
+-- sent before (JSON list), incident}, or {0} when there is nothing to send now or somebody else is
 -- at it. An incident is one end of the run.
 function ops.alert()
   local alert_at, sent, ended_at = unpack(call('HMGET', RUN, 'alert_at', 'alert_sent', 'ended_at'))
@@ -11,7 +11,7 @@ function ops.alert()
 end
 
 -- alerted report_id incident try retry_in_us sent(JSON list) then event detail ...: what came of a
--- try. retry_in_us '' = there is no more to tell. Of an incident that is over (the run was resumed)
+-- try. retry_in_us '' = there is no more to send. Of an incident that is over (the run was resumed)
 -- only the events are kept; who was overtaken by a later try adds what it sent. The same report_id
 -- again changes nothing.
 function ops.alerted()

@@ -96,7 +96,7 @@ function ops.commit()
     end
     settle()
   elseif attempt == wanted and holding == token and token ~= '0' and said_before then
-    -- The answer was lost on the way: tell again what still waits for a worker.
+    -- The answer was lost on the way: say again what still waits for a worker.
     queued = still_queued(children_of(step))
   else
     if token ~= '0' and call('EXISTS', RUN) == 1 then

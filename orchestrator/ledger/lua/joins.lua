@@ -34,7 +34,7 @@ local function decide(rule, upstreams, done, bad, skipped)
 end
 
 -- Tells the children of every step in `worklist` ({step, kind, cause}; kind is ok, bad or skipped)
--- that it has ended. Steps that end by this are told on in the same call. Returns the steps that
+-- that it has ended. Steps that end by this pass it on in the same call. Returns the steps that
 -- are queued now, in order.
 local function propagate(worklist)
   local queued, head = {}, 1

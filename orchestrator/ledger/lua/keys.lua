@@ -16,8 +16,8 @@
 --                                   -> SHA-256; beside it code_id, its id, and code:<id>, the files
 --                                   that attempts ran in the same form), deadline_s (seconds from
 --                                   start or resume to its end), deadline_at, alerts (JSON list of
---                                   targets), alert_at (when somebody is to be told that it failed;
---                                   absent = nothing to tell), alert_tries, alert_sent (JSON list),
+--                                   targets), alert_at (when the next alert of its failure is due;
+--                                   absent = nothing to send), alert_tries, alert_sent (JSON list),
 --                                   alert_told (last report of a try), resumes (how often),
 --                                   resume_id, clock_step (last step of the server's clock that it
 --                                   was shifted by), limits (1: it has a deadline or queue

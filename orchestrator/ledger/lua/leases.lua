@@ -5,7 +5,7 @@ local LOST_ATTEMPTS = 3  -- a step may have so many, where its graph entry (b) s
 
 -- Queues a running step again because its attempt is over without an end of its own, or fails it
 -- when it has lost as many as it may. `kind` is lost or handed_over. A step that fails keeps its
--- holder, who may still be at it and is told so. Returns the steps that are queued now.
+-- holder, who may still be at it and hears of it. Returns the steps that are queued now.
 local function replace(step, attempt, token, holder, kind, detail)
   local lost, uncounted = uncounted_of(step)
   leave(step, 'running')
@@ -167,8 +167,8 @@ function ops.renew()
 end
 
 -- stopped step attempt owner detail ended_alone: the process of an attempt that had to be stopped
--- is gone, with all it started. Of one that `ended_alone` (1) nothing is to be told unless its step
--- was cancelled meanwhile. Saying it again changes nothing for a cancelled step.
+-- is gone, with all it started. Of one that `ended_alone` (1) nothing is to be recorded unless its
+-- step was cancelled meanwhile. Saying it again changes nothing for a cancelled step.
 function ops.stopped()
   local step, wanted, owner, detail, ended_alone =
     ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], ARGS[6] == '1'

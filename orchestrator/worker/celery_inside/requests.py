@@ -62,7 +62,7 @@ class StepRequest(Request):  # type: ignore[misc]
             def on_success(self: StepRequest, result: Any, **kwargs: Any) -> Any:
                 if not result[
                     0
-                ]:  # else on_failure is next, and tells the failure callback which attempt ended
+                ]:  # else on_failure is next, and the failure callback learns which attempt ended
                     running.forget_log(running.end(id(self)))
                 try:
                     return fast(self, result, **kwargs)
@@ -103,8 +103,8 @@ class StepRequest(Request):  # type: ignore[misc]
 
 
 def _event_instead_of_failure(error: object, attempt: RunningAttempt | None) -> str:
-    """Return the event that tells Flower of an end that is not a failure, an empty text if Celery's
-    own does."""
+    """Return the event that reports to Flower an end that is not a failure, an empty text if
+    Celery's own does."""
     error = getattr(error, "exc", error) if not isinstance(error, Retry) else error
     if isinstance(error, MessageDropped):
         return "task-rejected"

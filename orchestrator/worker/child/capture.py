@@ -101,7 +101,7 @@ class DescriptorCapture:
         with self._lock:
             if self._fd < 0:
                 self._use_new_file()
-            empty(self._fd)  # where nobody can tell of writers
+            empty(self._fd)  # where nothing shows the writers
             self._shipment = Shipment(self._ledger, self._limit, attempt, token, masks)
             self._shipped = self._freed = HEAD_BYTES
             self._has_head = True
@@ -222,8 +222,8 @@ def _has_children() -> bool:
 
 
 def _has_writers(file: int) -> bool:
-    """Whether somebody has a copy of the writer, which was locked; to be told only where files can
-    be opened anew."""
+    """Whether somebody has a copy of the writer, which was locked; which can be known only where
+    files can be opened anew."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         fcntl.flock(file, fcntl.LOCK_UN)

@@ -37,7 +37,7 @@ class CapturedOutput(Protocol):
         """Whether what is written to a stream is captured."""
 
     def watch(self) -> Callable[[str], bool]:
-        """Return what tells, once, whether a text has been captured since this call."""
+        """Return what says, once, whether a text has been captured since this call."""
 
 
 def capture_records(output: CapturedOutput) -> None:
@@ -103,7 +103,7 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _shows(handler: logging.Handler, output: CapturedOutput) -> bool | None:
-    """Whether a handler writes to the captured output; None if only its writing can tell."""
+    """Whether a handler writes to the captured output; None if only its writing shows it."""
     handlers = [handler, *_behind(handler)]
     for each in handlers:
         stream = getattr(each, "stream", None) or getattr(

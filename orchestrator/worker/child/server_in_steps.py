@@ -13,8 +13,8 @@ from orchestrator.settings.sources import STEP_VARIABLE, URL_VARIABLE
 
 @contextmanager
 def server_as_the_pool_says(settings: Settings, pool: str | None) -> Iterator[None]:
-    """Show the step the server's URL inside the block if its pool says so; else tell its processes
-    to refuse it.
+    """Show the step the server's URL inside the block if its pool says so; else have its processes
+    learn to refuse it.
 
     Steps in threads share the environment, so a worker of threads serves pools that say the same.
     """

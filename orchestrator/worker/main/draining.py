@@ -1,7 +1,7 @@
 """A worker that was told to end: it waits for its running steps, and hands over those that take too
 long.
 
-The first signal lets steps end for `drain_grace_s` and tells them (`context.should_stop`); from
+The first signal lets steps end for `drain_grace_s` and lets them know (`context.should_stop`); from
 then on Celery takes no more messages. At the end of the grace, at a second signal, or at SIGQUIT,
 what still runs is stopped and given back to the ledger, so that another worker goes on with it at
 once.

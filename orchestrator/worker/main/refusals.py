@@ -76,7 +76,7 @@ def _claim_name(client: Redis, prefix: str, name: str) -> None:
         return  # one that was killed a moment ago gives way to its successor
     raise WorkerNameTaken(
         f"a worker named {name} runs already, as process {other.pid} of host {other.host}, and"
-        " nobody could tell the two apart. Give this one another name: orchestrator worker --name"
+        " the two could not be told apart. Give this one another name: orchestrator worker --name"
         " NAME"
     )
 

@@ -25,7 +25,7 @@ class RunningAttempt:
     """One attempt. `pid` is the process that runs it: a child, or (threads, solo) the worker
     itself.
 
-    `stop_reason` is set once it is being stopped; from then on who stops it tells the ledger of its
+    `stop_reason` is set once it is being stopped; from then on whoever stops it records its
     end.
     """
 

@@ -203,7 +203,13 @@ def test_tries_are_given_up_at_last_and_the_run_is_over(
     assert "retry_in_s" not in events[-1][1]
     assert ledger.advance_due(run_id).is_over
     assert (
-        len([it for it in caplog.records if "could not be told that it failed" in it.getMessage()])
+        len(
+            [
+                it
+                for it in caplog.records
+                if "could not be alerted that it failed" in it.getMessage()
+            ]
+        )
         == 4
     )
 
@@ -399,4 +405,4 @@ def test_what_is_no_failure_of_a_run_is_announced_to_each_target_of_the_settings
 
     assert [body["title"] for body in webhook.messages("good")] == ["title"]
     assert len(webhook.messages("bad")) == 1
-    assert "could not be told: title" in caplog.text
+    assert "could not be alerted: title" in caplog.text

@@ -246,7 +246,7 @@ TOLD_BY_EVENTS: dict[str, tuple[Callable[[Ledger], str], Tampering, str]] = {
     ),
     "a resume that keeps what has not succeeded": (
         resumed_run, changed("run.resumed", detail='{"again":["a","b","c","tidy"],"reset":5}'),
-        r"run.resumed \(event .*\) tells of 5 steps that wait anew, but 6 must",
+        r"run.resumed \(event .*\) reports 5 steps that wait anew, but 6 must",
     ),
     "a kept step whose upstream waits anew": (
         resumed_run, changed("run.resumed", detail='{"again":["a","b","c"],"reset":5}'),

@@ -1,4 +1,4 @@
-"""The last stage: telling the ledger how the attempt ended, and sending what became ready."""
+"""The last stage: the ledger records how the attempt ended, and sending what became ready."""
 
 from __future__ import annotations
 
