@@ -37,7 +37,8 @@ __all__ = [
     "submit",
 ]
 
-# What runs pipelines needs Redis and Celery: loaded when it is asked for, not by each worker.
+# The API that runs pipelines needs Redis and Celery: it is loaded when asked for, not by each
+# worker.
 _LATE = {
     "Run": "orchestrator.handles.run",
     "close": "orchestrator.handles.place",

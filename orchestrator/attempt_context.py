@@ -75,8 +75,8 @@ class Context:
     def token(self) -> int:
         """Fencing token of this attempt: it grows with every attempt that begins in the run.
 
-        Whoever keeps the largest token seen can refuse what an attempt that was taken for lost
-        still writes.
+        A service that keeps the largest token seen can refuse what an attempt that was taken for
+        lost still writes.
         """
         return self._attempt.token
 

@@ -19,7 +19,7 @@ class ErrorCard:
 
     @classmethod
     def from_json(cls, card: Mapping[str, Any]) -> ErrorCard:
-        """Raise TypeError or KeyError for what is not a card."""
+        """Raise TypeError or KeyError for anything but a card."""
         parts = card["type"], card["message"], card.get("traceback", "")
         if not all(isinstance(part, str) for part in parts):
             raise TypeError("an error card has texts")

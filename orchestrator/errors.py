@@ -7,7 +7,7 @@ OrchestratorError             what the user can mend; commands print it without 
 ├── PlaceholderMisuse         a step's output was used as a value during the build (a TypeError)
 ├── PipelineMisuse            a pipeline was called like a function (a TypeError)
 ├── FormatUnknown             a run was written by another version, which this one cannot go on with
-├── RunNotFound               no run, or more than one, is meant by what was written
+├── RunNotFound               no run, or more than one, matches the text
 ├── ResumeRefused             a run cannot be resumed now, or not as it was asked for
 ├── RerunRefused              a run cannot be the beginning of another one
 ├── RefusedInStep             a step uses the orchestrator itself, and its pool does not allow that

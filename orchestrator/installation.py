@@ -84,7 +84,7 @@ def open_installation(retries: int = FEW_RETRIES) -> Iterator[Installation]:
             with connect(url, retries=1, timeout_s=FIRST_ANSWER_S) as first:
                 _knock(first, url)
                 if retries > FEW_RETRIES:
-                    # who will bear with a server that takes no writes does not begin with one
+                    # a program that waits out a server without writes does not begin with one
                     check_writes(first, settings.key_prefix)
             yield Installation(settings, url, ledger, settings.redis_url is None)
         except ServerRefuses as error:
@@ -114,7 +114,9 @@ def _knock(client: Redis, url: str) -> None:
     """See that the server answers and lets us in."""
     try:
         client.ping()
-        with contextlib.suppress(NoPermissionError):  # who may not ask finds out by what is refused
+        with contextlib.suppress(
+            NoPermissionError
+        ):  # a user who may not ask finds out by the first refusal
             info = client.info("server")
             kind = info.get("redis_mode") or info.get("server_mode")  # the second is Valkey's
             if kind in ("cluster", "sentinel"):

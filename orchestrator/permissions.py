@@ -19,8 +19,8 @@ class Permissions:
 
     @property
     def folder_mode(self) -> int:
-        """The mode of folders: whoever may read files may enter; new files get the folder's group,
-        if one is set."""
+        """The mode of folders: users that may read files may enter; new files get the folder's
+        group, if one is set."""
         entry = (self.file_mode & 0o444) >> 2
         return self.file_mode | entry | (stat.S_ISGID if self.group_id is not None else 0)
 

@@ -8,8 +8,8 @@ shows them.
 | `handed_down`, a file without a name | the process that is started; it reads and closes it before
 all else |
 
-Code of the same user can still read the memory of our processes, and the environment of who started
-them (a shell, a container's init); docs/operations.md says so.
+Code of the same user can still read the memory of our processes, and the environment of the process
+that started them (a shell, a container's init); docs/operations.md says so.
 """
 
 from __future__ import annotations

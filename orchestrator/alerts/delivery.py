@@ -61,7 +61,7 @@ class AlertDelivery:
         with self._lock:
             if run_id in self._in_flight or len(self._in_flight) >= ALERTS_AT_ONCE:
                 return
-            # A daemon, lest a service that never answers keep the process from ending.
+            # A daemon, so that a service that never answers does not keep the process from ending.
             thread = threading.Thread(
                 target=self._deliver, args=(run_id,), name=f"alert {run_id}", daemon=True
             )

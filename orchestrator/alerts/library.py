@@ -1,6 +1,6 @@
 """Apprise: imported when there is something to send or to check, and heard by nobody but us.
 
-What it logs may hold tokens and passwords, so none of it goes to the logs; whoever asks for it
+What it logs may hold tokens and passwords, so none of it goes to the logs; callers that ask for it
 hides them.
 """
 

@@ -16,7 +16,7 @@ from orchestrator.errors import did_you_mean
 from orchestrator.settings.model import PREFIX
 
 ERROR_CHARS = 300
-# a shorter word is hidden only where it stands alone, lest half the text become stars
+# a shorter word is hidden only where it stands alone, so that not half the text becomes stars
 PLAIN_SECRET_CHARS = 8
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|([A-Za-z_]\w*))")

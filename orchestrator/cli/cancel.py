@@ -27,7 +27,7 @@ from orchestrator.wording import are, counted
 def cancel(
     run_text: str, steps: tuple[str, ...], reason: str | None, no_wait: bool, as_json: bool
 ) -> None:
-    """Cancel a run, or only these steps of it; then the run goes on, and for what is below them
+    """Cancel a run, or only these steps of it; then the run goes on, and for the steps below them
     they failed.
 
     What runs is asked to stop, and killed after a grace with all that it started.

@@ -38,8 +38,8 @@ STOPPING_SLACK_S = 3.0  # beyond the grace of steps that are asked to stop
 
 
 class Interruption:
-    """How often we were asked to stop. The first time raises KeyboardInterrupt; the second one is
-    for who cleans up."""
+    """How often we were asked to stop. The first time raises KeyboardInterrupt; the second one
+    hurries the clean-up."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -81,7 +81,7 @@ def workers_option() -> Callable[[Any], Any]:
 
 
 def warn_of_slots(settings: Settings, slots: int | None) -> None:
-    """Say so when --workers was given in vain."""
+    """Say so when --workers has no effect."""
     if settings.redis_url and slots:
         click.echo(
             "--workers has no effect: with ORCHESTRATOR_REDIS_URL that server's workers run the"
@@ -210,13 +210,13 @@ def _end_workers(
     # Celery's own shutdown would take three seconds, and nothing runs any more that should
     local.kill()
     now_us = ledger.now_us()
-    for it in left:
+    for attempt in left:
         detail = {
             "reason": "cancelled",
             "how": "killed with its worker",
-            "after_s": round((now_us - it.since_us) / 1e6, 3),
-            "worker": it.worker,
+            "after_s": round((now_us - attempt.since_us) / 1e6, 3),
+            "worker": attempt.worker,
         }
         ledger.report_stopped(
-            OwnedAttempt(AttemptId(run_id, it.step, it.attempt), it.worker), detail
+            OwnedAttempt(AttemptId(run_id, attempt.step, attempt.attempt), attempt.worker), detail
         )

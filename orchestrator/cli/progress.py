@@ -61,7 +61,7 @@ class Progress(Protocol):
         """Show changes that the record has taken in already."""
 
     def show_unserved(self, unserved: Sequence[Unserved]) -> None:
-        """Show for which pools steps wait in vain."""
+        """Show the pools without workers for which steps wait."""
 
     def warn(self, text: str) -> None:
         """Show what somebody should know though it is not a change of the run."""
@@ -117,10 +117,10 @@ class Lines:
             )
 
     def show_unserved(self, unserved: Sequence[Unserved]) -> None:
-        for it in unserved:
-            if (it.pool, it.hindrance) not in self._warned:
-                self.warn(unserved_text(it))
-        self._warned = {(it.pool, it.hindrance) for it in unserved}
+        for waiting in unserved:
+            if (waiting.pool, waiting.hindrance) not in self._warned:
+                self.warn(unserved_text(waiting))
+        self._warned = {(waiting.pool, waiting.hindrance) for waiting in unserved}
 
     def warn(self, text: str) -> None:
         click.echo(text, err=self._is_quiet)
@@ -183,7 +183,7 @@ class Panel:
         rows = [Text(f"  ▸ {name}", style="cyan") for name in running[:RUNNING_ROWS]]
         if len(running) > RUNNING_ROWS:
             rows.append(Text(f"    …{and_more(len(running) - RUNNING_ROWS)}", style="cyan"))
-        warnings = [Text(unserved_text(it), style="yellow") for it in self._unserved]
+        warnings = [Text(unserved_text(waiting), style="yellow") for waiting in self._unserved]
         return Group(
             Text(f"run {record.run_id}", style="dim"), head, *self._recent, *rows, *warnings
         )

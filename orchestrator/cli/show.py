@@ -43,7 +43,7 @@ _run_argument = click.argument("run_text", metavar="RUN")
     default=20,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Show at most so many.",
+    help="How many rows to show.",
 )
 @json_option()
 def runs(

@@ -18,7 +18,8 @@ from orchestrator.runs.finding import find_run
 @click.argument("step")
 @json_option()
 def why(run_text: str, step: str, as_json: bool) -> None:
-    """Say why a step is where it is: what it waits for, who could run it, or how it ended."""
+    """Say why a step is where it is: what it waits for, which workers could run it, or how it
+    ended."""
     from orchestrator.runs.reasons import explain
     from orchestrator.runs.surroundings import look_around
 

@@ -19,7 +19,7 @@ def code_of(pipeline: Pipeline) -> dict[str, str]:
     """Return the source files of the pipeline's own functions, relative to its import path, with
     their SHA-256.
 
-    Only what lies in the import path counts: what is installed is told apart by its version.
+    Only files in the import path count: installed packages are distinguished by their version.
     Modules that those import in turn count if they have been imported here, as they have when the
     pipeline was loaded, or if an import statement names them, as one inside a function does, which
     runs only when its step does.
@@ -40,7 +40,11 @@ def code_of(pipeline: Pipeline) -> dict[str, str]:
                 continue
             if digest := file_digest(file):
                 found[file.removeprefix(folder)] = digest
-                more = [it for it in _imported_files(file, folder, digest) if it not in files]
+                more = [
+                    imported
+                    for imported in _imported_files(file, folder, digest)
+                    if imported not in files
+                ]
                 files.update(dict.fromkeys(more))
                 ahead += more
     return dict(sorted(found.items()))

@@ -248,7 +248,7 @@ class PipelineFile:
         body: dict[str, Any],
         known: Collection[str],
     ) -> dict[str, Any]:
-        """Return what is right of a mapping; what is wrong becomes faults."""
+        """Return the valid part of a mapping; the rest becomes faults."""
         try:
             model.model_validate(body)
         except ValidationError as error:

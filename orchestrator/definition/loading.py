@@ -108,7 +108,7 @@ def absolute_target(target: str) -> str:
 
 
 def is_there(target: str) -> bool:
-    """Whether there is a file or a module to load the target from; what is in it is another
+    """Whether there is a file or a module to load the target from; its contents are another
     question."""
     file, _ = _split(target)
     if Path(file).suffix in _FILES:
@@ -232,7 +232,11 @@ def _existing(path: Path, target: str) -> Path:
         raise PipelineInvalid(target, [f"{str(path)!r} is a folder, not a file."])
     if not path.parent.is_dir():
         above = path.parent.parent
-        folders = sorted(it.name for it in above.iterdir() if it.is_dir()) if above.is_dir() else []
+        folders = (
+            sorted(entry.name for entry in above.iterdir() if entry.is_dir())
+            if above.is_dir()
+            else []
+        )
         guess = did_you_mean(path.parent.name, folders)
         raise PipelineInvalid(target, [f"there is no folder {str(path.parent)!r}.{guess}"])
     hint = names_hint(path.name, _pipeline_files(path.parent))

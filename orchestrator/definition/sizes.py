@@ -16,7 +16,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", re.IGNORECASE)
 
 
 def parse_size(value: Any) -> Any:
-    """Return the bytes of "2GB", "512MiB" or "1.5 GB"; what is not text stays. Raise ValueError."""
+    """Return the bytes of "2GB", "512MiB" or "1.5 GB"; anything but text stays as it is. Raise
+    ValueError."""
     if not isinstance(value, str):
         return value
     found = _SIZE.fullmatch(value.strip())

@@ -55,7 +55,7 @@ def _fault(owner: str, noun: str, found: Any, known: Collection[str]) -> str:
         return f"{owner} has an unknown {noun} {key!r}.{names_hint(str(key), known)}"
     if kind == "missing":
         return f"{owner} lacks the {place}."
-    if key == "alerts":  # what was given is not shown: it may hold passwords
+    if key == "alerts":  # the given value is not shown: it may hold passwords
         rule = "an Apprise URL, as in 'slack://$TOKEN/#ml'" if way else "a list of Apprise URLs"
         return f"{owner}: {place} must be {rule}."
     if kind == "string_pattern_mismatch" and str(key).endswith("retry_on"):

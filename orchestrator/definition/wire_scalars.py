@@ -1,8 +1,8 @@
 """Scalars that JSON has no word for, by the name of their type: NumPy's, enum members, text that is
 not Unicode.
 
-NumPy is not imported here: who has one of its scalars has it already, and it is loaded when one is
-read back.
+NumPy is not imported here: a process with one of its scalars has it already, and it is loaded when
+one is read back.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def run_local(
     """Run a pipeline in this process, see `RunsLocally.run_local`."""
     pipeline = source if isinstance(source, Pipeline) else source.build(params)
     commands = [
-        name for name, it in pipeline.steps.items() if not isinstance(it.call, FunctionCall)
+        name for name, step in pipeline.steps.items() if not isinstance(step.call, FunctionCall)
     ]
     if commands:
         faults = [f"step {name!r} is a command, which needs a worker" for name in commands]

@@ -169,7 +169,7 @@ class Refused(Detail):
 
 @dataclass(frozen=True, slots=True)
 class Shifted(Detail):
-    """clock.shifted: the server's clock was put forward by so many seconds, back if negative."""
+    """clock.shifted: the server's clock was put forward by `by_s` seconds, back if negative."""
 
     by_s: float = 0.0
     step: int = 0
@@ -213,7 +213,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 
 @cache
 def _types_of(kind: Any) -> Mapping[str, tuple[type, ...]]:
-    return {it.name: _TYPES[str(it.type).removesuffix(" | None")] for it in fields(kind)}
+    return {field.name: _TYPES[str(field.type).removesuffix(" | None")] for field in fields(kind)}
 
 
 def _read(value: Any, types: tuple[type, ...], name: str) -> Any:

@@ -54,7 +54,7 @@ class StepEntry:
         return priority_level(self.priority)
 
     def to_json(self) -> str:
-        """Return the entry as the Lua reads it; what has its usual value is left out."""
+        """Return the entry as the Lua reads it, without the fields that have their usual value."""
         entry: dict[str, Any] = {"x": self.place, "q": self.queue, "p": self.priority}
         if self.level:
             entry["s"] = self.level

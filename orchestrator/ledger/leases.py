@@ -43,7 +43,11 @@ class Leases(LedgerCalls):
                     [
                         "renew",
                         lease_us,
-                        *(word for it in attempts for word in (it.step, it.attempt, it.owner)),
+                        *(
+                            word
+                            for attempt in attempts
+                            for word in (attempt.step, attempt.attempt, attempt.owner)
+                        ),
                     ],
                 )
                 for run_id, attempts in by_run.items()

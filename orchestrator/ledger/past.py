@@ -38,13 +38,13 @@ class Past:
         return cls(params, dict(specs), outputs)
 
     def params_at(self, resumes: int) -> dict[str, Any] | None:
-        """Return the params, in the wire form, after so many resumes; None if they are those of
+        """Return the params, in the wire form, after that many resumes; None if they are those of
         now."""
         text = _standing_at(self.params, resumes)
         return None if text is None else json.loads(text)
 
     def spec_at(self, step: str, resumes: int) -> StepSpec | None:
-        """Return the spec of a step after so many resumes; None if it is the one of now."""
+        """Return the spec of a step after that many resumes; None if it is the one of now."""
         text = _standing_at(self.specs.get(step, {}), resumes)
         return None if text is None else StepSpec.from_json(text)
 

@@ -1,4 +1,4 @@
-"""Who is there: workers and coordinators, by their signs of life in Redis.
+"""Presence: workers and coordinators, by their signs of life in Redis.
 
 `{prefix}:workers` and `{prefix}:coordinators` are sorted sets: name -> until when (seconds since
 the epoch, by the server's clock) the last sign counts. `{prefix}:worker:<name>` is the worker's

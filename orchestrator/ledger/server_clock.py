@@ -92,8 +92,8 @@ class ServerClock:
         server_us = seconds * 1_000_000 + microseconds
         ahead_us = server_us - 1e6 * (began + ended) / 2
         by_us = 0.0 if self._ahead_us is None else ahead_us - self._ahead_us
-        # Not by_us alone: who was late sees nothing of two steps that cancel each other out, of
-        # which one is recorded.
+        # Not by_us alone: a process that was late sees nothing of two steps that cancel each other
+        # out, of which one is recorded.
         if (
             self._ahead_us is not None
             and abs(by_us - _sum_of(self.steps, self._known)) > TOLERANCE_S * 1e6

@@ -1,6 +1,6 @@
 """Queues of ours of which somebody else takes messages, as coordinators have found.
 
-`{prefix}:shared:<queue>` is a string that lives for KEPT_S: JSON of who reads it and when that was
+`{prefix}:shared:<queue>` is a string that lives for KEPT_S: JSON of its readers and when they were
 found.
 """
 

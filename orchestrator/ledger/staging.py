@@ -1,5 +1,5 @@
-"""A plan as the ledger keeps it: an entry and a spec for each step. Pure, so that whoever holds a
-plan can stage it: a submit, a resume, and a worker whose step has grown more steps."""
+"""A plan as the ledger keeps it: an entry and a spec for each step. Pure, so that anything that
+holds a plan can stage it: a submit, a resume, and a worker whose step has grown more steps."""
 
 from __future__ import annotations
 

@@ -65,6 +65,8 @@ class Starting(LedgerCalls):
         are."""
         remaining, count = iter(steps), 0
         while page := list(islice(remaining, STAGE_STEPS)):
-            self._call(run_id, "stage", stage_id, *(word for it in page for word in it.as_words()))
+            self._call(
+                run_id, "stage", stage_id, *(word for step in page for word in step.as_words())
+            )
             count += len(page)
         return count

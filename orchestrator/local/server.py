@@ -1,5 +1,5 @@
-"""The embedded Valkey: a real server (Redis protocol) for one data folder, shared by whoever uses
-the folder.
+"""The embedded Valkey: a real server (Redis protocol) for one data folder, shared by all processes
+that use the folder.
 
 Users and the keeper agree through flock alone; the table of the files is at the head of
 `keeper.py`. A user holds users.lock shared while it uses the server, so that a user killed with

@@ -26,8 +26,8 @@ class Dispatcher:
         """Publish the chains, several in one batch, in order. Return whether all were sent.
 
         One rule for all who send, for whatever reason they do: a message is a hint, and sending
-        never raises. What is sent was made ready by a change that is in the ledger already, so
-        whoever asked for that change (submit, resume, cancel, a worker, a coordinator) is answered
+        never raises. What is sent was made ready by a change that is in the ledger already, so the
+        caller that made that change (submit, resume, cancel, a worker, a coordinator) is answered
         as if it had been sent. Whatever the sending raises (kombu's or redis-py's errors, a broken
         pool, no route to the host) is logged; its steps stay `queued`, and coordinators find that
         their messages are missing. A message that is sent twice does no harm.

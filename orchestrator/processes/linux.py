@@ -1,5 +1,5 @@
-"""What only Linux does for us: who inherits orphans, who ends with whom (prctl), and whose child is
-whose (/proc)."""
+"""What only Linux offers: inheriting orphans, ending with the parent (prctl), and asking whose
+child is whose (/proc)."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 `multiprocessing` makes a folder `pymp-*` in each process that needs one (for the shared memory of
 the pool, sockets of managers) and removes it when that process ends in peace, which a worker's
 child never does. So all of them get this one. It bears the worker's process id, so that whoever
-ends a worker knows it: its guardian, or who has started it. Where all of them were killed at once,
+ends a worker knows it: its guardian, or its parent. Where all of them were killed at once,
 the next worker of the same user removes it: the lock in it is free then.
 """
 

@@ -125,8 +125,10 @@ def reads_of(spec: StepSpec) -> tuple[list[str], list[str]]:
     without repeats."""
     parts = (list(spec.args), dict(spec.kwargs), spec.command)
     read = list(references([from_wire(part, is_lenient=True) for part in parts if part]))
-    steps = dict.fromkeys(it.step for it in read if isinstance(it, OutputRef))
-    return list(steps), list(dict.fromkeys(it.param for it in read if isinstance(it, ParamRef)))
+    steps = dict.fromkeys(reference.step for reference in read if isinstance(reference, OutputRef))
+    return list(steps), list(
+        dict.fromkeys(reference.param for reference in read if isinstance(reference, ParamRef))
+    )
 
 
 def check_received(

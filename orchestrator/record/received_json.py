@@ -35,7 +35,12 @@ def arguments_json(received: Received) -> dict[str, Any]:
         }
     else:
         read = dict.fromkeys(references(received.command))
-        values = {it: received.value_of(it) if isinstance(it, ParamRef) else it for it in read}
+        values = {
+            reference: received.value_of(reference)
+            if isinstance(reference, ParamRef)
+            else reference
+            for reference in read
+        }
         words = {
             "run": _command_text(received.command),
             "values": {written(it): _shown(value, received) for it, value in values.items()},

@@ -147,7 +147,7 @@ class Replay(StepReplay):
                 and self.state_of(event.step) is StepState.WAITING
             )
         )
-        shown_us, last_shown_us = (event_place(it.id)[0] * 1000 for it in (event, last))
+        shown_us, last_shown_us = (event_place(entry.id)[0] * 1000 for entry in (event, last))
         if is_of_one_call and event.at_us != last.at_us:
             self._wrong(
                 f"{event.text} has another time than event {last.id}, which the same call wrote"

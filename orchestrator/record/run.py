@@ -281,7 +281,7 @@ class RunRecord:
         spec = received.spec if received else self.specs.get(step)
         since = [attempt for attempt in attempts if attempt.resumes == self.resumes]
         return Tries(
-            sum(it.outcome not in _UNCOUNTED for it in since),
+            sum(attempt.outcome not in _UNCOUNTED for attempt in since),
             (spec.options.get("retries", 0) if spec else 0) + 1,
             len(since) < len(attempts),
         )

@@ -1,5 +1,5 @@
-"""Leases that ran out: whether their attempts are lost, of what, and who goes on with their
-steps."""
+"""Leases that ran out: whether their attempts are lost, of what, and which worker goes on with
+their steps."""
 
 from __future__ import annotations
 

@@ -45,8 +45,8 @@ class Neighbours:
         self._looked_at: dict[str, float] = {}
 
     def note_loss(self, run_id: str, queue: str) -> threading.Thread | None:
-        """Note that a message of a run was lost. From the second in one queue on, look for who took
-        it, in a thread."""
+        """Note that a message of a run was lost. From the second in one queue on, look for what
+        took it, in a thread."""
         now = time.monotonic()
         losses = self._losses.setdefault(queue, deque(maxlen=LOSSES))
         losses.append(now)
@@ -95,7 +95,7 @@ def other_reader(app: Celery, ledger: Ledger, settings: Settings, queue: str) ->
         node
         for node, queues in sorted(answers.items())
         if node not in ours
-        and any(isinstance(it, dict) and it.get("name") == name for it in queues or [])
+        and any(isinstance(queue, dict) and queue.get("name") == name for queue in queues or [])
     ]
     if nodes:
         return f"Celery worker {', '.join(nodes)}"

@@ -29,7 +29,7 @@ LOCAL_START_S = 10.0  # a worker of our own that is just starting needs no warni
 
 
 class Screen(Protocol):
-    """Who sees what happens to a run."""
+    """Shows what happens to a run."""
 
     def show(self, events: Sequence[Event]) -> None:
         """Show events, which the record knows already."""

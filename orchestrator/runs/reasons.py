@@ -1,5 +1,5 @@
-"""Why a step is where it is: what it waits for, who could run it, when something is due, how it
-ended."""
+"""Why a step is where it is: what it waits for, which workers could run it, when something is
+due, how it ended."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ def _waiting(ledger: Ledger, record: RunRecord, name: str, around: Surroundings)
     step = record.steps[name]
     awaited = _awaited(record, step)
     sentences = [
-        f"{name} waits for {_listed([_brief_text(record, it, around) for it in awaited])}."
+        f"{name} waits for {_listed([_brief_text(record, other, around) for other in awaited])}."
     ]
     roots = [root for root in _roots(record, awaited) if root not in awaited]
     if roots:
-        sentences.append(
-            f"Behind that stands {_listed([_brief_text(record, it, around) for it in roots])}."
-        )
+        others = _listed([_brief_text(record, root, around) for root in roots])
+        turn = "That in turn waits" if len(awaited) == 1 else "Those in turn wait"
+        sentences.append(f"{turn} for {others}.")
     rule = ledger.entries(record.run_id)[name].trigger
     is_usual = rule == ALL_SUCCESS
     if not is_usual:
@@ -99,8 +99,8 @@ def _waiting(ledger: Ledger, record: RunRecord, name: str, around: Surroundings)
         step.state,
         tuple(sentences),
         {
-            "waits_for": {it: record.steps[it].state.value for it in awaited},
-            "behind": {it: record.steps[it].state.value for it in roots},
+            "waits_for": {upstream: record.steps[upstream].state.value for upstream in awaited},
+            "behind": {root: record.steps[root].state.value for root in roots},
             **({} if is_usual else {"trigger": rule}),
         },
     )
@@ -321,7 +321,9 @@ def _cancelled(ledger: Ledger, record: RunRecord, name: str) -> tuple[list[str],
 def _awaited(record: RunRecord, step: StepRecord) -> list[str]:
     """Return the upstreams of a step that have not ended."""
     return [
-        it for it in step.upstream if it in record.steps and not record.steps[it].state.is_ended
+        upstream
+        for upstream in step.upstream
+        if upstream in record.steps and not record.steps[upstream].state.is_ended
     ]
 
 
@@ -335,7 +337,7 @@ def _roots(record: RunRecord, awaited: list[str]) -> list[str]:
         if step.state is not StepState.WAITING:
             roots.append(name)
             continue
-        further = [it for it in _awaited(record, step) if it not in seen]
+        further = [upstream for upstream in _awaited(record, step) if upstream not in seen]
         seen.update(further)
         ahead += further
     return roots

@@ -47,7 +47,7 @@ def definition_of(
         else "the record does not say where its pipeline is from"
     )
     recorded = StoredDefinition(run)
-    names = [name for name in (it.partition("=")[0] for it in params) if name in run.params]
+    names = [name for name in (pair.partition("=")[0] for pair in params) if name in run.params]
     if fixed := [name for name in names if name not in recorded.params]:
         raise PipelineInvalid(
             recorded.name,

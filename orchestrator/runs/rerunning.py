@@ -121,8 +121,9 @@ def plan_rerun(
     staged = {step.step: step for step in staged_steps(plan, settings) if step.step in succeeded}
     differing = {
         name
-        for name, it in staged.items()
-        if _is_wired_otherwise(it, run.steps[name]) or is_other_call(run, it, str(fields["params"]))
+        for name, step in staged.items()
+        if _is_wired_otherwise(step, run.steps[name])
+        or is_other_call(run, step, str(fields["params"]))
     }
     missing = missing_artifacts(finished.outputs, succeeded, has_artifact)
     runs = with_descendants(steps, [*(steps.keys() - succeeded), *differing, *missing, *from_steps])
@@ -168,20 +169,22 @@ def rerun(ledger: Ledger, app: Celery, planned: Rerun, run_id: str) -> None:
 
 def _with_reused(planned: Rerun) -> Iterator[StagedStep]:
     places = {step: place for place, step in enumerate(planned.reused)}
-    for it in staged_steps(planned.plan, planned.settings):
-        if it.step in places:
-            source, output = planned.finished.sources[it.step], planned.finished.outputs[it.step]
+    for staged in staged_steps(planned.plan, planned.settings):
+        if staged.step in places:
+            source = planned.finished.sources[staged.step]
             yield replace(
-                it, output=output, reused=f"{places[it.step]} {source.attempt} {source.run_id}"
+                staged,
+                output=planned.finished.outputs[staged.step],
+                reused=f"{places[staged.step]} {source.attempt} {source.run_id}",
             )
         else:
-            yield it
+            yield staged
 
 
 def _is_wired_otherwise(now: StagedStep, before: StagedStep) -> bool:
     """Return whether a step waits for others than when it ran, or by another rule."""
     if now.spec != before.spec:
-        upstreams = [set(it.parsed_spec.upstream) for it in (now, before)]
+        upstreams = [set(version.parsed_spec.upstream) for version in (now, before)]
         if upstreams[0] != upstreams[1]:
             return True
     return now.entry.trigger != before.entry.trigger

@@ -148,7 +148,7 @@ def plan_resume(
         staged=() if {step.step: step for step in staged} == run.steps else staged,
         fields=fields,
         code_changed=tuple(
-            it for it in sorted({*code, *run.code}) if code.get(it) != run.code.get(it)
+            file for file in sorted({*code, *run.code}) if code.get(file) != run.code.get(file)
         ),
         params_changed=params,
         seen_resumes=run.resumes,

@@ -1,4 +1,5 @@
-"""Doing what is due in one run: by a coordinator in its round, or by whoever follows the run."""
+"""Doing what is due in one run: by a coordinator in its round, or by the process that follows
+the run."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def leave(file: int) -> None:
 
 
 def give_back(file: int, begin: int, end: int, lines: int) -> None:
-    """Free the room of a part that was shipped, with so many lines up to its end, if the system
+    """Free the room of a part that was shipped, with that many lines up to its end, if the system
     can."""
     os.pwrite(file, _HEAD.pack(_MAGIC, end, lines), 0)
     with contextlib.suppress(OSError, AttributeError):

@@ -30,7 +30,7 @@ class Masks:
         return self._pattern.sub(HIDDEN, text) if self._pattern else text
 
     def cut(self, text: str) -> str:
-        """Return the text masked, of which the end is missing: what may be the beginning of a
+        """Return the text masked, of which the end is missing: a possible beginning of a
         secret goes, too."""
         masked = self(text)
         for word in self._words:

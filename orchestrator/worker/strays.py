@@ -30,8 +30,8 @@ from orchestrator.worker.log_file import forget_children_but, note_child
 logger = get_logger(__name__)
 
 RENEWED_LIMIT_S = 1.0
-"""So long the worker's event loop stands still at most when a child is renewed and what it left
-will not end."""
+"""How long cleaning up after a replaced child may block the worker's event loop, when what it
+left will not end."""
 
 _guardian: KnownChild | None = None
 _pool: Any = None

@@ -103,7 +103,7 @@ def _report_death(app: Celery, attempt: RunningAttempt, error: BaseException) ->
     kill_strays()  # before another attempt begins
     excess = exceeded_by(attempt.pid)
     if attempt.stop_reason:
-        return  # whoever stopped it reports to the ledger
+        return  # the process that stopped it reports to the ledger
     process = current_process(app)
     with suppress(Exception):  # a log is less than the record of the death
         limit = process.settings.log_lines_per_attempt

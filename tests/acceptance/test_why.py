@@ -77,7 +77,7 @@ def test_every_step_says_why_it_is_where_it_is(waiting) -> None:
     assert direct.endswith("Z; no coordinator is there to send it: orchestrator serve starts one).")
     assert (
         behind
-        == f"Behind that stands hold (running {on}, N) and fit (queued: no worker serves pool gpu)."
+        == f"Those in turn wait for hold (running {on}, N) and fit (queued: no worker serves pool gpu)."
     )
     assert "No worker serves that pool" in say(waiting, "fit")
     assert "orchestrator worker --pool gpu starts one" in say(waiting, "fit")

@@ -1,4 +1,4 @@
-"""Checks of who is there: workers for each pool, coordinators."""
+"""Checks of the processes that are there: workers for each pool, coordinators."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Checks of sizes: what runs take in Redis and artifacts on disk, and whether either is about to be
-full.
+"""Checks of sizes: those of runs in Redis and of artifacts on disk, and whether either is about to
+be full.
 
 Bounded, so that neither a large server nor a large folder is held up: the newest runs, by samples;
 the first files.

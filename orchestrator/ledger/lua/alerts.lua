@@ -12,7 +12,7 @@ end
 
 -- alerted report_id incident try retry_in_us sent(JSON list) then event detail ...: what came of a
 -- try. retry_in_us '' = there is no more to send. Of an incident that is over (the run was resumed)
--- only the events are kept; who was overtaken by a later try adds what it sent. The same report_id
+-- only the events are kept; a try that a later one overtook adds what it sent. The same report_id
 -- again changes nothing.
 function ops.alerted()
   local report_id, incident, try, retry_in_us = ARGS[2], ARGS[3], ARGS[4], ARGS[5]

@@ -31,7 +31,7 @@ local function with_names(reply, names)
   return reply
 end
 
--- How many steps the cancelling of that id has cancelled, nil if it is a new one; and who has
+-- How many steps the cancelling of that id has cancelled, nil if it is a new one; and what has
 -- attempts to stop.
 local function cancelled_before(cancel_id)
   local count =

@@ -100,12 +100,12 @@ end
 
 -- advance_due limit expected_us clock_step away_us: does what is due: queues retries, fails what
 -- has waited too long for a worker, ends a run that missed its deadline. Leases that have run out
--- and queues to look into are returned to the caller, who knows what became of worker and message.
--- Returns {run state or '', next due time or '', now, {chain, ...}, {JSON [step, attempt, holder,
--- since when the lease is over, state], ...}, JSON [[queue, level, oldest sent at], ...], alert_at
--- or '', the last step of the clock that the run was shifted by, 1 if times were judged}. Nothing
--- is judged by a clock that does not show what the caller expects, nor before the run is shifted by
--- the steps that it knows.
+-- and queues to look into are returned to the caller, which knows what became of worker and
+-- message. Returns {run state or '', next due time or '', now, {chain, ...}, {JSON [step, attempt,
+-- holder, since when the lease is over, state], ...}, JSON [[queue, level, oldest sent at], ...],
+-- alert_at or '', the last step of the clock that the run was shifted by, 1 if times were judged}.
+-- Nothing is judged by a clock that does not show what the caller expects, nor before the run is
+-- shifted by the steps that it knows.
 function ops.advance_due()
   local run_state, lists, clock_step, v =
     unpack(call('HMGET', RUN, 'state', 'lists', 'clock_step', 'v'))

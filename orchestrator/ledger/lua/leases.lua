@@ -1,11 +1,11 @@
 -- Leases of running attempts: renewing them, and what follows when an attempt is over without an
 -- end of its own.
 
-local LOST_ATTEMPTS = 3  -- a step may have so many, where its graph entry (b) says nothing else
+local LOST_ATTEMPTS = 3  -- how many a step may have, where its graph entry (b) says nothing else
 
 -- Queues a running step again because its attempt is over without an end of its own, or fails it
 -- when it has lost as many as it may. `kind` is lost or handed_over. A step that fails keeps its
--- holder, who may still be at it and hears of it. Returns the steps that are queued now.
+-- holder, which may still be at it and hears of it. Returns the steps that are queued now.
 local function replace(step, attempt, token, holder, kind, detail)
   local lost, uncounted = uncounted_of(step)
   leave(step, 'running')

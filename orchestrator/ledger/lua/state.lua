@@ -1,6 +1,6 @@
 -- The state of steps, and how it changes: always by `write`, with an event in the same call.
 
--- What may become of a step in each state. `states.py` has the same table, for who reads the
+-- What may become of a step in each state. `states.py` has the same table, for those that read the
 -- record.
 local TRANSITIONS = {
   -- taken over: succeeded

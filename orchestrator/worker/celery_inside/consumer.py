@@ -1,4 +1,4 @@
-"""Celery's consumer of messages, made to bear with a server that is away: nobody delivers a message
+"""Celery's consumer of messages, made to outlast a server that is away: nobody delivers a message
 again."""
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ _not_begun: dict[str, StepRequest] = {}
 
 class StepRequest(Request):  # type: ignore[misc]
     """A message of a queue without acknowledgements: Celery's own would look for it among the
-    unacked in vain.
+    unacked for nothing.
 
     Its time limit is kept by `worker.leases`, which ends all that a step started; Celery would end
     the child alone.

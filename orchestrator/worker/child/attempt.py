@@ -78,7 +78,7 @@ def _error_of_stages(begun: Begun) -> BaseException | None:
             except BaseException as raised:
                 error = raised
                 if not isinstance(raised, StopRequested):
-                    # of a timeout: who asked waits for what the step has started
+                    # of a timeout: its caller waits for what the step has started
                     end_call()
             if os.getpid() != pid:
                 # a process that the step forked and let return: it must not commit for its parent

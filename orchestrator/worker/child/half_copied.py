@@ -70,7 +70,7 @@ class HalfCopied:
         for path in (os.path.join(whole, "__init__.py"), f"{whole}.py", whole):
             file = self._relative(path)
             if file in self._submitted or (
-                path == whole and any(it.startswith(inside) for it in self._submitted)
+                path == whole and any(submitted.startswith(inside) for submitted in self._submitted)
             ):
                 while not os.path.exists(path):
                     if not self.may_wait():

@@ -25,8 +25,8 @@ class RunningAttempt:
     """One attempt. `pid` is the process that runs it: a child, or (threads, solo) the worker
     itself.
 
-    `stop_reason` is set once it is being stopped; from then on whoever stops it records its
-    end.
+    `stop_reason` is set once it is being stopped; from then on the process that stops it records
+    its end.
     """
 
     held: OwnedAttempt
@@ -97,8 +97,8 @@ class Running:
             return True
 
     def give_up_stopping(self, attempt: RunningAttempt) -> None:
-        """Note that an attempt could not be stopped, so that whoever wants it to end may try
-        again."""
+        """Note that an attempt could not be stopped, so that the next one that wants it to end
+        may try again."""
         with self.lock:
             self._stopping.discard(attempt)
             attempt.stop_reason = ""

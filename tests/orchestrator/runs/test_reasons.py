@@ -91,7 +91,7 @@ def test_a_waiting_step_names_its_upstreams_and_what_stands_behind_them(
     told = why("e")
     assert (
         text(told) == "e waits for d (waiting). "
-        "Behind that stands b (running on w1 since T, T) and c (queued: no worker serves pool cpu)."
+        "That in turn waits for b (running on w1 since T, T) and c (queued: no worker serves pool cpu)."
     )
     assert told.facts == {"waits_for": {"d": "waiting"}, "behind": {"b": "running", "c": "queued"}}
     assert (short("e"), short("d")) == ("waits for d", "waits for b and c")

@@ -59,7 +59,7 @@ def end_otherwise(begun: Begun, error: BaseException) -> End:
     raised."""
     process = begun.process
     if isinstance(error, StopRequested) and not error.is_timeout:
-        # whoever asked for it reports to the ledger
+        # the process that asked for it reports to the ledger
         return End(failure=AttemptStopped("the attempt was stopped"))
     if isinstance(error, HandedOver):
         return hand_over(begun)
