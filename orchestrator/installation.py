@@ -82,7 +82,7 @@ def open_installation(retries: int = FEW_RETRIES) -> Iterator[Installation]:
         ledger = Ledger(connect(url, retries=retries), settings.key_prefix)
         try:
             with connect(url, retries=1, timeout_s=FIRST_ANSWER_S) as first:
-                _knock(first, url)
+                _check_access(first, url)
                 if retries > FEW_RETRIES:
                     # a program that waits out a server without writes does not begin with one
                     check_writes(first, settings.key_prefix)
@@ -110,7 +110,7 @@ def open_installation(retries: int = FEW_RETRIES) -> Iterator[Installation]:
             ledger.client.close()
 
 
-def _knock(client: Redis, url: str) -> None:
+def _check_access(client: Redis, url: str) -> None:
     """See that the server answers and lets us in."""
     try:
         client.ping()

@@ -16,7 +16,7 @@ from orchestrator.definition.names import NAME_LENGTH_MAX
 from orchestrator.definition.secrets import MASKED_CHARS
 from orchestrator.ledger.server_clock import TOLERANCE_S
 from orchestrator.ledger.set_aside import DEAD_BYTES, DEAD_KEPT
-from orchestrator.local.workers import RESTARTS
+from orchestrator.local.worker import RESTARTS
 from orchestrator.record.received_json import INLINE_CHARS
 from orchestrator.redis_url import TLS_OPTIONS
 from orchestrator.settings.model import Settings, secret_names

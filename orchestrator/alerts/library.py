@@ -38,7 +38,7 @@ def load_apprise() -> ModuleType:
 
     logger = logging.getLogger("apprise")
     logger.setLevel(logging.WARNING)
-    logger.addFilter(_ear)
+    logger.addFilter(_log_listener)
     for name in TALKATIVE_LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
     return apprise
@@ -72,14 +72,14 @@ def send(target: AlertTarget, message: Message) -> str:
 def listening() -> Iterator[list[str]]:
     """Return the list that fills with what Apprise logs in this thread inside the block."""
     heard: list[str] = []
-    _ear.heard.texts = heard
+    _log_listener.heard.texts = heard
     try:
         yield heard
     finally:
-        del _ear.heard.texts
+        del _log_listener.heard.texts
 
 
-class _Ear(logging.Filter):
+class _LogListener(logging.Filter):
     """Takes every record to who listens in its thread, and lets none through."""
 
     def __init__(self) -> None:
@@ -93,4 +93,4 @@ class _Ear(logging.Filter):
         return False
 
 
-_ear = _Ear()
+_log_listener = _LogListener()

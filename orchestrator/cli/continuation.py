@@ -105,7 +105,7 @@ def go_on(
             "--detach leaves the run to a server's workers, and there is none: "
             "set ORCHESTRATOR_REDIS_URL."
         )
-    with stop_signals() as interruption:
+    with stop_signals() as stop_requests:
         try:
             if asked.detach:
                 reserve_stdout()  # for the id
@@ -122,13 +122,13 @@ def go_on(
                 record, code = follow_to_the_end(
                     installation,
                     local,
-                    interruption,
+                    stop_requests,
                     planned.run_id,
                     planned.begin,
                     after=planned.last_event,
                     as_json=asked.as_json,
                 )
         except KeyboardInterrupt:
-            click.echo("interrupted" if interruption.is_repeated() else too_early, err=True)
+            click.echo("interrupted" if stop_requests.is_repeated() else too_early, err=True)
             ctx.exit(INTERRUPTED)
     finish(ctx, record, code, asked.as_json)

@@ -24,7 +24,7 @@ from orchestrator.ledger.events import Event
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.ledger.values import OwnedAttempt
-from orchestrator.local.workers import LocalWorkers
+from orchestrator.local.worker import LocalWorker
 from orchestrator.processes.dispositions import heeded
 from orchestrator.record.as_json import record_json
 from orchestrator.record.run import RunRecord, read_record, read_skeleton
@@ -37,9 +37,9 @@ NOT_SUCCEEDED = 1
 STOPPING_SLACK_S = 3.0  # beyond the grace of steps that are asked to stop
 
 
-class Interruption:
-    """How often we were asked to stop. The first time raises KeyboardInterrupt; the second one
-    hurries the clean-up."""
+class StopRequests:
+    """Counts how often we were asked to stop. The first time raises KeyboardInterrupt; the
+    second one hurries the clean-up."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -58,13 +58,13 @@ class Interruption:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Interruption]:
+def stop_signals() -> Iterator[StopRequests]:
     """Take SIGTERM and a lost terminal as Ctrl-C, so that every way to stop us cleans up."""
-    interruption = Interruption()
+    stop_requests = StopRequests()
     names = heeded(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(name, interruption) for name in names]
+    before = [signal.signal(name, stop_requests) for name in names]
     try:
-        yield interruption
+        yield stop_requests
     finally:
         for name, handler in zip(names, before, strict=True):
             signal.signal(name, handler)
@@ -92,8 +92,8 @@ def warn_of_slots(settings: Settings, slots: int | None) -> None:
 
 def follow_to_the_end(
     installation: Installation,
-    local: LocalWorkers | None,
-    interruption: Interruption,
+    local: LocalWorker | None,
+    stop_requests: StopRequests,
     run_id: str,
     begin: Callable[[], object],
     *,
@@ -113,19 +113,19 @@ def follow_to_the_end(
         record.apply(_events_until(ledger, run_id, after))
         with progress_for(record, is_quiet=as_json) as progress:
             follow(installation, record, progress, local, after)
-        _end_workers(installation, local, run_id, interruption)
+        _end_workers(installation, local, run_id, stop_requests)
         code = 0 if record.state is RunState.SUCCEEDED else NOT_SUCCEEDED
     except KeyboardInterrupt:
-        _cancel(installation, run_id, local, interruption)
+        _cancel(installation, run_id, local, stop_requests)
         code = INTERRUPTED
     except BrokenPipeError:
         # who read our output has left, as `head` does: nobody waits for the run
-        _cancel(installation, run_id, local, interruption, "nobody reads the output any more")
+        _cancel(installation, run_id, local, stop_requests, "nobody reads the output any more")
         raise
     except LocalWorkerError as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
         ledger.cancel(run_id, "the local worker ended")  # nobody is left who could go on with it
-        _end_workers(installation, local, run_id, interruption, is_waiting=False)
+        _end_workers(installation, local, run_id, stop_requests, is_waiting=False)
         unwatch_if_over(installation, run_id)
         code = NOT_SUCCEEDED
     record = read_record(ledger, run_id)
@@ -170,26 +170,26 @@ def finish(ctx: click.Context, record: RunRecord, code: int, as_json: bool) -> N
 def _cancel(
     installation: Installation,
     run_id: str,
-    local: LocalWorkers | None,
-    interruption: Interruption,
+    local: LocalWorker | None,
+    stop_requests: StopRequests,
     reason: str = "",
 ) -> None:
     """Cancel in the ledger first, then stop what we started."""
-    interruption.count = max(1, interruption.count)  # from here on Ctrl-C only hurries us
+    stop_requests.count = max(1, stop_requests.count)  # from here on Ctrl-C only hurries us
     # the interrupted call may have left half an answer there
     installation.ledger.client.connection_pool.disconnect()
     if not installation.ledger.exists(run_id):
         raise KeyboardInterrupt
-    installation.ledger.cancel(run_id, reason or interruption.reason)
-    _end_workers(installation, local, run_id, interruption)
+    installation.ledger.cancel(run_id, reason or stop_requests.reason)
+    _end_workers(installation, local, run_id, stop_requests)
     unwatch_if_over(installation, run_id)
 
 
 def _end_workers(
     installation: Installation,
-    local: LocalWorkers | None,
+    local: LocalWorker | None,
     run_id: str,
-    interruption: Interruption,
+    stop_requests: StopRequests,
     *,
     is_waiting: bool = True,
 ) -> None:
@@ -199,11 +199,11 @@ def _end_workers(
 
     ledger = installation.ledger
     within_s = installation.settings.timeout_grace_s + STOPPING_SLACK_S if is_waiting else 0.0
-    if is_waiting and not interruption.is_repeated() and (count := len(ledger.stopping(run_id))):
+    if is_waiting and not stop_requests.is_repeated() and (count := len(ledger.stopping(run_id))):
         hint = "; Ctrl-C again ends them at once" if local else ""
         click.echo(f"{are(count, 'step')} being stopped{hint}", err=True)
     left = wait_until_stopped(
-        ledger, installation.settings, run_id, within_s, is_enough=interruption.is_repeated
+        ledger, installation.settings, run_id, within_s, is_enough=stop_requests.is_repeated
     )
     if local is None:
         return

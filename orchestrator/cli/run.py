@@ -43,7 +43,7 @@ def run(
     """
     settings = current_settings()
     warn_of_slots(settings, workers)
-    with stop_signals() as interruption:
+    with stop_signals() as stop_requests:
         try:
             # An invalid pipeline needs no server. Without one, our worker starts up while the
             # pipeline is loaded.
@@ -60,7 +60,7 @@ def run(
                 record, code = follow_to_the_end(
                     installation,
                     local,
-                    interruption,
+                    stop_requests,
                     run_id,
                     lambda: submit(
                         plan,
@@ -75,7 +75,7 @@ def run(
                 )
         except KeyboardInterrupt:
             click.echo(
-                "interrupted" if interruption.is_repeated() else "cancelled before the run began",
+                "interrupted" if stop_requests.is_repeated() else "cancelled before the run began",
                 err=True,
             )
             ctx.exit(INTERRUPTED)

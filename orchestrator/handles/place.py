@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 from orchestrator.installation import Installation, open_installation
 from orchestrator.ledger.presence import refuse_older
-from orchestrator.local.workers import LocalWorkers, local_workers
+from orchestrator.local.worker import LocalWorker, local_worker
 from orchestrator.runs.workplace import RETRIES, own_slots
 from orchestrator.settings.model import Settings
 from orchestrator.settings.sources import current_settings
@@ -22,14 +22,14 @@ class Place:
         self._stack, self._lock = ExitStack(), threading.Lock()
         self._pid = os.getpid()
         self.installation: Installation = self._stack.enter_context(open_installation(RETRIES))
-        self._local: LocalWorkers | None = None
+        self._local: LocalWorker | None = None
 
     @property
     def is_ours(self) -> bool:
         """Whether this process has opened it, and not one from which it was forked."""
         return self._pid == os.getpid()
 
-    def workers(self) -> LocalWorkers | None:
+    def workers(self) -> LocalWorker | None:
         """Return workers of our own, started if need be; None when a server is configured, whose
         workers run the steps."""
         settings = self.installation.settings
@@ -40,10 +40,10 @@ class Place:
                 ledger = self.installation.ledger
                 refuse_older(ledger.client, ledger.prefix)
                 url = self.installation.redis_url
-                self._local = self._stack.enter_context(local_workers(settings, url, own_slots()))
+                self._local = self._stack.enter_context(local_worker(settings, url, own_slots()))
             return self._local
 
-    def workers_there(self) -> LocalWorkers | None:
+    def workers_there(self) -> LocalWorker | None:
         """Return workers of our own, if they were started."""
         return self._local
 

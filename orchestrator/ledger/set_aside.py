@@ -72,7 +72,7 @@ def keep_foreign(client: redis.Redis, prefix: str, queue: str, list_key: str, en
     return bool(client.eval(_KEEP_FOREIGN, len(keys), *keys, entry, digest))
 
 
-def bury(
+def put_aside(
     client: redis.Redis, prefix: str, queue: str, entry: bytes, reason: str, at: float
 ) -> None:
     """Put an entry that is not a message among the dead ones of its queue, of which the last
@@ -95,7 +95,7 @@ def clear_the_way(client: redis.Redis, prefix: str, queue: str, list_key: str, a
     number = client.hincrby(f"{prefix}:dead", f"{queue}\0keys", 1)
     kept = f"{dead_key(prefix, queue)}:{kind}:{number}"
     client.rename(list_key, kept)
-    bury(client, prefix, queue, b"", f"its key was a {kind}; it is {kept} now", at)
+    put_aside(client, prefix, queue, b"", f"its key was a {kind}; it is {kept} now", at)
     return kept
 
 

@@ -13,7 +13,7 @@ LONG_GAP_S = 3.0
 CLOCK_STEP_S = 1.0
 
 
-def calm_s(settings: Settings) -> float:
+def steady_contact_s(settings: Settings) -> float:
     """Return for how long the server must have answered before a lease is judged: workers have
     renewed by then."""
     return 1.25 * settings.renewal_interval_s
@@ -24,14 +24,14 @@ class Contact:
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._settings = settings
-        self.calm_since = self._last_contact = time.monotonic()
+        self.steady_since = self._last_contact = time.monotonic()
         self._server_ahead_s = 0.0  # of our monotonic clock
         self.clock = ServerClock(ledger.client, ledger.prefix)
 
     @property
     def is_calm(self) -> bool:
         """Whether leases can be judged: while the server was away nobody could renew."""
-        return time.monotonic() - self.calm_since >= calm_s(self._settings)
+        return time.monotonic() - self.steady_since >= steady_contact_s(self._settings)
 
     def look_at_clock(self) -> None:
         """Look whether the server's clock was put, unless that was seen just now. To be done even
@@ -46,7 +46,7 @@ class Contact:
 
     def note_failure(self) -> None:
         """Note that a call got no answer."""
-        self.calm_since = time.monotonic()
+        self.steady_since = time.monotonic()
 
     def note_contact(self, began: float, server_us: int) -> None:
         """Note that a call which began at `began` (monotonic) was answered, at `server_us` by the
@@ -58,12 +58,12 @@ class Contact:
         now = time.monotonic()
         ahead_s = server_us / 1e6 - now
         if ahead_s - self._server_ahead_s > CLOCK_STEP_S:
-            self.calm_since = now
+            self.steady_since = now
         self._server_ahead_s = ahead_s
         longest_gap_s = max(LONG_GAP_S, 3 * self._settings.poll_interval_s)
         # What a slow call, or one that was refused and made again, takes away from a lease must
         # leave time to renew it.
         slow_call_s = min(SLOW_CALL_S, self._settings.lease_s / 3)
         if now - began > slow_call_s or began - self._last_contact > longest_gap_s:
-            self.calm_since = now
+            self.steady_since = now
         self._last_contact = now

@@ -64,7 +64,7 @@ class MessageRepair:
                 attempt = AttemptId(run_id, step, number)
                 since = missing[attempt] = before.get(attempt, now)
                 if (
-                    now - max(since, self._contact.calm_since)
+                    now - max(since, self._contact.steady_since)
                     >= self._settings.message_lost_after_s
                 ):
                     overdue[attempt] = sent_at_us, now - since

@@ -17,7 +17,7 @@ from orchestrator.ledger.presence import (
     own_card,
     withdraw_coordinator,
 )
-from orchestrator.local.workers import LocalWorkers
+from orchestrator.local.worker import LocalWorker
 from orchestrator.record.run import RunRecord
 from orchestrator.runs.surroundings import Unserved, unserved_steps
 from orchestrator.runs.visiting import ALERTS_LIMIT_S, LEAST_PAUSE_S, Visitor
@@ -45,7 +45,7 @@ def follow(
     installation: Installation,
     record: RunRecord,
     screen: Screen,
-    local: LocalWorkers | None,
+    local: LocalWorker | None,
     after: str = "0",
     within_s: float = math.inf,
 ) -> None:
@@ -125,8 +125,8 @@ def _retries_s(events: Sequence[Event]) -> list[float]:
     return [(due_at - at_us) / 1e6 for due_at, at_us in dues if due_at]
 
 
-def _start_again(local: LocalWorkers, visitor: Visitor, run_id: str, screen: Screen) -> None:
-    died = local.bury()
+def _start_again(local: LocalWorker, visitor: Visitor, run_id: str, screen: Screen) -> None:
+    died = local.end_remains()
     screen.warn(
         f"local worker {local.name} {died}: it is started again (its log: {local.log_path})"
     )

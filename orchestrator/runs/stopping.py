@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import LeasedAttempt
-from orchestrator.repair.contact import calm_s
+from orchestrator.repair.contact import steady_contact_s
 from orchestrator.repair.repair import Repair
 from orchestrator.settings.model import Settings
 
@@ -18,7 +18,7 @@ SLACK_S = 2.0
 def stopping_within_s(settings: Settings) -> float:
     """Return the seconds in which every cancelled attempt is gone: stopped by its worker, or its
     lease run out."""
-    return settings.lease_s + calm_s(settings) + settings.timeout_grace_s + SLACK_S
+    return settings.lease_s + steady_contact_s(settings) + settings.timeout_grace_s + SLACK_S
 
 
 def wait_until_stopped(

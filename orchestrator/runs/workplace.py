@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from orchestrator.cores import available_cores
 from orchestrator.installation import Installation, open_installation
 from orchestrator.ledger.presence import refuse_older
-from orchestrator.local.workers import LocalWorkers, local_workers
+from orchestrator.local.worker import LocalWorker, local_worker
 from orchestrator.settings.model import Settings
 
 RETRIES = 30  # of a call while the server is away, up to 2 s apart
@@ -19,7 +19,7 @@ def workplace(
     settings: Settings,
     slots: int | None,
     check: Callable[[Installation], object] = lambda installation: None,
-) -> Iterator[tuple[Installation, LocalWorkers | None]]:
+) -> Iterator[tuple[Installation, LocalWorker | None]]:
     """Return an installation, and the workers that were started for it, if any. `slots` is how many
     steps these run at a time: as many as cores, at least 2, if None.
 
@@ -32,7 +32,7 @@ def workplace(
         local = None
         if settings.redis_url is None:
             url = installation.redis_url
-            local = stack.enter_context(local_workers(settings, url, slots or own_slots()))
+            local = stack.enter_context(local_worker(settings, url, slots or own_slots()))
         yield installation, local
 
 

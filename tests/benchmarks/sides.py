@@ -22,7 +22,7 @@ from orchestrator.coordinator.coordinator import Coordinator
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.local.server import embedded_server
-from orchestrator.local.workers import LocalWorkers, local_workers
+from orchestrator.local.worker import LocalWorker, local_worker
 from orchestrator.messages.app import create_app
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
@@ -57,7 +57,7 @@ class Ours:
     settings: Settings
     ledger: Ledger
     app: Celery
-    worker: LocalWorkers
+    worker: LocalWorker
 
     def plan(self, shape: Shape) -> Plan:
         return compile_pipeline(shape.pipeline())
@@ -97,7 +97,7 @@ class Plain:
 
     app: Celery
     client: Redis
-    worker: LocalWorkers
+    worker: LocalWorker
 
     def run(self, shape: Shape, within_s: float) -> float:
         """Return the seconds that the shape takes as one canvas."""
@@ -164,7 +164,7 @@ def both_sides(url: str, folder: Path, *, events: bool) -> Iterator[tuple[Ours, 
         ours_url, plain_url = url, url.replace("db=0", "db=1")
         ours = _ours(stack, settings, ours_url)
         plain_worker = stack.enter_context(
-            local_workers(
+            local_worker(
                 settings,
                 plain_url,
                 SLOTS,
@@ -214,7 +214,7 @@ def with_and_without_net(url: str, folder: Path) -> Iterator[tuple[Ours, Ours]]:
 
 def _ours(stack: ExitStack, settings: Settings, url: str) -> Ours:
     worker = stack.enter_context(
-        local_workers(settings, url, SLOTS, import_path=HERE, ready_within_s=READY_LIMIT_S)
+        local_worker(settings, url, SLOTS, import_path=HERE, ready_within_s=READY_LIMIT_S)
     )
     ledger = Ledger(connect(url), settings.key_prefix)
     return Ours(worker.settings, ledger, create_app(worker.settings, url), worker)

@@ -13,7 +13,7 @@ import redis
 from celery.utils.log import get_logger
 
 from orchestrator.ledger.connection import connect
-from orchestrator.ledger.set_aside import bury, clear_the_way, foreign_key, keep_foreign
+from orchestrator.ledger.set_aside import clear_the_way, foreign_key, keep_foreign, put_aside
 from orchestrator.messages.reading import BrokenMessage, ForeignMessage
 from orchestrator.messages.transport import Channel
 from orchestrator.settings.model import Settings
@@ -77,7 +77,7 @@ class Keeping:
     def _set_aside(self, taken: _Taken) -> None:
         prefix, queue, found = self._prefix, taken.queue, taken.found
         if isinstance(found, BrokenMessage):
-            bury(self._client, prefix, queue, taken.entry, found.reason, taken.at)
+            put_aside(self._client, prefix, queue, taken.entry, found.reason, taken.at)
             if self._is_new(queue, found.reason):
                 logger.error(
                     "queue %s held an entry that is not a message of ours: %s. It is among the "

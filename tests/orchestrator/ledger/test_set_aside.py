@@ -9,11 +9,11 @@ from orchestrator.ledger import set_aside
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.set_aside import (
     SetAside,
-    bury,
     clear_the_way,
     dead_key,
     foreign_key,
     keep_foreign,
+    put_aside,
     set_aside_in,
 )
 
@@ -62,7 +62,7 @@ def test_the_dead_are_bounded_in_number_and_size_and_counted_all(
     monkeypatch.setattr(set_aside, "DEAD_KEPT", 3)
     monkeypatch.setattr(set_aside, "DEAD_BYTES", 2)
     for number in range(5):
-        bury(ledger.client, ledger.prefix, queue, b"%dxyz" % number, f"reason {number}", 1.0)
+        put_aside(ledger.client, ledger.prefix, queue, b"%dxyz" % number, f"reason {number}", 1.0)
 
     assert ledger.client.lrange(dead_key(ledger.prefix, queue), 0, -1) == ["4x", "3x", "2x"]
     assert set_aside_in(ledger.client, ledger.prefix, []) == [SetAside(queue, 0, 5, "reason 4")]

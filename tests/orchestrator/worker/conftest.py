@@ -22,7 +22,7 @@ from orchestrator.definition.pipeline import Pipeline
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import present_workers
-from orchestrator.local.workers import LocalWorkers, local_workers
+from orchestrator.local.worker import LocalWorker, local_worker
 from orchestrator.messages.app import create_app
 from orchestrator.record.run import RunRecord
 from orchestrator.settings.model import Settings
@@ -54,9 +54,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def worker(settings: Settings, shared_redis_url: str) -> Iterator[LocalWorkers]:
+def worker(settings: Settings, shared_redis_url: str) -> Iterator[LocalWorker]:
     """The worker that most tests share: prefork, four children."""
-    with local_workers(settings, shared_redis_url, 4, ["cpu"], ready_within_s=LIMIT_S) as started:
+    with local_worker(settings, shared_redis_url, 4, ["cpu"], ready_within_s=LIMIT_S) as started:
         yield started
         started.kill()  # nothing runs any more
 
@@ -89,7 +89,7 @@ def runs_on(shared_redis_url: str) -> Iterator[Callable[[Settings, str], Runs]]:
 
 
 @pytest.fixture(scope="session")
-def runs(worker: LocalWorkers, runs_by: Callable[[Settings], Runs]) -> Runs:
+def runs(worker: LocalWorker, runs_by: Callable[[Settings], Runs]) -> Runs:
     """Runs on the shared worker."""
     return runs_by(worker.settings)
 
@@ -102,7 +102,7 @@ def own_worker(
 
     @contextmanager
     def start(slots: int = 1, chosen: Settings = settings) -> Iterator[Runs]:
-        with local_workers(
+        with local_worker(
             chosen, shared_redis_url, slots, ["cpu"], ready_within_s=LIMIT_S
         ) as started:
             yield runs_by(started.settings)

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.definition.loading import load
 from orchestrator.definition.pipeline import Pipeline
-from orchestrator.local.workers import local_workers
+from orchestrator.local.worker import local_worker
 from orchestrator.redis_url import celery_broker_url
 from orchestrator.settings.model import Settings
 from orchestrator.settings.pools import PoolSettings
@@ -109,8 +109,8 @@ def sites(
         update={"pools": {"cpu": PoolSettings(celery_app="proj_named:app")}}
     )
     with (
-        local_workers(settings, shared_redis_url, 1, ["cpu"], ready_within_s=30) as without,
-        local_workers(with_app, shared_redis_url, 1, ["cpu"], ready_within_s=30) as with_one,
+        local_worker(settings, shared_redis_url, 1, ["cpu"], ready_within_s=30) as without,
+        local_worker(with_app, shared_redis_url, 1, ["cpu"], ready_within_s=30) as with_one,
     ):
         yield {"without": runs_by(without.settings), "with": runs_by(with_one.settings)}
         without.kill()
@@ -230,7 +230,7 @@ def test_an_app_that_cannot_be_had_is_told_in_one_sentence(
         "proj_named:shared_task": "no Celery app",
     }.items():
         chosen = settings.model_copy(update={"pools": {"cpu": PoolSettings(celery_app=name)}})
-        with local_workers(chosen, shared_redis_url, 1, ["cpu"], ready_within_s=30) as worker:
+        with local_worker(chosen, shared_redis_url, 1, ["cpu"], ready_within_s=30) as worker:
             runs = runs_by(worker.settings)
             record = runs.run(build("sending", how="1"))
             worker.kill()

@@ -28,7 +28,7 @@ from pydantic import SecretStr
 
 from orchestrator.ledger.presence import present_workers
 from orchestrator.ledger.values import Chain, Link
-from orchestrator.local.workers import LocalWorkers
+from orchestrator.local.worker import LocalWorker
 from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.worker.flower import BoundedNames
 from tests.support.fixtures import PipelineFrom, WaitUntil
@@ -64,7 +64,7 @@ class Flower:
 
 @pytest.fixture(scope="module")
 def flower(
-    worker: LocalWorkers,
+    worker: LocalWorker,
     runs: Runs,
     tmp_path_factory: pytest.TempPathFactory,
     wait_until: WaitUntil,

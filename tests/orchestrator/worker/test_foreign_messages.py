@@ -30,7 +30,7 @@ from orchestrator.ledger.set_aside import (
     set_aside_in,
 )
 from orchestrator.ledger.values import Chain, Link
-from orchestrator.local.workers import LocalWorkers
+from orchestrator.local.worker import LocalWorker
 from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.messages.queues import list_key, queue_length
 from orchestrator.messages.transport import Channel
@@ -51,9 +51,7 @@ ONE_STEP = """
 class Site:
     """The shared worker and its queue, into which anything may be pushed."""
 
-    def __init__(
-        self, runs: Any, worker: LocalWorkers, pipeline_from: Any, wait_until: Any
-    ) -> None:
+    def __init__(self, runs: Any, worker: LocalWorker, pipeline_from: Any, wait_until: Any) -> None:
         self.runs, self.worker, self._pipeline_from, self._wait_until = (
             runs,
             worker,
@@ -98,7 +96,7 @@ def worker_client(runs: Any) -> Any:
 
 @pytest.fixture
 def site(
-    runs: Runs, worker: LocalWorkers, pipeline_from: PipelineFrom, wait_until: WaitUntil
+    runs: Runs, worker: LocalWorker, pipeline_from: PipelineFrom, wait_until: WaitUntil
 ) -> Iterator[Site]:
     site = Site(runs, worker, pipeline_from, wait_until)
     site.client.delete(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.local.workers import LocalWorkers, local_workers
+from orchestrator.local.worker import LocalWorker, local_worker
 from orchestrator.messages.queues import queue_length
 from orchestrator.settings.model import Settings
 from tests.support.fixtures import PipelineFrom, WaitUntil
@@ -27,10 +27,10 @@ def end(**_):
 @pytest.fixture
 def ending_worker(
     settings: Settings, shared_redis_url: str, tmp_path: Path
-) -> Iterator[LocalWorkers]:
+) -> Iterator[LocalWorker]:
     """Return a started worker that is told to end as soon as it has taken a message."""
     (tmp_path / "ending_app.py").write_text(ENDING_APP)
-    with local_workers(
+    with local_worker(
         settings, shared_redis_url, 1, ["cpu"], tmp_path, app="ending_app", ready_within_s=30
     ) as started:
         yield started
@@ -38,7 +38,7 @@ def ending_worker(
 
 
 def test_a_worker_that_ends_gives_back_what_it_has_not_begun(
-    ending_worker: LocalWorkers,
+    ending_worker: LocalWorker,
     runs_by: Callable[[Settings], Runs],
     pipeline_from: PipelineFrom,
     wait_until: WaitUntil,

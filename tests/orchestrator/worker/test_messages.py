@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from orchestrator.ledger.values import Chain, Link
-from orchestrator.local.workers import LocalWorkers
+from orchestrator.local.worker import LocalWorker
 from orchestrator.messages.dispatch import Dispatcher
 from tests.support.fixtures import PipelineFrom, WaitUntil
 from tests.support.worker_runs import Runs
@@ -176,7 +176,7 @@ def test_messages_of_a_cancelled_run_are_dropped(
 
 
 def test_messages_of_unknown_runs_and_steps_are_dropped_and_leave_no_keys(
-    runs: Runs, messages: Messages, counted: str, tmp_path: Path, worker: LocalWorkers
+    runs: Runs, messages: Messages, counted: str, tmp_path: Path, worker: LocalWorker
 ) -> None:
     unknown = f"unknown-{uuid4().hex}"  # other tests send messages of unknown runs too
     messages.send(unknown, "a", "b")

@@ -251,9 +251,9 @@ REPLACED = {
 def one_child(
     settings: Settings, shared_redis_url: str, runs_by: Callable[[Settings], Runs]
 ) -> Iterator[Runs]:
-    from orchestrator.local.workers import local_workers
+    from orchestrator.local.worker import local_worker
 
-    with local_workers(settings, shared_redis_url, 1, ["cpu"], ready_within_s=30) as started:
+    with local_worker(settings, shared_redis_url, 1, ["cpu"], ready_within_s=30) as started:
         yield runs_by(started.settings)
         started.kill()
 

@@ -15,7 +15,7 @@ from orchestrator.ledger.presence import WorkerCard, present_workers
 from orchestrator.ledger.set_aside import dead_key, foreign_key
 from orchestrator.ledger.values import Link
 from orchestrator.local.server import embedded_server
-from orchestrator.local.workers import local_workers
+from orchestrator.local.worker import local_worker
 from orchestrator.messages.queues import list_key, queue_keys, queue_length
 from orchestrator.messages.sizes import ORIGIN_BYTES, message_bytes
 from orchestrator.settings.model import Settings
@@ -69,7 +69,7 @@ def test_a_user_who_may_use_keys_of_one_prefix_only_runs_everything(
                     "data_dir": tmp_path / "data"}
         )  # fmt: skip
         team_url = url.replace("unix://", "unix://team:secret@", 1)
-        with local_workers(chosen, team_url, 1, ["cpu"], ready_within_s=60) as worker:
+        with local_worker(chosen, team_url, 1, ["cpu"], ready_within_s=60) as worker:
             runs = runs_on(worker.settings, team_url)
             record = runs.run(pipeline_from(CHAIN.format(option="")))
 

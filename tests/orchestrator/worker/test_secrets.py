@@ -17,7 +17,7 @@ from redis import Redis
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cli.summary import summary_text
 from orchestrator.definition.loading import load
-from orchestrator.local.workers import LocalWorkers
+from orchestrator.local.worker import LocalWorker
 from orchestrator.record.as_json import record_json
 from orchestrator.record.run import RunRecord, read_record
 from orchestrator.worker.log_lines import LINE_CHARS
@@ -122,7 +122,7 @@ def assert_unknown(texts: dict[str, str]) -> None:
 @pytest.fixture(scope="module")
 def used(
     runs: Runs,
-    worker: LocalWorkers,
+    worker: LocalWorker,
     celery_events: list[dict[str, Any]],
     tmp_path_factory: pytest.TempPathFactory,
     wait_until: WaitUntil,
@@ -173,7 +173,7 @@ def test_a_secret_is_in_one_key_while_the_run_goes_on_and_nowhere_afterwards(
 
 def test_what_people_see_is_masked(
     used: tuple[str, RunRecord, dict[str, str], str],
-    worker: LocalWorkers,
+    worker: LocalWorker,
     celery_events: list[dict[str, Any]],
 ) -> None:
     _, record, *_ = used

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.cores import available_cores
 from orchestrator.definition.pipeline import Pipeline
-from orchestrator.local.workers import local_workers
+from orchestrator.local.worker import local_worker
 from orchestrator.settings.model import Settings
 from orchestrator.settings.pools import PoolSettings
 from orchestrator.worker.thread_shares import OF_THREADPOOLCTL
@@ -88,7 +88,7 @@ def runs_with(
         for name, value in (variables or {}).items():
             monkeypatch.setenv(name, value)
         chosen = settings.model_copy(update={"pools": {"cpu": PoolSettings(**pool)}})
-        with local_workers(chosen, shared_redis_url, slots, ["cpu"], ready_within_s=30) as worker:
+        with local_worker(chosen, shared_redis_url, slots, ["cpu"], ready_within_s=30) as worker:
             runs = runs_by(worker.settings)
             record = runs.run(pipeline)
             values = {name: runs.value(record, name) for name in record.steps}

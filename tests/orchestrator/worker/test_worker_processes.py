@@ -184,11 +184,11 @@ def test_a_worker_without_a_server_is_refused_in_one_sentence(tmp_path: Path) ->
 PARENT = """
 import sys
 from pathlib import Path
-from orchestrator.local.workers import local_workers
+from orchestrator.local.worker import local_worker
 from orchestrator.settings.model import Settings
 
 settings = Settings(data_dir=Path(sys.argv[1]), key_prefix="workers")
-with local_workers(settings, sys.argv[2], 2, ready_within_s=30) as workers:
+with local_worker(settings, sys.argv[2], 2, ready_within_s=30) as workers:
     print(workers.pid, workers.settings.queue_of(), flush=True)
     sys.stdin.read()
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.cli.health.neighbours import check_set_aside
 from orchestrator.installation import Installation
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.set_aside import bury, dead_key, foreign_key, keep_foreign
+from orchestrator.ledger.set_aside import dead_key, foreign_key, keep_foreign, put_aside
 from orchestrator.settings.model import Settings
 from orchestrator.settings.pools import PoolSettings
 
@@ -36,7 +36,9 @@ def test_foreign_messages_are_counted_and_the_command_that_returns_them_is_given
 
 
 def test_dead_entries_are_counted_and_their_list_is_named(ledger: Ledger) -> None:
-    bury(ledger.client, ledger.prefix, "some.queue", b"42", "it is a JSON int, not a message", 1.0)
+    put_aside(
+        ledger.client, ledger.prefix, "some.queue", b"42", "it is a JSON int, not a message", 1.0
+    )
 
     (finding,) = check_set_aside(session_of(ledger))
 

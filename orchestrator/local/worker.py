@@ -43,8 +43,8 @@ _TRACKERS_LIMIT_S = 2.0
 _PAUSE_S = 0.02
 
 
-class LocalWorkers:
-    """One Celery worker with `slots` children that serves several pools. Use `local_workers` to
+class LocalWorker:
+    """One Celery worker with `slots` children that serves several pools. Use `local_worker` to
     make one."""
 
     def __init__(
@@ -104,7 +104,7 @@ class LocalWorkers:
                 f"The end of {self.log_path}:\n{self.log_tail()}"
             )
 
-    def bury(self) -> str:
+    def end_remains(self) -> str:
         """End what is left after the main process ended, and return of what it died: "was killed by
         signal 9 (SIGKILL)".
 
@@ -117,7 +117,7 @@ class LocalWorkers:
         return how_it_ended(self._process.returncode)
 
     def start_again(self) -> None:
-        """Start the worker anew after it was buried, under its name and for its queues; what lies
+        """Start the worker anew after its death, under its name and for its queues; what lies
         there stays."""
         self._restarts += 1
         self._start()
@@ -225,7 +225,7 @@ def _is_tracker(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def local_workers(
+def local_worker(
     settings: Settings,
     redis_url: str,
     slots: int,
@@ -235,12 +235,12 @@ def local_workers(
     parent_watch: bool = True,
     app: str | None = None,
     ready_within_s: float | None = None,
-) -> Iterator[LocalWorkers]:
+) -> Iterator[LocalWorker]:
     """Return a started worker with `slots` children for the pools named by `queues` (all if None).
 
     The worker reads queues of its own (`<queue>.<name of the worker>`), so that two runs in one
     data folder never take each other's steps, and one that ends takes nothing of the other with it.
-    `LocalWorkers.settings` name them. The worker gets exactly `settings`, with `redis_url`, and
+    `LocalWorker.settings` name them. The worker gets exactly `settings`, with `redis_url`, and
     with this process's id as `parent_pid` if `parent_watch`. `app` is a module in `import_path`
     whose app is served in place of ours. With `ready_within_s` it is ready, not just started.
     Leaving lets steps end for `settings.timeout_grace_s`; leaving by an exception kills them.
@@ -269,7 +269,7 @@ def local_workers(
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, given))
     try:
         _clear(redis_url, map(handed_down.list_of, queues_read))
-        workers = LocalWorkers(name, handed_down, log_path, name_lock, command, environment)
+        workers = LocalWorker(name, handed_down, log_path, name_lock, command, environment)
     except BaseException:
         os.close(name_lock)
         raise

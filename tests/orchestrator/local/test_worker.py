@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.errors import LocalWorkerError
 from orchestrator.local.server import embedded_server
-from orchestrator.local.workers import LocalWorkers, local_workers
+from orchestrator.local.worker import LocalWorker, local_worker
 from orchestrator.settings.model import Settings
 from orchestrator.settings.pools import PoolSettings
 
@@ -94,7 +94,7 @@ def sleepers(marker: Path) -> list[psutil.Process]:
     return found
 
 
-def tree_of(workers: LocalWorkers) -> list[psutil.Process]:
+def tree_of(workers: LocalWorker) -> list[psutil.Process]:
     main = psutil.Process(workers.pid)
     return [main, *main.children(recursive=True)]
 
@@ -108,7 +108,7 @@ def is_gone(processes: list[psutil.Process]) -> bool:
 def test_a_worker_serves_every_pool_with_the_settings_handed_down(
     settings: Settings, redis_url: str, import_path: Path, tmp_path: Path, wait_until: WaitUntil
 ) -> None:
-    with local_workers(
+    with local_worker(
         settings, redis_url, 2, import_path=import_path, app="tiny_app", ready_within_s=20
     ) as workers:
         assert os.getsid(workers.pid) == workers.pid  # Ctrl-C in the terminal does not reach it
@@ -131,7 +131,7 @@ def test_leaving_lets_a_running_step_end_and_ends_what_it_started(
     settings: Settings, redis_url: str, import_path: Path, tmp_path: Path, wait_until: WaitUntil
 ) -> None:
     marker = tmp_path / "nap"
-    with local_workers(settings, redis_url, 1, ["cpu"], import_path, app="tiny_app") as workers:
+    with local_worker(settings, redis_url, 1, ["cpu"], import_path, app="tiny_app") as workers:
         send(redis_url, "nap", str(marker), 1, queue=workers.settings.queue_of())
         wait_until(marker.exists)
         assert len(sleepers(marker)) == 3
@@ -144,7 +144,7 @@ def test_a_step_that_outlasts_the_grace_is_ended_with_all_it_started(
     settings: Settings, redis_url: str, import_path: Path, tmp_path: Path, wait_until: WaitUntil
 ) -> None:
     marker = tmp_path / "nap"
-    with local_workers(settings, redis_url, 1, ["cpu"], import_path, app="tiny_app") as workers:
+    with local_worker(settings, redis_url, 1, ["cpu"], import_path, app="tiny_app") as workers:
         send(redis_url, "nap", str(marker), 600, queue=workers.settings.queue_of())
         wait_until(marker.exists)
         tree = tree_of(workers)
@@ -162,7 +162,7 @@ def test_an_exception_kills_the_whole_tree_at_once(
     marker = tmp_path / "nap"
     with ExitStack() as stack:
         workers = stack.enter_context(
-            local_workers(settings, redis_url, 1, ["cpu"], import_path, app="tiny_app")
+            local_worker(settings, redis_url, 1, ["cpu"], import_path, app="tiny_app")
         )
         send(redis_url, "nap", str(marker), 600, queue=workers.settings.queue_of())
         wait_until(marker.exists)
@@ -177,7 +177,7 @@ def test_an_exception_kills_the_whole_tree_at_once(
 def test_what_a_dead_worker_left_is_found_and_ended(
     settings: Settings, redis_url: str, import_path: Path, wait_until: WaitUntil
 ) -> None:
-    with local_workers(
+    with local_worker(
         settings, redis_url, 1, import_path=import_path, app="tiny_app", ready_within_s=20
     ) as workers:
         children = tree_of(workers)[1:]
@@ -203,7 +203,7 @@ def test_what_may_not_be_ended_is_left_and_not_waited_for(
 ) -> None:
     marker = tmp_path / "nap"
     kill = os.kill
-    with local_workers(settings, redis_url, 1, ["cpu"], import_path, app="tiny_app") as workers:
+    with local_worker(settings, redis_url, 1, ["cpu"], import_path, app="tiny_app") as workers:
         send(redis_url, "nap", str(marker), 600, queue=workers.settings.queue_of())
         wait_until(marker.exists)
         tree = tree_of(workers)
@@ -229,7 +229,7 @@ def test_a_worker_that_dies_at_its_start_shows_the_end_of_its_log(
 ) -> None:
     with (
         pytest.raises(LocalWorkerError, match=r"ended \(code [12]\)(.|\n)*no_such_module"),
-        local_workers(
+        local_worker(
             settings, redis_url, 1, import_path=import_path, app="broken_app", ready_within_s=20
         ),
     ):
@@ -244,15 +244,15 @@ def test_a_worker_that_is_killed_can_be_started_again_for_its_queues_but_not_for
     wait_until: WaitUntil,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("orchestrator.local.workers.RESTARTS", 2)
-    with local_workers(
+    monkeypatch.setattr("orchestrator.local.worker.RESTARTS", 2)
+    with local_worker(
         settings, redis_url, 1, import_path=import_path, app="tiny_app", ready_within_s=20
     ) as workers:
         for number in (1, 2):
             tree = tree_of(workers)
             os.kill(workers.pid, signal.SIGKILL)
             os.waitid(os.P_PID, workers.pid, os.WEXITED | os.WNOWAIT)
-            assert workers.bury() == "was killed by signal 9 (SIGKILL)"
+            assert workers.end_remains() == "was killed by signal 9 (SIGKILL)"
             assert is_gone(tree)
             report = tmp_path / f"report-{number}"
             send(redis_url, "report", str(report), queue=workers.settings.queue_of())
@@ -265,14 +265,14 @@ def test_a_worker_that_is_killed_can_be_started_again_for_its_queues_but_not_for
         os.kill(workers.pid, signal.SIGKILL)
         os.waitid(os.P_PID, workers.pid, os.WEXITED | os.WNOWAIT)
         with pytest.raises(LocalWorkerError, match="ended"):
-            workers.bury()
+            workers.end_remains()
 
 
 def test_names_come_back_but_two_at_once_differ(
     settings: Settings, redis_url: str, import_path: Path
 ) -> None:
-    def start() -> AbstractContextManager[LocalWorkers]:
-        return local_workers(settings, redis_url, 1, import_path=import_path, app="tiny_app")
+    def start() -> AbstractContextManager[LocalWorker]:
+        return local_worker(settings, redis_url, 1, import_path=import_path, app="tiny_app")
 
     with start() as first:
         first.kill()
@@ -286,6 +286,6 @@ def test_names_come_back_but_two_at_once_differ(
 def test_an_unknown_pool_is_refused(settings: Settings) -> None:
     with (
         pytest.raises(LocalWorkerError, match="no pool is named 'tpu'; there are cpu, gpu"),
-        local_workers(settings, "redis://localhost/0", 1, ["tpu"]),
+        local_worker(settings, "redis://localhost/0", 1, ["tpu"]),
     ):
         pass
