@@ -10,6 +10,7 @@ OrchestratorError             what the user can mend; commands print it without 
 ├── RunNotFound               no run, or more than one, matches the text
 ├── ResumeRefused             a run cannot be resumed now, or not as it was asked for
 ├── RerunRefused              a run cannot be the beginning of another one
+├── DeleteRefused             a run cannot be deleted now
 ├── RefusedInStep             a step uses the orchestrator itself, and its pool does not allow that
 ├── ServerUnreachable         the Redis server does not answer, or lets nobody in
 ├── EmbeddedServerError       the embedded server cannot be started or reached
@@ -125,6 +126,10 @@ class RunFailed(OrchestratorError):
 
 class RerunRefused(OrchestratorError):
     """A run cannot be the beginning of another one now, or not as it was asked for."""
+
+
+class DeleteRefused(OrchestratorError):
+    """A run cannot be deleted: it has not ended, or another one needs it."""
 
 
 class RefusedInStep(OrchestratorError):

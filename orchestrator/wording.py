@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 LINE_CHARS = 300
+_SIZES = ("B", "kB", "MB", "GB", "TB")
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
@@ -26,6 +27,14 @@ def listed(words: Sequence[str], most: int, *, separator: str = ", ") -> str:
 def and_more(count: int, noun: str = "") -> str:
     """Return " and 3 more", or " and 3 more failed steps"; empty if there are no more."""
     return f" and {count:,} more{' ' if noun else ''}{noun}" if count > 0 else ""
+
+
+def size_text(count: float) -> str:
+    """Return a number of bytes: "5 B", "2.5 GB"."""
+    power = 0
+    while count >= 1000 and power < len(_SIZES) - 1:
+        count, power = count / 1000, power + 1
+    return f"{count:,.0f} {_SIZES[power]}" if count >= 100 else f"{count:.3g} {_SIZES[power]}"
 
 
 def with_article(noun: str) -> str:

@@ -14,6 +14,15 @@ def artifact_path(attempt: AttemptId, token: int) -> str:
     return f"{attempt.run_id}/{name}"
 
 
+def run_folder(root: Path, run_id: str) -> Path:
+    """Return the folder of all that a run keeps. Raises ValueError for an id that names another
+    place."""
+    folder = root / run_id
+    if folder.parent != root or run_id.startswith("."):
+        raise ValueError(f"{run_id!r} is not the name of a folder")
+    return folder
+
+
 def checkpoint_folder(root: Path, run_id: str, step: str) -> Path:
     """Return the folder of a step's checkpoints, the same for all its attempts in a run."""
     return root / run_id / f"{step}.checkpoints"

@@ -12,12 +12,14 @@ import hashlib
 import io
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from orchestrator.artifacts.faults import InputUnreadable, free_bytes, store_faults
+from orchestrator.artifacts.layout import run_folder
 from orchestrator.artifacts.marker import MARKER
 from orchestrator.errors import ArtifactMissing
 from orchestrator.permissions import PRIVATE, Permissions
@@ -96,6 +98,12 @@ class ByteStore(Protocol):
     def make_folder(self, folder: Path) -> Path:
         """Return a folder inside the store, made if need be."""
 
+    def measure(self, run_id: str) -> tuple[int, int]:
+        """Return size in bytes and number of all files of a run."""
+
+    def remove(self, run_id: str) -> None:
+        """Remove all files of a run; nothing happens where there are none."""
+
     def check(self, needed_bytes: int = 0) -> None:
         """Raise StoreUnusable unless something can be written here and read again, with room for
         `needed_bytes`."""
@@ -159,6 +167,24 @@ class FolderStore:
                 self._permissions.make_folder(folder)
         return folder
 
+    def measure(self, run_id: str) -> tuple[int, int]:
+        sizes = []
+        for folder, _, names in os.walk(run_folder(self.root, run_id)):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    sizes.append(os.lstat(os.path.join(folder, name)).st_size)
+        return sum(sizes), len(sizes)
+
+    def remove(self, run_id: str) -> None:
+        folder = run_folder(self.root, run_id)
+        with store_faults("delete from", self.root):
+            if not os.path.lexists(folder):
+                self._see_marker()
+            elif folder.is_symlink() or not folder.is_dir():
+                folder.unlink()
+            else:
+                _remove_tree(folder)
+
     def check(self, needed_bytes: int = 0) -> None:
         """Raise StoreUnusable unless something can be written here and read again, with room for
         `needed_bytes`."""
@@ -188,3 +214,10 @@ class FolderStore:
     def _see_marker(self) -> None:
         if self._is_marked and not os.path.lexists(self.root / MARKER):
             raise OSError(errno.ENODEV, f"its marker {MARKER} is gone. Is the folder mounted?")
+
+
+def _remove_tree(folder: Path) -> None:
+    """Remove a folder, of which somebody else may remove a part meanwhile."""
+    while os.path.lexists(folder):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)

@@ -23,6 +23,7 @@ COMMANDS = {
     "resume": "orchestrator.cli.resume:resume",
     "rerun": "orchestrator.cli.rerun:rerun",
     "cancel": "orchestrator.cli.cancel:cancel",
+    "delete": "orchestrator.cli.delete:delete",
     "plan": "orchestrator.cli.plan:plan",
     "schema": "orchestrator.cli.plan:schema",
     "runs": "orchestrator.cli.show:runs",

@@ -23,6 +23,7 @@ from orchestrator.ledger.values import RunUnknown
 from orchestrator.messages.former import take_over_former_queues
 from orchestrator.outages import EXPECTED, Outage
 from orchestrator.repair.contact import Contact
+from orchestrator.runs.deleting import INTERRUPTED_S, finish_deletions
 from orchestrator.runs.visiting import LEAST_PAUSE_S, Visitor
 from orchestrator.settings.model import Settings
 
@@ -56,6 +57,7 @@ class Coordinator:
                 ServerClockLook(self._visitor.contact),
                 FormerQueues(ledger, settings),
                 UnwatchedRuns(ledger),
+                InterruptedDeletions(ledger, settings),
                 ActiveRuns(ledger, self._visitor.visit),
             ],
             observe,
@@ -143,6 +145,24 @@ class UnwatchedRuns:
                 run_id,
             )
             self.ledger.watch_run(run_id)
+
+
+@dataclass
+class InterruptedDeletions:
+    """Finishes deletions of runs that were interrupted, where the artifacts are here."""
+
+    ledger: Ledger
+    settings: Settings
+    name: str = "interrupted deletions of runs are finished"
+    pace_s: float = SEARCH_S
+
+    def do(self, now: float) -> None:
+        before_us = self.ledger.now_us() - round(INTERRUPTED_S * 1e6)
+        for run_id, fault in finish_deletions(self.ledger, self.settings, before_us):
+            if fault:
+                logger.warning("the deletion of run %s cannot be finished here: %s", run_id, fault)
+            else:
+                logger.info("the deletion of run %s had been interrupted; it is finished", run_id)
 
 
 @dataclass

@@ -30,15 +30,6 @@ def parse_size(value: Any) -> Any:
     return int(float(number) * _UNITS[unit[:1].upper() + unit[1:].lower()])
 
 
-def size_text(count: float) -> str:
-    """Return bytes for people, as "2.5 GB"."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
-
-
 Size = Annotated[
     int,
     BeforeValidator(parse_size),

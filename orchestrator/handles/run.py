@@ -157,6 +157,13 @@ class Run:
 
         return Run(rerun(self.run_id, from_steps, {**(params or {}), **more}))
 
+    def delete(self, *, keep_artifacts: bool = False) -> None:
+        """Delete the run: record, logs, artifacts and checkpoints. Raises DeleteRefused while it
+        has not ended, or another run has taken over outputs of it."""
+        from orchestrator.runs.deleting import delete_run
+
+        delete_run(here().installation, self.run_id, keeps_artifacts=keep_artifacts)
+
     def __repr__(self) -> str:
         record = self.record
         ended = sum(step.state.is_ended for step in record.steps.values())

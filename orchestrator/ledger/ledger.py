@@ -9,10 +9,11 @@ from orchestrator.ledger.alerts import Alerts
 from orchestrator.ledger.attempts import Attempts
 from orchestrator.ledger.cancelling import Cancelling
 from orchestrator.ledger.clocks import Clocks
+from orchestrator.ledger.deleting import Deleting
 from orchestrator.ledger.leases import Leases
 from orchestrator.ledger.resuming import Resuming
 
 
-class Ledger(Attempts, Leases, Clocks, Cancelling, Resuming, Alerts):
+class Ledger(Attempts, Leases, Clocks, Cancelling, Resuming, Alerts, Deleting):
     """State of runs in one Redis. Safe to share between threads, as the client is; not across a
     fork."""

@@ -12,7 +12,7 @@ from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 NOUNS = (
     "keys", "state", "joins", "starting", "attempts", "cancelling", "clocks", "leases", "resuming",
-    "alerts"
+    "alerts", "deleting"
 )  # fmt: skip
 """The files in `lua/`, in one piece: each uses what stands before it."""
 _FOLDER = files("orchestrator.ledger").joinpath("lua")

@@ -58,6 +58,8 @@ class Starting(LedgerCalls):
                 raise RunExists(run_id) from None
             raise
         self._keep_watched(run_id)
+        # a deletion of a former run of this id may have struck it meanwhile
+        self.client.zadd(f"{self.prefix}:runs", {run_id: self.now_us()}, nx=True)
         return chains_in(chains)
 
     def _stage(self, run_id: str, stage_id: str, steps: Iterable[StagedStep]) -> int:

@@ -7,14 +7,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.artifacts.marker import read_marker
 from orchestrator.artifacts.reference import Artifact
 from orchestrator.artifacts.values import ArtifactStore
 from orchestrator.definition.folders import put_on_path
 from orchestrator.definition.loading import Definition, is_there
 from orchestrator.errors import PipelineInvalid
-from orchestrator.ledger.store_id import recorded_store
 from orchestrator.runs.loading import import_own_modules, load_definition
+from orchestrator.runs.stores import has_store
 from orchestrator.settings.model import Settings
 from orchestrator.wording import listed
 
@@ -74,8 +73,7 @@ def _loaded(run: StoredRun) -> Definition:
 def look_for_artifacts(installation: Installation, used: Settings) -> Callable[[Artifact], bool]:
     """Return what says whether an artifact is still there; where this machine has not the workers'
     store, all are."""
-    store = recorded_store(installation.ledger.client, installation.ledger.prefix)
-    if installation.is_embedded or (store and read_marker(used.artifact_root) == store["id"]):
+    if has_store(installation.ledger, used):
         return ArtifactStore.in_folder(used.artifact_root).has
     return lambda artifact: True
 

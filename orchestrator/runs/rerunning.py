@@ -150,9 +150,16 @@ def plan_rerun(
 
 
 def rerun(ledger: Ledger, app: Celery, planned: Rerun, run_id: str) -> None:
-    """Start the new run, and send off what may start. Raises RunExists."""
+    """Start the new run, and send off what may start. Raises RunExists, and RerunRefused when a run
+    whose outputs it takes over is not there any more."""
     plan, settings = planned.plan, planned.settings
     sources = {planned.finished.sources[step].run_id for step in planned.reused}
+    for source in sorted(sources):
+        if not ledger.lend(source, run_id):
+            raise RerunRefused(
+                f"run {source}, whose outputs would be taken over, is not there any more: somebody"
+                " has deleted it"
+            )
     fields = run_fields(plan, settings, run_id, planned.target) | {
         "code": code_text(planned.code),
         "code_id": code_id(planned.code),

@@ -42,8 +42,8 @@ def submit(
     """Start a run of the plan and give its id. The run is in the ledger, whole, before its first
     message is sent.
 
-    `target` is where a later resume finds the pipeline was loaded from: an absolute FILE[:NAME], or
-    a module. `labels` are for people to find the run by, beside those of the settings.
+    `target` is where a later resume finds the pipeline again: an absolute FILE[:NAME], or a
+    module. `labels` are for people to find the run by, beside those of the settings.
     """
     run_id = run_id or new_run_id()
     fields = run_fields(plan, settings, run_id, target)

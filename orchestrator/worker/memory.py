@@ -17,8 +17,8 @@ import struct
 import psutil
 from celery.utils.log import get_logger
 
-from orchestrator.definition.sizes import size_text
 from orchestrator.errors import MemoryLimitExceeded
+from orchestrator.wording import size_text
 from orchestrator.worker.announcements import ENTRIES
 from orchestrator.worker.interruption import is_prefork_child
 from orchestrator.worker.memory_groups import (

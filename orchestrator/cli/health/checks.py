@@ -16,7 +16,7 @@ from orchestrator.cli.health.presence import (
     check_workers,
 )
 from orchestrator.cli.health.server import check_persistence, check_server
-from orchestrator.cli.health.sizes import check_disk, check_memory, check_run_sizes
+from orchestrator.cli.health.sizes import check_disk, check_memory, check_old_runs, check_run_sizes
 from orchestrator.cli.health.store import check_artifact_folder, check_store
 from orchestrator.cli.health.work import check_active_runs, check_queues
 from orchestrator.errors import ServerUnreachable
@@ -48,6 +48,7 @@ SERVER_CHECKS: tuple[ServerCheck, ...] = (
     check_coordinators,
     check_active_runs,
     check_run_sizes,
+    check_old_runs,
 )
 ROLES: dict[str, tuple[tuple[MachineCheck, ...], tuple[ServerCheck, ...]]] = {
     "worker": ((check_artifact_folder,), (check_server, check_store, check_own_worker)),

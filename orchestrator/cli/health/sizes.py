@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,18 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from orchestrator.cli.health.finding import Finding
 from orchestrator.installation import Installation
+from orchestrator.runs.deleting import ended_runs
+from orchestrator.runs.finding import RunFilter
 from orchestrator.settings.model import Settings
+from orchestrator.wording import counted, size_text
 
 RUNS_MEASURED = 20
+OLD_DAYS = 30
+OLD_COUNTED = 10_000
 SAMPLES = 5  # of the entries of a key, by which the server estimates the rest
 FILES_COUNTED = 10_000
 FULL_SHARE = 0.9
 NEARLY_SHARE = 0.8
-_UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
 def check_memory(installation: Installation) -> Iterator[Finding]:
@@ -80,6 +85,28 @@ def check_run_sizes(installation: Installation) -> Iterator[Finding]:
     )
 
 
+def check_old_runs(installation: Installation) -> Iterator[Finding]:
+    """Say how many runs ended long ago, and which deletions were interrupted."""
+    ledger = installation.ledger
+    if interrupted := ledger.deletions():
+        yield Finding(
+            "warning",
+            "deletions",
+            f"{counted(len(interrupted), 'deletion')} of runs began and did not end. The next"
+            " orchestrator delete --yes finishes them, and so does a coordinator.",
+        )
+    before_us = ledger.now_us() - OLD_DAYS * 86_400 * 1_000_000
+    old = list(islice(ended_runs(ledger, RunFilter(), before_us), OLD_COUNTED))
+    if old:
+        more = " at least" if len(old) == OLD_COUNTED else ""
+        yield Finding(
+            "ok",
+            "old runs",
+            f"{counted(len(old), 'run')}{more} ended more than {OLD_DAYS} days ago. What they would"
+            f" free: orchestrator delete --older-than {OLD_DAYS}d",
+        )
+
+
 def check_disk(settings: Settings) -> Iterator[Finding]:
     """Say how large the artifacts are, and whether the disk below them is about to be full."""
     root = settings.artifact_root
@@ -122,13 +149,3 @@ def _measured(root: Path) -> tuple[int, int, bool]:
                     else:
                         size, count = size + entry.stat(follow_symlinks=False).st_size, count + 1
     return size, count, True
-
-
-def size_text(size: float) -> str:
-    """Return a number of bytes for people."""
-    power = 0
-    while size >= 1000 and power < len(_UNITS) - 1:
-        size, power = size / 1000, power + 1
-    return (
-        f"{size:.0f} {_UNITS[power]}" if size >= 10 or not power else f"{size:.1f} {_UNITS[power]}"
-    )

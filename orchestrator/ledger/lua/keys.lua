@@ -71,12 +71,15 @@
 --                                   token, waited_s and queue (of a queue timeout)
 --   {prefix}:{RUN}:log:<step>:<attempt>  list  lines of one attempt, oldest dropped beyond the
 --                                   limit
+--   {prefix}:{RUN}:takers   zset    run that has taken over outputs of this one -> when it asked
+--   {prefix}:{RUN}:deleted  hash    the hash of the run once it is being deleted: it goes last
 --   {prefix}:{RUN}:dropped  hash    <step>:<attempt> -> how many lines at the beginning of its log
 --                                   were dropped
 --
 -- Kept by the client and never touched here, so that no call crosses from a run to another slot:
 --   {prefix}:runs           zset    run -> created_at, every run on this server
 --   {prefix}:active         set     runs that have not ended, as far as the coordinator has noticed
+--   {prefix}:deleting       hash    runs whose deletion has begun -> JSON of how (deleting.py)
 --   {prefix}:workers        zset    worker -> until when its last sign of life counts;
 --                                   {prefix}:worker:<name> its card; {prefix}:nudge:<name> a list
 --                                   that wakes it, to look at its leases now

@@ -81,7 +81,7 @@ function ops.start()
     return chains_of(still_queued(roots))
   end
   if started_by == start_id then return ready() end
-  if started_by then
+  if started_by or call('EXISTS', BASE .. 'deleted') == 1 then
     call('DEL', unpack(staged_keys(start_id)))
     return redis.error_reply('EXISTS the run is already started')
   end

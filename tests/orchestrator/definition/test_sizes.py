@@ -7,7 +7,6 @@ from pydantic import ValidationError
 
 from orchestrator.definition.document import pipeline_file_schema
 from orchestrator.definition.options import StepOptions
-from orchestrator.definition.sizes import size_text
 
 
 @pytest.mark.parametrize(
@@ -38,11 +37,3 @@ def test_what_was_read_once_is_read_again_the_same():
 
 def test_the_schema_of_a_file_takes_both():
     assert '"memory": {"anyOf"' in __import__("json").dumps(pipeline_file_schema())
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(5, "5 B"), (2_000_000_000, "2 GB"), (312_345_678, "312 MB"), (9e12, "9e+03 GB")],
-)
-def test_bytes_are_told_for_people(count, text):
-    assert size_text(count) == text

@@ -26,7 +26,6 @@ from orchestrator.cli.health.sizes import (
     check_disk,
     check_memory,
     check_run_sizes,
-    size_text,
 )
 from orchestrator.installation import Installation
 from orchestrator.ledger.ledger import Ledger
@@ -209,11 +208,3 @@ def test_a_disk_is_warned_of_before_it_is_full(tmp_path: Path) -> None:
         assert [it.level for it in check_disk(Settings(artifact_dir=tmp_path))] == ["warning"]
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
-
-
-@pytest.mark.parametrize(
-    ("size", "told"),
-    [(0, "0 B"), (999, "999 B"), (1500, "1.5 KB"), (25_000_000, "25 MB"), (1e15, "1000 TB")],
-)
-def test_sizes_are_told_in_units(size: float, told: str) -> None:
-    assert size_text(size) == told
