@@ -39,10 +39,10 @@ WORKING = DEFINING | {
     "permissions", "processes", "redis_url", "refusals", "secrecy", "settings", "worker",
 }  # fmt: skip
 LOOKING = DEFINING | {
-    "artifacts", "cli", "cores", "error_card", "installation", "ledger", "local", "messages",
-    "permissions", "processes", "record", "redis_url", "refusals", "runs", "secrecy", "settings",
-    "times",
+    "cli", "cores", "error_card", "installation", "ledger", "local", "permissions", "processes",
+    "redis_url", "refusals", "runs", "secrecy", "settings", "times",
 }  # fmt: skip
+SHOWING = LOOKING | {"artifacts", "messages", "record"}
 # What loads what: arguments, code, rooms of the orchestrator, and of these packages which.
 PACKAGES = {
     "apprise", "celery", "cloudpickle", "flower", "kombu", "numpy", "pydantic", "redis", "rich",
@@ -60,7 +60,7 @@ ENTRANCES = {
     "run": (
         ["run", "one.yaml", "-q"],
         RUN,
-        LOOKING | {"alerts", "outages", "plan", "repair"},
+        SHOWING | {"alerts", "outages", "plan", "repair"},
         {"celery", "kombu", "pydantic", "redis", "rich", "yaml"},
     ),
 }

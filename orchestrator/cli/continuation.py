@@ -14,6 +14,7 @@ from orchestrator.cli.answer import answer, json_option, reserve_stdout, say
 from orchestrator.cli.foreground import (
     finish,
     follow_to_the_end,
+    logs_option,
     stop_signals,
     warn_of_slots,
     workers_option,
@@ -38,6 +39,7 @@ class Asked:
     from_steps: Sequence[str]
     params: Sequence[str]
     workers: int | None
+    with_logs: bool
     detach: bool
     as_json: bool
 
@@ -73,6 +75,7 @@ def continuing_command(function: Callable[..., None]) -> click.Command:
     )
     @param_option("Another value for a param.")
     @workers_option()
+    @logs_option()
     @click.option(
         "--detach", is_flag=True, help="Leave the run to the workers of the server, as submit does."
     )
@@ -127,6 +130,7 @@ def go_on(
                     planned.begin,
                     after=planned.last_event,
                     as_json=asked.as_json,
+                    with_logs=asked.with_logs,
                 )
         except KeyboardInterrupt:
             click.echo("interrupted" if stop_requests.is_repeated() else too_early, err=True)

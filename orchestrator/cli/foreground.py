@@ -30,6 +30,7 @@ from orchestrator.record.as_json import record_json
 from orchestrator.record.run import RunRecord, read_record, read_skeleton
 from orchestrator.runs.cancelling import unwatch_if_over
 from orchestrator.runs.following import finish_alerts, follow
+from orchestrator.runs.log_following import LogFollower
 from orchestrator.settings.model import Settings
 from orchestrator.wording import are
 
@@ -80,6 +81,12 @@ def workers_option() -> Callable[[Any], Any]:
     )
 
 
+def logs_option() -> Callable[[Any], Any]:
+    return click.option(
+        "--logs", "with_logs", is_flag=True, help="Show what the steps print, while they run."
+    )
+
+
 def warn_of_slots(settings: Settings, slots: int | None) -> None:
     """Say so when --workers has no effect."""
     if settings.redis_url and slots:
@@ -99,9 +106,10 @@ def follow_to_the_end(
     *,
     after: str = "0",
     as_json: bool,
+    with_logs: bool = False,
 ) -> tuple[RunRecord, int]:
-    """Let a run begin, follow it to its end, and give its record and the exit code. `after` is its
-    last event so far.
+    """Let a run begin, follow it to its end, and return its record and the exit code. `after` is
+    its last event so far.
 
     Ctrl-C cancels it in the ledger first; then what runs is stopped with grace, and at last our own
     workers.
@@ -111,7 +119,8 @@ def follow_to_the_end(
         begin()
         record = read_skeleton(ledger, run_id)
         record.apply(_events_until(ledger, run_id, after))
-        with progress_for(record, is_quiet=as_json) as progress:
+        logs = LogFollower(ledger, run_id) if with_logs else None
+        with progress_for(record, is_quiet=as_json, logs=logs) as progress:
             follow(installation, record, progress, local, after)
         _end_workers(installation, local, run_id, stop_requests)
         code = 0 if record.state is RunState.SUCCEEDED else NOT_SUCCEEDED
@@ -129,12 +138,12 @@ def follow_to_the_end(
         unwatch_if_over(installation, run_id)
         code = NOT_SUCCEEDED
     record = read_record(ledger, run_id)
-    logs = {
+    last_lines = {
         name: ledger.log_lines(AttemptId(run_id, name, step.attempts[-1].attempt))
         for name, step in record.steps.items()
         if step.state is StepState.FAILED and step.attempts
     }
-    click.echo(summary_text(record, logs), err=as_json)
+    click.echo(summary_text(record, last_lines), err=as_json)
     if record.state is RunState.FAILED:
         _finish_alerts(installation, run_id)
     return record, code

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import click
@@ -39,6 +40,8 @@ from orchestrator.times import clock_text, duration_text
 from orchestrator.wording import and_more, counted, punctuated
 
 if TYPE_CHECKING:
+    from orchestrator.runs.following import Screen
+    from orchestrator.runs.log_following import LogFollower, WrittenLine
     from orchestrator.runs.surroundings import Unserved
 
 RUNNING_ROWS = 8
@@ -66,17 +69,53 @@ class Progress(Protocol):
     def warn(self, text: str) -> None:
         """Show what somebody should know though it is not a change of the run."""
 
+    def show_log(self, line: WrittenLine) -> None:
+        """Show a line that a step wrote."""
+
 
 @contextmanager
-def progress_for(record: RunRecord, *, is_quiet: bool) -> Iterator[Progress]:
+def progress_for(
+    record: RunRecord, *, is_quiet: bool, logs: LogFollower | None = None
+) -> Iterator[Screen]:
     """Return the progress that fits: on stderr only warnings when quiet, a live panel on a
-    terminal, else lines."""
+    terminal, else lines. With `logs` it shows what the steps write, too."""
     if not is_quiet and sys.stdout.isatty():
         panel = Panel(record)
         with Live(panel, console=panel.console, refresh_per_second=6, transient=False):
-            yield panel
+            yield Watched(panel, logs)
     else:
-        yield Lines(record, is_quiet)
+        yield Watched(Lines(record, is_quiet), logs)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Progress, with what the steps write if somebody follows that."""
+
+    progress: Progress
+    logs: LogFollower | None
+
+    def show(self, events: Sequence[Event]) -> None:
+        if self.logs is None:
+            self.progress.show(events)
+            return
+        for event in events:
+            self._show_logs(self.logs.take(event))
+            self.progress.show([event])
+        self.look()
+
+    def look(self) -> None:
+        if self.logs:
+            self._show_logs(self.logs.lines())
+
+    def show_unserved(self, unserved: Sequence[Unserved]) -> None:
+        self.progress.show_unserved(unserved)
+
+    def warn(self, text: str) -> None:
+        self.progress.warn(text)
+
+    def _show_logs(self, lines: Iterable[WrittenLine]) -> None:
+        for line in lines:
+            self.progress.show_log(line)
 
 
 class Lines:
@@ -125,6 +164,9 @@ class Lines:
     def warn(self, text: str) -> None:
         click.echo(text, err=self._is_quiet)
 
+    def show_log(self, line: WrittenLine) -> None:
+        click.echo(f"{line.head} | {line.text}", err=self._is_quiet)
+
 
 class Panel:
     """What a person at a terminal wants to see: how far it is, what runs now, what went wrong.
@@ -153,6 +195,11 @@ class Panel:
 
     def warn(self, text: str) -> None:
         self._add(self._now_us, "", text, "yellow")
+
+    def show_log(self, line: WrittenLine) -> None:
+        shown = Text(f"{line.head} | ", style="dim")
+        shown.append(line.text, style="default")
+        self.console.print(shown)
 
     def _add(self, at_us: int, head: str, text: str, style: str) -> None:
         line = Text(f"{clock_text(at_us)} ", style="dim")

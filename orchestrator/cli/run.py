@@ -8,6 +8,7 @@ from orchestrator.cli.answer import json_option
 from orchestrator.cli.foreground import (
     finish,
     follow_to_the_end,
+    logs_option,
     stop_signals,
     warn_of_slots,
     workers_option,
@@ -25,6 +26,7 @@ from orchestrator.settings.sources import current_settings
 @param_option()
 @labels_option()
 @workers_option()
+@logs_option()
 @json_option("Print the run's record as JSON at its end.")
 @click.pass_context
 def run(
@@ -33,6 +35,7 @@ def run(
     params: tuple[str, ...],
     labels: dict[str, str],
     workers: int | None,
+    with_logs: bool,
     as_json: bool,
 ) -> None:
     """Run a pipeline to its end.
@@ -72,6 +75,7 @@ def run(
                         labels,
                     ),
                     as_json=as_json,
+                    with_logs=with_logs,
                 )
         except KeyboardInterrupt:
             click.echo(

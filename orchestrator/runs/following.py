@@ -40,6 +40,9 @@ class Screen(Protocol):
     def warn(self, text: str) -> None:
         """Show a sentence about something unexpected."""
 
+    def look(self) -> None:
+        """Look for what no event says; called a few times a second."""
+
 
 def follow(
     installation: Installation,
@@ -80,6 +83,8 @@ def follow(
             if not is_ended:
                 # read events together: one by one they would cost a core that steps need
                 time.sleep(EVENTS_PAUSE_S)
+        else:
+            screen.look()
         now = time.monotonic()
         if now - began > within_s:
             raise TimeoutError(f"run {run_id} has not ended within {within_s:g} s")

@@ -71,7 +71,7 @@ def test_what_a_killed_worker_had_started_is_gone_in_seconds_and_its_steps_run_e
     run = site.submit(RUNNING_LONG)
     for name in ("plain", "commands", "daemon", "busy"):
         run.wait_for_note(f"{name}-began")
-    run.wait(lambda _: sum(process.name() == "sleep" for process in doomed.processes()) == 7)
+    run.wait(lambda _: doomed.commands("sleep") == 7)
     other = site.add_worker(slots=4)
 
     doomed.kill()

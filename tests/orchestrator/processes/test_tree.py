@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from orchestrator.processes.tree import ProcessTree, runs
+from tests.support.site.workers import count_named
 
 NESTED = "sleep 600 & sh -c 'trap \"\" TERM; sleep 600 & sleep 600' & wait"
 
@@ -58,7 +59,7 @@ def test_each_process_is_asked_to_end_before_what_it_has_started(tmp_path, wait_
         root = psutil.Process(started.pid)
         tree = ProcessTree(root.pid)
         try:
-            wait_until(lambda: len([it for it in tree.look() if it.name() == "sleep"]) == depth + 1)
+            wait_until(lambda: count_named(tree.look(), "sleep") == depth + 1)
             for _ in range(2):  # at a later look, too
                 place = {process.pid: number for number, process in enumerate((root, *tree.look()))}
                 assert all(place[it.ppid()] < place[it.pid] for it in tree.look())

@@ -43,7 +43,7 @@ from orchestrator.settings.pools import PoolSettings
 from tests.support.site.constants import BIN, GONE_LIMIT_S, GRACE_S, LEASE_S, MARK, ROOT, USER_CODE
 from tests.support.site.run import Run
 from tests.support.site.waiting import wait_until
-from tests.support.site.workers import Worker, marked
+from tests.support.site.workers import Worker, count_named, marked
 
 
 def _with_pipeline(source: str) -> str:
@@ -270,11 +270,7 @@ class Site:
 
     def commands(self, name: str) -> int:
         """Return how many processes of a program run here, whoever started them."""
-        count = 0
-        for process in marked(self.mark):
-            with suppress(psutil.NoSuchProcess):
-                count += process.name() == name
-        return count
+        return count_named(marked(self.mark), name)
 
     def strays(self) -> list[str]:
         """Tell of processes that are neither of a living worker itself nor expected; idle workers

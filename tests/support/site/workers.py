@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,10 @@ class Worker:
         """Return all that runs of this worker and of its steps, whoever its parent is now."""
         return marked(self.mark)
 
+    def commands(self, name: str) -> int:
+        """Return how many processes of a program run of this worker and its steps."""
+        return count_named(self.processes(), name)
+
     def children(self) -> list[psutil.Process]:
         """Return the processes in which it runs steps."""
         return [
@@ -95,3 +100,12 @@ class Worker:
                     process.kill()
             assert time.monotonic() < limit, f"{left} cannot be killed"
             time.sleep(0.02)
+
+
+def count_named(processes: Iterable[psutil.Process], name: str) -> int:
+    """Return how many of the processes run a program; one may end meanwhile."""
+    count = 0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            count += process.name() == name
+    return count

@@ -189,7 +189,7 @@ def test_the_folder_of_artifacts_is_measured_up_to_a_number_of_files(tmp_path: P
 
     (finding,) = check_disk(Settings(artifact_dir=tmp_path))
 
-    assert "30 KB in 30 files, disk " in finding.found
+    assert "30 kB in 30 files, disk " in finding.found
     assert FILES_COUNTED >= 1000
     assert list(check_disk(Settings(artifact_dir=tmp_path / "none"))) == []
 

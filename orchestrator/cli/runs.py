@@ -1,0 +1,90 @@
+"""`orchestrator runs`: which runs there are."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from orchestrator.cli.answer import answer, json_option
+from orchestrator.cli.params import labels_option
+from orchestrator.installation import open_installation
+from orchestrator.ledger.states import RunState
+from orchestrator.runs.finding import RunFilter, labels_in, list_runs
+from orchestrator.times import duration_text, moment_us, rfc3339
+
+
+@click.command()
+@click.option("--pipeline", default="", metavar="NAME", help="Only runs of this pipeline.")
+@click.option("--state", type=click.Choice([state.value for state in RunState]), help="Only these.")
+@labels_option("Only runs with this label.")
+@click.option("--since", metavar="TIME", help="Not older than: 2026-11-30, 12h, 7d.")
+@click.option(
+    "--limit",
+    default=20,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="How many rows to show.",
+)
+@json_option()
+def runs(
+    pipeline: str,
+    state: str | None,
+    labels: dict[str, str],
+    since: str | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List runs, newest first. `show` looks closer at one."""
+    with open_installation() as installation:
+        ledger = installation.ledger
+        since_us = _since_us(since, ledger.now_us()) if since else 0
+        wanted = RunFilter(pipeline, RunState(state) if state else None, labels, since_us)
+        listed = [
+            (run_id, ledger.run_fields(run_id)) for run_id in list_runs(ledger, wanted, limit)
+        ]
+    rows: list[dict[str, Any]] = [
+        {
+            "run_id": run_id,
+            "pipeline": fields["pipeline"],
+            "state": fields["state"],
+            "created_at": rfc3339(int(fields["created_at"])),
+            "ended_at": rfc3339(_time(fields, "ended_at")),
+            **({"labels": labels_in(fields)} if fields.get("labels") else {}),
+            "duration": duration_text(int(fields["created_at"]), _time(fields, "ended_at")),
+            "steps": {
+                name[2:]: int(count)
+                for name, count in fields.items()
+                if name[:2] == "n:" and int(count)
+            },
+        }
+        for run_id, fields in listed
+    ]
+    if as_json:
+        answer(
+            json.dumps(
+                [{key: value for key, value in row.items() if key != "duration"} for row in rows]
+            )
+        )
+        return
+    for row in rows:
+        counts = ", ".join(f"{count} {state}" for state, count in row["steps"].items())
+        click.echo(
+            f"{row['run_id']}  {row['state']:<9}  {row['duration']:>10}  {row['pipeline']} "
+            f" ({counts})"
+        )
+    if not rows:
+        asked = pipeline or state or labels or since
+        click.echo("there is no such run" if asked else "there is no run yet", err=True)
+
+
+def _since_us(text: str, now_us: int) -> int:
+    try:
+        return moment_us(text, now_us)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--since") from None
+
+
+def _time(fields: dict[str, str], name: str) -> int | None:
+    return int(fields[name]) if name in fields else None
