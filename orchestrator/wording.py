@@ -3,9 +3,11 @@ line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 LINE_CHARS = 300
+_ITEM = re.compile(r"\[[^\[\]]*\]")
 _SIZES = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -35,6 +37,15 @@ def size_text(count: float) -> str:
     while count >= 1000 and power < len(_SIZES) - 1:
         count, power = count / 1000, power + 1
     return f"{count:,.0f} {_SIZES[power]}" if count >= 100 else f"{count:.3g} {_SIZES[power]}"
+
+
+def fan_outs(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return names of steps by what they share: "fit[1][a]" and "fit[2][a]" are items of
+    "fit[..][..]"."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(_ITEM.sub("[..]", name), []).append(name)
+    return found
 
 
 def with_article(noun: str) -> str:

@@ -7,29 +7,38 @@ import json
 import click
 
 from orchestrator.cli.answer import answer, json_option
-from orchestrator.cli.params import TakesParams, ask_secrets, param_option
-from orchestrator.runs.loading import load_plan
+from orchestrator.cli.params import TakesParams, param_option
+from orchestrator.runs.loading import load_definition, plan_of
 from orchestrator.settings.sources import current_settings
 
 
 @click.command(cls=TakesParams)
 @click.argument("target", metavar="FILE[:NAME]")
 @param_option()
+@click.option("--celery", is_flag=True, help="Show the chains and chords that it compiles to.")
 @click.option("--full", is_flag=True, help="Shorten no list.")
 @click.option(
     "--format", "drawing", type=click.Choice(["mermaid", "dot"]), help="Draw the steps instead."
 )
 @json_option()
 def plan(
-    target: str, params: tuple[str, ...], full: bool, drawing: str | None, as_json: bool
+    target: str,
+    params: tuple[str, ...],
+    celery: bool,
+    full: bool,
+    drawing: str | None,
+    as_json: bool,
 ) -> None:
-    """Show the chains and chords that a pipeline compiles to; nothing is sent."""
+    """Show what a pipeline consists of: its steps, what can run side by side, the critical path.
+
+    Nothing is run or sent. Params that the steps themselves do not depend on may be left out.
+    """
     from orchestrator.plan.drawing import dot_text, mermaid_text
     from orchestrator.plan.view import plan_text, plan_view
     from orchestrator.runs.submission import plan_message_bytes
 
     settings = current_settings()
-    compiled, compile_s = load_plan(target, params, settings, ask_secrets)
+    compiled, compile_s = plan_of(load_definition(target), params, settings, is_open=True)
     if drawing:
         answer((mermaid_text if drawing == "mermaid" else dot_text)(compiled), nl=False)
         return
@@ -38,7 +47,10 @@ def plan(
         largest_message_bytes=plan_message_bytes(compiled, settings),
         compile_s=round(compile_s, 6),
     )
-    answer(json.dumps(view) if as_json else plan_text(compiled, view, full=full), nl=as_json)
+    if as_json:
+        answer(json.dumps(view))
+    else:
+        answer(plan_text(compiled, view, full=full, in_celery=celery), nl=False)
 
 
 @click.command()

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.artifacts.plain import shown_output
-from orchestrator.cli.step_table import fan_outs, reused_text
+from orchestrator.cli.step_table import reused_text
 from orchestrator.cli.summary import SKIP_REASON
 from orchestrator.ledger.states import StepState
 from orchestrator.record.received_json import arguments_json
 from orchestrator.record.run import AttemptRecord, RunRecord
 from orchestrator.times import clock_text, duration_text
-from orchestrator.wording import LINE_CHARS, and_more, listed, size_text
+from orchestrator.wording import LINE_CHARS, and_more, fan_outs, listed, size_text
 
 UPSTREAMS = 10
 LISTED = 3  # items of a list that is an argument

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.cli.summary import SKIP_REASON
@@ -14,12 +13,11 @@ from orchestrator.record.run import RunRecord, StepRecord
 from orchestrator.runs.reasons import brief
 from orchestrator.runs.surroundings import Surroundings
 from orchestrator.times import duration_text, span_text
-from orchestrator.wording import and_more, counted
+from orchestrator.wording import and_more, counted, fan_outs
 
 HEAD = ("step", "state", "attempts", "took", "worker", "")
 FAILED_SHOWN = 10  # of each fan-out
 _OPEN = (StepState.WAITING, StepState.QUEUED, StepState.RUNNING, StepState.RETRYING)
-_ITEM = re.compile(r"\[[^\[\]]*\]")
 
 
 @dataclass(frozen=True)
@@ -106,14 +104,6 @@ class StepTable:
         if step.attempts and step.attempts[-1].error:
             return step.attempts[-1].error.line
         return ""
-
-
-def fan_outs(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return steps by what they share: "fit[1][a]" and "fit[2][a]" are items of "fit[..][..]"."""
-    found: dict[str, list[str]] = {}
-    for name in names:
-        found.setdefault(_ITEM.sub("[..]", name), []).append(name)
-    return found
 
 
 def reused_text(step: StepRecord) -> str:

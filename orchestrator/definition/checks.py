@@ -10,6 +10,7 @@ from orchestrator.definition.draft import Draft, DraftCall, DraftStep
 from orchestrator.definition.loops import find_loops
 from orchestrator.definition.names import step_name_fault
 from orchestrator.definition.options import StepOptions
+from orchestrator.definition.params import OpenValue
 from orchestrator.definition.pipeline import FunctionCall, OutputRef, ParamRef, ShellCall, Step
 from orchestrator.errors import FunctionNotFound, did_you_mean, names_hint
 
@@ -151,6 +152,8 @@ class _Check:
 
 def _missing_part(value: Any, path: tuple[str | int, ...]) -> str:
     """Return which parts there are where the path ends too early, "" if it does not."""
+    if isinstance(value, OpenValue):
+        return ""
     for part in path:
         try:
             value = value[part]

@@ -169,6 +169,11 @@ class Param:
         return f"param {self.name!r} is {value!r}, which is not {kind}: {punctuated(reasons)}"
 
 
+@dataclass(frozen=True, slots=True)
+class OpenValue:
+    """Stands for the value of a param while a plan is only looked at."""
+
+
 class ReadParams(Mapping[str, Any]):
     """Values of params that have been validated: who binds them takes them as they are."""
 
@@ -223,6 +228,16 @@ def bind_params(
     return ReadParams(values), faults
 
 
+def with_open_params(declared: Mapping[str, Param], given: ReadParams) -> ReadParams:
+    """Return the values, and an OpenValue for each param that would be missing."""
+    missing = {
+        name: OpenValue()
+        for name, param in declared.items()
+        if param.is_required and name not in given
+    }
+    return given | ReadParams(missing)
+
+
 def recorded_params(values: Mapping[str, Any]) -> tuple[ReadParams, list[str]]:
     """Return copies of the values as the record gives them back, and a sentence for each that it
     cannot even show.
@@ -232,7 +247,7 @@ def recorded_params(values: Mapping[str, Any]) -> tuple[ReadParams, list[str]]:
     recorded, faults = {}, []
     for name, value in values.items():
         recorded[name] = value
-        if isinstance(value, SecretValue):
+        if isinstance(value, SecretValue | OpenValue):
             continue
         try:
             wire = to_wire(value, typed=True)
@@ -277,7 +292,7 @@ def params_of_record(text: str, secrets: Collection[str] = ()) -> ReadParams:
 
 def is_kept(value: Any) -> bool:
     """Return whether the record can give this value of a param back, with its type."""
-    return isinstance(value, SecretValue) or is_whole(to_wire(value, typed=True))
+    return isinstance(value, SecretValue | OpenValue) or is_whole(to_wire(value, typed=True))
 
 
 def params_of_function(function: Callable[..., Any]) -> tuple[dict[str, Param], list[str]]:

@@ -12,9 +12,15 @@ from typing import Any, NoReturn, cast, overload
 
 from orchestrator.definition.builder import PipelineBuilder, checked_pipeline_options
 from orchestrator.definition.callables import NoStep, import_path
-from orchestrator.definition.params import Param, bind_params, params_of_function, recorded_params
+from orchestrator.definition.params import (
+    OpenValue,
+    Param,
+    bind_params,
+    params_of_function,
+    recorded_params,
+)
 from orchestrator.definition.pipeline import Pipeline
-from orchestrator.definition.placeholder import SecretPlaceholder, site_being_built
+from orchestrator.definition.placeholder import OpenPlaceholder, SecretPlaceholder, site_being_built
 from orchestrator.definition.running import RunsLocally
 from orchestrator.definition.secrets import SecretValue
 from orchestrator.errors import OrchestratorError, PipelineInvalid, PipelineMisuse
@@ -119,10 +125,7 @@ class PipelineFunction(NoStep, RunsLocally):
             for name, parameter in inspect.signature(self.function).parameters.items()
             if parameter.kind is parameter.POSITIONAL_ONLY
         ]
-        given = {
-            name: SecretPlaceholder(name) if isinstance(value, SecretValue) else value
-            for name, value in values.items()
-        }
+        given = {name: _stand_in(name, value) for name, value in values.items()}
         named = {name: value for name, value in given.items() if name not in positional_only}
         self.function(*[given[name] for name in positional_only], **named)
 
@@ -169,6 +172,13 @@ def pipeline(
         return PipelineFunction(function, name, description, defaults, deadline, alerts)
 
     return wrapped if function is None else wrapped(function)
+
+
+def _stand_in(name: str, value: Any) -> Any:
+    """Return what the user's function gets for a param: its value, unless nobody may know it."""
+    if isinstance(value, SecretValue):
+        return SecretPlaceholder(name)
+    return OpenPlaceholder(name) if isinstance(value, OpenValue) else value
 
 
 def _error_text(error: BaseException, function: str) -> str:

@@ -128,8 +128,40 @@ class SecretPlaceholder:
         )
 
 
+class OpenPlaceholder:
+    """Stands for a param that has no value while a plan is only looked at, or for a part of it.
+    Steps may be given it; that the shape of the pipeline depends on it is refused."""
+
+    __slots__ = ("ref",)
+
+    def __init__(self, name: str, path: tuple[str | int, ...] = ()) -> None:
+        self.ref = ParamRef(name, path)
+
+    def __getitem__(self, key: object) -> OpenPlaceholder:
+        if isinstance(key, bool) or not isinstance(key, str | int):
+            self._refuse(f"indexed by {type(key).__name__}")
+        return OpenPlaceholder(self.ref.param, (*self.ref.path, key))
+
+    def __repr__(self) -> str:
+        return f"<param {self.ref.param!r}>"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        # AttributeError, so that hasattr() and copy keep working
+        param = self.ref.param
+        raise AttributeError(
+            f"the steps depend on param {param!r}, which has no attribute {name!r} without a"
+            f" value. Give it: -p {param}=…"
+        )
+
+    def _refuse(self, use: str) -> NoReturn:
+        name, what = self.ref.param, use.partition(".")[0]
+        raise PlaceholderMisuse(
+            f"the steps depend on param {name!r}, which is {what}. Give it: -p {name}=…"
+        )
+
+
 def _refusing(use: str) -> Callable[..., NoReturn]:
-    def refuse(self: Placeholder | SecretPlaceholder, *_: object) -> NoReturn:
+    def refuse(self: Placeholder | SecretPlaceholder | OpenPlaceholder, *_: object) -> NoReturn:
         self._refuse(use)
 
     return refuse
@@ -156,14 +188,13 @@ _REFUSED = {
 }
 for _use, _names in _REFUSED.items():
     for _name in _names.split():
-        for _kind in (Placeholder, SecretPlaceholder):
+        for _kind in (Placeholder, SecretPlaceholder, OpenPlaceholder):
             setattr(_kind, f"__{_name}__", _refusing(_use))
+_APART = _refusing("taken apart. Pass it to a step, and do that there")
 for _name in ("iter", "len", "getitem"):
-    setattr(
-        SecretPlaceholder,
-        f"__{_name}__",
-        _refusing("taken apart. Pass it to a step, and do that there"),
-    )
+    setattr(SecretPlaceholder, f"__{_name}__", _APART)
+for _name in ("iter", "len"):
+    setattr(OpenPlaceholder, f"__{_name}__", _APART)
 
 
 def needed_step(site: BuildSite, other: object) -> str:
@@ -186,7 +217,7 @@ def without_placeholders(site: BuildSite, value: Any) -> Any:
     if kind is Placeholder:
         needed_step(site, value)
         return value.ref
-    if kind is SecretPlaceholder:
+    if kind is SecretPlaceholder or kind is OpenPlaceholder:
         return value.ref
     if kind is list:
         return [without_placeholders(site, item) for item in value]

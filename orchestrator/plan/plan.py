@@ -37,3 +37,14 @@ class Plan:
     chords: tuple[Chord, ...]
     roots: tuple[int, ...]
     critical_path: tuple[str, ...]
+
+    @property
+    def levels(self) -> tuple[tuple[str, ...], ...]:
+        """The steps by how many stand above them on the longest path to them, in listing order."""
+        depths: dict[str, int] = {}
+        for step in self.order:
+            depths[step] = 1 + max((depths[up] for up in self.upstream[step]), default=-1)
+        levels: list[list[str]] = [[] for _ in set(depths.values())]
+        for step in self.pipeline.steps:
+            levels[depths[step]].append(step)
+        return tuple(map(tuple, levels))

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.definition.pipeline import TriggerRule
 from orchestrator.plan.plan import Plan
-from orchestrator.wording import and_more, counted
+from orchestrator.wording import and_more, counted, fan_outs
 
 _ROWS = 20  # of a list, unless all are asked for
 _WORDS = 8  # of a row
@@ -29,40 +29,49 @@ def plan_view(plan: Plan, *, largest_message_bytes: int, compile_s: float) -> di
         "compile_s": compile_s,
         "critical_path": list(plan.critical_path),
         "redundant": [list(edge) for edge in plan.redundant_edges],
+        "levels": [list(steps) for steps in plan.levels],
         "upstream": {name: list(step.upstream) for name, step in plan.pipeline.steps.items()},
     }
 
 
-def plan_text(plan: Plan, view: Mapping[str, Any], *, full: bool = False) -> str:
-    """Return the plan as a page of text, where `view` is its `plan_view`.
+def plan_text(
+    plan: Plan, view: Mapping[str, Any], *, full: bool = False, in_celery: bool = False
+) -> str:
+    """Return the plan as a page of text, where `view` is its `plan_view`; with `in_celery` the
+    chains and chords that it compiles to.
 
     Long lists are cut, with a count of the rest, unless `full`.
     """
     page = _Page(plan, full)
-    sections = [
-        _heading(plan, view),
-        page.chains(),
-        page.chords(),
-        page.trigger_rules(),
-        page.critical_path(),
-        page.redundant_edges(),
-        page.canvas(),
-    ]
+    if in_celery:
+        more = [page.chains(), page.chords(), page.canvas()]
+    else:
+        more = [page.levels(), page.critical_path(), page.trigger_rules(), page.redundant_edges()]
+    sections = [_heading(plan, view, in_celery), *more]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _heading(plan: Plan, view: Mapping[str, Any]) -> str:
-    counts = [
-        counted(len(plan.order), "step"),
-        f"{counted(plan.edge_count, 'edge')} ({len(plan.redundant_edges):,} redundant)",
-        counted(len(plan.chains), "chain"),
-        counted(len(plan.chords), "chord"),
-    ]
+def _heading(plan: Plan, view: Mapping[str, Any], in_celery: bool) -> str:
+    counts = [counted(len(plan.order), "step"), counted(plan.edge_count, "edge")]
+    if not in_celery:
+        text = f"pipeline {plan.pipeline.name}: {', '.join(counts)}"
+        description = plan.pipeline.description
+        return f"{text}\n{description}" if description else text
+    counts[-1] += f" ({len(plan.redundant_edges):,} redundant)"
+    counts += [counted(len(plan.chains), "chain"), counted(len(plan.chords), "chord")]
     largest, spent_ms = view["largest_message_bytes"], view["compile_s"] * 1000
     return (
         f"pipeline {plan.pipeline.name}: {', '.join(counts)}\n"
         f"compiled in {spent_ms:,.1f} ms; the largest message is {counted(largest, 'byte')}"
     )
+
+
+def _shared_names(steps: Iterable[str]) -> list[str]:
+    """Return the names, those of a fan-out once with their count."""
+    return [
+        items[0] if len(items) == 1 else f"{shared} ({len(items):,})"
+        for shared, items in fan_outs(steps).items()
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,21 @@ class _Page:
 
     plan: Plan
     full: bool
+
+    def levels(self) -> str:
+        """Show the steps by how many stand above them on the longest way."""
+        title = (
+            "Steps, from top to bottom; those in one row can run side by side. Each starts as soon"
+            " as what it waits for has ended"
+        )
+        rows = []
+        for steps in self.plan.levels:
+            shared = steps if self.full else _shared_names(steps)
+            rows.append(self._list(shared, ", "))
+        width = len(str(len(rows)))
+        return self._section(
+            title, self._cut([f"{i:>{width}}  {row}" for i, row in enumerate(rows, 1)])
+        )
 
     def chains(self) -> str:
         title = "Chains: steps in a straight line, sent to the workers together"
@@ -104,7 +128,7 @@ class _Page:
         return self._section(title, [self._path(path)] if path else [])
 
     def redundant_edges(self) -> str:
-        title = "Redundant edges: dropped, for a longer path says the same"
+        title = "Redundant edges: a longer path says the same"
         return self._section(title, self._cut([f"{u} → {v}" for u, v in self.plan.redundant_edges]))
 
     def canvas(self) -> str:

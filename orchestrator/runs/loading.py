@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from orchestrator.alerts.targets import read_target
 from orchestrator.definition.loading import Definition, load, parse_params, read_params
-from orchestrator.definition.params import ReadParams
+from orchestrator.definition.params import ReadParams, with_open_params
 from orchestrator.definition.pipeline import FunctionCall, Pipeline
 from orchestrator.definition.secrets import SecretValue
 from orchestrator.definition.typed import Unkept
@@ -66,13 +66,16 @@ def plan_of(
     settings: Settings,
     recorded: ReadParams | None = None,
     ask: Ask = nobody_to_ask,
+    *,
+    is_open: bool = False,
 ) -> CompiledPlan:
     """Return the plan of a definition. Raises PipelineInvalid.
 
     `given` are key=value texts, or values by name. `recorded` are params of an earlier time, which
     are taken as they are; `given` are stronger, and
     those that are not declared any more are left. `ask` gets the names of secret params that are
-    missing, and returns those that somebody knows.
+    missing, and returns those that somebody knows. With `is_open` missing params are left open, as
+    long as the steps do not depend on them: such a plan is only to be looked at.
     """
     if isinstance(given, Mapping):
         params = read_params(given, definition)
@@ -83,7 +86,10 @@ def plan_of(
             ReadParams({name: recorded[name] for name in recorded if name in definition.params})
             | params
         )
-    params |= _secrets_asked_for(definition, params, ask)
+    if is_open:
+        params = with_open_params(definition.params, params)
+    else:
+        params |= _secrets_asked_for(definition, params, ask)
     if lost := {name: value for name, value in params.items() if isinstance(value, Unkept)}:
         raise PipelineInvalid(
             definition.name,

@@ -100,8 +100,10 @@ def test_plan_for_people_shows_what_it_comes_to_and_starts_nothing(tmp_path, pla
     done = place.call("plan", place.write("diamond.yaml", DIAMOND))
 
     assert done.code == 0
-    for word in ("chain", "chord", "critical path", "a -> d"):
-        assert word in done.out.lower().replace("→", "->"), done.out
+    for word in ("1  a", "2  b, c", "Critical path", "a → d"):
+        assert word in done.out, done.out
+    assert "chain" not in done.out
+    assert "Chords: " in place.call("plan", "diamond.yaml", "--celery").out
     assert [path.name for path in place.folder.iterdir()] == ["diamond.yaml"]
 
 
