@@ -10,6 +10,7 @@ OrchestratorError             what the user can mend; commands print it without 
 ├── RunNotFound               no run, or more than one, matches the text
 ├── ResumeRefused             a run cannot be resumed now, or not as it was asked for
 ├── RerunRefused              a run cannot be the beginning of another one
+├── StepNotRunnable           a step of a past run cannot be run at the desk
 ├── DeleteRefused             a run cannot be deleted now
 ├── RefusedInStep             a step uses the orchestrator itself, and its pool does not allow that
 ├── ServerUnreachable         the Redis server does not answer, or lets nobody in
@@ -126,6 +127,10 @@ class RunFailed(OrchestratorError):
 
 class RerunRefused(OrchestratorError):
     """A run cannot be the beginning of another one now, or not as it was asked for."""
+
+
+class StepNotRunnable(OrchestratorError):
+    """A step of a past run cannot be run at the desk: something that it reads is not there."""
 
 
 class DeleteRefused(OrchestratorError):

@@ -36,7 +36,7 @@ WORKER = "import orchestrator.worker.app, orchestrator.worker.tasks"
 DEFINING = {"attempt_context", "attempt_id", "definition", "errors", "wording"}
 WORKING = DEFINING | {
     "artifacts", "cores", "error_card", "ledger", "log_format", "messages", "outages",
-    "permissions", "processes", "redis_url", "refusals", "secrecy", "settings", "worker",
+    "permissions", "processes", "redis_url", "refusals", "secrecy", "settings", "shell", "worker",
 }  # fmt: skip
 LOOKING = DEFINING | {
     "cli", "cores", "error_card", "installation", "ledger", "local", "permissions", "processes",

@@ -29,6 +29,7 @@ COMMANDS = {
     "runs": "orchestrator.cli.runs:runs",
     "show": "orchestrator.cli.show:show",
     "why": "orchestrator.cli.why:why",
+    "step": "orchestrator.cli.step:step",
     "verify": "orchestrator.cli.verify:verify",
     "events": "orchestrator.cli.events:events",
     "logs": "orchestrator.cli.logs:logs",

@@ -26,7 +26,7 @@ class RunsLocally:
 
         Steps get their inputs and give their outputs as on a worker, and trigger rules and retries
         are the same; retries do not wait, and nothing is timed out. Steps may be defined in a
-        notebook. Raises PipelineInvalid, also for a step that is a command.
+        notebook; commands run here, too. Raises PipelineInvalid.
         """
         assert _runner is not None
         return _runner(self, {**(params or {}), **more})

@@ -7,31 +7,35 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts.layout import checkpoint_folder
 from orchestrator.artifacts.outputs import decode_output, encode_output
+from orchestrator.artifacts.step_values import StepValues
 from orchestrator.artifacts.values import ArtifactStore
 from orchestrator.attempt_context import Attempt, HandedOver, attempt_context
 from orchestrator.attempt_id import AttemptId
 from orchestrator.definition.builder import PipelineBuilder
 from orchestrator.definition.callables import resolve_function
-from orchestrator.definition.paths import value_at
-from orchestrator.definition.pipeline import FunctionCall, Pipeline, Step
+from orchestrator.definition.params import secrets_in
+from orchestrator.definition.pipeline import Pipeline, ShellCall, Step
 from orchestrator.definition.pipelines import PipelineFunction
 from orchestrator.definition.retry import exception_names, may_retry
 from orchestrator.definition.secrets import SecretValue
 from orchestrator.definition.wire import from_wire, to_wire
 from orchestrator.error_card import ErrorCard
-from orchestrator.errors import PipelineInvalid, RunFailed, RunNotFound, names_hint
+from orchestrator.errors import RunFailed, RunNotFound, names_hint
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.record.rules import BAD, verdict_of
 from orchestrator.record.run import AttemptRecord, StepRecord
+from orchestrator.shell.running import run_shell
 
 RUN_ID, WORKER = "local", "this process"
 INLINE_BYTES = 4096
+SHELL_OUTPUT_MB = 100
 
 
 class LocalRun:
@@ -70,12 +74,6 @@ def run_local(
 ) -> LocalRun:
     """Run a pipeline in this process, see `RunsLocally.run_local`."""
     pipeline = source if isinstance(source, Pipeline) else source.build(params)
-    commands = [
-        name for name, step in pipeline.steps.items() if not isinstance(step.call, FunctionCall)
-    ]
-    if commands:
-        faults = [f"step {name!r} is a command, which needs a worker" for name in commands]
-        raise PipelineInvalid(pipeline.name, faults)
     with tempfile.TemporaryDirectory(prefix="orchestrator-local-") as folder:
         return _LocalRunner(pipeline, Path(folder)).run()
 
@@ -85,6 +83,12 @@ class _LocalRunner:
         self._pipeline, self._folder = pipeline, folder
         self._store = ArtifactStore.in_folder(folder)
         self._texts: dict[str, str] = {}  # outputs as the ledger would keep them
+        self._params_wire = {
+            name: to_wire(value, typed=True)
+            for name, value in pipeline.params.items()
+            if not isinstance(value, SecretValue)
+        }
+        self._secrets = secrets_in(pipeline.params)
         self._tokens = 0
 
     def run(self) -> LocalRun:
@@ -147,21 +151,15 @@ class _LocalRunner:
         return None
 
     def _call(self, step: Step) -> Callable[[], Any]:
-        assert isinstance(step.call, FunctionCall)
+        # looked up anew: on a worker no two steps share an object either
+        values = StepValues(self._texts, self._params_wire, self._secrets, self._store)
+        if isinstance(step.call, ShellCall):
+            command = from_wire(to_wire(step.call.run))
+            return partial(run_shell, command, values.of_reference, SHELL_OUTPUT_MB)
         function = resolve_function(step.call.uses)
-        args = from_wire(to_wire(list(step.call.args)), self._output, self._param)
-        kwargs = from_wire(to_wire(dict(step.call.kwargs)), self._output, self._param)
-        return lambda: function(*args, **kwargs)
-
-    def _output(self, step: str, path: tuple[str | int, ...]) -> Any:
-        value = decode_output(self._texts.get(step, ""), self._store)
-        return value_at(value, path, f"output of step {step!r}")
-
-    def _param(self, name: str, path: tuple[str | int, ...]) -> Any:
-        value = self._pipeline.params[name]
-        if isinstance(value, SecretValue):
-            return value_at(value.text, path, f"param {name!r}")
-        return value_at(from_wire(to_wire(value, typed=True)), path, f"param {name!r}")
+        args = from_wire(to_wire(list(step.call.args)), values.output, values.param)
+        kwargs = from_wire(to_wire(dict(step.call.kwargs)), values.output, values.param)
+        return partial(function, *args, **kwargs)
 
 
 def _card(error: BaseException) -> ErrorCard:

@@ -218,6 +218,8 @@ def error_card(error: BaseException, masks: Masks = NO_MASKS) -> ErrorCard:
 
 
 def error_text(error: BaseException, masks: Masks = NO_MASKS) -> str:
+    if type(error).__module__ == "bdb" and not error.args:  # a debugger that found no input
+        return "a debugger has no terminal on a worker: orchestrator step RUN STEP runs it in yours"
     try:
         return masks(str(error))
     except Exception as raised:  # the user's own __str__

@@ -8,11 +8,14 @@ the user's. Pools of threads and solo pools have only the main process.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+from typing import Any
 
 from celery import Celery
 from celery.utils.log import get_logger
 
+from orchestrator.attempt_context import context
 from orchestrator.definition.folders import put_on_path
 
 logger = get_logger(__name__)
@@ -30,8 +33,23 @@ def prepare_for_steps(app: Celery) -> None:
     folder = os.getcwd()
     if folder not in sys.path:
         put_on_path(folder)
+    sys.breakpointhook = _no_terminal
     if os.environ.get(DJANGO_VARIABLE):
         _set_up_django(app)
+
+
+def _no_terminal(*args: Any, **kwargs: Any) -> Any:
+    """Say where breakpoint() works, and go on; a debugger of PYTHONBREAKPOINT needs no terminal of
+    ours."""
+    if os.environ.get("PYTHONBREAKPOINT"):
+        return sys.__breakpointhook__(*args, **kwargs)
+    run_id, step = context.run_id, context.step
+    print(
+        "breakpoint() has no terminal on a worker, and was passed over. In yours it works:"
+        f" orchestrator step {run_id} {shlex.quote(step)}",
+        file=sys.stderr,
+    )
+    return None
 
 
 def _set_up_django(app: Celery) -> None:

@@ -119,14 +119,29 @@ def test_values_arrive_as_they_do_on_a_worker(name: str) -> None:
     assert run.output("second") is not MADE[name] or name in ("bytes", "date")
 
 
-def test_params_are_checked_and_commands_are_refused() -> None:
+def test_params_are_checked() -> None:
     builder = PipelineBuilder("p", params={"n": 1})
     builder.add("shell", run="true")
 
     with pytest.raises(PipelineInvalid, match="there is no param 'm'"):
         builder.run_local(m=2)
-    with pytest.raises(PipelineInvalid, match="step 'shell' is a command, which needs a worker"):
-        builder.run_local(n=2)
+
+
+def test_commands_run_with_the_values_that_they_read(capsys: pytest.CaptureFixture[str]) -> None:
+    builder = PipelineBuilder("p", params={"word": "of param"})
+    builder.add("made", "builtins:dict", kwargs={"x": [1, 2]})
+    builder.add("say", run="echo ${{ params.word }}; cat ${{ file(steps.made.output) }}")
+    builder.add("parsed", run="""echo '{"a": "'${{ steps.made.output.x[1] }}'"}'""")
+    builder.add("bad", run="echo to stderr >&2; exit 3", retries=1)
+
+    run = builder.run_local(word="given")
+
+    assert run.output("say") == 'given\n{"x": [1, 2]}'
+    assert run.output("parsed") == {"a": "2"}
+    assert [str(it.error and it.error.line) for it in run.steps["bad"].attempts] == [
+        "CommandFailed: the command ended with exit code 3: echo to stderr >&2; exit 3"
+    ] * 2
+    assert capsys.readouterr().err == "to stderr\n" * 2
 
 
 def test_nothing_of_redis_is_loaded_before_it_is_asked_for() -> None:

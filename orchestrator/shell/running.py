@@ -1,4 +1,4 @@
-"""Running a step's command with /bin/sh."""
+"""A step's command run with /bin/sh: on a worker, and in a process of the user's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from orchestrator.attempt_context import StopRequested
@@ -16,20 +17,22 @@ from orchestrator.definition.pipeline import OutputRef, ParamRef, Template
 from orchestrator.errors import CommandFailed
 from orchestrator.processes.dispositions import default_signals
 from orchestrator.processes.exit_status import KnownChild, how_it_ended, signal_name
-from orchestrator.worker.call_clock import counted
-from orchestrator.worker.child.shell_streams import Shown, follow, let_go
-from orchestrator.worker.child.shell_values import HandedOver, ReferenceUnusable, handed_over
+from orchestrator.shell.streams import Shown, follow, let_go
+from orchestrator.shell.values import HandedOver, ReferenceUnusable, handed_over
 
 
 def run_shell(
-    command: str | Template, value_of: Callable[[OutputRef | ParamRef], Any], output_mb: int
+    command: str | Template,
+    value_of: Callable[[OutputRef | ParamRef], Any],
+    output_mb: int,
+    clock: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Any:
     """Run a command with /bin/sh -e; standard output is the output, parsed when it is a JSON object
-    or list."""
+    or list. `clock` is held while the command runs."""
     with handed_over(command, value_of) as given:
         process = _started(given)
         output, error = _ShellOutput(output_mb), Shown("stderr")
-        with counted(), _ended_with_us(process):
+        with clock(), _ended_with_us(process):
             try:
                 code = follow(process, output.add, error)
             except StopRequested:
