@@ -62,8 +62,11 @@ class Installation:
 
 
 @contextlib.contextmanager
-def open_installation(retries: int = FEW_RETRIES) -> Iterator[Installation]:
-    """Open the configured server, or the embedded one of the data folder, while the block lasts.
+def open_installation(
+    retries: int = FEW_RETRIES, settings: Settings | None = None
+) -> Iterator[Installation]:
+    """Open the configured server, or the embedded one of the data folder, while the block lasts, by
+    the settings of this process unless others are given.
 
     Once the server has answered, a call is repeated up to `retries` times while it is away.
     """
@@ -72,7 +75,7 @@ def open_installation(retries: int = FEW_RETRIES) -> Iterator[Installation]:
             "a step may not use the orchestrator's server, since its pool does not say so: "
             "set server_in_steps = true for the pool, and restart its workers"
         )
-    settings = current_settings()
+    settings = settings or current_settings()
     with contextlib.ExitStack() as stack:
         url = settings.redis_url
         if url is None:

@@ -111,10 +111,12 @@ MAY_IMPORT = {
         "times",
         "wording",
     ),
+    "coordinator": ("errors", "ledger", "messages", "outages", "repair", "runs", "settings"),
     "handles": (
         "artifacts",
         "attempt_context",
         "attempt_id",
+        "coordinator",
         "definition",
         "error_card",
         "errors",
@@ -129,7 +131,7 @@ MAY_IMPORT = {
         "times",
         "wording",
     ),
-    "coordinator": ("errors", "ledger", "messages", "outages", "repair", "runs", "settings"),
+    "testing": ("handles", "settings"),
     "worker": (
         "artifacts",
         "attempt_context",

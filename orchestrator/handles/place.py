@@ -5,8 +5,10 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
+from orchestrator.coordinator.coordinator import Coordinator
 from orchestrator.installation import Installation, open_installation
 from orchestrator.ledger.presence import refuse_older
 from orchestrator.local.worker import LocalWorker, local_worker
@@ -15,13 +17,32 @@ from orchestrator.settings.model import Settings
 from orchestrator.settings.sources import current_settings
 
 
-class Place:
-    """A server and, when something is to run on the embedded one, workers of our own."""
+@contextmanager
+def _coordinating(installation: Installation) -> Iterator[None]:
+    """Let a coordinator do its rounds in a thread, so that a run goes on that nobody waits for."""
+    coordinator = Coordinator(installation.ledger, installation.app, installation.settings)
+    stopped = threading.Event()
+    thread = threading.Thread(
+        target=coordinator.serve, args=[stopped], name="coordinator", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
 
-    def __init__(self) -> None:
+
+class Place:
+    """A server and, when something is to run on the embedded one, workers of our own and a
+    coordinator."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
         self._stack, self._lock = ExitStack(), threading.Lock()
         self._pid = os.getpid()
-        self.installation: Installation = self._stack.enter_context(open_installation(RETRIES))
+        self.installation: Installation = self._stack.enter_context(
+            open_installation(RETRIES, settings)
+        )
         self._local: LocalWorker | None = None
 
     @property
@@ -41,6 +62,7 @@ class Place:
                 refuse_older(ledger.client, ledger.prefix)
                 url = self.installation.redis_url
                 self._local = self._stack.enter_context(local_worker(settings, url, own_slots()))
+                self._stack.enter_context(_coordinating(self.installation))
             return self._local
 
     def workers_there(self) -> LocalWorker | None:
@@ -68,6 +90,14 @@ def here() -> Place:
             _place = Place()
             atexit.register(close)
         return _place
+
+
+def settle(settings: Settings) -> None:
+    """Let this process run its pipelines by these settings from now on, until `close`."""
+    global _place
+    close()
+    with _lock:
+        _place = Place(settings)
 
 
 def close() -> None:

@@ -142,6 +142,22 @@ def test_waiting_has_a_limit_and_a_run_can_be_cancelled(tmp_path: Path) -> None:
     assert after == {"after": "succeeded"}
 
 
+def test_a_run_that_nobody_waits_for_gets_its_retries(tmp_path: Path) -> None:
+    source = """
+        import pathlib, time
+        pathlib.Path("again.yaml").write_text(
+            "steps: {again: {run: 'test -e tried || { touch tried; exit 1; }', retries: 1,"
+            " retry_delay: 0.2}}"
+        )
+        run, began = orchestrator.submit("again.yaml"), time.monotonic()
+        while not run.state.is_ended and time.monotonic() - began < 60:
+            time.sleep(0.05)
+        said(state=run.state, attempts=len(run.steps["again"].attempts))
+    """
+
+    assert python(tmp_path, source) == [{"state": "succeeded", "attempts": 2}]
+
+
 def test_an_interrupt_cancels_the_run_and_leaves_nothing_running(
     place: Place, wait_until: WaitUntil
 ) -> None:
