@@ -11,7 +11,7 @@ from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.params import labels_option
 from orchestrator.installation import open_installation
 from orchestrator.ledger.states import RunState
-from orchestrator.runs.finding import RunFilter, labels_in, list_runs
+from orchestrator.runs.finding import RunFilter, find_run, labels_in, list_runs
 from orchestrator.times import duration_text, moment_us, rfc3339
 
 
@@ -27,6 +27,7 @@ from orchestrator.times import duration_text, moment_us, rfc3339
     type=click.IntRange(min=1),
     help="How many rows to show.",
 )
+@click.option("--before", metavar="RUN", help="Runs older than this one: the next page.")
 @json_option()
 def runs(
     pipeline: str,
@@ -34,6 +35,7 @@ def runs(
     labels: dict[str, str],
     since: str | None,
     limit: int,
+    before: str | None,
     as_json: bool,
 ) -> None:
     """List runs, newest first. `show` looks closer at one."""
@@ -42,8 +44,12 @@ def runs(
         since_us = _since_us(since, ledger.now_us()) if since else 0
         wanted = RunFilter(pipeline, RunState(state) if state else None, labels, since_us)
         listed = [
-            (run_id, ledger.run_fields(run_id)) for run_id in list_runs(ledger, wanted, limit)
+            (run_id, ledger.run_fields(run_id))
+            for run_id in list_runs(
+                ledger, wanted, limit + 1, find_run(ledger, before) if before else ""
+            )
         ]
+    has_more, listed = len(listed) > limit, listed[:limit]
     rows: list[dict[str, Any]] = [
         {
             "run_id": run_id,
@@ -74,6 +80,8 @@ def runs(
             f"{row['run_id']}  {row['state']:<9}  {row['duration']:>10}  {row['pipeline']} "
             f" ({counts})"
         )
+    if has_more:
+        click.echo(f"older ones: --before {rows[-1]['run_id']}", err=True)
     if not rows:
         asked = pipeline or state or labels or since
         click.echo("there is no such run" if asked else "there is no run yet", err=True)

@@ -81,16 +81,20 @@ def list_runs(
     labels: Mapping[str, str] | None = None,
     since: datetime | None = None,
     limit: int = NEWEST,
+    before: Run | str = "",
 ) -> list[Run]:
     """Return runs, newest first, at most `limit`: of one pipeline, in one state, with these labels,
-    created at or after `since`, where these are given. Raises ValueError for an unknown state."""
+    created at or after `since`, older than the run `before`, where these are given. Raises
+    ValueError for an unknown state, RunNotFound."""
+    ledger = here().installation.ledger
+    oldest = before.run_id if isinstance(before, Run) else before and find_run(ledger, before)
     wanted = RunFilter(
         pipeline,
         None if state is None else RunState(state),
         labels or {},
         0 if since is None else round(since.timestamp() * 1e6),
     )
-    return [Run(run_id) for run_id in find_runs(here().installation.ledger, wanted, limit)]
+    return [Run(run_id) for run_id in find_runs(ledger, wanted, limit, oldest)]
 
 
 def _submit(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import count
 from typing import Any, cast
 
-import redis
 from redis import ResponseError
 
 from orchestrator.attempt_id import AttemptId
@@ -17,12 +15,12 @@ from orchestrator.ledger.entries import FORMAT, StepEntry, StepSpec
 from orchestrator.ledger.events import Event, event_in, event_place
 from orchestrator.ledger.parsing import entries_in, reused_in, since_in, states_in, token_in
 from orchestrator.ledger.past import Past
+from orchestrator.ledger.run_lists import RunLists
 from orchestrator.ledger.standing import Standing
-from orchestrator.ledger.states import RunState, StepState
+from orchestrator.ledger.states import StepState
 from orchestrator.ledger.values import AttemptLog, LeasedAttempt, Reused, RunUnknown, StagedStep
 
 EVENTS_PAGE = 5000
-RUNS_PAGE = 100
 MEASURED_PARTS = (
     "run",
     "graph",
@@ -36,87 +34,15 @@ MEASURED_PARTS = (
     "due",
     "events",
 )
-RUNS_LOOKED_AT = 100_000  # the newest
-RUNS_TENDED = 10_000  # the newest
 
 
-class LedgerReads:
+class LedgerReads(RunLists):
     """Runs in one Redis, to be read. Safe to share between threads, as the client is; not across a
     fork."""
-
-    def __init__(self, client: redis.Redis, prefix: str = "orc") -> None:
-        self.client = client
-        self.prefix = prefix
-
-    def key(self, run_id: str, part: str) -> str:
-        return f"{self.prefix}:{{{run_id}}}:{part}"
-
-    def nudge_key(self, worker: str) -> str:
-        """Return the list that a worker's main process waits at between two renewals."""
-        return f"{self.prefix}:nudge:{worker}"
-
-    def active_runs(self) -> list[str]:
-        """Return the runs that have not ended, as far as coordinators have noticed."""
-        return sorted(cast(set[str], self.client.smembers(f"{self.prefix}:active")))
-
-    def recent_runs(self, limit: int) -> list[str]:
-        """Return run ids, newest first; not those of runs that somebody deleted, or that are not
-        started yet."""
-        found: list[str] = []
-        page = max(limit, RUNS_PAGE)
-        for begin in count(0, page):
-            listed = self._listed_runs(begin, page)
-            found += (run_id for run_id, state in self._states_of_runs(listed) if state)
-            if len(listed) < page or len(found) >= limit:
-                break
-        return found[:limit]
-
-    def newest_runs(self, fields: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-        """Yield id and these fields of all runs, newest first, read a page at a time."""
-        place = 0
-        while run_ids := self._listed_runs(place, RUNS_PAGE):
-            place += len(run_ids)
-            with self.client.pipeline(transaction=False) as pipe:
-                for run_id in run_ids:
-                    pipe.hmget(self.key(run_id, "run"), "state", *fields)
-                rows = pipe.execute()
-            for run_id, (state, *values) in zip(run_ids, rows, strict=True):
-                if state:  # one that is being submitted is in the list, and has none yet
-                    held = zip(fields, values, strict=True)
-                    yield run_id, {name: value for name, value in held if value is not None}
-
-    def runs_that_begin_with(self, text: str) -> list[str]:
-        """Return the ids of runs that begin so, newest first, as far as RUNS_LOOKED_AT."""
-        listed = [
-            run_id for run_id in self._listed_runs(0, RUNS_LOOKED_AT) if run_id.startswith(text)
-        ]
-        return [run_id for run_id, state in self._states_of_runs(listed) if state]
-
-    def unwatched_runs(self) -> list[str]:
-        """Return runs that have not ended, but that coordinators do not know of, as far as
-        RUNS_TENDED."""
-        states = self._states_of_runs(self._listed_runs(0, RUNS_TENDED))
-        is_open = [run_id for run_id, state in states if state and not RunState(state).is_ended]
-        return sorted(set(is_open) - set(self.active_runs()))
-
-    def _listed_runs(self, begin: int, limit: int) -> list[str]:
-        return cast(
-            list[str], self.client.zrevrange(f"{self.prefix}:runs", begin, begin + limit - 1)
-        )
-
-    def _states_of_runs(self, run_ids: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-        with self.client.pipeline(transaction=False) as pipe:
-            for run_id in run_ids:
-                pipe.hget(self.key(run_id, "run"), "state")
-            return zip(run_ids, cast(list[str | None], pipe.execute()), strict=True)
 
     def exists(self, run_id: str) -> bool:
         """Return whether there is such a run."""
         return bool(self.client.exists(self.key(run_id, "run")))
-
-    def count_runs(self) -> int:
-        """Return how many runs are kept, ended ones included."""
-        return self.client.zcard(f"{self.prefix}:runs")
 
     def bytes_of(self, run_id: str, samples: int) -> int:
         """Return the memory that a run takes on the server, without its logs, in bytes; by

@@ -58,10 +58,11 @@ class RunFilter:
         return not self.labels or self.labels.items() <= labels_in(fields).items()
 
 
-def list_runs(ledger: Ledger, wanted: RunFilter, limit: int) -> Iterator[str]:
-    """Yield the ids of the runs that are asked for, newest first, at most `limit`."""
+def list_runs(ledger: Ledger, wanted: RunFilter, limit: int, before: str = "") -> Iterator[str]:
+    """Yield the ids of the runs that are asked for, newest first, at most `limit`; only runs that
+    are older than `before` if that is named. Raises RunUnknown."""
     left = limit
-    for run_id, fields in ledger.newest_runs(_FILTERED):
+    for run_id, fields in ledger.newest_runs(_FILTERED, before):
         if not left or int(fields["created_at"]) < wanted.since_us:
             return
         if wanted.takes(fields):

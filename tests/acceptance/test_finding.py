@@ -138,3 +138,19 @@ def test_the_command_is_a_module_too() -> None:
     )
 
     assert done.stdout.startswith("Usage: orchestrator [OPTIONS] COMMAND")
+
+
+def test_pages_go_on_where_the_last_one_ended_whatever_was_run_meanwhile(place) -> None:
+    file = place.write("a.yaml", STEPS.format(name="a"))
+    for _ in range(3):
+        place.call("run", file)
+    newest, middle, oldest = [row["run_id"] for row in place.call("runs", "--json").json]
+
+    first = place.call("runs", "--limit", "2")
+    assert [line.split()[0] for line in first.out.splitlines()] == [newest, middle]
+    assert first.err == f"older ones: --before {middle}\n"
+    place.call("run", file)
+    second = place.call("runs", "--limit", "2", "--before", middle)
+    assert [line.split()[0] for line in second.out.splitlines()] == [oldest]
+    assert second.err == ""
+    assert place.call("runs", "--before", "nothing").code == 2
