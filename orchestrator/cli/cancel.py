@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from orchestrator.cli.answer import answer, json_option
+from orchestrator.cli.completion import run_argument
 from orchestrator.cli.summary import stopped_text
 from orchestrator.installation import open_installation
 from orchestrator.ledger.states import RunState
@@ -19,7 +20,7 @@ from orchestrator.wording import are, counted
 
 
 @click.command()
-@click.argument("run_text", metavar="RUN")
+@run_argument()
 @click.argument("steps", nargs=-1, metavar="[STEP]...")
 @click.option("--reason", metavar="TEXT", help="Why, for the record.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until what runs is stopped.")

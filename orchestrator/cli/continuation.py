@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from orchestrator.cli.answer import answer, json_option, reserve_stdout, say
+from orchestrator.cli.completion import run_argument
 from orchestrator.cli.foreground import (
     finish,
     follow_to_the_end,
@@ -65,7 +66,7 @@ def continuing_command(function: Callable[..., None]) -> click.Command:
     """Make a command of `function(ctx, run_text, asked)`."""
 
     @click.command(function.__name__, cls=TakesParams, help=function.__doc__)
-    @click.argument("run_text", metavar="RUN")
+    @run_argument()
     @click.option(
         "--from",
         "from_steps",

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from orchestrator.cli.answer import answer, json_option
+from orchestrator.cli.completion import run_argument
 from orchestrator.error_card import ErrorCard
 from orchestrator.installation import open_installation
 from orchestrator.ledger.details import Started
@@ -19,7 +20,7 @@ LISTED = 5  # of a list in an event's detail
 
 
 @click.command()
-@click.argument("run_text", metavar="RUN")
+@run_argument()
 @click.option(
     "-f",
     "--follow",

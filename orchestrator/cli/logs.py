@@ -11,6 +11,7 @@ import click
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cli.answer import answer, json_option
+from orchestrator.cli.completion import run_argument, step_argument
 from orchestrator.cli.step_table import reused_text
 from orchestrator.error_card import ErrorCard
 from orchestrator.errors import RunNotFound, names_hint
@@ -21,8 +22,8 @@ from orchestrator.runs.finding import find_run
 
 
 @click.command()
-@click.argument("run_text", metavar="RUN")
-@click.argument("step", required=False)
+@run_argument()
+@step_argument(required=False)
 @click.option("--attempt", type=click.IntRange(min=1), help="Only this attempt.")
 @click.option("-n", "--numbers", is_flag=True, help="Put its number in front of each line.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")

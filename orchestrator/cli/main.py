@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from orchestrator.errors import OrchestratorError, names_hint
 from orchestrator.ledger.values import RunUnknown
@@ -36,6 +37,8 @@ COMMANDS = {
     "worker": "orchestrator.cli.services:worker",
     "serve": "orchestrator.cli.services:serve",
     "flower": "orchestrator.cli.services:flower",
+    "init": "orchestrator.cli.init:init",
+    "completion": "orchestrator.cli.completion:completion",
     "doctor": "orchestrator.cli.doctor:doctor",
 }
 
@@ -50,6 +53,12 @@ class _Commands(click.Group):
         module, _, attribute = COMMANDS[name].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands that begin so, without loading each for its help."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [CompletionItem(name) for name in COMMANDS if name.startswith(incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

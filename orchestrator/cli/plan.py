@@ -7,13 +7,14 @@ import json
 import click
 
 from orchestrator.cli.answer import answer, json_option
+from orchestrator.cli.completion import target_argument
 from orchestrator.cli.params import TakesParams, param_option
 from orchestrator.runs.loading import load_definition, plan_of
 from orchestrator.settings.sources import current_settings
 
 
 @click.command(cls=TakesParams)
-@click.argument("target", metavar="FILE[:NAME]")
+@target_argument()
 @param_option()
 @click.option("--celery", is_flag=True, help="Show the chains and chords that it compiles to.")
 @click.option("--full", is_flag=True, help="Shorten no list.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli.answer import json_option
+from orchestrator.cli.completion import target_argument
 from orchestrator.cli.foreground import (
     finish,
     follow_to_the_end,
@@ -22,7 +23,7 @@ from orchestrator.settings.sources import current_settings
 
 
 @click.command(cls=TakesParams)
-@click.argument("target", metavar="FILE[:NAME]")
+@target_argument()
 @param_option()
 @labels_option()
 @workers_option()

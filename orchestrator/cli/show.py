@@ -8,6 +8,7 @@ import click
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cli.answer import answer, json_option
+from orchestrator.cli.completion import run_argument, step_argument
 from orchestrator.cli.step_details import step_text
 from orchestrator.cli.step_table import StepTable
 from orchestrator.cli.summary import repairs_text, summary_text
@@ -23,8 +24,8 @@ from orchestrator.times import rfc3339
 
 
 @click.command()
-@click.argument("run_text", metavar="RUN")
-@click.argument("step", required=False)
+@run_argument()
+@step_argument(required=False)
 @click.option("--failed", is_flag=True, help="Show only the steps that failed.")
 @click.option("--items", is_flag=True, help="Show each item of a fan-out in a row of its own.")
 @json_option()

@@ -14,6 +14,7 @@ import click
 import orchestrator
 from orchestrator.artifacts.plain import plain_value
 from orchestrator.cli.answer import say
+from orchestrator.cli.completion import run_argument, step_argument
 from orchestrator.cli.params import ask_secrets, param_option
 from orchestrator.installation import open_installation
 from orchestrator.runs.finding import find_run
@@ -24,8 +25,8 @@ _PACKAGE = str(Path(orchestrator.__file__).parent)
 
 
 @click.command()
-@click.argument("run_text", metavar="RUN")
-@click.argument("step")
+@run_argument()
+@step_argument(required=True)
 @click.option("--attempt", type=click.IntRange(min=1), help="The attempt whose arguments it gets.")
 @param_option("Another value for a param that the step reads by reference, or a secret.")
 @click.option("--pdb", "with_pdb", is_flag=True, help="When it fails, look into it with pdb.")

@@ -7,6 +7,7 @@ import json
 import click
 
 from orchestrator.cli.answer import answer, json_option, reserve_stdout
+from orchestrator.cli.completion import target_argument
 from orchestrator.cli.params import TakesParams, ask_secrets, labels_option, param_option
 from orchestrator.cli.summary import unserved_text
 from orchestrator.definition.loading import absolute_target
@@ -17,7 +18,7 @@ from orchestrator.settings.sources import current_settings
 
 
 @click.command(cls=TakesParams)
-@click.argument("target", metavar="FILE[:NAME]")
+@target_argument()
 @param_option()
 @labels_option()
 @json_option()

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from orchestrator.cli.answer import answer, json_option
+from orchestrator.cli.completion import run_argument
 from orchestrator.installation import open_installation
 from orchestrator.record.verification import Verification, verify_run
 from orchestrator.runs.finding import find_run
@@ -18,7 +19,7 @@ SHOWN = 100
 
 
 @click.command()
-@click.argument("run_text", metavar="RUN")
+@run_argument()
 @json_option()
 @click.pass_context
 def verify(ctx: click.Context, run_text: str, as_json: bool) -> None:

@@ -7,6 +7,7 @@ import json
 import click
 
 from orchestrator.cli.answer import answer, json_option
+from orchestrator.cli.completion import run_argument, step_argument
 from orchestrator.errors import RunNotFound, names_hint
 from orchestrator.installation import open_installation
 from orchestrator.record.run import read_record
@@ -14,8 +15,8 @@ from orchestrator.runs.finding import find_run
 
 
 @click.command()
-@click.argument("run_text", metavar="RUN")
-@click.argument("step")
+@run_argument()
+@step_argument(required=True)
 @json_option()
 def why(run_text: str, step: str, as_json: bool) -> None:
     """Say why a step is where it is: what it waits for, which workers could run it, or how it

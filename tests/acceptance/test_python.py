@@ -10,9 +10,8 @@ import sys
 import textwrap
 from pathlib import Path
 
-import pytest
-
 from tests.support.fixtures import WaitUntil
+from tests.support.notebook import run_cells
 from tests.support.place import Place
 
 CHURN = """
@@ -220,35 +219,11 @@ NOTEBOOK = [
 ]
 
 
-def test_a_notebook_runs_pipelines_of_files_and_its_own_cells_locally(tmp_path: Path) -> None:
-    pytest.importorskip("ipykernel", reason="no Jupyter kernel is installed")
-    from jupyter_client.manager import start_new_kernel
-
-    manager, client = start_new_kernel(cwd=str(tmp_path), env=plain_environment())
-    try:
-        results = [outcome(client, cell) for cell in NOTEBOOK]
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+def test_a_notebook_runs_pipelines_of_files_and_its_own_cells_locally(place: Place) -> None:
+    results = run_cells(place, NOTEBOOK)
 
     assert results[2] == "20"
     assert "<td>double</td>" in results[3]
     assert "was typed into this session, where no worker finds it" in results[5]
     assert "%%writefile steps.py" in results[5]
     assert results[6] == "5"
-
-
-def outcome(client, cell: str) -> str:
-    """Run a cell, and return its result: as HTML where there is some, an error as its text."""
-    found: list[str] = []
-
-    def take(message) -> None:
-        content = message["content"]
-        if message["msg_type"] == "execute_result":
-            data = content["data"]
-            found.append(data.get("text/html", data["text/plain"]))
-        elif message["msg_type"] == "error":
-            found.append(content["evalue"])
-
-    client.execute_interactive(cell, output_hook=take, timeout=120)
-    return "".join(found)
