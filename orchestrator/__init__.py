@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.attempt_context import StopRequested, context
-from orchestrator.definition.builder import PipelineBuilder
-from orchestrator.definition.pipeline import Pipeline
-from orchestrator.definition.pipelines import pipeline
 from orchestrator.definition.running import set_local_runner
-from orchestrator.definition.secrets import Secret
-from orchestrator.definition.steps import step
-from orchestrator.errors import PipelineInvalid, RunFailed
 
 if TYPE_CHECKING:
+    from orchestrator.attempt_context import StopRequested, context
+    from orchestrator.definition.builder import PipelineBuilder
+    from orchestrator.definition.pipeline import Pipeline
+    from orchestrator.definition.pipelines import pipeline
+    from orchestrator.definition.secrets import Secret
+    from orchestrator.definition.steps import step
+    from orchestrator.errors import PipelineInvalid, RunFailed
     from orchestrator.handles.entrance import list_runs, open_run, run, submit
     from orchestrator.handles.place import close
     from orchestrator.handles.run import Run
@@ -37,24 +37,33 @@ __all__ = [
     "submit",
 ]
 
-# The API that runs pipelines needs Redis and Celery: it is loaded when asked for, not by each
-# worker.
-_LATE = {
-    "Run": "orchestrator.handles.run",
-    "close": "orchestrator.handles.place",
-    "list_runs": "orchestrator.handles.entrance",
-    "open_run": "orchestrator.handles.entrance",
-    "run": "orchestrator.handles.entrance",
-    "submit": "orchestrator.handles.entrance",
+# Each name is loaded when it is asked for: definitions need pydantic, what runs pipelines needs
+# Redis and Celery, and a command that only looks at runs needs neither definitions nor Celery.
+_HOMES = {
+    "Pipeline": "definition.pipeline",
+    "PipelineBuilder": "definition.builder",
+    "PipelineInvalid": "errors",
+    "Run": "handles.run",
+    "RunFailed": "errors",
+    "Secret": "definition.secrets",
+    "StopRequested": "attempt_context",
+    "close": "handles.place",
+    "context": "attempt_context",
+    "list_runs": "handles.entrance",
+    "open_run": "handles.entrance",
+    "pipeline": "definition.pipelines",
+    "run": "handles.entrance",
+    "step": "definition.steps",
+    "submit": "handles.entrance",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATE:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(_LATE[name]), name)
+    value = getattr(import_module(f"orchestrator.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

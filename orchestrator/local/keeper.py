@@ -70,7 +70,7 @@ def main(folder: Path, address: str, binary: str) -> NoReturn:
     users_lock = os.open(folder / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
     server = _start_valkey(folder, address, binary, server_lock)
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
-    Thread(target=_stop_when_unused, args=(users_lock, server), daemon=True).start()
+    Thread(target=_stop_when_unused, args=(users_lock, server, address), daemon=True).start()
     # Not sys.exit: the thread may be blocked in flock, and its lock must last until this process is
     # gone.
     os._exit(abs(server.wait()))
@@ -120,10 +120,12 @@ def _death_signal() -> Callable[[], None] | None:
     return die_with_the_keeper
 
 
-def _stop_when_unused(users_lock: int, server: subprocess.Popen[bytes]) -> None:
+def _stop_when_unused(users_lock: int, server: subprocess.Popen[bytes], address: str) -> None:
     fcntl.flock(users_lock, fcntl.LOCK_EX)
-    # SIGTERM makes Valkey write out its append-only file, remove its socket and exit.
-    server.terminate()
+    # Valkey writes out its append-only file, removes its socket and exits. A signal it would see
+    # up to a tenth of a second later.
+    if not _ask_to_shut_down(address):
+        server.terminate()
     try:
         server.wait(SHUTDOWN_LIMIT_S)
     except subprocess.TimeoutExpired:
@@ -134,16 +136,21 @@ def _wait_for_an_orphan_to_end(server_lock: int, address: str) -> None:
     """Take the server's lock; a Valkey whose keeper died is asked to shut down first."""
     if _lock_within(server_lock, _PROBE_LIMIT_S):
         return
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as orphan:
-            orphan.settimeout(1.0)
-            orphan.connect(address)
-            orphan.sendall(b"SHUTDOWN\r\n")
-            orphan.recv(1)
-    except OSError:
-        pass  # it is on its way out already
+    _ask_to_shut_down(address)
     if not _lock_within(server_lock, SHUTDOWN_LIMIT_S):
         sys.exit(f"keeper: an older server still holds this folder after {SHUTDOWN_LIMIT_S:.0f} s")
+
+
+def _ask_to_shut_down(address: str) -> bool:
+    """Return whether the server has closed the connection on that; it may be gone already."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+            asking.settimeout(1.0)
+            asking.connect(address)
+            asking.sendall(b"SHUTDOWN\r\n")
+            return not asking.recv(1)
+    except OSError:
+        return False
 
 
 def _lock_within(descriptor: int, within_s: float) -> bool:
