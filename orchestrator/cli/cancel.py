@@ -22,16 +22,16 @@ from orchestrator.wording import are, counted
 @click.command()
 @run_argument()
 @click.argument("steps", nargs=-1, metavar="[STEP]...")
-@click.option("--reason", metavar="TEXT", help="Why, for the record.")
-@click.option("--no-wait", is_flag=True, help="Do not wait until what runs is stopped.")
+@click.option("--reason", metavar="TEXT", help="The reason, for the record.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until running steps are stopped.")
 @json_option()
 def cancel(
     run_text: str, steps: tuple[str, ...], reason: str | None, no_wait: bool, as_json: bool
 ) -> None:
-    """Cancel a run, or only these steps of it; then the run goes on, and for the steps below them
-    they failed.
+    """Cancel a run, or only the named steps of it.
 
-    What runs is asked to stop, and killed after a grace with all that it started.
+    Running steps are asked to stop, and killed with all that they started when they do not. When
+    only steps are cancelled the run continues, and their dependents treat them as failed.
     """
     reason = reason or f"cancelled by {_user()}"
 

@@ -17,7 +17,9 @@ VARIABLE = "_ORCHESTRATOR_COMPLETE"
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    """Print the script that completes commands, runs and steps in a shell.
+    """Print the completion script of a shell.
+
+    It completes commands, options, files, runs and steps.
 
     \b
     bash:  eval "$(orchestrator completion bash)"     in ~/.bashrc

@@ -72,13 +72,13 @@ def continuing_command(function: Callable[..., None]) -> click.Command:
         "from_steps",
         multiple=True,
         metavar="STEP",
-        help="Run this step and all below it again.",
+        help="Run this step and all below it again (repeatable).",
     )
     @param_option("Another value for a param.")
     @workers_option()
     @logs_option()
     @click.option(
-        "--detach", is_flag=True, help="Leave the run to the workers of the server, as submit does."
+        "--detach", is_flag=True, help="Do not wait: leave the run to the server's workers."
     )
     @json_option("Print the run's record as JSON at its end.")
     @click.pass_context

@@ -24,12 +24,12 @@ REFUSED = 1
 
 @click.command()
 @click.argument("run_texts", metavar="[RUN]...", nargs=-1)
-@click.option("--older-than", metavar="TIME", help="Runs that ended before: 12h, 30d, 2026-11-30.")
-@click.option("--pipeline", default="", metavar="NAME", help="Of these, only runs of a pipeline.")
-@click.option("--state", type=click.Choice(ENDED), help="Of these, only runs in a state.")
-@labels_option("Of these, only runs with a label.")
+@click.option("--older-than", metavar="TIME", help="All that ended before: 12h, 30d, 2026-11-30.")
+@click.option("--pipeline", default="", metavar="NAME", help="Only of this pipeline.")
+@click.option("--state", type=click.Choice(ENDED), help="Only in this state.")
+@labels_option("Only with this label.")
 @click.option("--keep-artifacts", is_flag=True, help="Delete only the record and the logs.")
-@click.option("--yes", is_flag=True, help="Delete them. Without it nothing is deleted.")
+@click.option("--yes", is_flag=True, help="Delete them.")
 @json_option()
 @click.pass_context
 def delete(
@@ -43,11 +43,13 @@ def delete(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Delete runs that have ended: record, logs, artifacts and checkpoints.
+    """Delete runs that have ended, with their artifacts and logs.
 
-    Without --yes it only shows which runs would go, and how much that frees. A run stays while it
-    is running, and while another one that has taken over its outputs (rerun) stays. Exit: 0, or 1
-    when a run that you named stays.
+    Without --yes nothing is deleted: you see which runs would go, and what that frees. A run is
+    kept while it goes on, and while a rerun that has taken over its outputs is kept.
+
+    \b
+    Exit codes: 0 deleted (or shown), 1 a run that you named is kept.
     """
     wanted = RunFilter(pipeline, RunState(state) if state else None, labels)
     if not run_texts and not older_than:

@@ -24,18 +24,21 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
 @click.option(
     "--accept-store",
     is_flag=True,
-    help="Let this host's artifact folder be the installation's from now on.",
+    help="Make this host's artifact folder the installation's.",
 )
 @click.option(
     "--self",
     "role",
     type=click.Choice(list(ROLES)),
-    help="Look only at what this host's own service needs.",
+    help="Check only what this host's service needs.",
 )
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool, accept_store: bool, role: str | None) -> None:
-    """Report what is configured, reachable and served, and what is wrong. Exit 1 if there is a
-    fault."""
+    """Check what is configured, reachable and served.
+
+    \b
+    Exit codes: 0 nothing is wrong, 1 there is a fault.
+    """
     settings = current_settings()
     if accept_store:
         with open_installation() as installation:

@@ -25,11 +25,11 @@ LISTED = 5  # of a list in an event's detail
     "-f",
     "--follow",
     is_flag=True,
-    help="Go on until the run has ended; with --json one object a line.",
+    help="Continue until the run has ended.",
 )
 @json_option()
 def events(run_text: str, follow: bool, as_json: bool) -> None:
-    """Print what happened in a run, oldest first."""
+    """Print the events of a run, oldest first."""
     with open_installation() as installation:
         run_id = find_run(installation.ledger, run_text)
         events = list(installation.ledger.events(run_id))

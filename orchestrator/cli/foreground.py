@@ -77,7 +77,7 @@ def workers_option() -> Callable[[Any], Any]:
         "--workers",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Step slots; the number of cores, at least 2.",
+        help="Steps to run at a time (default: as many as cores, at least 2).",
     )
 
 

@@ -20,9 +20,9 @@ FILES = {
 @click.command()
 @click.argument("folder", default=".", type=click.Path(file_okay=False, path_type=Path))
 def init(folder: Path) -> None:
-    """Make a small project that runs: a pipeline, its tests and a config file.
+    """Make a small project that runs.
 
-    FOLDER is this one unless given. No file is replaced.
+    It has a pipeline, tests and a config file, in FOLDER (default: this one). No file is replaced.
     """
     if there := [name for name in FILES if (folder / name).exists()]:
         raise click.UsageError(f"{folder} already has {', '.join(there)}. Nothing was written.")

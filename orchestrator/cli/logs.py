@@ -25,8 +25,8 @@ from orchestrator.runs.finding import find_run
 @run_argument()
 @step_argument(required=False)
 @click.option("--attempt", type=click.IntRange(min=1), help="Only this attempt.")
-@click.option("-n", "--numbers", is_flag=True, help="Put its number in front of each line.")
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
+@click.option("-n", "--numbers", is_flag=True, help="Number the lines.")
+@click.option("-f", "--follow", is_flag=True, help="Continue until the run has ended.")
 @json_option()
 def logs(
     run_text: str,
@@ -36,7 +36,10 @@ def logs(
     follow: bool,
     as_json: bool,
 ) -> None:
-    """Print what the steps of a run wrote, and the traceback of each attempt that failed."""
+    """Print what the steps of a run wrote.
+
+    Of an attempt that failed, with its traceback.
+    """
     if follow:
         if attempt is not None:
             raise click.UsageError("--follow shows each attempt; leave --attempt out.")

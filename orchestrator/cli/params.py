@@ -16,7 +16,7 @@ from click.exceptions import NoSuchOption
 FILE_PARAMS = "orchestrator.params_file"
 
 
-def param_option(about: str = "A param of the run.") -> Callable[[Any], Any]:
+def param_option(about: str = "A param of the run (repeatable).") -> Callable[[Any], Any]:
     """Return the options -p and --params-file; both come as key=value texts in `params`."""
 
     def add(function: Any) -> Any:
@@ -30,7 +30,7 @@ def param_option(about: str = "A param of the run.") -> Callable[[Any], Any]:
             is_eager=True,
             expose_value=False,
             callback=_read_file,
-            help="Params as a YAML or JSON mapping; -p is stronger.",
+            help="Read params from a YAML or JSON file; -p overrides.",
         )
         return given(of_file(function))
 
@@ -64,7 +64,7 @@ def _all(ctx: click.Context, option: click.Parameter, pairs: tuple[str, ...]) ->
     return (*(f"{name}={text}" for name, text in of_file.items() if name not in stronger), *pairs)
 
 
-def labels_option(about: str = "A label, to find the run by.") -> Callable[[Any], Any]:
+def labels_option(about: str = "A label to find the run by (repeatable).") -> Callable[[Any], Any]:
     return click.option(
         "--label",
         "labels",

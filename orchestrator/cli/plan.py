@@ -17,9 +17,9 @@ from orchestrator.settings.sources import current_settings
 @target_argument()
 @param_option()
 @click.option("--celery", is_flag=True, help="Show the chains and chords that it compiles to.")
-@click.option("--full", is_flag=True, help="Shorten no list.")
+@click.option("--full", is_flag=True, help="Show lists whole.")
 @click.option(
-    "--format", "drawing", type=click.Choice(["mermaid", "dot"]), help="Draw the steps instead."
+    "--format", "drawing", type=click.Choice(["mermaid", "dot"]), help="Print a drawing instead."
 )
 @json_option()
 def plan(
@@ -30,9 +30,10 @@ def plan(
     drawing: str | None,
     as_json: bool,
 ) -> None:
-    """Show what a pipeline consists of: its steps, what can run side by side, the critical path.
+    """Show the steps of a pipeline, and which can run side by side.
 
-    Nothing is run or sent. Params that the steps themselves do not depend on may be left out.
+    Nothing runs, and no server is needed. A param may be left out when the steps do not depend on
+    its value.
     """
     from orchestrator.plan.drawing import dot_text, mermaid_text
     from orchestrator.plan.view import plan_text, plan_view

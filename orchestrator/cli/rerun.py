@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @continuing_command
 def rerun(ctx: click.Context, run_text: str, asked: Asked) -> None:
-    """Start a new run that takes over the outputs of another one, and runs the rest.
+    """Start a new run that takes over the outputs of another one.
 
-    Run again are the steps of --from, those that read a param of -p that is another one now, those
-    that are called or wired otherwise now, those that did not succeed, and all below them. The
-    other run stays as it is. Works as `run` does, and has the same exit codes.
+    Only these steps run: those of --from, those that read a param which -p changes, those that are
+    called or wired differently now, those that did not succeed, and all below them. The other run
+    stays as it is. Exit codes are those of `run`.
     """
     go_on(
         ctx,

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def resume(ctx: click.Context, run_text: str, asked: Asked) -> None:
     """Continue a run that failed or was cancelled.
 
-    Steps that succeeded are kept, unless a step above them runs; all others run, with the pipeline
-    as it is now. Works as `run` does, and has the same exit codes. For a run that succeeded there
-    is `rerun`.
+    Steps that succeeded keep their outputs, unless a step above them runs again. All other steps
+    run, with the pipeline as it is now. Exit codes are those of `run`. A run that succeeded is not
+    resumed: see `rerun`.
     """
     go_on(
         ctx,

@@ -41,9 +41,12 @@ def run(
 ) -> None:
     """Run a pipeline to its end.
 
-    Without ORCHESTRATOR_REDIS_URL a server and workers are started for the run and stopped after
-    it; with it, that server and its workers are used. Exit: 0 succeeded, 1 failed, 2 invalid, 130
-    cancelled by Ctrl-C.
+    With ORCHESTRATOR_REDIS_URL the workers of that server run the steps. Without it a server and
+    workers are started for this run, and stopped after it.
+
+    \b
+    Exit codes: 0 succeeded, 1 failed or cancelled by somebody,
+                2 invalid, 130 cancelled by Ctrl-C.
     """
     settings = current_settings()
     warn_of_slots(settings, workers)

@@ -16,10 +16,12 @@ from orchestrator.times import duration_text, moment_us, rfc3339
 
 
 @click.command()
-@click.option("--pipeline", default="", metavar="NAME", help="Only runs of this pipeline.")
-@click.option("--state", type=click.Choice([state.value for state in RunState]), help="Only these.")
-@labels_option("Only runs with this label.")
-@click.option("--since", metavar="TIME", help="Not older than: 2026-11-30, 12h, 7d.")
+@click.option("--pipeline", default="", metavar="NAME", help="Only of this pipeline.")
+@click.option(
+    "--state", type=click.Choice([state.value for state in RunState]), help="Only in this state."
+)
+@labels_option("Only with this label.")
+@click.option("--since", metavar="TIME", help="Only created since: 12h, 7d, 2026-11-30.")
 @click.option(
     "--limit",
     default=20,
@@ -27,7 +29,7 @@ from orchestrator.times import duration_text, moment_us, rfc3339
     type=click.IntRange(min=1),
     help="How many rows to show.",
 )
-@click.option("--before", metavar="RUN", help="Runs older than this one: the next page.")
+@click.option("--before", metavar="RUN", help="Only older than this run: the next page.")
 @json_option()
 def runs(
     pipeline: str,
@@ -38,7 +40,10 @@ def runs(
     before: str | None,
     as_json: bool,
 ) -> None:
-    """List runs, newest first. `show` looks closer at one."""
+    """List runs, newest first.
+
+    Look closer at one with: orchestrator show RUN.
+    """
     with open_installation() as installation:
         ledger = installation.ledger
         since_us = _since_us(since, ledger.now_us()) if since else 0
@@ -84,7 +89,12 @@ def runs(
         click.echo(f"older ones: --before {rows[-1]['run_id']}", err=True)
     if not rows:
         asked = pipeline or state or labels or since
-        click.echo("there is no such run" if asked else "there is no run yet", err=True)
+        click.echo(
+            "there is no such run"
+            if asked
+            else "there is no run yet. Start one: orchestrator run FILE",
+            err=True,
+        )
 
 
 def _since_us(text: str, now_us: int) -> int:

@@ -48,21 +48,25 @@ logger = logging.getLogger(__name__)
     "pools",
     multiple=True,
     metavar="NAME",
-    help="Pool to serve (repeatable); the default pool.",
+    help="Pool to serve, repeatable (default: the setting default_pool).",
 )
 @click.option(
     "--concurrency",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Steps at a time; as the pool says.",
+    help="Steps to run at a time (default: the pool's setting).",
 )
 @click.option(
     "--name",
     metavar="NAME",
-    help="Name of the worker on this host; the pool's name, numbered if taken.",
+    help="Name of the worker on this host (default: the pool's name, numbered).",
 )
 def worker(pools: tuple[str, ...], concurrency: int | None, name: str | None) -> None:
-    """Serve a pool: run a Celery worker set up for it, in the foreground."""
+    """Run a Celery worker for a pool, in the foreground.
+
+    SIGTERM or Ctrl-C lets its running steps end; the second time it hands them over to other
+    workers.
+    """
     settings = current_settings()
     served = list(dict.fromkeys(pools)) or [settings.default_pool]
     for pool in served:
@@ -93,8 +97,11 @@ def worker(pools: tuple[str, ...], concurrency: int | None, name: str | None) ->
 
 @click.command()
 def serve() -> None:
-    """Coordinate: send off due retries, mend what was lost, keep deadlines, send alerts. Any number
-    may run."""
+    """Run a coordinator, in the foreground.
+
+    It sends due retries, repairs what was lost, keeps deadlines and sends alerts. Run one or more:
+    there is no leader.
+    """
     from orchestrator.coordinator.coordinator import Coordinator
 
     set_up_logging(current_settings().log_format, current_settings().log_level)
@@ -116,10 +123,15 @@ def serve() -> None:
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(1, 65535), help="TCP port; setting flower_port.")
-@click.option("--address", help="Address to listen on; setting flower_address.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="TCP port (default: the setting flower_port)."
+)
+@click.option("--address", help="Address to listen on (default: the setting flower_address).")
 def flower(port: int | None, address: str | None) -> None:
-    """Watch queues and steps in Flower: on localhost, with a password, with bounded memory."""
+    """Run Flower, to watch queues and steps in a browser.
+
+    On localhost, with a password and bounded memory unless the settings say otherwise.
+    """
     settings = current_settings()
     password = (
         settings.flower_password.get_secret_value()

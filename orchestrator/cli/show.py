@@ -30,10 +30,10 @@ from orchestrator.times import rfc3339
 @click.option("--items", is_flag=True, help="Show each item of a fan-out in a row of its own.")
 @json_option()
 def show(run_text: str, step: str | None, failed: bool, items: bool, as_json: bool) -> None:
-    """Show a run: its steps with state, attempts, times, workers and errors.
+    """Show the steps of a run, or one step in full.
 
-    With STEP, that step: each attempt, what it was called with, and its output. Items of a fan-out,
-    such as train[1] and train[2], share a row.
+    Steps have state, attempts, time, worker and error; items of a fan-out, such as train[1] and
+    train[2], share a row. With STEP: each attempt, the arguments and the output.
     """
     with open_installation() as installation:
         ledger = installation.ledger

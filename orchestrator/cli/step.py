@@ -27,9 +27,9 @@ _PACKAGE = str(Path(orchestrator.__file__).parent)
 @click.command()
 @run_argument()
 @step_argument(required=True)
-@click.option("--attempt", type=click.IntRange(min=1), help="The attempt whose arguments it gets.")
+@click.option("--attempt", type=click.IntRange(min=1), help="Take the arguments of this attempt.")
 @param_option("Another value for a param that the step reads by reference, or a secret.")
-@click.option("--pdb", "with_pdb", is_flag=True, help="When it fails, look into it with pdb.")
+@click.option("--pdb", "with_pdb", is_flag=True, help="Start pdb where it fails.")
 @click.pass_context
 def step(
     ctx: click.Context,
@@ -39,10 +39,13 @@ def step(
     params: tuple[str, ...],
     with_pdb: bool,
 ) -> None:
-    """Run one step of a past run again, in this terminal, with the arguments that it had.
+    """Run one step of a past run again, in this terminal.
 
-    breakpoint() works in it. The record stays as it is; output and checkpoints go into a folder of
-    their own. Exit: 0 succeeded, 1 failed.
+    It gets the arguments that it had; breakpoint() works. The run stays as it is: output and
+    checkpoints go into a folder of their own.
+
+    \b
+    Exit codes: 0 succeeded, 1 failed, 2 cannot be run.
     """
     from orchestrator.runs.at_desk import prepare_step
 

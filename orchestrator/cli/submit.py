@@ -23,7 +23,10 @@ from orchestrator.settings.sources import current_settings
 @labels_option()
 @json_option()
 def submit(target: str, params: tuple[str, ...], labels: dict[str, str], as_json: bool) -> None:
-    """Start a run, print its id, and leave it to the workers of the server."""
+    """Start a run on the workers of the server, and print its id.
+
+    Follow it with: orchestrator logs RUN --follow; orchestrator show RUN.
+    """
     from orchestrator.record.run import read_record
     from orchestrator.runs.submission import submit as submit_plan
     from orchestrator.runs.surroundings import unserved_steps

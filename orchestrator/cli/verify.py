@@ -23,11 +23,13 @@ SHOWN = 100
 @json_option()
 @click.pass_context
 def verify(ctx: click.Context, run_text: str, as_json: bool) -> None:
-    """Check the record of a run: no step ran before its time or was committed twice, no attempt is
-    without an end.
+    """Check the record of a run for contradictions.
 
-    Ends with 0 when nothing is wrong, else with 1 and a sentence for each thing that is. A run that
-    goes on is checked for what must hold already.
+    No step ran before its time or was committed twice, and no attempt is without an end. Of a run
+    that goes on, what must hold already.
+
+    \b
+    Exit codes: 0 nothing is wrong, 1 a sentence for each violation.
     """
     with open_installation() as installation:
         verification = verify_run(installation.ledger, find_run(installation.ledger, run_text))

@@ -19,8 +19,7 @@ from orchestrator.runs.finding import find_run
 @step_argument(required=True)
 @json_option()
 def why(run_text: str, step: str, as_json: bool) -> None:
-    """Say why a step is where it is: what it waits for, which workers could run it, or how it
-    ended."""
+    """Explain what a step waits for, or how it ended."""
     from orchestrator.runs.reasons import explain
     from orchestrator.runs.surroundings import look_around
 

@@ -22,7 +22,7 @@ def find_run(ledger: Ledger, text: str) -> str:
     if text == "last":
         newest = ledger.recent_runs(1)
         if not newest:
-            raise RunNotFound("there is no run yet")
+            raise RunNotFound("there is no run yet. Start one: orchestrator run FILE")
         return newest[0]
     if ledger.exists(text):
         return text
@@ -35,7 +35,11 @@ def find_run(ledger: Ledger, text: str) -> str:
             f"{text!r} is the beginning of {len(begun)} runs: {', '.join(begun[:5])}{more}"
         )
     newest = ledger.recent_runs(1)
-    hint = f"The newest is {newest[0]}." if newest else "There is no run yet."
+    hint = (
+        f"The newest is {newest[0]}."
+        if newest
+        else "There is no run yet: orchestrator run FILE starts one."
+    )
     raise RunNotFound(f"there is no run {text!r}. {hint}")
 
 
