@@ -11,7 +11,7 @@ from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.params import labels_option
 from orchestrator.installation import open_installation
 from orchestrator.ledger.states import RunState
-from orchestrator.runs.finding import RunFilter, find_run, labels_in, list_runs
+from orchestrator.runs.finding import NO_RUN, RunFilter, find_run, labels_in, list_runs
 from orchestrator.times import duration_text, moment_us, rfc3339
 
 
@@ -88,13 +88,8 @@ def runs(
     if has_more:
         click.echo(f"older ones: --before {rows[-1]['run_id']}", err=True)
     if not rows:
-        asked = pipeline or state or labels or since
-        click.echo(
-            "there is no such run"
-            if asked
-            else "there is no run yet. Start one: orchestrator run FILE",
-            err=True,
-        )
+        has_filter = pipeline or state or labels or since or before
+        click.echo("there is no such run" if has_filter else NO_RUN, err=True)
 
 
 def _since_us(text: str, now_us: int) -> int:

@@ -13,6 +13,7 @@ from orchestrator.ledger.states import RunState
 
 LABEL = re.compile(r"[A-Za-z0-9._-]{1,63}")
 LABEL_CHARS = 200
+NO_RUN = "there is no run yet. Start one: orchestrator run FILE"
 _FILTERED = ("state", "pipeline", "created_at", "labels")
 
 
@@ -22,7 +23,7 @@ def find_run(ledger: Ledger, text: str) -> str:
     if text == "last":
         newest = ledger.recent_runs(1)
         if not newest:
-            raise RunNotFound("there is no run yet. Start one: orchestrator run FILE")
+            raise RunNotFound(NO_RUN)
         return newest[0]
     if ledger.exists(text):
         return text
@@ -35,12 +36,9 @@ def find_run(ledger: Ledger, text: str) -> str:
             f"{text!r} is the beginning of {len(begun)} runs: {', '.join(begun[:5])}{more}"
         )
     newest = ledger.recent_runs(1)
-    hint = (
-        f"The newest is {newest[0]}."
-        if newest
-        else "There is no run yet: orchestrator run FILE starts one."
-    )
-    raise RunNotFound(f"there is no run {text!r}. {hint}")
+    if not newest:
+        raise RunNotFound(f"there is no run {text!r}: {NO_RUN}")
+    raise RunNotFound(f"there is no run {text!r}. The newest is {newest[0]}.")
 
 
 @dataclass(frozen=True, slots=True)
