@@ -113,9 +113,10 @@ def prepare_step(
     outputs = {source.step: source.text for source in received.sources.values()}
     store = ArtifactStore.in_folder(settings.artifact_root)
     values = StepValues(outputs, params, secrets, store)
+    call = _call(received.spec, values, settings.shell_output_mb, step)
     return DeskStep(
         AttemptId(run_id, step, number),
-        _call(received.spec, values, settings.shell_output_mb),
+        call,
         received.spec.kind is CallKind.SHELL,
         _new_folder(settings.data_dir / "desk", run_id, step),
         tuple(_changed(run.code, code_now(run, {}, path))),
@@ -141,12 +142,17 @@ def _received(record: RunRecord, step: str, number: int | None) -> tuple[int, Re
     return 1, received
 
 
-def _call(spec: StepSpec, values: StepValues, output_mb: int) -> Callable[[], Any]:
+def _call(spec: StepSpec, values: StepValues, output_mb: int, step: str) -> Callable[[], Any]:
     if spec.kind is CallKind.SHELL:
         return partial(run_shell, from_wire(spec.command), values.of_reference, output_mb)
     function = resolve_function(spec.uses)
-    args = from_wire(list(spec.args), values.output, values.param)
-    kwargs = from_wire(dict(spec.kwargs), values.output, values.param)
+    try:
+        args = from_wire(list(spec.args), values.output, values.param)
+        kwargs = from_wire(dict(spec.kwargs), values.output, values.param)
+    except Exception as error:  # unpickling is the user's code
+        raise StepNotRunnable(
+            f"what step {step!r} reads cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
     return partial(function, *args, **kwargs)
 
 

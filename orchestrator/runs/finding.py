@@ -25,6 +25,8 @@ def find_run(ledger: Ledger, text: str) -> str:
         if not newest:
             raise RunNotFound(NO_RUN)
         return newest[0]
+    if not text:
+        raise RunNotFound("an empty text names no run")
     if ledger.exists(text):
         return text
     begun = ledger.runs_that_begin_with(text)

@@ -84,7 +84,8 @@ def test_runs_are_deleted_when_asked_to_and_what_another_one_needs_stays(filled:
         (("--state", "failed"), "Name runs, or say which: --older-than 30d."),
         (("last", "--older-than", "1d"), "Name runs, or say which by options, not both."),
         (("--older-than", "soon"), "'soon' is not a time."),
-        (("nothing",), "RunNotFound: there is no run 'nothing'."),
+        (("nothing",), "RunNotFound: there is no run 'nothing'"),
+        (("",), "RunNotFound: an empty text names no run"),
         (("--older-than", "1d", "--state", "running"), "'running' is not one of"),
     ],
 )

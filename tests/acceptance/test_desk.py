@@ -153,6 +153,31 @@ def test_what_cannot_be_run_is_refused(
     assert told in refused.err
 
 
+def test_an_input_that_is_gone_is_named(place: Place) -> None:
+    source = """
+        @step
+        def make():
+            return list(range(30_000))
+
+        @step
+        def use(numbers):
+            return len(numbers)
+
+        @pipeline
+        def large():
+            use(make())
+    """
+    place.call("run", place.write("large.py", source))
+    (artifact,) = (place.folder / ".orchestrator" / "artifacts").glob("*/make*")
+    artifact.unlink()
+
+    refused = place.call("step", "last", "use")
+
+    assert refused.code == 2
+    assert "StepNotRunnable: what step 'use' reads cannot be loaded: ArtifactMissing" in refused.err
+    assert "Traceback" not in refused.err
+
+
 def test_a_command_runs_too_and_may_get_another_param(place: Place) -> None:
     place.call("run", place.write("said.yaml", SHELL))
 
