@@ -16,7 +16,7 @@ from orchestrator.installation import Installation, open_installation
 from orchestrator.ledger.states import RunState
 from orchestrator.runs.finding import RunFilter, find_run
 from orchestrator.times import moment_us, rfc3339
-from orchestrator.wording import counted, size_text
+from orchestrator.wording import counted, punctuated, size_text
 
 ENDED = [state.value for state in RunState if state.is_ended]
 REFUSED = 1
@@ -106,7 +106,7 @@ def _delete(
             except DeleteRefused as error:
                 row["refusal"] = str(error)
             except StoreUnusable as error:
-                row["refusal"] = f"{error}. The next orchestrator delete --yes goes on with it."
+                row["refusal"] = f"{punctuated(error)} The next orchestrator delete --yes goes on."
         rows.append(row)
     return rows
 

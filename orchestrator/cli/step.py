@@ -15,7 +15,7 @@ import orchestrator
 from orchestrator.artifacts.plain import plain_value
 from orchestrator.cli.answer import say
 from orchestrator.cli.completion import run_argument, step_argument
-from orchestrator.cli.params import ask_secrets, param_option
+from orchestrator.cli.params import TakesParams, ask_secrets, param_option
 from orchestrator.installation import open_installation
 from orchestrator.runs.finding import find_run
 from orchestrator.wording import LINE_CHARS, listed
@@ -24,7 +24,7 @@ FAILED = 1
 _PACKAGE = str(Path(orchestrator.__file__).parent)
 
 
-@click.command()
+@click.command(cls=TakesParams)
 @run_argument()
 @step_argument(required=True)
 @click.option("--attempt", type=click.IntRange(min=1), help="Take the arguments of this attempt.")

@@ -73,7 +73,7 @@ def _loaded(run: StoredRun) -> Definition:
 def look_for_artifacts(installation: Installation, used: Settings) -> Callable[[Artifact], bool]:
     """Return what says whether an artifact is still there; where this machine has not the workers'
     store, all are."""
-    if has_store(installation.ledger, used):
+    if has_store(installation.ledger, used, is_embedded=installation.is_embedded):
         return ArtifactStore.in_folder(used.artifact_root).has
     return lambda artifact: True
 
