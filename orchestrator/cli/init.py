@@ -33,5 +33,5 @@ def init(folder: Path) -> None:
         path.write_text(templates.joinpath(f"{template}.template").read_text("utf-8"), "utf-8")
         click.echo(f"wrote {path}")
     steps = [] if folder == Path() else [f"cd {shlex.quote(str(folder))}"]
-    steps += ["orchestrator run training.py", "python -m pytest"]
+    steps += ["orchestrator run training.py", "python -m pytest   # pip install pytest"]
     click.echo("\n  ".join(["next:", *steps]))

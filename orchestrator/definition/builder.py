@@ -137,10 +137,14 @@ class PipelineBuilder(RunsLocally):
         self._draft.faults.append(fault)
 
     def build(
-        self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None
+        self,
+        params: Mapping[str, Any] | None = None,
+        *,
+        pools: Collection[str] | None = None,
+        **more: Any,
     ) -> Pipeline:
-        """Return the checked pipeline with the params bound to it; raises PipelineInvalid with
-        every fault.
+        """Return the checked pipeline for these params, which may be keywords, too. Raises
+        PipelineInvalid with every fault.
 
         `pools` are the pools that there are; None leaves them unchecked.
         """
@@ -149,7 +153,8 @@ class PipelineBuilder(RunsLocally):
             for fault in (pipeline_name_fault(self.name), *map(param_name_fault, self.params))
             if fault
         ]
-        values, param_faults = bind_params(self.params, params or {})
+        given = {**(params or {}), **more} if more else params or {}
+        values, param_faults = bind_params(self.params, given)
         recorded, record_faults = recorded_params(values)
         faults += self._pipeline_faults + param_faults + record_faults
         faults += self._unreadable_params(recorded)

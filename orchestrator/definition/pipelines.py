@@ -79,15 +79,20 @@ class PipelineFunction(NoStep, RunsLocally):
         )
 
     def build(
-        self, params: Mapping[str, Any] | None = None, *, pools: Collection[str] | None = None
+        self,
+        params: Mapping[str, Any] | None = None,
+        *,
+        pools: Collection[str] | None = None,
+        **more: Any,
     ) -> Pipeline:
-        """Call the function with the validated params and give the pipeline; raises
+        """Return the checked pipeline for these params, which may be keywords, too. Raises
         PipelineInvalid.
 
         The function is called only when all params are right, since it may decide by their values.
         """
         declared, faults = self._declared
-        values, value_faults = bind_params(declared, params or {})
+        given = {**(params or {}), **more} if more else params or {}
+        values, value_faults = bind_params(declared, given)
         if faults or value_faults:
             _, option_faults = checked_pipeline_options(self._deadline, self._alerts)
             raise PipelineInvalid(self.name, [*option_faults, *faults, *value_faults])

@@ -14,12 +14,14 @@ from orchestrator.definition.pipelines import PipelineFunction
 from orchestrator.errors import PipelineInvalid
 from orchestrator.handles.place import here
 from orchestrator.handles.run import Run
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import RunState
-from orchestrator.runs.finding import RunFilter, find_run
+from orchestrator.runs.finding import RunFilter, find_run, read_labels
 from orchestrator.runs.finding import list_runs as find_runs
 from orchestrator.runs.loading import load_definition, plan_of
 from orchestrator.runs.submission import new_run_id
 from orchestrator.runs.submission import submit as submit_plan
+from orchestrator.times import moment_us
 
 Source = str | PipelineFunction | PipelineBuilder | Pipeline
 NEWEST = 20
@@ -79,20 +81,21 @@ def list_runs(
     pipeline: str = "",
     state: str | RunState | None = None,
     labels: Mapping[str, str] | None = None,
-    since: datetime | None = None,
+    label: str | None = None,
+    since: datetime | str | None = None,
     limit: int = NEWEST,
     before: Run | str = "",
 ) -> list[Run]:
-    """Return runs, newest first, at most `limit`: of one pipeline, in one state, with these labels,
-    created at or after `since`, older than the run `before`, where these are given. Raises
-    ValueError for an unknown state, RunNotFound."""
+    """Return runs, newest first, at most `limit`: of one pipeline, in one state, with these labels
+    (or one, as "key=value"), created at or after `since` (or so long ago, as "12h"), older than the
+    run `before`, where these are given. Raises ValueError for what makes no sense, RunNotFound."""
     ledger = here().installation.ledger
     oldest = before.run_id if isinstance(before, Run) else before and find_run(ledger, before)
     wanted = RunFilter(
         pipeline,
         None if state is None else RunState(state),
-        labels or {},
-        0 if since is None else round(since.timestamp() * 1e6),
+        {**(labels or {}), **(read_labels([label]) if label else {})},
+        _since_us(ledger, since),
     )
     return [Run(run_id) for run_id in find_runs(ledger, wanted, limit, oldest)]
 
@@ -106,6 +109,12 @@ def _submit(
     plan = plan_of(definition, params, settings).plan
     installation = place.installation
     submit_plan(plan, installation.ledger, installation.app, settings, run_id, target, labels)
+
+
+def _since_us(ledger: Ledger, since: datetime | str | None) -> int:
+    if isinstance(since, str):
+        return moment_us(since, ledger.now_us())
+    return 0 if since is None else round(since.timestamp() * 1e6)
 
 
 def _definition_and_target(source: Source) -> tuple[Definition, str]:

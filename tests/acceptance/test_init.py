@@ -27,7 +27,7 @@ def test_a_new_project_runs_and_its_tests_pass(place: Place, tmp_path: Path) -> 
     project = Place(place.folder / "new")
     assert made.code == 0
     assert made.out.endswith(
-        "next:\n  cd new\n  orchestrator run training.py\n  python -m pytest\n"
+        "next:\n  cd new\n  orchestrator run training.py\n  python -m pytest   # pip install pytest\n"
     )
     assert files(project.folder) == MADE
 

@@ -198,12 +198,15 @@ def test_with_a_server_its_workers_run_the_steps(
         source = """
             said(state=orchestrator.run(churn, labels={"team": "red"}).state)
             said(found=[run.labels for run in orchestrator.list_runs(labels={"team": "red"})])
+            said(also=[len(orchestrator.list_runs(label=label, since="1h")) for label in ("team=red", "team=blue")],
+                 older=orchestrator.list_runs(before="last"))
         """
-        first, second = python(tmp_path / "code", source, **variables)
+        first, second, third = python(tmp_path / "code", source, **variables)
         worker.terminate()
 
     assert first == {"state": "succeeded"}
     assert second == {"found": [{"team": "red"}]}
+    assert third == {"also": [1, 0], "older": []}
 
 
 NOTEBOOK = [

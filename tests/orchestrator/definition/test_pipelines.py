@@ -158,3 +158,9 @@ def test_a_function_that_exits_is_a_fault() -> None:
 
     with pytest.raises(PipelineInvalid, match="raised SystemExit: 3"):
         leaving.build()
+
+
+def test_params_may_be_keywords() -> None:
+    assert churn.build(gate=0.5, kinds=["svc"]) == churn.build({"gate": 0.5, "kinds": ["svc"]})
+    with pytest.raises(PipelineInvalid, match="there is no param 'gates'"):
+        churn.build({"gate": 0.5}, gates=1)
