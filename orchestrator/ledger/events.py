@@ -7,7 +7,6 @@ writes as it got it. What the Lua itself adds stands beside the detail, in field
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -34,6 +33,7 @@ from orchestrator.ledger.details import (
     Unsent,
     Willed,
 )
+from orchestrator.ledger.entries import parsed_json
 from orchestrator.ledger.states import RunState, StepState
 
 
@@ -224,7 +224,7 @@ def event_in(entry: tuple[str, Mapping[str, str]]) -> Event:
 def _said(kind: EventKind, text: str) -> dict[str, Any]:
     if kind is EventKind.STEP_STARTED:
         return {"worker": text}
-    said = json.loads(text) if text else {}
+    said = parsed_json(text) if text else {}
     if not isinstance(said, dict):
         raise TypeError("a detail is a mapping")
     return said

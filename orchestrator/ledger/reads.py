@@ -67,6 +67,11 @@ class LedgerReads(RunLists):
         raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "graph")))
         return entries_in(raw)
 
+    def entry(self, run_id: str, step: str) -> StepEntry | None:
+        """Return one step's entry in the graph, None if there is no such step."""
+        text = cast(str | None, self.client.hget(self.key(run_id, "graph"), step))
+        return StepEntry.from_json(text) if text else None
+
     def specs(self, run_id: str) -> dict[str, StepSpec]:
         """Return every step's call and options, as the worker gets them."""
         raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "spec")))

@@ -3,7 +3,7 @@ due, how it ended."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,10 @@ from orchestrator.ledger.entries import ALL_SUCCESS
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard
 from orchestrator.ledger.states import Outcome, StepState
+from orchestrator.ledger.values import RunUnknown
 from orchestrator.messages.queues import messages_ahead, queue_length
 from orchestrator.record.run import AttemptRecord, RunRecord, StepRecord
+from orchestrator.runs.awaited import awaited_steps, roots_of
 from orchestrator.runs.surroundings import (
     Surroundings,
     hindrance_text,
@@ -40,7 +42,7 @@ def brief(record: RunRecord, name: str, around: Surroundings) -> str:
     step = record.steps[name]
     match step.state:
         case StepState.WAITING:
-            return f"waits for {_listed(_awaited(record, step))}"
+            return f"waits for {_listed(awaited_steps(record, step))}"
         case StepState.QUEUED:
             serving = around.serving(step.queue)
             if serving:
@@ -82,16 +84,16 @@ def explain(
 
 def _waiting(ledger: Ledger, record: RunRecord, name: str, around: Surroundings) -> Explanation:
     step = record.steps[name]
-    awaited = _awaited(record, step)
-    sentences = [
-        f"{name} waits for {_listed([_brief_text(record, other, around) for other in awaited])}."
-    ]
-    roots = [root for root in _roots(record, awaited) if root not in awaited]
+    awaited = awaited_steps(record, step)
+    sentences = [f"{name} waits for {_described(record, awaited, around)}."]
+    direct = set(awaited)
+    roots = [root for root in roots_of(record, awaited) if root not in direct]
     if roots:
-        others = _listed([_brief_text(record, root, around) for root in roots])
+        others = _described(record, roots, around)
         turn = "That in turn waits" if len(awaited) == 1 else "Those in turn wait"
         sentences.append(f"{turn} for {others}.")
-    rule = ledger.entries(record.run_id)[name].trigger
+    entry = ledger.entry(record.run_id, name)
+    rule = entry.trigger if entry else ALL_SUCCESS
     is_usual = rule == ALL_SUCCESS
     if not is_usual:
         sentences.append(f"Its trigger rule is {rule}.")
@@ -111,7 +113,9 @@ def _queued(
 ) -> Explanation:
     step, client = record.steps[name], ledger.client
     last = step.attempts[-1]
-    entry = ledger.entries(record.run_id)[name]
+    entry = ledger.entry(record.run_id, name)
+    if entry is None:
+        raise RunUnknown(record.run_id)  # somebody has just deleted it
     waited_us = around.now_us - last.queued_at_us
     number = f" as attempt {last.attempt}" if last.attempt > 1 else ""
     sentences = [
@@ -214,7 +218,8 @@ def _running(ledger: Ledger, record: RunRecord, name: str, around: Surroundings)
         f"{name} runs on {last.worker} since {clock_text(since_us)} ({span_text(ran_us)}){number}."
     ]
     facts: dict[str, Any] = {"worker": last.worker, "started_at": rfc3339(since_us)}
-    if timeout_s := ledger.entries(record.run_id)[name].timeout_s:
+    entry = ledger.entry(record.run_id, name)
+    if entry and (timeout_s := entry.timeout_s):
         left_us = max(0, round(timeout_s * 1e6) - ran_us)
         sentences.append(f"Its timeout of {timeout_s:g} s leaves it {span_text(left_us)}.")
         facts["timeout_left_s"] = round(left_us / 1e6, 3)
@@ -318,29 +323,10 @@ def _cancelled(ledger: Ledger, record: RunRecord, name: str) -> tuple[list[str],
     return sentences, facts
 
 
-def _awaited(record: RunRecord, step: StepRecord) -> list[str]:
-    """Return the upstreams of a step that have not ended."""
-    return [
-        upstream
-        for upstream in step.upstream
-        if upstream in record.steps and not record.steps[upstream].state.is_ended
-    ]
-
-
-def _roots(record: RunRecord, awaited: list[str]) -> list[str]:
-    """Return the steps at which the waiting for these comes to an end: they are queued, running or
-    retrying."""
-    roots, ahead, seen = [], list(awaited), set(awaited)
-    while ahead:
-        name = ahead.pop(0)
-        step = record.steps[name]
-        if step.state is not StepState.WAITING:
-            roots.append(name)
-            continue
-        further = [upstream for upstream in _awaited(record, step) if upstream not in seen]
-        seen.update(further)
-        ahead += further
-    return roots
+def _described(record: RunRecord, names: Sequence[str], around: Surroundings) -> str:
+    """Return the first of the steps with why each is where it is, and how many more there are."""
+    shown = [_brief_text(record, name, around) for name in names[:NAMED_STEPS]]
+    return _listed([*shown, *names[NAMED_STEPS:]])
 
 
 def _brief_text(record: RunRecord, name: str, around: Surroundings) -> str:

@@ -3,13 +3,16 @@ not know."""
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import FormatUnknown
-from orchestrator.ledger.entries import FORMAT
+from orchestrator.ledger.entries import FORMAT, json_text, parsed_json
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.script import SCRIPT
 from orchestrator.ledger.staging import staged_steps
@@ -81,3 +84,25 @@ def test_a_run_that_an_older_version_has_not_ended_can_be_read_and_cancelled_and
     ledger.resume(run_id, [("a", 0)], staged=list(staged_steps(graph({"a": ""}).plan(), SETTINGS)))
     assert ledger.advance_due(run_id).state == "queued"
     assert begin(ledger, run_id, "a", 2)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+        lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    )
+)
+def test_json_of_the_ledger_is_read_as_the_standard_library_reads_it(value: object) -> None:
+    for text in (json_text(value), json.dumps(value)):
+        assert repr(parsed_json(text)) == repr(json.loads(text))
+
+
+@pytest.mark.parametrize("text", ["", "{", "nul", '{"a": 1} b'])
+def test_what_is_not_json_is_a_value_error(text: str) -> None:
+    with pytest.raises(json.JSONDecodeError):
+        parsed_json(text)
+
+
+def test_json_that_is_nested_deeper_than_a_parser_likes_is_read() -> None:
+    text = "[" * 400 + "]" * 400
+    assert parsed_json(text) == json.loads(text)

@@ -12,6 +12,7 @@ from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import BackOff, OwnedAttempt
 from orchestrator.messages.queues import queue_keys
 from orchestrator.record.run import read_record
+from orchestrator.runs import reasons
 from orchestrator.runs.reasons import Explanation, brief, explain
 from orchestrator.runs.submission import submit
 from orchestrator.runs.surroundings import look_around
@@ -339,3 +340,26 @@ def test_a_running_step_tells_that_its_worker_drains(ledger, run_id, why) -> Non
     announce_worker(ledger.client, ledger.prefix, WorkerCard("w2", (), 1, "prefork", "host", 1))
 
     assert text(why("a")).endswith("Its worker drains: it ends with the steps that it runs.")
+
+
+def test_of_ten_thousand_upstreams_only_those_that_are_named_are_looked_at(
+    ledger, app, chosen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = {f"head{number}": "" for number in range(100)}
+    wide = {f"w{number}": f"head{number % 100}" for number in range(10_000)}
+    run_id = submit(graph({**heads, **wide, "end": list(wide)}).plan(), ledger, app, chosen)
+    looked_at = []
+
+    def counting(record, name, around) -> str:
+        looked_at.append(name)
+        return brief(record, name, around)
+
+    monkeypatch.setattr(reasons, "brief", counting)
+    told = explain(ledger, chosen, read_record(ledger, run_id), "end", look_around(ledger, run_id))
+
+    assert told.sentences[0].startswith("end waits for w0 (waiting), w1 (waiting)")
+    assert told.sentences[0].endswith("and 9,995 more.")
+    assert told.sentences[1].startswith("Those in turn wait for head0 (queued: no worker serves")
+    assert told.sentences[1].endswith("and 95 more.")
+    assert len(looked_at) <= 10
+    assert len(told.facts["waits_for"]) == 10_000
