@@ -148,8 +148,8 @@ class Deleting(LedgerCalls):
 
     def _logs(self, run_id: str, *, has_resumes: bool) -> Iterator[str]:
         """Yield the keys, behind the run's own part, of all logs that the run may have."""
-        raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "state")))
-        for step, (_, attempts) in states_in(raw).items():
+        for step, text in self.client.hscan_iter(self.key(run_id, "state"), count=KEYS_AT_ONCE):
+            (_, attempts) = states_in({step: text})[step]
             for attempt in range(1, attempts + 1):
                 yield f"log:{step}:{attempt}"
         if has_resumes:

@@ -50,6 +50,8 @@ _is_stopping = False  # asked by who reports to the ledger once all of it is gon
 _before: Any = None  # what SIGTERM did before the first step
 _RECEIVED = "the step's process was sent {} from outside, not by its worker"
 _asked_threads: set[AttemptId] = set()
+_OWN_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+_held = threading.local()  # the mask of a thread that forks
 
 
 def note_draining() -> None:
@@ -104,7 +106,9 @@ def listen_in_child() -> None:
     """
     global _is_listening
     _is_listening = True
-    os.register_at_fork(after_in_child=_be_ordinary)
+    os.register_at_fork(
+        before=_hold_signals, after_in_parent=_release_signals, after_in_child=_be_ordinary
+    )
 
 
 def _listen() -> None:
@@ -120,11 +124,22 @@ def _listen() -> None:
         _signal.signal(signum, handler)
 
 
+def _hold_signals() -> None:
+    """Let signals wait while this thread forks: Python forgets in the new process those for which
+    there is a handler, and one may come before its first line (multiprocessing's `terminate`)."""
+    _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _OWN_SIGNALS)
+
+
+def _release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
+
+
 def _be_ordinary() -> None:
     global _is_busy, _is_interruptible, _is_listening
     _is_busy = _is_interruptible = _is_listening = False
-    for name in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
+    for name in _OWN_SIGNALS:
         signal.signal(name, signal.SIG_DFL)
+    _release_signals()
 
 
 class busy:  # noqa: N801 (used as a function; generators cost three times as much, and this is in every step's way)

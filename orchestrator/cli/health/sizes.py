@@ -19,14 +19,14 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from orchestrator.cli.health.finding import Finding
 from orchestrator.installation import Installation
-from orchestrator.runs.deleting import ended_runs
+from orchestrator.runs.deleting import deletable, ended_runs
 from orchestrator.runs.finding import RunFilter
 from orchestrator.settings.model import Settings
 from orchestrator.wording import counted, size_text
 
 RUNS_MEASURED = 20
 OLD_DAYS = 30
-OLD_COUNTED = 10_000
+OLD_MEASURED = 200
 SAMPLES = 5  # of the entries of a key, by which the server estimates the rest
 FILES_COUNTED = 10_000
 FULL_SHARE = 0.9
@@ -96,14 +96,18 @@ def check_old_runs(installation: Installation) -> Iterator[Finding]:
             " orchestrator delete --yes finishes them, and so does a coordinator.",
         )
     before_us = ledger.now_us() - OLD_DAYS * 86_400 * 1_000_000
-    old = list(islice(ended_runs(ledger, RunFilter(), before_us), OLD_COUNTED))
+    old = list(islice(ended_runs(ledger, RunFilter(), before_us), OLD_MEASURED + 1))
     if old:
-        more = " at least" if len(old) == OLD_COUNTED else ""
+        measured = [run for run in deletable(installation, old[:OLD_MEASURED]) if not run.refusal]
+        redis = size_text(sum(run.redis_bytes for run in measured))
+        artifacts = size_text(sum(run.artifact_bytes for run in measured))
+        least = "at least " if len(old) > OLD_MEASURED else ""
         yield Finding(
             "ok",
             "old runs",
-            f"{counted(len(old), 'run')}{more} ended more than {OLD_DAYS} days ago. What they would"
-            f" free: orchestrator delete --older-than {OLD_DAYS}d",
+            f"{least}{counted(len(measured), 'run')} that ended more than {OLD_DAYS} days ago could"
+            f" be deleted, which frees {redis} in Redis and {artifacts} of artifacts: orchestrator"
+            f" delete --older-than {OLD_DAYS}d",
         )
 
 

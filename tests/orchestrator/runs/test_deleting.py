@@ -8,11 +8,19 @@ from pathlib import Path
 import pytest
 
 from orchestrator.artifacts.marker import write_marker
+from orchestrator.cli.health.sizes import check_old_runs
+from orchestrator.coordinator.coordinator import InterruptedDeletions
 from orchestrator.errors import DeleteRefused
 from orchestrator.installation import Installation
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.store_id import record_store
-from orchestrator.runs.deleting import deletable, delete_run, ended_runs, finish_deletions
+from orchestrator.runs.deleting import (
+    INTERRUPTED_S,
+    deletable,
+    delete_run,
+    ended_runs,
+    finish_deletions,
+)
 from orchestrator.runs.finding import RunFilter
 from orchestrator.settings.model import Settings
 from tests.support.runs import start_graph
@@ -133,3 +141,41 @@ def test_a_run_that_somebody_deletes_meanwhile_is_left_out(
 ) -> None:
     run_id = ended()
     assert [run.run_id for run in deletable(installed, ["nobody", run_id])] == [run_id]
+
+
+def test_the_doctor_says_what_old_runs_would_free_and_which_deletions_were_interrupted(
+    installed: Installation, ended: Callable[..., str]
+) -> None:
+    ledger = installed.ledger
+    old, interrupted, _ = ended(), ended(), ended()
+    assert list(check_old_runs(installed)) == []
+
+    long_ago = ledger.now_us() - 40 * 86_400_000_000
+    ledger.client.hset(ledger.key(old, "run"), "ended_at", long_ago)
+    ledger.hide(interrupted)
+
+    deletions, old_runs = check_old_runs(installed)
+    assert (deletions.level, old_runs.level) == ("warning", "ok")
+    assert deletions.found.startswith("1 deletion of runs began and did not end.")
+    assert old_runs.found.startswith("1 run that ended more than 30 days ago could be deleted")
+    assert "of artifacts: orchestrator delete --older-than 30d" in old_runs.found
+    assert " 100 B of artifacts" in old_runs.found
+
+
+def test_a_coordinator_finishes_what_was_interrupted_long_ago(
+    installed: Installation, ended: Callable[..., str]
+) -> None:
+    ledger, settings = installed.ledger, installed.settings
+    run_id = ended()
+    ledger.hide(run_id)
+    duty = InterruptedDeletions(ledger, settings)
+
+    duty.do(0)
+    assert [deletion.run_id for deletion in ledger.deletions()] == [run_id]  # perhaps at work
+    long_ago = ledger.now_us() - round(INTERRUPTED_S * 1e6) - 1
+    detail = f'{{"at": {long_ago}, "keeps_artifacts": false}}'
+    ledger.client.hset(f"{ledger.prefix}:deleting", run_id, detail)
+    duty.do(0)
+
+    assert ledger.deletions() == []
+    assert not (settings.artifact_root / run_id).exists()

@@ -37,6 +37,38 @@ def test_a_step_may_have_processes_of_its_own(
     assert runs.value(record, "in_parallel") == [0, 1, 4, 9, 16]
 
 
+def test_a_process_that_a_step_forks_ends_by_a_signal_that_comes_before_its_first_line(
+    runs: Runs, pipeline_from: PipelineFrom
+) -> None:
+    """As multiprocessing's `terminate` sends one to a process that has not got its turn yet."""
+    record = runs.run(
+        pipeline_from("""
+            import os, signal, time
+
+            @step
+            def ended(forks: int):
+                signals = []
+                for _ in range(forks):
+                    pid = os.fork()
+                    if not pid:
+                        time.sleep(60)
+                        os._exit(0)
+                    os.kill(pid, signal.SIGTERM)
+                    signals.append(os.WTERMSIG(os.waitpid(pid, 0)[1]))
+                return signals.count(signal.SIGTERM), signal.SIGTERM in signal.pthread_sigmask(
+                    signal.SIG_BLOCK, ()
+                )
+
+            @pipeline
+            def forking():
+                ended(200)
+        """)
+    )
+
+    assert record.steps["ended"].attempts[0].error is None
+    assert runs.value(record, "ended") == (200, False)
+
+
 def test_a_parallel_fit_uses_several_processes(runs: Runs, pipeline_from: PipelineFrom) -> None:
     pytest.importorskip("joblib")
     record = runs.run(
