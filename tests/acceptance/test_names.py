@@ -216,7 +216,12 @@ FOREIGN_VARIABLES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("pool_type", ["prefork", "threads", "solo"])
+# Every type of pool, and files as well as packages; what a name leads to is the same in all pools.
+@pytest.mark.parametrize(
+    ("hostile", "pool_type"),
+    [("packages", "prefork"), ("files", "threads"), ("packages", "solo"), ("files", "prefork")],
+    indirect=["hostile"],
+)
 def test_services_take_no_module_and_no_server_of_the_users(
     hostile: HostileFolder,
     place_in: Callable,

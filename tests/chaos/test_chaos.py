@@ -15,7 +15,7 @@ def test_whatever_happens_to_workers_and_messages_every_run_ends_as_it_must(seed
     with embedded_server(
         tmp_path / "server"
     ) as url:  # its own: all connections are cut now and then
-        chaos = Chaos(seed, 25, tmp_path, url, within_s=90)
+        chaos = Chaos(seed, 18, tmp_path, url, within_s=90)
         chaos.run()
 
     print(chaos.report())
