@@ -158,7 +158,7 @@ def parsed_json(text: str) -> Any:
     time. Raises ValueError."""
     try:
         return from_json(text)
-    except ValueError:  # half of a surrogate pair, as in a file name that is not UTF-8
+    except (TypeError, ValueError):  # half of a surrogate pair, as in a name that is not UTF-8
         return json.loads(text)
 
 
