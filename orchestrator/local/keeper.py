@@ -9,21 +9,16 @@ process uses the server any more. It imports the standard library only and is ru
 Files of FOLDER; the locks are flocks, which the kernel lets go when the holder dies, however it
 dies:
 
-| file        | held by                                | means
-|
-|-------------|----------------------------------------|--------------------------------------------------|
-| users.lock  | shared: each user; exclusive: keeper   | granted to the keeper = nobody uses the
-server   |
-| start.lock  | exclusive: the user that starts one    | one start at a time
-|
-| keeper.lock | exclusive: the keeper                  | a keeper lives; holds its pid once none is
-older |
-| server.lock | exclusive: the keeper and Valkey       | someone may write the append-only file
-|
-| address     | not locked                             | the socket's path
-|
-| valkey.log  | not locked                             | what Valkey and the keeper say
-|
+| file        | held by                              | means                                       |
+|-------------|--------------------------------------|---------------------------------------------|
+| users.lock  | shared: each user; exclusive: keeper | granted to the keeper = nobody uses the     |
+|             |                                      | server                                      |
+| start.lock  | exclusive: the user that starts one  | one start at a time                         |
+| keeper.lock | exclusive: the keeper                | a keeper lives; holds its pid once none is  |
+|             |                                      | older                                       |
+| server.lock | exclusive: the keeper and Valkey     | someone may write the append-only file      |
+| address     | not locked                           | the socket's path                           |
+| valkey.log  | not locked                           | what Valkey and the keeper say              |
 
 If the keeper is killed with SIGKILL, Linux sends Valkey SIGTERM (PR_SET_PDEATHSIG); elsewhere
 Valkey lives on until the next user's keeper asks it to shut down and takes its place.

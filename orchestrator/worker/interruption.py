@@ -1,15 +1,14 @@
 """Asking a step to end, on the side of the process that runs it: signals of its worker, and
 `should_stop`.
 
-| signal  | means                                              | answer
-|
-|---------|----------------------------------------------------|---------------------------------------------------|
-| SIGUSR1 | the attempt timed out                              | StopRequested is raised in the step
-|
-| SIGUSR2 | cancelled, handed over, or somebody took over      | the same; the asker reports
-ledger              |
-| SIGTERM | to the whole group or control group: the worker ends | noted for `should_stop`; the
-worker's main decides |
+| signal  | means                                                | answer                          |
+|---------|------------------------------------------------------|---------------------------------|
+| SIGUSR1 | the attempt timed out                                | StopRequested is raised in the  |
+|         |                                                      | step                            |
+| SIGUSR2 | cancelled, handed over, or somebody took over        | the same; the asker reports to  |
+|         |                                                      | the ledger                      |
+| SIGTERM | to the whole group or control group: the worker ends | noted for `should_stop`; the    |
+|         |                                                      | worker's main process decides   |
 
 That holds for signals that the main process has announced (`worker.announcements`). Any other
 SIGUSR1 or SIGUSR2 came from outside and raises SignalReceived. So does a SIGTERM to the child

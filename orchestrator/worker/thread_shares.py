@@ -1,13 +1,12 @@
 """How many threads numeric libraries may use in a step: without a limit every slot would start one
 for each core.
 
-| when the library comes       | how it is limited
-|
-|------------------------------|----------------------------------------------------------------------------|
-| in the step or in a command  | by environment variables, which it reads when it is loaded
-|
-| it was there before the step | by threadpoolctl (BLAS and OpenMP libraries) and
-`torch.set_num_threads`   |
+| when the library comes       | how it is limited                                      |
+|------------------------------|--------------------------------------------------------|
+| in the step or in a command  | by environment variables, which it reads when it is    |
+|                              | loaded                                                 |
+| it was there before the step | by threadpoolctl (BLAS and OpenMP libraries) and       |
+|                              | `torch.set_num_threads`                                |
 
 A slot's share is the cores divided by the slots. A step's or pool's `threads` stands in for it, and
 caps what the user has set in the environment, which else counts alone. What a step sets itself

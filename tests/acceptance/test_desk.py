@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.place import Place
+from tests.support.terminal import read_to_the_end
 
 FAULTY = """
     from orchestrator import Secret, context
@@ -109,19 +110,11 @@ def test_pdb_has_the_terminal(failed: Place) -> None:
     )
     os.close(theirs)
     os.write(ours, b"p 'by is', by\nc\n")
-    shown = b""
-    while True:
-        try:
-            data = os.read(ours, 65536)
-        except OSError:  # the other end is closed
-            break
-        if not data:
-            break
-        shown += data
+    shown = read_to_the_end(ours, within_s=60)
     os.close(ours)
 
     assert process.wait(60) in (0, 1)
-    assert b"('by is', 3)" in shown
+    assert "('by is', 3)" in shown
 
 
 def test_what_is_gone_with_the_run_is_asked_for(failed: Place) -> None:

@@ -6,12 +6,12 @@ from __future__ import annotations
 import os
 import pty
 import re
-import select
 import subprocess
 import sys
-import time
 
 import pytest
+
+from tests.support.terminal import read_to_the_end
 
 DIAMOND = """
     description: Two sides, one redundant edge.
@@ -308,22 +308,6 @@ os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
-
-
-def read_to_the_end(descriptor, until=None, within_s=30.0):
-    data, limit = b"", time.monotonic() + within_s
-    while until is None or until not in data.decode(errors="replace"):
-        assert time.monotonic() < limit, data
-        if not select.select([descriptor], [], [], 1.0)[0]:
-            continue
-        try:
-            read = os.read(descriptor, 65536)
-        except OSError:  # what Linux says when the other side is closed
-            break
-        if not read:
-            break
-        data += read
-    return data.decode(errors="replace")
 
 
 def test_text_that_no_terminal_can_show_is_told_in_escapes(place):
