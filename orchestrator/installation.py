@@ -58,7 +58,7 @@ class Installation:
     def dispatcher(self) -> Dispatcher:
         from orchestrator.messages.dispatch import Dispatcher
 
-        return Dispatcher(self.app)
+        return Dispatcher(self.app, self.ledger)
 
 
 @contextlib.contextmanager

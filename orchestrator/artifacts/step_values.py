@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 from orchestrator.artifacts.outputs import decode_output
 from orchestrator.artifacts.plain import plain_json
@@ -14,13 +14,44 @@ from orchestrator.definition.wire import from_wire, to_wire
 from orchestrator.errors import SecretsLost
 
 
+class Outputs(Protocol):
+    """Texts of outputs by step, as the ledger has them."""
+
+    def get(self, step: str, default: str, /) -> str:
+        """Return the output of a step."""
+
+
+class OutputPages:
+    """Outputs of very many steps, of which one page is held at a time. `read` returns all pages, in
+    the order in which the steps are asked for."""
+
+    def __init__(self, read: Callable[[], Iterator[Mapping[str, str]]]) -> None:
+        self._read = read
+        self._pages: Iterator[Mapping[str, str]] = iter(())
+        self._page: Mapping[str, str] = {}
+
+    def get(self, step: str, default: str, /) -> str:
+        if self._find(step):
+            return self._page[step]
+        self._pages = self._read()  # asked for out of order, or for the first time
+        return self._page[step] if self._find(step) else default
+
+    def _find(self, step: str) -> bool:
+        while step not in self._page:
+            page = next(self._pages, None)
+            if page is None:
+                return False
+            self._page = page
+        return True
+
+
 class StepValues:
     """Looks up references in `outputs` (texts of the ledger by step), params in the wire form, and
     `secrets` by param. Each output is decoded once."""
 
     def __init__(
         self,
-        outputs: Mapping[str, str],
+        outputs: Outputs,
         params_wire: Mapping[str, Any],
         secrets: Mapping[str, str],
         store: ArtifactStore,

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.calls import LedgerCalls
-from orchestrator.ledger.replies import chains_in, claim_in
+from orchestrator.ledger.replies import claim_in, ready_in
 from orchestrator.ledger.states import Outcome, StepState
 from orchestrator.ledger.values import (
     Claim,
@@ -76,7 +76,7 @@ class Attempts(LedgerCalls):
         )
         if not reply[0]:
             return Refusal(reply[1])
-        return Commit(StepState(reply[1]), bool(reply[2]), chains_in(reply[3]))
+        return Commit(StepState(reply[1]), bool(reply[2]), ready_in(reply[3]))
 
     def append_log(
         self,

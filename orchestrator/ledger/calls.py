@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from secrets import token_hex
 from typing import Any, cast
 
 import redis
@@ -12,9 +13,12 @@ from redis.exceptions import RedisError, ResponseError
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import FormatUnknown
 from orchestrator.ledger.entries import FORMAT
+from orchestrator.ledger.pages import PAGE
 from orchestrator.ledger.reads import LedgerReads
+from orchestrator.ledger.replies import ready_in
 from orchestrator.ledger.script import Script
 from orchestrator.ledger.states import RunState
+from orchestrator.ledger.values import Ready
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +29,10 @@ class LedgerCalls(LedgerReads):
     """What every operation of the ledger goes through: one call of the script, atomic, on one
     run."""
 
-    def __init__(self, client: redis.Redis, prefix: str = "orc") -> None:
+    def __init__(self, client: redis.Redis, prefix: str = "orc", page: int = PAGE) -> None:
+        """`page` is how many steps a call looks at."""
         super().__init__(client, prefix)
-        self._script = Script(client)
+        self._page, self._script = page, Script(client, page)
 
     def _call(self, run_id: str, *args: Any) -> Any:
         try:
@@ -41,6 +46,13 @@ class LedgerCalls(LedgerReads):
 
     def _call_for(self, attempt: AttemptId, operation: str, *args: Any) -> Any:
         return self._call(attempt.run_id, operation, attempt.step, attempt.attempt, *args)
+
+    def go_on(self, run_id: str) -> Ready:
+        """Do a page of what stands in the front of a run, and return the chains to dispatch. Any
+        number may do that at once."""
+        chains, *workers = self._call(run_id, "go_on", token_hex(6))
+        self._nudge(workers)
+        return ready_in(chains)
 
     def _nudge(self, workers: Iterable[str]) -> None:
         """Wake workers that have attempts to stop. No more than a hint: they find them at the next

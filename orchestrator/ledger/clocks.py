@@ -8,11 +8,11 @@ from typing import Any
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.calls import LedgerCalls
-from orchestrator.ledger.replies import chains_in, due_report_in
+from orchestrator.ledger.replies import due_report_in, ready_in
 from orchestrator.ledger.server_clock import ClockStep
 from orchestrator.ledger.values import (
-    Chain,
     DueReport,
+    Ready,
 )
 
 
@@ -43,13 +43,11 @@ class Clocks(LedgerCalls):
         """Shift the times of a run by a step of the server's clock, unless that was done before."""
         return bool(self._call(run_id, "shift", *step, round(lease_s * 1_000_000)))
 
-    def resend(
-        self, attempt: AttemptId, sent_at_us: int, detail: Mapping[str, Any]
-    ) -> tuple[Chain, ...]:
+    def resend(self, attempt: AttemptId, sent_at_us: int, detail: Mapping[str, Any]) -> Ready:
         """Return the chain of a queued step whose message is gone, to one caller alone; nothing if
         there is no need."""
         text = json.dumps(detail, separators=(",", ":"))
-        return chains_in(self._call_for(attempt, "resend", sent_at_us, text))
+        return ready_in(self._call_for(attempt, "resend", sent_at_us, text))
 
     def report_shared_queue(self, run_id: str, queue: str, reader: str) -> None:
         """Record that somebody else reads a queue of the run's steps. May stand twice when an

@@ -26,6 +26,7 @@ PARTS = (
     "output",
     "uncounted",
     "due",
+    "front",
     "secret",
     "past",
     "reused",

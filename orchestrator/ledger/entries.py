@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-FORMAT = 1
+FORMAT = 2
 """Version of what is written of a run (its field `v`). A reader refuses a higher one than it
 knows."""
 

@@ -44,6 +44,7 @@ class EventKind(StrEnum):
     RUN_STARTED = "run.started"
     RUN_RESUMED = "run.resumed"
     RUN_CODE_CHANGED = "run.code_changed"
+    RUN_CANCELLING = "run.cancelling"
     RUN_SUCCEEDED = "run.succeeded"
     RUN_FAILED = "run.failed"
     RUN_CANCELLED = "run.cancelled"
@@ -106,6 +107,7 @@ RUN_STATES = {
     EventKind.RUN_CREATED: RunState.QUEUED,
     EventKind.RUN_STARTED: RunState.RUNNING,
     EventKind.RUN_RESUMED: RunState.RUNNING,
+    EventKind.RUN_CANCELLING: RunState.CANCELLING,
     **RUN_ENDS,
 }
 """The state that a run is in after an event."""
@@ -127,6 +129,7 @@ DETAILS: Mapping[EventKind, type[Detail]] = {
     EventKind.RUN_SUCCEEDED: Detail,
     EventKind.RUN_FAILED: Willed,
     EventKind.RUN_CANCELLED: Willed,
+    EventKind.RUN_CANCELLING: Willed,
     EventKind.STEP_QUEUED: Detail,
     EventKind.STEP_STARTED: Started,
     EventKind.STEP_RETRYING: Ended,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any, cast
 
 from redis import ResponseError
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import FormatUnknown
-from orchestrator.ledger.entries import FORMAT, StepEntry, StepSpec
+from orchestrator.ledger.entries import FORMAT, StepEntry, StepSpec, parsed_json
 from orchestrator.ledger.events import Event, event_in, event_place
+from orchestrator.ledger.front import Front
+from orchestrator.ledger.pages import PAGE, list_field, list_in
 from orchestrator.ledger.parsing import entries_in, reused_in, since_in, states_in, token_in
 from orchestrator.ledger.past import Past
 from orchestrator.ledger.run_lists import RunLists
@@ -32,6 +35,7 @@ MEASURED_PARTS = (
     "output",
     "uncounted",
     "due",
+    "front",
     "events",
 )
 
@@ -39,6 +43,8 @@ MEASURED_PARTS = (
 class LedgerReads(RunLists):
     """Runs in one Redis, to be read. Safe to share between threads, as the client is; not across a
     fork."""
+
+    _page: int = PAGE
 
     def exists(self, run_id: str) -> bool:
         """Return whether there is such a run."""
@@ -177,7 +183,9 @@ class LedgerReads(RunLists):
                 pipe.hgetall(self.key(run_id, part))
             graph, children, inputs, specs = cast(list[dict[str, str]], pipe.execute())
         return {
-            step: StagedStep(step, text, children.get(step, ""), inputs.get(step, ""), specs[step])
+            step: StagedStep(
+                step, text, list_in(children, step), list_in(inputs, step), specs[step]
+            )
             for step, text in graph.items()
         }
 
@@ -203,6 +211,18 @@ class LedgerReads(RunLists):
     def outputs(self, run_id: str) -> dict[str, str]:
         """Return the JSON text of every output that is not null."""
         return cast(dict[str, str], self.client.hgetall(self.key(run_id, "output")))
+
+    def outputs_for(self, run_id: str, step: str) -> Iterator[dict[str, str]]:
+        """Return the JSON text of the outputs that a step reads ("" for null), in the order in
+        which it names them, in pages. They stay as they are while an attempt of the step runs."""
+        for number in count(1):
+            key = self.key(run_id, "inputs")
+            text = cast(str | None, self.client.hget(key, list_field(step, number)))
+            if not text:
+                return
+            names = cast(list[str], parsed_json(text))
+            texts = cast(list[str | None], self.client.hmget(self.key(run_id, "output"), names))
+            yield {name: it or "" for name, it in zip(names, texts, strict=True)}
 
     def log(self, attempt: AttemptId) -> AttemptLog:
         """Return what is kept of an attempt's log, and how many earlier lines are not."""
@@ -246,16 +266,26 @@ class LedgerReads(RunLists):
                 pipe.zrange(self.key(run_id, "due"), 0, -1)
                 pipe.xrevrange(self.key(run_id, "events"), count=1)
                 pipe.time()
+                pipe.lrange(self.key(run_id, "front"), 0, -1)
                 for queue, level in json.loads(lists or "[]"):
                     pipe.zrange(self.key(run_id, f"queued:{queue}:{level}"), 0, -1)
-                fields, graph, specs, states, past, reused, outputs, due, newest, now, *queued = (
+                fields, graph, specs, states, past, reused, outputs, due, newest, now, *rest = (
                     pipe.execute()
                 )
+            pages, *queued = rest
             if not fields:
                 raise RunUnknown(run_id)
             if lists == fields.get("lists"):
                 break
             lists = fields.get("lists")
+        front = Front.of(pages)
+        number = fields.get("resumes", 0)
+        past |= {f"spec {number} {step}": specs[step] for step in front.past if step in specs}
+        if front.taken:
+            graph, specs = (
+                cast(dict[str, str], client.hgetall(self.key(run_id, f"{part}~{front.taken}")))
+                for part in ("graph", "spec")
+            )
         entries = entries_in(graph)
         calls = {step: StepSpec.from_json(text) for step, text in specs.items()}
         last = event_place(newest[0][0]) if newest else (0, 0)
@@ -276,6 +306,8 @@ class LedgerReads(RunLists):
             calls,
             Past.of(past),
             {step: reused_in(text) for step, text in reused.items()},
+            front,
+            self._page,
         )
 
     def _deleted_events(self, run_id: str) -> int:

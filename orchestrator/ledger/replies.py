@@ -15,6 +15,7 @@ from orchestrator.ledger.values import (
     DueReport,
     ExpiredLease,
     Link,
+    Ready,
     Refusal,
     Replaced,
     ResumedMeanwhile,
@@ -26,15 +27,26 @@ from orchestrator.ledger.values import (
 )
 
 
-def chains_in(raw: Iterable[str]) -> tuple[Chain, ...]:
-    chains = map(json.loads, raw)
-    return tuple(Chain(name, tuple(Link(*link) for link in links)) for name, links in chains)
+def ready_in(raw: Sequence[Any]) -> Ready:
+    has_more, *texts = raw
+    chains = map(json.loads, texts)
+    return Ready.of(
+        (Chain(name, tuple(Link(*link) for link in links)) for name, links in chains),
+        bool(has_more),
+    )
+
+
+def joined(answers: Iterable[Ready]) -> Ready:
+    """Return several answers as one."""
+    parts = list(answers)
+    return Ready.of((chain for part in parts for chain in part), any(it.has_more for it in parts))
 
 
 def claim_in(reply: Sequence[Any]) -> Claim | Refusal:
     if not reply[0]:
         return Refusal(reply[1])
-    _, token, spec, params, import_path, pipeline, uncounted, code_id, secrets, *outputs = reply
+    _, token, spec, params, import_path, pipeline, uncounted, code_id, secrets, *rest = reply
+    is_wide, *outputs = rest
     return Claim(
         token,
         StepSpec.from_json(spec),
@@ -45,11 +57,12 @@ def claim_in(reply: Sequence[Any]) -> Claim | Refusal:
         dict(zip(outputs[::2], outputs[1::2], strict=True)) if outputs else {},
         code_id,
         json.loads(secrets) if secrets else {},
+        bool(is_wide),
     )
 
 
 def replaced_in(reply: Sequence[Any]) -> Replaced | Refusal:
-    return Replaced(StepState(reply[1]), chains_in(reply[2])) if reply[0] else Refusal(reply[1])
+    return Replaced(StepState(reply[1]), ready_in(reply[2])) if reply[0] else Refusal(reply[1])
 
 
 def due_report_in(reply: Sequence[Any]) -> DueReport:
@@ -58,7 +71,7 @@ def due_report_in(reply: Sequence[Any]) -> DueReport:
         RunState(state) if state else None,
         int(float(next_due)) if next_due else None,
         int(now),
-        chains_in(chains),
+        ready_in(chains),
         tuple(
             ExpiredLease(
                 step, attempt, *incarnation_in(holder), int(float(at)), state == StepState.CANCELLED

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any
@@ -10,31 +12,60 @@ from typing import Any
 import redis
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
+from orchestrator.ledger.pages import PAGE
+
 NOUNS = (
-    "keys", "state", "joins", "starting", "attempts", "cancelling", "clocks", "leases", "resuming",
-    "alerts", "deleting"
+    "keys", "state", "front", "joins", "answers", "starting", "cancelling", "attempts", "clocks",
+    "leases", "resuming", "alerts", "deleting"
 )  # fmt: skip
 """The files in `lua/`, in one piece: each uses what stands before it."""
 _FOLDER = files("orchestrator.ledger").joinpath("lua")
 _TEXT = "\n".join(_FOLDER.joinpath(f"{noun}.lua").read_text("utf-8") for noun in NOUNS)
-_VERSION = sha1(_TEXT.encode(), usedforsecurity=False).hexdigest()[:12]
-FUNCTION = f"orchestrator_{_VERSION}"  # two versions may work on one server
-LIBRARY = f"""#!lua name={FUNCTION}
-{_TEXT}
-redis.register_function('{FUNCTION}', function(keys, args)
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptText:
+    """The script for one size of pages, as a library of functions and as a script."""
+
+    function: str
+    library: str
+    script: str
+    script_sha: str
+
+
+@cache
+def script_text(page: int = PAGE) -> ScriptText:
+    """Return the script whose calls do `page` steps of work."""
+    before, unset, after = _TEXT.partition("local PAGE = 0 ")
+    assert unset
+    text = f"{before}local PAGE = {page} {after}"
+    # two versions may work on one server
+    function = f"orchestrator_{_sha(text)[:12]}"
+    library = f"""#!lua name={function}
+{text}
+redis.register_function('{function}', function(keys, args)
   enter(keys, args)
   return ops[args[1]]()
 end)
 """
-SCRIPT = f"{_TEXT}\nenter(KEYS, ARGV)\nreturn ops[ARGV[1]]()\n"
-_SCRIPT_SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+    script = f"{text}\nenter(KEYS, ARGV)\nreturn ops[ARGV[1]]()\n"
+    return ScriptText(function, library, script, _sha(script))
+
+
+def _sha(text: str) -> str:
+    return sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+SCRIPT = script_text().script
+LIBRARY = script_text().library
+FUNCTION = script_text().function
 
 
 class Script:
     """The operations of the files in `lua/` on one server."""
 
-    def __init__(self, client: redis.Redis) -> None:
-        self._client = client
+    def __init__(self, client: redis.Redis, page: int = PAGE) -> None:
+        self._client, self._text = client, script_text(page)
         self._has_functions = True  # until the server says otherwise
 
     def call(self, key: str, *args: Any) -> Any:
@@ -59,21 +90,21 @@ class Script:
         if len(calls) == 1:
             key, args = calls[0]
             if self._has_functions:
-                return [self._client.fcall(FUNCTION, 1, key, *args)]
-            return [self._client.evalsha(_SCRIPT_SHA, 1, key, *args)]
+                return [self._client.fcall(self._text.function, 1, key, *args)]
+            return [self._client.evalsha(self._text.script_sha, 1, key, *args)]
         with self._client.pipeline(transaction=False) as pipe:
             for key, args in calls:
                 if self._has_functions:
-                    pipe.fcall(FUNCTION, 1, key, *args)
+                    pipe.fcall(self._text.function, 1, key, *args)
                 else:
-                    pipe.evalsha(_SCRIPT_SHA, 1, key, *args)
+                    pipe.evalsha(self._text.script_sha, 1, key, *args)
             return pipe.execute()
 
     def _provide(self, error: ResponseError) -> bool:
         """Load what the server said it has not; False if the error was another one."""
         if self._has_functions and "function not found" in str(error).lower():
             try:
-                self._client.function_load(LIBRARY)
+                self._client.function_load(self._text.library)
             except ResponseError as refusal:
                 # or somebody else was faster
                 self._has_functions = "already exists" in str(refusal)
@@ -84,6 +115,6 @@ class Script:
             self._has_functions = False
             return True
         if isinstance(error, NoScriptError):
-            self._client.script_load(SCRIPT)
+            self._client.script_load(self._text.script)
             return True
         return False

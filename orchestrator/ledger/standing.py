@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from orchestrator.ledger.entries import StepSpec
 from orchestrator.ledger.events import Event
+from orchestrator.ledger.front import Front
+from orchestrator.ledger.pages import PAGE
 from orchestrator.ledger.past import Past
 from orchestrator.ledger.states import StepState
 from orchestrator.ledger.values import Reused
@@ -36,3 +38,5 @@ class Standing:
     specs: Mapping[str, StepSpec] = field(default_factory=dict)
     past: Past = field(default_factory=Past)
     reused: Mapping[str, Reused] = field(default_factory=dict)
+    front: Front = field(default_factory=Front)
+    page: int = PAGE  # of the ledger that wrote it

@@ -9,6 +9,8 @@ from enum import StrEnum
 class RunState(StrEnum):
     QUEUED = "queued"  # submitted, no step has started
     RUNNING = "running"
+    RESUMING = "resuming"  # a large run whose steps are being reset, a page in each call
+    CANCELLING = "cancelling"  # a large run whose steps are being cancelled, a page in each call
     SUCCEEDED = "succeeded"
     FAILED = "failed"  # at least one step failed for good
     CANCELLED = "cancelled"

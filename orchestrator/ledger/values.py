@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.entries import StepEntry, StepSpec
+from orchestrator.ledger.pages import list_fields
 from orchestrator.ledger.states import RunState, StepState
 
 
@@ -25,6 +28,19 @@ class Chain(NamedTuple):
 
     pipeline: str
     links: tuple[Link, ...]
+
+
+class Ready(tuple[Chain, ...]):
+    """Chains to dispatch. With `has_more` the call has left work in the front of the run: whoever
+    got this answer goes on with it (`Ledger.go_on`)."""
+
+    has_more: bool = False
+
+    @classmethod
+    def of(cls, chains: Iterable[Chain], has_more: bool) -> Ready:
+        ready = cls(chains)
+        ready.has_more = has_more
+        return ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +69,21 @@ class StagedStep:
     def parsed_spec(self) -> StepSpec:
         return StepSpec.from_json(self.spec)
 
-    def as_words(self) -> tuple[str, ...]:
-        """Return the columns of the script's operation `stage`."""
-        return (
-            self.step,
-            self.graph,
-            self.children,
-            self.inputs,
-            self.spec,
-            self.output,
-            self.reused,
+    def as_words(self, page: int) -> Iterable[str]:
+        """Return the columns of the script's operation `stage`, in as many rows as the longest
+        list has pages."""
+        rows = zip_longest(
+            list_fields(self.step, self.children, page),
+            list_fields(self.step, self.inputs, page),
+            fillvalue=("", ""),
         )
+        first = self.graph, self.spec, self.output, self.reused
+        for (key, children), (same, inputs) in rows:
+            graph, spec, output, reused = first if key == self.step else _NOTHING
+            yield from (key or same, graph, children, inputs, spec, output, reused)
+
+
+_NOTHING = ("", "", "", "")
 
 
 class Reused(NamedTuple):
@@ -91,6 +111,8 @@ class Claim:
     code_id: str = ""  # of the submitted digests, see Ledger.submitted_code
     # None: the server has lost them
     secrets: dict[str, str] | None = field(default_factory=dict, repr=False)
+    # the step reads more than a page of outputs, which `Ledger.outputs_for` returns
+    is_wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +130,7 @@ class Commit:
 
     state: StepState
     is_chain_going_on: bool
-    ready: tuple[Chain, ...]
+    ready: Ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +202,7 @@ class DueReport:
     state: RunState | None
     next_due_us: int | None
     now_us: int
-    ready: tuple[Chain, ...]
+    ready: Ready
     expired: tuple[ExpiredLease, ...] = ()
     waiting: tuple[WaitingList, ...] = ()
     alert_at_us: int | None = None
@@ -208,7 +230,7 @@ class Replaced:
     dispatched."""
 
     state: StepState
-    ready: tuple[Chain, ...]
+    ready: Ready
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ rules as the user wrote them.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +19,8 @@ from orchestrator.ledger.events import (
     EventKind,
     event_place,
 )
+from orchestrator.ledger.front import Front
+from orchestrator.ledger.pages import PAGE
 from orchestrator.ledger.states import RunState, StepState
 from orchestrator.record.replay_steps import REPLACED, StepReplay
 
@@ -27,7 +29,8 @@ _RUN_FOLLOWS: dict[EventKind, Collection[RunState | None]] = {
     EventKind.RUN_CREATED: {None},
     EventKind.RUN_STARTED: {RunState.QUEUED},
     EventKind.RUN_RESUMED: _ENDS_OF_RUNS,
-    **{kind: {RunState.QUEUED, RunState.RUNNING} for kind in RUN_ENDS},
+    EventKind.RUN_CANCELLING: {RunState.QUEUED, RunState.RUNNING},
+    **{kind: {RunState.QUEUED, RunState.RUNNING, RunState.CANCELLING} for kind in RUN_ENDS},
 }
 _OF_THE_RUN = ("run", "clock", "queue", "alert")  # subjects of events that name no step
 # Events that the ledger never writes but in one call with the event before them, so at the same
@@ -38,14 +41,21 @@ _NEVER_FIRST = {
     EventKind.RUN_CODE_CHANGED,
     *RUN_ENDS,
 }
+_NO_FRONT = Front()
 GRAIN_US = 10_000  # by so much a call may see the clock before or after it gets the id of its event
 
 
 def replay_events(
-    events: Sequence[Event], upstream: Mapping[str, Collection[str]], rules: Mapping[str, str]
+    events: Sequence[Event],
+    upstream: Mapping[str, Collection[str]],
+    rules: Mapping[str, str],
+    front: Front = _NO_FRONT,
+    page: int = PAGE,
 ) -> Replay:
     """Return the replay of all events of a run. `upstream` (as the user wrote it) and `rules`
-    (trigger rules) are those of now; what resumes have changed about them stands in the events."""
+    (trigger rules) are those of now; what resumes have changed about them stands in the events.
+    `front` is what is decided and has no events yet; calls that wrote them looked at `page` steps
+    each."""
     resumes = [event.detail for event in events if isinstance(event.detail, Resumed)]
     members, unsure = set(upstream), set[str]()
     changes: list[
@@ -57,9 +67,11 @@ def replay_events(
         changes.append(frozenset(unsure))
         members = (members - new) | set(resumed.gone)
     replay = Replay(upstream, rules, members, [*reversed(changes), frozenset()])
+    work = 3 * len(upstream) + sum(map(len, upstream.values()))
+    replay.is_in_pages = work + len(_RUN_FOLLOWS) > page
     for event in events:
         replay.take(event)
-    replay.finish()
+    replay.finish(front)
     return replay
 
 
@@ -72,7 +84,10 @@ class Replay(StepReplay):
         self._check_order(event)
         if event.kind is EventKind.STEP_REUSED:
             return self._take_reused(event)
-        self._is_beginning = event.kind is EventKind.RUN_CREATED
+        if event.kind is EventKind.RUN_CREATED:
+            self._is_beginning = True
+        elif event.step or event.kind in (EventKind.RUN_STARTED, EventKind.RUN_RESUMED):
+            self._is_beginning = False
         if event.kind is EventKind.UNREADABLE:
             return self._wrong(event.text)
         self._check_form(event)
@@ -96,8 +111,8 @@ class Replay(StepReplay):
             self._wrong(f"{event.text}, but the step is {self._where(event.step)}")
         return None
 
-    def finish(self) -> None:
-        """Check what must hold when there is no further event."""
+    def finish(self, front: Front = _NO_FRONT) -> None:
+        """Check what must hold when there is no further event, but what `front` stands for."""
         if self.run_state is None:
             self._wrong("the run has no event that creates it")
         if self.run_state in _ENDS_OF_RUNS:
@@ -109,11 +124,27 @@ class Replay(StepReplay):
             )
         if self.run_state and all(self.state_of(step).is_ended for step in self.members):
             self._wrong(f"all steps have ended, but the run is {self.run_state}")
-        for step in sorted(self.members):
+        if self.run_state is RunState.CANCELLING:
+            return
+        unheard = front.ready | front.reused | self._below(front.told)
+        for step in sorted(self.members - unheard):
             if self.state_of(step) is StepState.WAITING and self._is_judged(step):
                 verdict = self.verdict(step)
                 if verdict is not StepState.WAITING:
                     self._wrong(f"step {step!r} waits, but {self._reason(step, verdict)}")
+
+    def _below(self, steps: Collection[str]) -> set[str]:
+        """Return all that is below steps, on any way."""
+        downstream = defaultdict[str, list[str]](list)
+        for step, upstream in self.upstream.items() if steps else ():
+            for up in upstream:
+                downstream[up].append(step)
+        below, ahead = set[str](), [*steps]
+        while ahead:
+            found = [step for step in downstream[ahead.pop()] if step not in below]
+            below.update(found)
+            ahead += found
+        return below
 
     # -- the run
     # ----------------------------------------------------------------------------------------------
@@ -138,14 +169,14 @@ class Replay(StepReplay):
         The clock may be put back. Then the milliseconds of ids stand still until it shows as much
         again, so an id that goes on says that its time is not before that of the last event.
         """
+        is_decided_before = event.kind in _NEVER_FIRST or (
+            event.kind is EventKind.STEP_QUEUED and self.state_of(event.step) is StepState.WAITING
+        )
         is_of_one_call = (
-            event.kind in _NEVER_FIRST
+            (is_decided_before and not self.is_in_pages)
+            or event.kind is EventKind.RUN_CODE_CHANGED
             or last.kind is EventKind.RUN_STARTED
             or (last.kind in REPLACED and event.step == last.step)
-            or (
-                event.kind is EventKind.STEP_QUEUED
-                and self.state_of(event.step) is StepState.WAITING
-            )
         )
         shown_us, last_shown_us = (event_place(entry.id)[0] * 1000 for entry in (event, last))
         if is_of_one_call and event.at_us != last.at_us:
@@ -184,7 +215,7 @@ class Replay(StepReplay):
         if self.run_state not in _RUN_FOLLOWS[event.kind]:
             was = "had not been created" if self.run_state is None else f"was {self.run_state}"
             self._wrong(f"{event.kind} (event {event.id}), but the run {was}")
-        self.run_state = RUN_STATES[event.kind]
+        before, self.run_state = self.run_state, RUN_STATES[event.kind]
         if event.kind is EventKind.RUN_CREATED:
             self.times["created_at"] = event.at_us
         elif event.kind is EventKind.RUN_STARTED:
@@ -193,9 +224,9 @@ class Replay(StepReplay):
         elif event.kind is EventKind.RUN_RESUMED:
             self._resume(event)
         elif self.run_state in _ENDS_OF_RUNS:
-            self._end(event)
+            self._end(event, before)
 
-    def _end(self, event: Event) -> None:
+    def _end(self, event: Event, before: RunState | None) -> None:
         """Every step has ended, every attempt that began too, and the run ended as they say."""
         self.times["ended_at"] = event.at_us
         counts = Counter(self.state_of(step) for step in self.members)
@@ -215,7 +246,7 @@ class Replay(StepReplay):
         )
         # Who cancels a run, or ends it at its deadline, decides how it ends and says why.
         is_willed = isinstance(event.detail, Willed) and event.detail.reason is not None
-        if self.run_state is not follows and not is_willed:
+        if (self.run_state is not follows or before is RunState.CANCELLING) and not is_willed:
             self._wrong(
                 f"{event.kind} (event {event.id}), but with {failed} failed and {cancelled}"
                 f" cancelled steps the run is {follows}"

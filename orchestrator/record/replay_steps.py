@@ -69,6 +69,7 @@ class StepReplay:
     # event, time, step, attempt -> its id
     _seen: dict[tuple[str, int, str, int], str] = field(default_factory=dict)
     _is_beginning: bool = False  # nothing has happened yet but that steps were taken over
+    is_in_pages: bool = False  # what one call has decided several may have written
     _last: Event | None = None
 
     def state_of(self, step: str) -> StepState:
@@ -174,7 +175,10 @@ class StepReplay:
     def _check_run_goes_on(self, event: Event, state: StepState) -> None:
         if event.step not in self.members:
             self._wrong(f"{event.text}, but the run has no such step")
-        if self.run_state not in (RunState.QUEUED, RunState.RUNNING):
+        may = self.run_state in (RunState.QUEUED, RunState.RUNNING)
+        if self.run_state is RunState.CANCELLING:  # what ended before that was heard of counts
+            may = state in (StepState.CANCELLED, StepState.SUCCEEDED, StepState.FAILED)
+        if not may:
             self._wrong(f"{event.text}, but the run was {self.run_state or 'not created yet'}")
         elif state is StepState.RUNNING and self.run_state is not RunState.RUNNING:
             self._wrong(f"{event.text}, but the run was {self.run_state}")

@@ -253,6 +253,9 @@ class RunRecord:
         elif event.kind is EventKind.CLOCK_SHIFTED:
             assert isinstance(event.detail, Shifted)
             self._shift_due_times(round(event.detail.by_s * 1e6))
+        elif event.kind is EventKind.RUN_CANCELLING:
+            assert isinstance(event.detail, Willed)
+            self.state, self.cancel_reason = RunState.CANCELLING, event.detail.reason
         elif event.kind in RUN_ENDS:
             self.state, self.ended_at_us = RUN_ENDS[event.kind], event.at_us
             self.cancel_reason = event.detail.reason if isinstance(event.detail, Willed) else None

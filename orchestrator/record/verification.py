@@ -49,7 +49,9 @@ class Verification:
 def verify_run(source: StandingSource, run_id: str) -> Verification:
     """Check a run as it stands. Raises RunUnknown."""
     standing = source.standing(run_id)
-    replay = replay_events(standing.events, standing.upstream, standing.rules)
+    replay = replay_events(
+        standing.events, standing.upstream, standing.rules, standing.front, standing.page
+    )
     wrong, unchecked = check_reused(source, run_id, replay.reused)
     return Verification(
         run_id,
@@ -94,8 +96,10 @@ def compare(standing: Standing, replay: Replay) -> Iterable[str]:
 
 
 def _compare_states(standing: Standing, replay: Replay) -> Iterable[str]:
-    fields, held = standing.fields, standing.states
+    fields, held, unreset = standing.fields, standing.states, standing.front.reset
     for step in standing.upstream:
+        if step in unreset:
+            continue
         by_events = replay.state_of(step), replay.attempts.get(step, 0)
         is_held = held.get(step, (StepState.WAITING, 0))
         if by_events != is_held:
@@ -103,13 +107,16 @@ def _compare_states(standing: Standing, replay: Replay) -> Iterable[str]:
                 f"by its events step {step!r} is {by_events[0]} at attempt {by_events[1]}, "
                 f"but the ledger has it {is_held[0]} at attempt {is_held[1]}"
             )
-    for step in sorted(held.keys() - standing.upstream.keys()):
+    for step in sorted(held.keys() - standing.upstream.keys() - standing.front.gone):
         if held[step] != (StepState.WAITING, replay.attempts.get(step, 0)):
             yield (
                 f"the run has no step {step!r}, but the ledger has it {held[step][0]} at attempt"
                 f" {held[step][1]}"
             )
-    if fields["state"] != replay.run_state:
+    is_resuming = fields["state"] == RunState.RESUMING and (
+        replay.run_state in (RunState.QUEUED, RunState.RUNNING)
+    )
+    if fields["state"] != replay.run_state and not is_resuming:
         yield (
             f"by its events the run is {replay.run_state}, but the ledger has it {fields['state']}"
         )
@@ -136,7 +143,8 @@ def _compare_counts(standing: Standing, replay: Replay) -> Iterable[str]:
 
 def _compare_reused(standing: Standing, replay: Replay) -> Iterable[str]:
     fields = standing.fields
-    for step in sorted(standing.reused.keys() | replay.reused.keys()):
+    unwritten = standing.front.reused
+    for step in sorted((standing.reused.keys() | replay.reused.keys()) - unwritten):
         if (held_as := standing.reused.get(step)) != (told_as := replay.reused.get(step)):
             yield (
                 f"by its events step {step!r} is taken over from {told_as}, but the ledger has it"
@@ -163,7 +171,7 @@ def _compare_times(standing: Standing, replay: Replay) -> Iterable[str]:
                 f"by its events {name} of the run is {rfc3339(said)}, but the ledger has"
                 f" {rfc3339(is_held)}"
             )
-    for step in standing.upstream:
+    for step in standing.upstream.keys() - standing.front.reset:
         said = replay.since.get(step)
         if said is not None and step in standing.since and standing.since[step] != said:
             yield (

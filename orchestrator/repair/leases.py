@@ -10,7 +10,7 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.error_card import ErrorCard
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import last_sign_of_life
-from orchestrator.ledger.values import Chain, DueReport, ExpiredLease, Replaced
+from orchestrator.ledger.values import DueReport, ExpiredLease, Ready, Replaced
 from orchestrator.repair.contact import Contact
 from orchestrator.settings.model import Settings
 
@@ -23,13 +23,13 @@ class LeaseRepair:
     def __init__(self, ledger: Ledger, settings: Settings, contact: Contact) -> None:
         self._ledger, self._settings, self._contact = ledger, settings, contact
 
-    def judge(self, run_id: str, report: DueReport) -> Iterator[Chain]:
-        """Report the attempts as lost whose leases ran out; yield the chains to send for them."""
+    def judge(self, run_id: str, report: DueReport) -> Iterator[Ready]:
+        """Report the attempts as lost whose leases ran out; yield what is to be sent for them."""
         if self._contact.is_calm:
             for lease in report.expired:
-                yield from self._take_over(run_id, lease, report.now_us)
+                yield self._take_over(run_id, lease, report.now_us)
 
-    def take_over_from(self, run_id: str, worker: str, died: str) -> Iterator[Chain]:
+    def take_over_from(self, run_id: str, worker: str, died: str) -> Iterator[Ready]:
         """Have others go on with what a worker ran that is known to be gone, before its leases run
         out; `died` says of what: "was killed by signal 9 (SIGKILL)". No other worker of that name
         may have begun anything yet.
@@ -42,9 +42,9 @@ class LeaseRepair:
                     AttemptId(run_id, attempt.step, attempt.attempt), detail, owner=worker
                 )
                 if isinstance(answer, Replaced):
-                    yield from answer.ready
+                    yield answer.ready
 
-    def _take_over(self, run_id: str, lease: ExpiredLease, now_us: int) -> tuple[Chain, ...]:
+    def _take_over(self, run_id: str, lease: ExpiredLease, now_us: int) -> Ready:
         kind, message = self._cause(lease)
         found = (
             f"the lease of worker {lease.worker} ran out {(now_us - lease.expired_at_us) / 1e6:.1f}"
@@ -58,7 +58,7 @@ class LeaseRepair:
         )
         if not isinstance(answer, Replaced) or lease.is_stopping:
             # it was renewed, or another coordinator was faster; or nobody goes on with it
-            return ()
+            return Ready()
         logger.warning(
             "run %s: attempt %d of step %s is lost: %s", run_id, lease.attempt, lease.step, message
         )

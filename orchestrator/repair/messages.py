@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.values import Chain, DueReport, WaitingList
+from orchestrator.ledger.values import DueReport, Ready, WaitingList
 from orchestrator.messages.queues import attempt_in, entries, list_key, lying_in
 from orchestrator.repair.contact import Contact
 from orchestrator.settings.model import Settings
@@ -42,7 +42,7 @@ class MessageRepair:
         """Forget what was missing of a run."""
         self._missing.pop(run_id, None)
 
-    def send_again(self, run_id: str, report: DueReport) -> Iterator[Chain]:
+    def send_again(self, run_id: str, report: DueReport) -> Iterator[Ready]:
         """Look for the messages of queued steps; yield the chains of those that have been missing
         for long enough."""
         before = self._missing.pop(run_id, {})
@@ -89,7 +89,7 @@ class MessageRepair:
                         attempt.step,
                         found,
                     )
-                yield from chains
+                yield chains
         if missing:
             self._missing[run_id] = missing
 

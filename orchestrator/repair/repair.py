@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.values import Chain, DueReport
+from orchestrator.ledger.replies import joined
+from orchestrator.ledger.values import DueReport, Ready
 from orchestrator.repair.contact import Contact
 from orchestrator.repair.leases import LeaseRepair
 from orchestrator.repair.messages import MessageRepair
@@ -67,13 +68,14 @@ class Repair:
         self.contact.note_contact(began, report.now_us)
         return report
 
-    def act_on(self, run_id: str, report: DueReport) -> tuple[Chain, ...]:
+    def act_on(self, run_id: str, report: DueReport) -> Ready:
         """Look into what `inspect` found in a run, and return the chains to send."""
-        return (*self._leases.judge(run_id, report), *self._messages.send_again(run_id, report))
+        lost, unsent = self._leases.judge(run_id, report), self._messages.send_again(run_id, report)
+        return joined([*lost, *unsent])
 
-    def take_over_from(self, run_id: str, worker: str, died: str) -> tuple[Chain, ...]:
+    def take_over_from(self, run_id: str, worker: str, died: str) -> Ready:
         """Have others go on with what a worker ran that is known to be gone; see `LeaseRepair`."""
-        return tuple(self._leases.take_over_from(run_id, worker, died))
+        return joined(self._leases.take_over_from(run_id, worker, died))
 
     def forget(self, run_id: str) -> None:
         """Forget what is known of a run that is over."""

@@ -79,8 +79,7 @@ def _cancel_steps(
         if step not in known:
             raise RunNotFound(f"run {run_id} has no step {step!r}.{names_hint(step, known)}")
     count, chains = ledger.cancel_steps(run_id, list(dict.fromkeys(steps)), reason)
-    if chains:
-        installation.dispatcher.send(run_id, chains)
+    installation.dispatcher.send(run_id, chains)
     return count
 
 

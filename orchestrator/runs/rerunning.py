@@ -171,7 +171,7 @@ def rerun(ledger: Ledger, app: Celery, planned: Rerun, run_id: str) -> None:
     heads = [plan.chains[index][0] for index in plan.roots]
     roots = [step for step in heads if step not in set(planned.reused)]
     chains = ledger.start(run_id, _with_reused(planned), roots, fields)
-    Dispatcher(app).send(run_id, chains)
+    Dispatcher(app, ledger).send(run_id, chains)
 
 
 def _with_reused(planned: Rerun) -> Iterator[StagedStep]:

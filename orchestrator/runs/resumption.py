@@ -196,7 +196,7 @@ def resume(ledger: Ledger, app: Celery, resumption: Resumption) -> None:
         raise ResumeRefused(
             f"run {run_id}: {many} still being stopped. Try again in a moment."
         ) from None
-    Dispatcher(app).send(run_id, chains)
+    Dispatcher(app, ledger).send(run_id, chains)
 
 
 def wait_for_stopping(ledger: Ledger, settings: Settings, run_id: str) -> None:

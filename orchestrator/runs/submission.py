@@ -51,7 +51,7 @@ def submit(
         fields["labels"] = json_text(labels)
     roots = [plan.chains[index][0] for index in plan.roots]
     chains = ledger.start(run_id, staged_steps(plan, settings), roots, fields)
-    Dispatcher(app).send(run_id, chains)
+    Dispatcher(app, ledger).send(run_id, chains)
     return run_id
 
 

@@ -29,7 +29,7 @@ class Visitor:
         """A follower visits one run, and leaves alerts to those who visit all: they may know of
         targets that it does not."""
         self._is_follower = is_follower
-        self._ledger, self._dispatcher = ledger, Dispatcher(app)
+        self._ledger, self._dispatcher = ledger, Dispatcher(app, ledger)
         self._poll_interval_s = settings.poll_interval_s
         self._alerts = AlertDelivery(ledger, settings)
         self._neighbours = Neighbours(ledger, app, settings, self._alerts.announce)

@@ -39,7 +39,7 @@ class WorkerProcess:
 
     @cached_property
     def dispatcher(self) -> Dispatcher:
-        return Dispatcher(self.app)
+        return Dispatcher(self.app, self.ledger)
 
     @cached_property
     def capture(self) -> Capture:

@@ -14,7 +14,7 @@ from orchestrator.definition.options import StepOptions
 from orchestrator.definition.pipeline import Pipeline, ShellCall, Step, TriggerRule
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.staging import broker_lists, staged_steps
-from orchestrator.ledger.values import Chain, Reused
+from orchestrator.ledger.values import Chain, Ready, Reused
 from orchestrator.plan.compile import compile_pipeline
 from orchestrator.plan.plan import Plan
 from orchestrator.settings.model import Settings
@@ -117,7 +117,7 @@ def start(
     params: str = "{}",
     fields: Mapping[str, str | int] | None = None,
     reused: Mapping[str, Reused] | None = None,
-) -> tuple[str, tuple[Chain, ...]]:
+) -> tuple[str, Ready]:
     """Put a run of the plan into the ledger as a submit does, but send nothing. Gives its id and
     its root chains.
 
@@ -138,6 +138,15 @@ def start(
     roots = [head for index in plan.roots if (head := plan.chains[index][0]) not in places]
     staged = (replace(it, reused=places.get(it.step, "")) for it in staged_steps(plan, SETTINGS))
     return run_id, ledger.start(run_id, staged, roots, told)
+
+
+def all_ready(ledger: Ledger, run_id: str, ready: Ready) -> list[Chain]:
+    """Go on with what stands in the front of a run until nothing does; return all chains."""
+    chains = [*ready]
+    while ready.has_more:
+        ready = ledger.go_on(run_id)
+        chains += ready
+    return chains
 
 
 def start_graph(

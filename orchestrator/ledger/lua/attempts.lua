@@ -2,8 +2,9 @@
 
 -- claim step attempt claim_id worker lease_us: a worker asks to begin an attempt. Returns {1,
 -- token, spec, params or '', import_path, pipeline, attempts that do not count against the retries,
--- code_id, secrets (JSON; '' = the run has none, 'null' = they are lost), step, output, ...} or {0,
--- why not}. The same claim_id asking again (a reply was lost on the way) gets the same answer.
+-- code_id, secrets (JSON; '' = the run has none, 'null' = they are lost), 1 if it reads more than a
+-- page of outputs, which the worker is to read by itself, else 0, step, output, ...} or {0, why
+-- not}. The same claim_id asking again (a reply was lost on the way) gets the same answer.
 function ops.claim()
   local step, wanted, claim_id, worker, lease_us =
     ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], tonumber(ARGS[6])
@@ -20,6 +21,7 @@ function ops.claim()
       .. ' at attempt ' .. attempt}
   end
   if state == 'queued' then
+    if run_state == 'cancelling' then return {0, 'the run is being cancelled'} end
     -- By the clock, so that a token never comes again even if a server that crashed has forgotten
     -- the last ones.
     token = string.format('%.0f', math.max(tonumber(last) + 1, now_us - tonumber(created_at)))
@@ -43,9 +45,9 @@ function ops.claim()
   secrets = secrets and (call('GET', SECRET) or 'null') or ''
   local reply = {1, tonumber(token), call('HGET', SPEC, step), params, import_path or '',
     pipeline, uncounted, code_id or '',
-    secrets}
+    secrets, call('HEXISTS', INPUTS, step .. '\0002')}
   local inputs = call('HGET', INPUTS, step)
-  if inputs then
+  if inputs and reply[10] == 0 then
     for _, source in ipairs(cjson.decode(inputs)) do
       reply[#reply + 1] = source
       reply[#reply + 1] = call('HGET', OUTPUT, source) or ''
@@ -58,11 +60,13 @@ end
 -- code]: an attempt has ended. token 0 is for who ended the attempt without having claimed it (a
 -- worker's main process): it counts for a queued attempt and for one whose holder is owned by
 -- `worker`. retry_in_us is '' when there is no retry. Returns {1, state, 1 if Celery's own chain
--- goes on with `next` else 0, {chain, ...}} or {0, why refused}.
+-- goes on with `next` else 0, {more, chain, ...}} or {0, why refused}. While the run is being
+-- cancelled an end still counts that the cancelling has not reached; a retry is cancelled instead.
 function ops.commit()
   local step, wanted, token, worker = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5]
   local outcome, detail, output = ARGS[6], ARGS[7], ARGS[8]
   local follower, follower_attempt, retry_in_us = ARGS[9], tonumber(ARGS[10]), ARGS[11]
+  if retry_in_us ~= '' then cancel_if_reached(step) end
   local state, attempt, holding, _, holder = read(step)
   local queued, goes_on = {}, 0
 
@@ -83,7 +87,7 @@ function ops.commit()
       if output ~= '' and output ~= 'null' then call('HSET', OUTPUT, step, output) end
       write(step, state, 'succeeded', attempt, holding, '-')
       emit('step.succeeded', step, attempt, detail)
-      queued = propagate({{step, 'ok', step}})
+      queued = propagate({{step, 'ok', step}}, queued)
     elseif retry_in_us ~= '' then
       local due = after(tonumber(retry_in_us))
       write(step, state, 'retrying', attempt, holding, '-')
@@ -92,12 +96,12 @@ function ops.commit()
     else
       write(step, state, 'failed', attempt, holding, '-')
       emit('step.failed', step, attempt, detail)
-      queued = propagate({{step, 'bad', step}})
+      queued = propagate({{step, 'bad', step}}, queued)
     end
     settle()
   elseif attempt == wanted and holding == token and token ~= '0' and said_before then
     -- The answer was lost on the way: say again what still waits for a worker.
-    queued = still_queued(children_of(step))
+    queued = still_queued(children_of(step, 1))
   else
     if token ~= '0' and call('EXISTS', RUN) == 1 then
       emit('commit.refused', step, wanted, cjson.encode({outcome = outcome, state = state}),

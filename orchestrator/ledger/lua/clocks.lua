@@ -6,6 +6,9 @@
 -- by so much the server's time may differ from the one that a caller expects
 local CLOCK_TOLERANCE_US = 2000000
 
+-- a front that nobody has done anything of for so long was left by one who died
+local FRONT_LEFT_US = 1000000
+
 -- Whether times must not be judged now: the server's clock is not what the caller expects ('' = it
 -- expects nothing), or the run has not been shifted by all steps of the clock that the caller knows
 -- of.
@@ -101,7 +104,8 @@ end
 -- advance_due limit expected_us clock_step away_us: does what is due: queues retries, fails what
 -- has waited too long for a worker, ends a run that missed its deadline. Leases that have run out
 -- and queues to look into are returned to the caller, which knows what became of worker and
--- message. Returns {run state or '', next due time or '', now, {chain, ...}, {JSON [step, attempt,
+-- message. A front that nobody goes on with is said to have more. Returns {run state or '', next
+-- due time or '', now, {more, chain, ...}, {JSON [step, attempt,
 -- holder, since when the lease is over, state], ...}, JSON [[queue, level, oldest sent at], ...],
 -- alert_at or '', the last step of the clock that the run was shifted by, 1 if times were judged}.
 -- Nothing is judged by a clock that does not show what the caller expects, nor before the run is
@@ -109,27 +113,36 @@ end
 function ops.advance_due()
   local run_state, lists, clock_step, v =
     unpack(call('HMGET', RUN, 'state', 'lists', 'clock_step', 'v'))
-  if not run_state then return {'', '', now, {}, {}, '[]', '', 0, 1} end
+  if not run_state then return {'', '', now, {0}, {}, '[]', '', 0, 1} end
   if unknown_format(v, run_state) then return redis.error_reply(unknown_format(v, run_state)) end
   clock_step = tonumber(clock_step or 0)
   if is_off(ARGS[3], ARGS[4], clock_step) then
     local nearest = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
-    return {run_state, nearest[2] or '', now, {}, {}, '[]', call('HGET', RUN, 'alert_at') or '',
+    return {run_state, nearest[2] or '', now, {0}, {}, '[]', call('HGET', RUN, 'alert_at') or '',
       clock_step, 0}
   end
   if not ENDED[run_state] then pardon(tonumber(ARGS[5] or 0)) end
-  local deadline_at = call('HGET', RUN, 'deadline_at')
+  local deadline_at, front_at = unpack(call('HMGET', RUN, 'deadline_at', 'front_at'))
   local queued, expired, waiting = {}, {}, {}
-  if deadline_at and not ENDED[run_state] and now_us >= tonumber(deadline_at) then
-    cancel_all('failed', 'missed its deadline of ' .. call('HGET', RUN, 'deadline_s') .. ' s')
+  local has_ended = ENDED[run_state] or run_state == 'cancelling'
+  if deadline_at and not has_ended and now_us >= tonumber(deadline_at) then
+    begin_cancelling('failed',
+      'missed its deadline of ' .. call('HGET', RUN, 'deadline_s') .. ' s')
+  elseif front_at and now_us - tonumber(front_at) > FRONT_LEFT_US then
+    left = true
   end
-  local due = call('ZRANGEBYSCORE', DUE, '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGS[2])
+  cancel_again_if_lost()
+  has_ended = has_ended or is_cancelling()
+  local limit = math.min(tonumber(ARGS[2]), PAGE)
+  local due = call('ZRANGEBYSCORE', DUE, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
   for index = 1, #due, 2 do
     local step = due[index]
     local state, attempt, token, at, holder = read(step)
+    if budget <= 0 then break end
+    spend(1)
     if state == 'running' or state == 'cancelled' then
       expired[#expired + 1] = cjson.encode({step, attempt, holder, due[index + 1], state})
-    else
+    elseif not has_ended then  -- else the cancelling will come to it
       call('ZREM', DUE, step)
       if state == 'retrying' then
         queue(step, state, attempt + 1)
@@ -140,7 +153,7 @@ function ops.advance_due()
         write(step, state, 'failed', attempt, token, '-')
         emit('step.failed', step, attempt, '{"outcome":"timed_out"}',
           'waited_s', string.format('%g', entry.w), 'queue', entry.q)
-        for _, item in ipairs(propagate({{step, 'bad', step}})) do queued[#queued + 1] = item end
+        propagate({{step, 'bad', step}}, queued)
       end
     end
   end
@@ -158,13 +171,14 @@ function ops.advance_due()
 end
 
 -- resend step attempt sent_at detail: the message of a queued step is gone, and is sent again by
--- the one caller whose sent_at is the last. Returns {chain}, or {} when there is nothing to send.
+-- the one caller whose sent_at is the last. Returns {0, chain}, or {0} when there is nothing to
+-- send.
 function ops.resend()
   local step, wanted, sent_at, detail = ARGS[2], tonumber(ARGS[3]), tonumber(ARGS[4]), ARGS[5]
   local state, attempt = read(step)
-  if state ~= 'queued' or attempt ~= wanted then return {} end
+  if state ~= 'queued' or attempt ~= wanted then return {0} end
   local key = queued_key(graph_of(step))
-  if tonumber(call('ZSCORE', key, step) or 0) ~= sent_at then return {} end
+  if tonumber(call('ZSCORE', key, step) or 0) ~= sent_at then return {0} end
   call('ZADD', key, now, step)
   emit('message.lost', step, attempt, detail)
   return chains_of({{step, attempt}})

@@ -1,23 +1,4 @@
--- What the end of a step decides about those below it, the chains that become ready by that, and
--- the end of a run.
-
--- The message for a queued step, as JSON
--- [pipeline, [[step, attempt, queue, priority, timeout], ...]]: its link and those that follow it
--- in its chain. A later link that a success above it cannot start ends the message.
-local function chain_from(step, attempt, pipeline, max_links)
-  local links, entry = {}, graph_of(step)
-  while true do
-    links[#links + 1] = {step, attempt, entry.q, entry.p, entry.l or 0}
-    step = entry.n
-    if not step or #links >= max_links then break end
-    entry = graph_of(step)
-    if entry.t == 'one_failed' then break end
-    local state, last = read(step)
-    if state ~= 'waiting' then break end
-    attempt = last + 1
-  end
-  return cjson.encode({pipeline, links})
-end
+-- What the end of a step decides about those below it, and the end of a run.
 
 -- What a step becomes now that `done` of its upstreams have ended: 'queued', 'skipped',
 -- 'upstream_failed' or nil (wait).
@@ -33,55 +14,92 @@ local function decide(rule, upstreams, done, bad, skipped)
   return 'queued'
 end
 
--- Tells the children of every step in `worklist` ({step, kind, cause}; kind is ok, bad or skipped)
--- that it has ended. Steps that end by this pass it on in the same call. Returns the steps that
--- are queued now, in order.
-local function propagate(worklist)
-  local queued, head = {}, 1
-  while worklist[head] do
-    local parent, kind, cause = worklist[head][1], worklist[head][2], worklist[head][3]
-    head = head + 1
-    for _, child in ipairs(children_of(parent)) do
-      local entry = graph_of(child)
-      local upstreams, rule = entry.u or 0, entry.t or 'all_success'
-      local done, bad, skipped = 1, kind == 'bad' and 1 or 0, kind == 'skipped' and 1 or 0
-      if upstreams > 1 then
-        done = call('HINCRBY', JOIN, child, 1)
-        if kind ~= 'ok' then call('HINCRBY', JOIN, child .. '\0' .. kind, 1) end
-        if rule == 'all_success' and kind == 'ok' and done < upstreams then
-          bad = 0  -- waits on; the common case needs no further look
-        else
-          bad = tonumber(call('HGET', JOIN, child .. '\0bad') or 0)
-          skipped = tonumber(call('HGET', JOIN, child .. '\0skipped') or 0)
-        end
-      end
-      local verdict = decide(rule, upstreams, done, bad, skipped)
-      if verdict then
-        local state, attempt = read(child)
-        if state == 'waiting' then
-          if verdict == 'queued' then
-            queue(child, state, attempt + 1)
-            queued[#queued + 1] = {child, attempt + 1}
-          else
-            write(child, state, verdict, attempt, 0, '-')
-            emit('step.' .. verdict, child, attempt, cjson.encode({because = cause}))
-            worklist[#worklist + 1] = {child, verdict == 'skipped' and 'skipped' or 'bad', cause}
-          end
-        end
-      end
+-- Ends or queues a step that waits, as was decided because of `cause`.
+local function apply(verdict, step, attempt, cause, queued, worklist)
+  if verdict == 'queued' then
+    queue(step, 'waiting', attempt + 1)
+    queued[#queued + 1] = {step, attempt + 1}
+  else
+    write(step, 'waiting', verdict, attempt, 0, '-')
+    emit('step.' .. verdict, step, attempt, cjson.encode({because = cause}))
+    worklist[#worklist + 1] = {step, verdict == 'skipped' and 'skipped' or 'bad', cause}
+  end
+end
+
+-- Tells a step that one of its upstreams has ended.
+local function tell(child, kind, cause, queued, worklist)
+  local entry = graph_of(child)
+  local upstreams, rule = entry.u or 0, entry.t or 'all_success'
+  local done, bad, skipped = 1, kind == 'bad' and 1 or 0, kind == 'skipped' and 1 or 0
+  if upstreams > 1 then
+    done = call('HINCRBY', JOIN, child, 1)
+    if kind ~= 'ok' then call('HINCRBY', JOIN, child .. '\0' .. kind, 1) end
+    if rule == 'all_success' and kind == 'ok' and done < upstreams then
+      bad = 0  -- waits on; the common case needs no further look
+    else
+      bad = tonumber(call('HGET', JOIN, child .. '\0bad') or 0)
+      skipped = tonumber(call('HGET', JOIN, child .. '\0skipped') or 0)
     end
   end
+  local verdict = decide(rule, upstreams, done, bad, skipped)
+  if not verdict then return end
+  local state, attempt = read(child)
+  if state == 'waiting' then apply(verdict, child, attempt, cause, queued, worklist) end
+end
+
+-- Tells the children of every step in `worklist` ({step, kind, cause, page of its children from
+-- which on}; kind is ok, bad or skipped) that it has ended. Steps that end by this pass it on. What
+-- is more than the budget of this call goes into the front. Adds the steps that are queued now, in
+-- order, and returns them.
+local function propagate(worklist, queued)
+  local head = 1
+  if is_cancelling() then return queued end
+  while worklist[head] and budget > 0 do
+    local parent, kind, cause, page = unpack(worklist[head])
+    page = page or 1
+    local children = children_of(parent, page)
+    for _, child in ipairs(children) do tell(child, kind, cause, queued, worklist) end
+    spend(math.max(1, #children))
+    if #children < PAGE then head = head + 1 else worklist[head][4] = page + 1 end
+  end
+  if worklist[head] then later('told', {unpack(worklist, head)}) end
   return queued
+end
+
+WORK.told = propagate
+
+-- Steps that wait for nothing any more.
+function WORK.ready(steps, queued)
+  if is_cancelling() then return end
+  local worklist = {}
+  for _, step in ipairs(steps) do
+    local entry, state, attempt = graph_of(step), read(step)
+    local upstreams = entry.u or 0
+    local verdict = decide(entry.t or 'all_success', upstreams, upstreams, 0, 0)
+    if state == 'waiting' then apply(verdict, step, attempt, step, queued, worklist) end
+  end
+  spend(#steps)
+  propagate(worklist, queued)
 end
 
 -- Ends the run; the end of its last step or somebody's will has decided how.
 local function end_run(final, detail)
   call('HSET', RUN, 'state', final, 'ended_at', now)
-  call('DEL', SECRET)
+  call('HDEL', RUN, 'said', 'front_at', 'cancel_final', 'cancel_from')
+  call('UNLINK', SECRET, FRONT)  -- whom it would still tell has ended
+  left = false
   emit('run.' .. final, '', 0, detail)
   if final == 'failed' then
     call('HSET', RUN, 'alert_at', now, 'alert_tries', 0, 'alert_sent', '[]')
   end
+end
+
+-- Notes for those who have cancelled the run how many steps that were.
+local function end_cancelling()
+  local by, before, cancelled = unpack(call('HMGET', RUN, 'cancelled_by', 'cancel_from',
+    'n:cancelled'))
+  local count = tonumber(cancelled or 0) - tonumber(before)
+  call('HSET', RUN, 'cancelled_by', (string.gsub(by or '', ' %*;', ' ' .. count .. ';')))
 end
 
 local function set_deadline()
@@ -100,44 +118,17 @@ local function settle(is_empty)
   local open = call('HINCRBY', RUN, 'open', -ended)
   ended = 0
   if open > 0 then return end
-  local run_state, failed, cancelled =
-    unpack(call('HMGET', RUN, 'state', 'n:failed', 'n:cancelled'))
+  local run_state, failed, cancelled, final, reason =
+    unpack(call('HMGET', RUN, 'state', 'n:failed', 'n:cancelled', 'cancel_final', 'cancel_reason'))
   if ENDED[run_state] then return end
-  if tonumber(failed or 0) > 0 then
+  if run_state == 'cancelling' then
+    end_cancelling()
+    end_run(final, cjson.encode({reason = reason}))
+  elseif tonumber(failed or 0) > 0 then
     end_run('failed', '')
   elseif tonumber(cancelled or 0) > 0 then
     end_run('cancelled', '')
   else
     end_run('succeeded', '')
   end
-end
-
--- For an answer that is given again: those of `steps` that still wait for a worker and, where a
--- step ended without having run, those below it.
-local function still_queued(steps)
-  local queued, seen, head = {}, {}, 1
-  while steps[head] do
-    local step = steps[head]
-    head = head + 1
-    if not seen[step] then
-      seen[step] = true
-      local state, attempt = read(step)
-      if state == 'queued' then
-        queued[#queued + 1] = {step, attempt}
-      elseif state == 'skipped' or state == 'upstream_failed' then
-        for _, child in ipairs(children_of(step)) do steps[#steps + 1] = child end
-      end
-    end
-  end
-  return queued
-end
-
-local function chains_of(queued)
-  if #queued == 0 then return {} end
-  local max_links, pipeline = unpack(call('HMGET', RUN, 'max_links', 'pipeline'))
-  local chains = {}
-  for index, item in ipairs(queued) do
-    chains[index] = chain_from(item[1], item[2], pipeline, tonumber(max_links))
-  end
-  return chains
 end

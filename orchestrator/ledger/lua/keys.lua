@@ -24,16 +24,25 @@
 --                                   timeouts), tended_at (only with limits), rerun_of (the run that
 --                                   this one is a rerun of), reuses (JSON list: the runs whose
 --                                   outputs it has taken over), secrets (JSON list: the params that
---                                   are secret), labels (JSON: name -> text), v (format)
+--                                   are secret), labels (JSON: name -> text), v (format), said (JSON
+--                                   [id, [[step, attempt], ...]]: what the call of that id has
+--                                   queued), front_at (when something was last left in the front, or
+--                                   done of it; absent = it is empty), resumed_at, and while it is
+--                                   being cancelled cancel_final (the state that it will end in) and
+--                                   cancel_from (n:cancelled before)
 --   {prefix}:{RUN}:graph    hash    step -> JSON: x place in the user's order, u upstreams (count,
 --                                   absent = 0), n next step of its chain, t trigger rule (absent =
 --                                   all_success), q queue, p priority, s level of the broker's list
 --                                   (absent = 0), l timeout in seconds, w queue timeout in seconds,
 --                                   b lost attempts that it may have (absent = 3), m 1 when it
 --                                   reads params
---   {prefix}:{RUN}:children hash    step -> JSON list of the steps that wait for it; absent = none
---   {prefix}:{RUN}:inputs   hash    step -> JSON list of the steps whose outputs it reads; absent =
---                                   none
+--   {prefix}:{RUN}:children hash    step -> JSON list of the steps that wait for it; absent = none.
+--                                   Of more than a page (pages.py) the N-th page, from the second
+--                                   on, is at step\0N; a full page may have another one behind it
+--   {prefix}:{RUN}:inputs   hash    step -> JSON list of the steps whose outputs it reads, in pages
+--                                   like the children; absent = none
+--   {prefix}:{RUN}:front    list    what is decided, and still to be written: JSON [kind, what] as
+--                                   in WORK, done from the head on, a page in each call
 --   {prefix}:{RUN}:spec     hash    step -> JSON of the call and its options; opaque here, for
 --                                   workers and people
 --   {prefix}:{RUN}:state    hash    step -> "state attempt token at holder"; absent = "waiting 0 0
@@ -65,7 +74,7 @@
 --                                   upstreams to what waits for them
 --   {prefix}:{RUN}:<part>~<stage_id> hash  graph, children, inputs, spec, output or reused as a
 --                                   submit, a rerun or a resume will have it; until then, and for
---                                   an hour at most
+--                                   an hour at most; so is front~<stage_id>, a list
 --   {prefix}:{RUN}:events   stream  event, at, step, attempt, detail (JSON): one entry for every
 --                                   change; beside it lost and budget (of lost attempts), due_at,
 --                                   token, waited_s and queue (of a queue timeout)
@@ -99,16 +108,21 @@
 -- one of them anew.
 local call, ARGS
 local RUN, BASE, GRAPH, CHILDREN, INPUTS, SPEC, STATE, JOIN, OUTPUT, DUE, EVENTS, UNCOUNTED, PAST,
-  REUSED, SECRET
+  REUSED, SECRET, FRONT
 local now_us, now
 local graphs  -- decoded graph entries of this call
 local counts  -- state -> change of its count in this call
 local ended   -- steps that ended in this call
+local budget  -- steps that this call may still look at
+local left    -- whether it has left something in the front
+local stopping  -- worker -> true: it has an attempt to stop since this call
 
 local ENDED = {succeeded = true, failed = true, cancelled = true, skipped = true,
   upstream_failed = true}
 
-local FORMAT = 1  -- of what is written of a run; its field v
+local PAGE = 0  -- steps that a call looks at, and names in a list: PAGE of pages.py
+
+local FORMAT = 2  -- of what is written of a run; its field v
 
 -- What to answer where a run is of a format that this script does not know, else nil. One that an
 -- older version has begun goes on with that version only; what has ended can be read, cancelled and
@@ -128,11 +142,12 @@ local function enter(keys, args)
   STATE, JOIN, OUTPUT = BASE .. 'state', BASE .. 'join', BASE .. 'output'
   DUE, EVENTS, UNCOUNTED, PAST = BASE .. 'due', BASE .. 'events', BASE .. 'uncounted',
     BASE .. 'past'
-  REUSED, SECRET = BASE .. 'reused', BASE .. 'secret'
+  REUSED, SECRET, FRONT = BASE .. 'reused', BASE .. 'secret', BASE .. 'front'
   local clock = call('TIME')
   now_us = clock[1] * 1000000 + clock[2]
   now = string.format('%.0f', now_us)
-  graphs, counts, ended = {}, {}, 0
+  graphs, counts, ended, stopping = {}, {}, 0, {}
+  budget, left = PAGE, false
 end
 
 local function after(us)

@@ -16,7 +16,7 @@ local function replace(step, attempt, token, holder, kind, detail)
     if lost >= budget then
       write(step, 'running', 'failed', attempt, token, holder)
       emit('step.failed', step, attempt, detail, 'lost', lost, 'budget', budget)
-      return propagate({{step, 'bad', step}})
+      return propagate({{step, 'bad', step}}, {})
     end
     emit('attempt.lost', step, attempt, detail, 'lost', lost, 'budget', budget)
   else
@@ -40,7 +40,7 @@ end
 -- token, by being the holder's owner, or, with neither, by the lease having run out by a clock that
 -- shows what it expects (expected_us, '' = anything). A step that is still queued lost its message
 -- only, or gives it back: that is sent again. One that was cancelled needs no more stopping.
--- Returns {1, state, {chain, ...}} or {0, why refused}.
+-- Returns {1, state, {more, chain, ...}} or {0, why refused}.
 function ops.lost()
   local step, wanted, token, owner, kind, detail =
     ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], ARGS[6], ARGS[7]
@@ -67,10 +67,12 @@ function ops.lost()
         'its worker is gone: the lease ran out'
     end
     if not may then return {0, 'the attempt is held by another'} end
+    cancel_if_reached(step)
+    state, attempt, holding, at = read(step)
     if state == 'cancelled' then
       local told = cjson.encode({how = how, worker = string.match(holder, '^%S+')})
       end_stopping(step, attempt, holding, at, told, token == '0' and owner == '')
-      return {1, state, {}}
+      return {1, state, {0}}
     end
     queued = replace(step, attempt, holding, holder, kind, detail)
     settle()
@@ -80,7 +82,7 @@ function ops.lost()
   elseif state == 'queued' and attempt == wanted + 1 then
     queued = {{step, attempt}}  -- said before; the answer was lost on the way
   elseif state == 'failed' and attempt == wanted then
-    queued = still_queued(children_of(step))
+    queued = still_queued(children_of(step, 1))
   else
     return {0, 'the step is ' .. state .. ' at attempt ' .. attempt}
   end
@@ -92,7 +94,7 @@ end
 -- nor as lost. It is due again after first_us, doubled for each time before in a row, longest_us at
 -- most. Who says so shows it by the token or by being the holder's owner. `instead` '' = it may
 -- always go back; else it is the detail with which a step fails that may lose no attempt. Returns
--- {1, state, {chain, ...}} or {0, why refused}.
+-- {1, state, {more, chain, ...}} or {0, why refused}.
 function ops.put_back()
   local step, wanted, token, owner, detail, instead =
     ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5], ARGS[8], ARGS[9]
@@ -100,7 +102,8 @@ function ops.put_back()
   if attempt == wanted and token == holding and holder == '-'
     and (state == 'retrying' or state == 'failed') then
     -- said before
-    return {1, state, state == 'failed' and chains_of(still_queued(children_of(step))) or {}}
+    local below = state == 'failed' and still_queued(children_of(step, 1)) or {}
+    return {1, state, chains_of(below)}
   end
   local is_held = state == 'running' or (state == 'cancelled' and holder ~= '-')
   if attempt ~= wanted or not is_held then
@@ -110,19 +113,21 @@ function ops.put_back()
     or token == '0' and owner ~= '' and is_owned(holder, owner)) then
     return {0, 'the attempt is held by another'}
   end
+  cancel_if_reached(step)
+  state, attempt, holding, at = read(step)
   if state == 'cancelled' then
     local told =
       cjson.encode({how = 'it gave its step back', worker = string.match(holder, '^%S+')})
     end_stopping(step, attempt, holding, at, told)
-    return {1, state, {}}
+    return {1, state, {0}}
   end
   local lost, uncounted, put_back = uncounted_of(step)
-  local chains = {}
+  local queued = {}
   leave(step, state)
   if instead ~= '' and (graph_of(step).b or LOST_ATTEMPTS) <= 1 then
     write(step, state, 'failed', attempt, holding, '-')
     emit('step.failed', step, attempt, instead)
-    chains = propagate({{step, 'bad', step}})
+    propagate({{step, 'bad', step}}, queued)
   else
     local due = after(math.min(tonumber(ARGS[7]), tonumber(ARGS[6]) * 2 ^ math.min(put_back, 50)))
     call('HSET', UNCOUNTED, step, lost .. ' ' .. (uncounted + 1) .. ' ' .. (put_back + 1))
@@ -132,7 +137,7 @@ function ops.put_back()
     emit('step.retrying', step, attempt, '{"outcome":"put_back","due_at":' .. due .. '}')
   end
   settle()
-  return {1, (read(step)), chains_of(chains)}
+  return {1, (read(step)), chains_of(queued)}
 end
 
 -- States of a step that say to who held its attempt that somebody took over; a resume may have led

@@ -10,14 +10,51 @@ local function set_aside(step)
   call('HDEL', OUTPUT, step)
 end
 
--- Keeps what the N-th resume (`number`) is about to replace of what earlier attempts were given:
--- the specs of `respecified`, and the params where `params` are others.
-local function keep_past(number, respecified, params)
-  local before = call('HGET', RUN, 'params')
-  if params and params ~= before then call('HSET', PAST, 'params ' .. number, before) end
-  for _, step in ipairs(respecified) do
+-- Steps whose specs are about to be replaced, for those that have read them.
+function WORK.past(steps)
+  local number = call('HGET', RUN, 'resumes')
+  for _, step in ipairs(steps) do
     local spec = call('HGET', SPEC, step)
     if spec then call('HSET', PAST, 'spec ' .. number .. ' ' .. step, spec) end
+  end
+  spend(#steps)
+end
+
+-- The steps that were staged under that id become those of the run.
+function WORK.take(stage_id)
+  take_staged(stage_id, 4)
+end
+
+-- Steps that there no longer are: what they had counts on, should a later resume bring them back.
+function WORK.gone(steps)
+  local at = call('HGET', RUN, 'resumed_at')
+  for _, step in ipairs(steps) do
+    set_aside(step)
+    reset(step, at)
+  end
+  spend(#steps)
+end
+
+-- step, done (of its upstreams are kept with their success), 1 if it had succeeded else 0, ...
+function WORK.reset(what)
+  local at = call('HGET', RUN, 'resumed_at')
+  for index = 1, #what, 3 do
+    local step, done = what[index], what[index + 1]
+    if what[index + 2] == 1 then set_aside(step) end
+    local upstreams, attempt = graph_of(step).u or 0, reset(step, at)
+    if attempt > 0 then call('HSET', UNCOUNTED, step, '0 ' .. attempt) end
+    call('HDEL', JOIN, step, step .. '\0bad', step .. '\0skipped')
+    if done > 0 and upstreams > 1 then call('HSET', JOIN, step, done) end
+  end
+  spend(#what / 3)
+end
+
+-- Everything is reset: the run goes on, unless somebody has cancelled it.
+function WORK.resumed()
+  local run_state, started_at, open = unpack(call('HMGET', RUN, 'state', 'started_at', 'open'))
+  if run_state == 'resuming' then
+    call('HSET', RUN, 'state', started_at and 'running' or 'queued')
+    settle(open == '0')
   end
 end
 
@@ -28,99 +65,69 @@ local function argument_named(name, first, last)
   end
 end
 
--- resume resume_id staged(steps staged under that id, 0 = as they were) seen(how often the caller
--- saw the run resumed before, '' = it does not matter) detail again(JSON list) gone(JSON list)
--- respecified(JSON list: steps that have had an attempt and get another spec, or none)
--- fields(count) field value ... then step done ...: a run that has ended, and not well, goes on.
--- Each listed step waits anew, `done` of its upstreams being kept with their success; `again` are
--- those among them that had succeeded, `gone` are steps that there no longer are. All other steps
--- are kept as they are. Where fields are given the run has the deadline among them, or none.
--- Returns the chains. The same resume_id asking again gets the chains of what is still queued.
+-- Why there is no resume, as an error; what was staged for it goes.
+local function refuse_resume(why)
+  call('UNLINK', FRONT .. '~' .. ARGS[2], unpack(staged_keys(ARGS[2])))
+  return redis.error_reply(why)
+end
+
+-- resume resume_id staged(steps staged under that id, 0 = as they were) pages(of the front that is
+-- staged) seen(how often the caller saw the run resumed before, '' = it does not matter) detail
+-- resets again gone(how many steps wait anew; of those that had succeeded these that do, and these
+-- that there no longer are) code_changed(detail of that event, or '') clock_step('' = as it is)
+-- field value ...: a run that has ended, and not well, goes on. Its front says which steps wait anew
+-- (the kinds past, take, gone, reset, resumed and ready, in this order); all other steps are kept as
+-- they are. It is being resumed until all that is done, a page in each call, and nothing starts
+-- before. Where fields are given the run has the deadline among them, or none. Returns {more, chain,
+-- ...}. The same resume_id asking again gets the chains of what is still queued.
 function ops.resume()
-  local resume_id, staged, seen, detail = ARGS[2], tonumber(ARGS[3]), ARGS[4], ARGS[5]
-  local again, gone, respecified =
-    cjson.decode(ARGS[6]), cjson.decode(ARGS[7]), cjson.decode(ARGS[8])
-  local fields = tonumber(ARGS[9])
-  local run_state, resumed_by, started_at, resumes, succeeded, v =
-    unpack(call('HMGET', RUN, 'state', 'resume_id', 'started_at', 'resumes', 'n:succeeded', 'v'))
-  if not run_state then return redis.error_reply('UNKNOWN run') end
+  local resume_id, staged, pages, seen = ARGS[2], tonumber(ARGS[3]), tonumber(ARGS[4]), ARGS[5]
+  local resets, again, gone = tonumber(ARGS[7]), tonumber(ARGS[8]), tonumber(ARGS[9])
+  local first, last = 12, #ARGS
+  local run_state, resumed_by, resumes, succeeded, v, params =
+    unpack(call('HMGET', RUN, 'state', 'resume_id', 'resumes', 'n:succeeded', 'v', 'params'))
+  if not run_state then return refuse_resume('UNKNOWN run') end
   local other = unknown_format(v, staged == 0 and 'queued')  -- what is staged is of this format
-  if other then return redis.error_reply(other) end
-  local first = 10 + 2 * fields
+  if other then return refuse_resume(other) end
   if resumed_by == resume_id then
-    local steps = {}
-    for index = first, #ARGS, 2 do steps[#steps + 1] = ARGS[index] end
-    return chains_of(still_queued(steps))
+    left = call('LLEN', FRONT) > 0
+    return chains_of(said_before(resume_id) or {})
   end
-  if seen ~= '' and seen ~= (resumes or '0') then return redis.error_reply('RESUMED meanwhile') end
-  if not ENDED[run_state] then return redis.error_reply('RUNNING ' .. run_state) end
-  if run_state == 'succeeded' then return redis.error_reply('SUCCEEDED stays as it is') end
+  if seen ~= '' and seen ~= (resumes or '0') then return refuse_resume('RESUMED meanwhile') end
+  if not ENDED[run_state] then return refuse_resume('RUNNING ' .. run_state) end
+  if run_state == 'succeeded' then return refuse_resume('SUCCEEDED stays as it is') end
   local stopping = call('ZCARD', DUE)
-  if stopping > 0 then return redis.error_reply('STOPPING ' .. stopping) end
+  if stopping > 0 then return refuse_resume('STOPPING ' .. stopping) end
+  local missing = missing_stage(resume_id, staged, pages)
+  if missing then return missing end
   local steps = call('HLEN', staged > 0 and staged_keys(resume_id)[1] or GRAPH)
-  if staged > 0 and steps ~= staged then
-    return redis.error_reply('STAGED are ' .. steps .. ' steps of ' .. staged)
-  end
-  local kept = tonumber(succeeded or 0) - #again
-  for _, step in ipairs(gone) do
-    if (read(step)) == 'succeeded' then kept = kept - 1 end
-  end
-  if steps - (#ARGS - first + 1) / 2 ~= kept then
-    return redis.error_reply('RESETS are not all that has not succeeded: ' .. kept
+  local kept = tonumber(succeeded or 0) - again - gone
+  if steps - resets ~= kept then
+    return refuse_resume('RESETS are not all that has not succeeded: ' .. kept
       .. ' steps of ' .. steps .. ' are kept')
   end
-  keep_past(tonumber(resumes or 0) + 1, respecified, argument_named('params', 10, first - 1))
-  if staged > 0 then take_staged(resume_id, 4) end
-  for _, step in ipairs(gone) do  -- what it had counts on, should a later resume bring it back
-    set_aside(step)
-    reset(step)
+  local number, now_params = tonumber(resumes or 0) + 1, argument_named('params', first, last)
+  if now_params and now_params ~= params then
+    call('HSET', PAST, 'params ' .. number, params)
   end
-  for _, step in ipairs(again) do set_aside(step) end
-
-  local roots, open = {}, 0
-  for index = first, #ARGS, 2 do
-    local step, done = ARGS[index], tonumber(ARGS[index + 1])
-    local upstreams, attempt = graph_of(step).u or 0, reset(step)
-    if attempt > 0 then call('HSET', UNCOUNTED, step, '0 ' .. attempt) end
-    call('HDEL', JOIN, step, step .. '\0bad', step .. '\0skipped')
-    if done > 0 and upstreams > 1 then call('HSET', JOIN, step, done) end
-    if done == upstreams then roots[#roots + 1] = step end
-    open = open + 1
-  end
+  take_front(resume_id, pages)
   for _, name in ipairs(call('HKEYS', RUN)) do
     if string.sub(name, 1, 2) == 'n:' then call('HDEL', RUN, name) end
   end
   call('HDEL', RUN, 'ended_at', 'cancel_reason', 'deadline_at', 'tended_at', 'alert_at',
     'alert_tries', 'alert_sent')
-  if fields > 0 then
+  if last >= first then
     call('HDEL', RUN, 'deadline_s', 'secrets')
-    set_fields(10, first - 1)
+    set_fields(first, last)
   end
-  call('HSET', RUN, 'state', started_at and 'running' or 'queued', 'resume_id', resume_id,
-    'open', open, 'n:waiting', open, 'n:succeeded', kept)
-  call('HINCRBY', RUN, 'resumes', 1)
+  call('HSET', RUN, 'state', 'resuming', 'resume_id', resume_id, 'resumed_at', now,
+    'open', resets, 'n:waiting', resets, 'n:succeeded', kept, 'resumes', number)
   set_deadline()
-  emit('run.resumed', '', 0, detail)
-  local told = cjson.decode(detail)
-  if told.code_changed then
-    emit('run.code_changed', '', 0, cjson.encode({changed = told.code_changed}))
-  end
-  if told.clock_step then call('HSET', RUN, 'clock_step', told.clock_step) end
-
-  local queued, worklist = {}, {}
-  for _, step in ipairs(roots) do
-    local entry, _, attempt = graph_of(step), read(step)
-    local verdict = decide(entry.t or 'all_success', entry.u or 0, entry.u or 0, 0, 0)
-    if verdict == 'queued' then
-      queue(step, 'waiting', attempt + 1)
-      queued[#queued + 1] = {step, attempt + 1}
-    else
-      write(step, 'waiting', 'skipped', attempt, 0, '-')
-      emit('step.skipped', step, attempt, cjson.encode({because = step}))
-      worklist[#worklist + 1] = {step, 'skipped', step}
-    end
-  end
-  for _, item in ipairs(propagate(worklist)) do queued[#queued + 1] = item end
-  settle(open == 0)
-  return chains_of(queued)
+  emit('run.resumed', '', 0, ARGS[6])
+  if ARGS[10] ~= '' then emit('run.code_changed', '', 0, ARGS[10]) end
+  if ARGS[11] ~= '' then call('HSET', RUN, 'clock_step', ARGS[11]) end
+  local queued = {}
+  go_on(queued)
+  settle()
+  return said(queued, resume_id)
 end

@@ -18,7 +18,7 @@ end
 local function take_staged(stage_id, count)
   local keys, own = staged_keys(stage_id), parts()
   for place = 1, count do
-    call('DEL', own[place])
+    call('UNLINK', own[place])
     if call('EXISTS', keys[place]) == 1 then
       call('RENAME', keys[place], own[place])
       call('PERSIST', own[place])
@@ -26,15 +26,35 @@ local function take_staged(stage_id, count)
   end
 end
 
--- The steps that are taken over from other runs as {place, step, run, attempt}, upstreams first.
-local function reused_steps()
-  local found, raw = {}, call('HGETALL', REUSED)
-  for index = 1, #raw, 2 do
-    local place, attempt, run = string.match(raw[index + 1], '^(%d+) (%d+) (.*)$')
-    found[#found + 1] = {tonumber(place), raw[index], run, tonumber(attempt)}
+-- Takes the front that was staged under that id, of so many pages, for the run's own.
+local function take_front(stage_id, pages)
+  if pages == 0 then return end
+  call('RENAME', FRONT .. '~' .. stage_id, FRONT)
+  call('PERSIST', FRONT)
+  left = true
+end
+
+-- What is missing of what was staged, as an error; else nil.
+local function missing_stage(stage_id, steps, pages)
+  local staged = steps > 0 and call('HLEN', staged_keys(stage_id)[1]) or 0
+  if staged ~= steps then
+    return redis.error_reply('STAGED are ' .. staged .. ' steps of ' .. steps)
   end
-  table.sort(found, function(a, b) return a[1] < b[1] end)
-  return found
+  local front = pages > 0 and call('LLEN', FRONT .. '~' .. stage_id) or 0
+  if front ~= pages then
+    return redis.error_reply('STAGED are ' .. front .. ' pages of ' .. pages)
+  end
+end
+
+-- Steps that are taken over from other runs: all of them have succeeded before any step below one is
+-- told so.
+function WORK.reuse(steps)
+  for _, step in ipairs(steps) do
+    local attempt, run = string.match(call('HGET', REUSED, step), '^%d+ (%d+) (.*)$')
+    write(step, 'waiting', 'succeeded', 0, 0, '-')
+    emit('step.reused', step, 0, cjson.encode({run = run, attempt = tonumber(attempt)}))
+  end
+  spend(#steps)
 end
 
 -- Writes fields of the run from the arguments `name value ...` from `first` to `last`.
@@ -66,53 +86,42 @@ function ops.stage()
   return 1
 end
 
--- start steps start_id roots(JSON list) field value ...: makes the run exist with the steps that
--- were staged under start_id; those that are taken over have succeeded with that, and its roots and
--- what waits for nothing else are queued. Returns their chains. The same start_id asking again (a
--- reply was lost on the way) gets the chains of what is still queued; any other one is refused, and
--- what it has staged is dropped.
+-- stage_front stage_id before page ...: writes pages of the front as the start or the resume of that
+-- id will have it, behind the first `before` of them. Saying it again changes nothing.
+function ops.stage_front()
+  local key = FRONT .. '~' .. ARGS[2]
+  if call('LLEN', key) == tonumber(ARGS[3]) then call('RPUSH', key, unpack(ARGS, 4)) end
+  call('EXPIRE', key, 3600)
+  return 1
+end
+
+-- start steps start_id pages(of the front that is staged) field value ...: makes the run exist with
+-- the steps that were staged under start_id; those that are taken over have succeeded with that, and
+-- its roots and what waits for nothing else are queued, as its front says: a page of that now.
+-- Returns {more, chain, ...}. The same start_id asking again (a reply was lost on the way) gets the
+-- chains of what is still queued; any other one is refused, and what it has staged is dropped.
 function ops.start()
-  local steps, start_id, roots = tonumber(ARGS[2]), ARGS[3], cjson.decode(ARGS[4])
+  local steps, start_id, pages = tonumber(ARGS[2]), ARGS[3], tonumber(ARGS[4])
   local started_by = call('HGET', RUN, 'start_id')
-  local function ready()  -- in the same order whenever it is asked
-    for _, it in ipairs(reused_steps()) do
-      for _, child in ipairs(children_of(it[2])) do roots[#roots + 1] = child end
-    end
-    return chains_of(still_queued(roots))
+  if started_by == start_id then
+    left = call('LLEN', FRONT) > 0
+    return chains_of(said_before(start_id) or {})
   end
-  if started_by == start_id then return ready() end
   if started_by or call('EXISTS', BASE .. 'deleted') == 1 then
-    call('DEL', unpack(staged_keys(start_id)))
+    call('UNLINK', FRONT .. '~' .. start_id, unpack(staged_keys(start_id)))
     return redis.error_reply('EXISTS the run is already started')
   end
-  local staged = call('HLEN', staged_keys(start_id)[1])
-  if staged ~= steps then
-    return redis.error_reply('STAGED are ' .. staged .. ' steps of ' .. steps)
-  end
+  local missing = missing_stage(start_id, steps, pages)
+  if missing then return missing end
   take_staged(start_id, 6)
+  take_front(start_id, pages)
   call('HSET', RUN, 'state', 'queued', 'created_at', now, 'token', 0, 'open', steps,
     'n:waiting', steps, 'start_id', start_id)
   set_fields(5, #ARGS)
   set_deadline()
   emit('run.created', '', 0, '')
-  local queued, worklist = {}, {}
-  for _, it in ipairs(reused_steps()) do
-    write(it[2], 'waiting', 'succeeded', 0, 0, '-')
-    emit('step.reused', it[2], 0, cjson.encode({run = it[3], attempt = it[4]}))
-    worklist[#worklist + 1] = {it[2], 'ok', it[2]}
-  end
-  for _, step in ipairs(roots) do
-    if graph_of(step).t == 'one_failed' then
-      write(step, 'waiting', 'skipped', 0, 0, '-')
-      emit('step.skipped', step, 0, cjson.encode({because = step}))
-      worklist[#worklist + 1] = {step, 'skipped', step}
-    else
-      queue(step, 'waiting', 1)
-      queued[#queued + 1] = {step, 1}
-    end
-  end
-  local is_plain = #worklist == 0
-  propagate(worklist)
+  local queued = {}
+  go_on(queued)
   settle(steps == 0)
-  return is_plain and chains_of(queued) or ready()
+  return said(queued, start_id)
 end

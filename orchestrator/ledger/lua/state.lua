@@ -28,8 +28,9 @@ local function graph_of(step)
   return entry
 end
 
-local function children_of(step)
-  local text = call('HGET', CHILDREN, step)
+-- The names of a page (from 1) of the steps that wait for `step`.
+local function children_of(step, page)
+  local text = call('HGET', CHILDREN, page == 1 and step or step .. '\0' .. page)
   return text and cjson.decode(text) or {}
 end
 
@@ -78,11 +79,11 @@ local function write(step, old, new, attempt, token, holder)
 end
 
 -- Lets a step wait anew, whose attempts so far are kept; a resume counts its steps itself. Returns
--- their number.
-local function reset(step)
+-- their number. `at` is when the resume was.
+local function reset(step, at)
   local state, attempt, token = read(step)
   if state ~= 'waiting' then check(step, state, 'waiting') end
-  set(step, 'waiting', attempt, token, now, '-')
+  set(step, 'waiting', attempt, token, at, '-')
   return attempt
 end
 

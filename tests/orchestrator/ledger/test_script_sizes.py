@@ -15,6 +15,7 @@ from orchestrator.definition.pipeline import (
 )
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.pages import PAGE
 from orchestrator.ledger.script import SCRIPT
 from orchestrator.ledger.staging import staged_steps
 from orchestrator.ledger.states import (
@@ -24,6 +25,7 @@ from orchestrator.ledger.values import OwnedAttempt, StagedStep
 from orchestrator.plan.compile import compile_pipeline
 from tests.support.runs import (
     SETTINGS,
+    all_ready,
     begin,
     counts_in,
     graph,
@@ -43,7 +45,7 @@ def test_a_commit_may_make_5_000_steps_ready(ledger: Ledger) -> None:
         AttemptId(run_id, "root", 1), begin(ledger, run_id, "root"), "w", Outcome.SUCCEEDED
     )
 
-    assert heads(answer.ready) == names
+    assert heads(all_ready(ledger, run_id, answer.ready)) == names
     assert counts_in(ledger.run_fields(run_id)) == {"succeeded": 1, "queued": 5000, "waiting": 1}
 
 
@@ -52,8 +54,11 @@ def test_a_failure_may_end_5_000_steps(ledger: Ledger) -> None:
     deep = {f"d{i}": f"d{i - 1}" if i else "root" for i in range(2500)}
     run_id = start_graph(ledger, {"root": "", **wide, **deep})
 
-    ledger.commit(AttemptId(run_id, "root", 1), begin(ledger, run_id, "root"), "w", Outcome.FAILED)
+    answer = ledger.commit(
+        AttemptId(run_id, "root", 1), begin(ledger, run_id, "root"), "w", Outcome.FAILED
+    )
 
+    assert all_ready(ledger, run_id, answer.ready) == []
     assert counts_in(ledger.run_fields(run_id)) == {"failed": 1, "upstream_failed": 5000}
     assert run_state(ledger, run_id) == "failed"
 
@@ -67,7 +72,7 @@ def test_a_run_may_have_10_000_roots_and_a_step_may_read_them_all(
         "all", FunctionCall("m:f", ([OutputRef(name) for name in names],)), tuple(names)
     )
     run_id, chains = start(ledger, compile_pipeline(Pipeline("p", steps)))
-    assert heads(chains) == names
+    assert heads(all_ready(ledger, run_id, chains)) == names
 
     # Each with its own message; the commands go in one batch, for speed.
     script = redis_client.register_script(SCRIPT)
@@ -82,11 +87,15 @@ def test_a_run_may_have_10_000_roots_and_a_step_may_read_them_all(
                 pipe,
             )
         answers = pipe.execute()
-    assert [answer[3] for answer in answers[:-1]] == [[]] * 9_999
+    assert [answer[3] for answer in answers[:-1]] == [[0]] * 9_999
 
-    assert ledger.claim(AttemptId(run_id, "all", 1), "c", "w").outputs == {
-        name: f'"{name}"' for name in names
-    }
+    claim = ledger.claim(AttemptId(run_id, "all", 1), "c", "w")
+    assert (claim.is_wide, claim.outputs) == (True, {})
+    pages = list(ledger.outputs_for(run_id, "all"))
+    assert max(map(len, pages)) == PAGE
+    assert [pair for page in pages for pair in page.items()] == [
+        (name, f'"{name}"') for name in names
+    ]
     assert counts_in(ledger.run_fields(run_id)) == {"succeeded": 10_000, "running": 1}
 
 

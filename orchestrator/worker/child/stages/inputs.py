@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from orchestrator.artifacts.step_values import StepValues
+from orchestrator.artifacts.step_values import OutputPages, StepValues
 from orchestrator.definition.wire import from_wire
 from orchestrator.errors import SecretsLost
 from orchestrator.ledger.entries import CallKind
@@ -22,7 +22,13 @@ def load_inputs(begun: Begun) -> None:
             "the server has lost the secret params of this run. Cancel the run, and resume it with"
             " them: orchestrator resume RUN -p NAME=@FILE"
         )
-    values = StepValues(claim.outputs, claim.params_wire, claim.secrets, process.store)
+    here = begun.here.id
+    outputs = (
+        OutputPages(partial(process.ledger.outputs_for, here.run_id, here.step))
+        if claim.is_wide
+        else claim.outputs
+    )
+    values = StepValues(outputs, claim.params_wire, claim.secrets, process.store)
     spec = claim.spec
     if spec.kind is CallKind.SHELL:
         command, limit_mb = from_wire(spec.command), process.settings.shell_output_mb
