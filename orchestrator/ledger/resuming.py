@@ -49,9 +49,6 @@ class Resuming(Starting):
         """
         resume_id = token_hex(6)
         self._stage(run_id, resume_id, staged)
-        pairs = [item for pair in (fields or {}).items() for item in pair]
-        if staged:
-            pairs += ["v", FORMAT]
         changes = self._changes(run_id, staged) if staged else StepChanges()
         front = self._resumed_front(run_id, resume_id, resets, again, gone, staged, changes)
         pages = self._stage_front(run_id, resume_id, front)
@@ -82,7 +79,8 @@ class Resuming(Starting):
                 len(self._succeeded(run_id, gone)),
                 _compact({"changed": code_changed}) if code_changed else "",
                 clock_step or "",
-                *pairs,
+                *(word for pair in (fields or {}).items() for word in pair),
+                *(["v", FORMAT] if staged else []),
             )
         except ResponseError as error:
             raise resume_refusal(run_id, error) from None

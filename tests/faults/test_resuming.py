@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from orchestrator.attempt_id import AttemptId
-from orchestrator.messages.dispatch import Dispatcher
+from tests.support.sending import send_chains
 from tests.support.site.run import Run
 from tests.support.site.site import Site
 
@@ -43,7 +43,7 @@ def cancel_run(run: Run) -> None:
 
 def cancel_step(run: Run) -> None:
     _, chains = run.ledger.cancel_steps(run.run_id, ["harmed"], "its test says so")
-    Dispatcher(run.site.app).send(run.run_id, chains)
+    send_chains(run.site.app, run.run_id, chains)
 
 
 # What the step does, its options, those of the pipeline, what else is done, how the run ends,

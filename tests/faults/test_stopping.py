@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.messages.dispatch import Dispatcher
+from tests.support.sending import send_chains
 from tests.support.site.run import Run
 from tests.support.site.server import Server
 from tests.support.site.site import NewSite, Site
@@ -177,7 +177,7 @@ def test_one_step_of_a_run_can_be_cancelled_and_the_rest_goes_on(shared: Site) -
     run.wait_for_note("began")
 
     _, chains = run.ledger.cancel_steps(run.run_id, ["slow"], "not needed")
-    Dispatcher(shared.app).send(run.run_id, chains)
+    send_chains(shared.app, run.run_id, chains)
 
     run.wait(lambda _: run.events("attempt.stopped"))
     record = run.ended()

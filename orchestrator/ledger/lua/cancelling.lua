@@ -101,10 +101,10 @@ local function remember_cancel(cancel_id, count)
 end
 
 -- cancel reason cancel_id: every step that has not ended is cancelled and the run ends. Of a large
--- run that is a page in each call: whoever asks goes on asking, with the same cancel_id, until it is
--- done; if nobody does a coordinator goes on. Another one who cancels meanwhile joins in. Returns
--- {how many steps that were, or -1 when the run had ended before, 1 while it is not done, worker
--- with an attempt to stop, ...}. The same cancel_id asking again gets the same answer.
+-- run that is a page in each call: whoever asks goes on asking, with the same cancel_id, until it
+-- is done; if nobody does a coordinator goes on. Another one who cancels meanwhile joins in.
+-- Returns {how many steps that were, or -1 when the run had ended before, 1 while it is not done,
+-- worker with an attempt to stop, ...}. The same cancel_id asking again gets the same answer.
 function ops.cancel()
   local newer = unknown_format(call('HGET', RUN, 'v'))
   if newer then return redis.error_reply(newer) end
@@ -127,9 +127,9 @@ function ops.cancel()
 end
 
 -- cancel_steps reason cancel_id step ...: these steps are cancelled, unless they have ended; for
--- what is below them they failed. Returns {how many steps that were, {more, chain, ...}, worker with
--- an attempt to stop, ...}. The same cancel_id asking again gets the same answer, with the chains of
--- what is still queued.
+-- what is below them they failed. Returns {how many steps that were, {more, chain, ...}, worker
+-- with an attempt to stop, ...}. The same cancel_id asking again gets the same answer, with the
+-- chains of what is still queued.
 function ops.cancel_steps()
   local v, run_state = unpack(call('HMGET', RUN, 'v', 'state'))
   local other = unknown_format(v, run_state)

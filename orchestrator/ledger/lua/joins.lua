@@ -60,9 +60,13 @@ local function propagate(worklist, queued)
     local children = children_of(parent, page)
     for _, child in ipairs(children) do tell(child, kind, cause, queued, worklist) end
     spend(math.max(1, #children))
-    if #children < PAGE then head = head + 1 else worklist[head][4] = page + 1 end
+    if #children >= PAGE then worklist[#worklist + 1] = {parent, kind, cause, page + 1} end
+    head = head + 1
   end
-  if worklist[head] then later('told', {unpack(worklist, head)}) end
+  -- in pages, and what ended by this before the rest of whom it waits for: the front stays short
+  for first = head, #worklist, PAGE do
+    later('told', {unpack(worklist, first, math.min(first + PAGE - 1, #worklist))})
+  end
   return queued
 end
 

@@ -24,12 +24,12 @@
 --                                   timeouts), tended_at (only with limits), rerun_of (the run that
 --                                   this one is a rerun of), reuses (JSON list: the runs whose
 --                                   outputs it has taken over), secrets (JSON list: the params that
---                                   are secret), labels (JSON: name -> text), v (format), said (JSON
---                                   [id, [[step, attempt], ...]]: what the call of that id has
---                                   queued), front_at (when something was last left in the front, or
---                                   done of it; absent = it is empty), resumed_at, and while it is
---                                   being cancelled cancel_final (the state that it will end in) and
---                                   cancel_from (n:cancelled before)
+--                                   are secret), labels (JSON: name -> text), v (format), said
+--                                   (JSON [id, [[step, attempt], ...]]: what the call of that id
+--                                   has queued), front_at (when something was last left in the
+--                                   front, or done of it; absent = it is empty), resumed_at, and
+--                                   while it is being cancelled cancel_final (the state that it
+--                                   will end in) and cancel_from (n:cancelled before)
 --   {prefix}:{RUN}:graph    hash    step -> JSON: x place in the user's order, u upstreams (count,
 --                                   absent = 0), n next step of its chain, t trigger rule (absent =
 --                                   all_success), q queue, p priority, s level of the broker's list

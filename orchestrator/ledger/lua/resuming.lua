@@ -75,11 +75,11 @@ end
 -- staged) seen(how often the caller saw the run resumed before, '' = it does not matter) detail
 -- resets again gone(how many steps wait anew; of those that had succeeded these that do, and these
 -- that there no longer are) code_changed(detail of that event, or '') clock_step('' = as it is)
--- field value ...: a run that has ended, and not well, goes on. Its front says which steps wait anew
--- (the kinds past, take, gone, reset, resumed and ready, in this order); all other steps are kept as
--- they are. It is being resumed until all that is done, a page in each call, and nothing starts
--- before. Where fields are given the run has the deadline among them, or none. Returns {more, chain,
--- ...}. The same resume_id asking again gets the chains of what is still queued.
+-- field value ...: a run that has ended, and not well, goes on. Its front says which steps wait
+-- anew (the kinds past, take, gone, reset, resumed and ready, in this order); all other steps are
+-- kept as they are. It is being resumed until all that is done, a page in each call, and nothing
+-- starts before. Where fields are given the run has the deadline among them, or none. Returns
+-- {more, chain, ...}. The same resume_id asking again gets the chains of what is still queued.
 function ops.resume()
   local resume_id, staged, pages, seen = ARGS[2], tonumber(ARGS[3]), tonumber(ARGS[4]), ARGS[5]
   local resets, again, gone = tonumber(ARGS[7]), tonumber(ARGS[8]), tonumber(ARGS[9])

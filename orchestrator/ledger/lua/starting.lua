@@ -46,8 +46,8 @@ local function missing_stage(stage_id, steps, pages)
   end
 end
 
--- Steps that are taken over from other runs: all of them have succeeded before any step below one is
--- told so.
+-- Steps that are taken over from other runs: all of them have succeeded before any step below one
+-- is told so.
 function WORK.reuse(steps)
   for _, step in ipairs(steps) do
     local attempt, run = string.match(call('HGET', REUSED, step), '^%d+ (%d+) (.*)$')
@@ -86,8 +86,8 @@ function ops.stage()
   return 1
 end
 
--- stage_front stage_id before page ...: writes pages of the front as the start or the resume of that
--- id will have it, behind the first `before` of them. Saying it again changes nothing.
+-- stage_front stage_id before page ...: writes pages of the front as the start or the resume of
+-- that id will have it, behind the first `before` of them. Saying it again changes nothing.
 function ops.stage_front()
   local key = FRONT .. '~' .. ARGS[2]
   if call('LLEN', key) == tonumber(ARGS[3]) then call('RPUSH', key, unpack(ARGS, 4)) end
@@ -96,8 +96,8 @@ function ops.stage_front()
 end
 
 -- start steps start_id pages(of the front that is staged) field value ...: makes the run exist with
--- the steps that were staged under start_id; those that are taken over have succeeded with that, and
--- its roots and what waits for nothing else are queued, as its front says: a page of that now.
+-- the steps that were staged under start_id; those that are taken over have succeeded with that,
+-- and its roots and what waits for nothing else are queued, as its front says: a page of that now.
 -- Returns {more, chain, ...}. The same start_id asking again (a reply was lost on the way) gets the
 -- chains of what is still queued; any other one is refused, and what it has staged is dropped.
 function ops.start()

@@ -12,7 +12,6 @@ from celery import Celery
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.values import Chain, Link
 from orchestrator.messages.app import create_app
-from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.messages.former import take_over_former_queues
 from orchestrator.messages.queues import queue_keys
 from orchestrator.repair.repair import Repair
@@ -21,6 +20,7 @@ from orchestrator.runs.visiting import Visitor
 from orchestrator.settings.model import Settings
 from orchestrator.settings.pools import PoolSettings
 from tests.support.runs import graph, states_of
+from tests.support.sending import send_chains
 
 THEIRS = '{"headers": {"task": "shop.price"}, "body": "W10=", "properties": {}}'
 
@@ -72,7 +72,8 @@ def test_our_messages_move_in_their_order_and_those_of_others_stay(
     old_app = app_of(before)
     run_id = submit(graph({f"s{i}": "" for i in range(600)}).plan(), ledger, old_app, before)
     pool, client = before.default_pool, ledger.client
-    Dispatcher(old_app).send("of-another-installation", [Chain("p", (Link("a", 1, pool, 5, 0),))])
+    alone = [Chain("p", (Link("a", 1, pool, 5, 0),))]
+    send_chains(old_app, "of-another-installation", alone)
     (other, *_), ours = lying(client, pool)[-1:], lying(client, pool)[:-1]
     for key in keys_of(pool):
         client.lpush(key, THEIRS, "garbage")
@@ -118,7 +119,7 @@ def test_a_run_from_before_goes_on_in_the_queues_of_today(
 def test_a_link_that_names_the_former_queue_is_sent_to_that_of_today(
     ledger: Ledger, today: Settings, before: Settings, app_of: Callable[[Settings], Celery]
 ) -> None:
-    Dispatcher(app_of(today)).send("run", [Chain("p", (Link("a", 1, before.queue_of(), 5, 0),))])
+    send_chains(app_of(today), "run", [Chain("p", (Link("a", 1, before.queue_of(), 5, 0),))])
 
     assert len(lying(ledger.client, today.list_of(today.queue_of()))) == 1
     assert lying(ledger.client, before.queue_of()) == []

@@ -11,8 +11,8 @@ import pytest
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.values import Chain, Link
 from orchestrator.messages import queues
-from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.messages.queues import attempt_in, list_key, lying_in, messages_ahead, queue_keys
+from tests.support.sending import send_chains
 
 
 @pytest.fixture
@@ -21,9 +21,7 @@ def queue(chosen) -> str:
 
 
 def send(app, queue: str, *steps: str, priority: int = 5) -> None:
-    Dispatcher(app).send(
-        "run", [Chain("p", (Link(step, 1, queue, priority, 0),)) for step in steps]
-    )
+    send_chains(app, "run", [Chain("p", (Link(step, 1, queue, priority, 0),)) for step in steps])
 
 
 def test_messages_are_counted_from_the_one_that_is_taken_next(
@@ -68,9 +66,7 @@ def test_messages_of_a_stronger_priority_are_ahead_of_all_others(app, redis_clie
 
 
 def test_a_chain_stands_for_its_first_link(app, redis_client, queue) -> None:
-    Dispatcher(app).send(
-        "run", [Chain("p", (Link("a", 2, queue, 5, 0), Link("b", 1, queue, 5, 0)))]
-    )
+    send_chains(app, "run", [Chain("p", (Link("a", 2, queue, 5, 0), Link("b", 1, queue, 5, 0)))])
 
     (message,) = redis_client.lrange(list_key(queue, 3), 0, -1)
     assert attempt_in(message) == AttemptId("run", "a", 2)

@@ -15,7 +15,6 @@ from orchestrator.definition.options import StepOptions
 from orchestrator.definition.pipeline import Pipeline, ShellCall, Step
 from orchestrator.ledger.values import Chain, Link
 from orchestrator.messages.app import create_app
-from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.messages.signatures import chain_signature, publish
 from orchestrator.messages.sizes import (
     LINKS_PER_MESSAGE,
@@ -30,6 +29,7 @@ from orchestrator.runs.submission import plan_message_bytes
 from orchestrator.settings.model import Settings
 from orchestrator.settings.pools import PoolSettings
 from tests.support.runs import SETTINGS, graph
+from tests.support.sending import send_chains
 
 RUN_ID = "20261123-175235-0123456789"
 _queue_numbers = count()
@@ -103,7 +103,7 @@ def test_what_lies_in_redis_is_no_larger_than_was_computed(
     queue = chosen.queue_of()
     links = tuple(link(f"schritt-ü{i}", queue=queue, timeout_s=1.5) for i in range(count_))
 
-    Dispatcher(app).send(RUN_ID, [Chain("p" * 40, links)])
+    send_chains(app, RUN_ID, [Chain("p" * 40, links)])
 
     (message,) = messages_in(queue)
     unknown = ORIGIN_BYTES - len(message.headers["origin"]) + len('"') * 2 + 36 - len("null")

@@ -172,9 +172,7 @@ def test_thousands_of_lost_messages_are_sent_again_together(ledger, app, quick, 
         visitor.visit(run_id)
         return ledger.client.llen(key)
 
-    wait_until(lengths)
-
-    assert ledger.client.llen(key) == 1500
+    wait_until(lambda: lengths() == 1500)
 
 
 def test_a_run_that_no_coordinator_knows_of_is_found(ledger, app, quick) -> None:

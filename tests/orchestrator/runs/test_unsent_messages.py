@@ -16,7 +16,6 @@ from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.states import Outcome
 from orchestrator.ledger.values import Chain, Link
 from orchestrator.messages.app import create_app
-from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.messages.queues import list_key
 from orchestrator.runs.resumption import plan_resume, resume
 from orchestrator.runs.stored import read_run
@@ -24,6 +23,7 @@ from orchestrator.runs.submission import submit
 from orchestrator.runs.visiting import Visitor
 from orchestrator.settings.model import Settings
 from tests.support.runs import begin, graph, states_of
+from tests.support.sending import send_chains
 
 
 @contextlib.contextmanager
@@ -96,9 +96,9 @@ def test_nothing_that_a_send_raises_reaches_who_sends(broken, ledger, chosen, ca
     submit(graph({"a": "", "b": ""}).plan(), ledger, broken, chosen, "r")
     chains = [Chain("p", (Link(step, 1, queue, 5, 0),)) for step in "ab"]
 
-    assert not Dispatcher(broken).send("r", chains)
-    assert not Dispatcher(broken).send("r", chains[:1])
-    assert not Dispatcher(broken).send("no such run", chains)
+    assert not send_chains(broken, "r", chains)
+    assert not send_chains(broken, "r", chains[:1])
+    assert not send_chains(broken, "no such run", chains)
 
     assert "run r goes on, but its messages could not be sent" in caplog.text
 
@@ -125,7 +125,7 @@ def test_a_resume_a_cancel_and_a_round_hold_to_the_same_rule(broken, ledger, cho
     assert states_of(ledger, "r")["a"] == states_of(ledger, "r")["c"] == "queued"
 
     count, chains = ledger.cancel_steps("r", ["a", "c"], "enough")
-    assert (count, Dispatcher(broken).send("r", chains)) == (2, False)
+    assert (count, send_chains(broken, "r", chains)) == (2, False)
     assert states_of(ledger, "r")["d"] == "queued"
 
     ledger.cancel("r", "enough")

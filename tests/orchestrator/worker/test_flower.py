@@ -27,7 +27,7 @@ from flower.views.monitor import Metrics
 from pydantic import SecretStr
 
 from orchestrator.ledger.presence import present_workers
-from orchestrator.ledger.values import Chain, Link
+from orchestrator.ledger.values import Chain, Link, Ready
 from orchestrator.local.worker import LocalWorker
 from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.worker.flower import BoundedNames
@@ -244,9 +244,9 @@ def test_a_message_that_ran_nothing_is_rejected_and_no_success(
 ) -> None:
     run_id = runs.submit(pipeline_from(GATED, {"folder": str(tmp_path)}))
     runs.wait(run_id, lambda _: (tmp_path / "began").exists())
-    chains = [Chain("gated", (Link("held", 1, runs.settings.queue_of(), 5, 0),))]
-    Dispatcher(runs.app).send(run_id, chains)  # the second of its kind
-    Dispatcher(runs.app).send("no-such-run", chains)
+    chains = Ready([Chain("gated", (Link("held", 1, runs.settings.queue_of(), 5, 0),))])
+    Dispatcher(runs.app, runs.ledger).send(run_id, chains)  # the second of its kind
+    Dispatcher(runs.app, runs.ledger).send("no-such-run", chains)
 
     wait_until(lambda: states_of(flower, run_id) == {("held", 1): ["REJECTED", "STARTED"]})
     wait_until(lambda: states_of(flower, "no-such-run") == {("held", 1): ["REJECTED"]})

@@ -29,7 +29,7 @@ from orchestrator.ledger.set_aside import (
     returning_command,
     set_aside_in,
 )
-from orchestrator.ledger.values import Chain, Link
+from orchestrator.ledger.values import Chain, Link, Ready
 from orchestrator.local.worker import LocalWorker
 from orchestrator.messages.dispatch import Dispatcher
 from orchestrator.messages.queues import list_key, queue_length
@@ -112,9 +112,8 @@ def site(
 def ours(site: Site, runs: Runs) -> dict[str, Any]:
     """A message of ours, as it lies in a queue that nobody reads."""
     unread = f"{site.queue}.unread"
-    Dispatcher(runs.app).send(
-        "no-such-run", [Chain("p", tuple(Link(step, 1, unread, 0, 1.5) for step in "abc"))]
-    )
+    chain = Chain("p", tuple(Link(step, 1, unread, 0, 1.5) for step in "abc"))
+    Dispatcher(runs.app, runs.ledger).send("no-such-run", Ready([chain]))
     (text,) = site.client.lrange(unread, 0, -1)
     site.client.delete(unread)
     return json.loads(text)

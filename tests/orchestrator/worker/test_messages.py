@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from orchestrator.ledger.values import Chain, Link
+from orchestrator.ledger.values import Chain, Link, Ready
 from orchestrator.local.worker import LocalWorker
 from orchestrator.messages.dispatch import Dispatcher
 from tests.support.fixtures import PipelineFrom, WaitUntil
@@ -47,7 +47,7 @@ class Messages:
     def send(self, run_id: str, *steps: str, attempt: int = 1) -> None:
         queue = self._runs.settings.queue_of()
         links = tuple(Link(step, attempt, queue, 5, 0) for step in steps)
-        Dispatcher(self._runs.app).send(run_id, [Chain("p", links)])
+        Dispatcher(self._runs.app, self._runs.ledger).send(run_id, Ready([Chain("p", links)]))
 
     def of(self, run_id: str, kind: str) -> list[str]:
         named = {
