@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from celery import Celery
@@ -131,20 +132,31 @@ class FormerQueues:
 
 @dataclass
 class UnwatchedRuns:
-    """Finds runs that have not ended and that no coordinator watches."""
+    """Finds runs that have not ended and that no coordinator watches: each time among the newest
+    ones, and among some of the older ones, which are all looked at in turn."""
 
     ledger: Ledger
     name: str = "runs that no coordinator watches are found"
     pace_s: float = SEARCH_S
+    _older_than: str = ""
 
     def do(self, now: float) -> None:
-        for run_id in self.ledger.unwatched_runs():
+        older_than = self._watch("")
+        if self._older_than:
+            with suppress(RunUnknown):  # it was deleted: from the newest on again
+                older_than = self._watch(self._older_than)
+        self._older_than = older_than
+
+    def _watch(self, before: str) -> str:
+        found, last = self.ledger.unwatched_runs(before)
+        for run_id in found:
             logger.warning(
                 "run %s was watched by no coordinator (its submitter may have died while starting"
                 " it); watching it now",
                 run_id,
             )
             self.ledger.watch_run(run_id)
+        return last
 
 
 @dataclass

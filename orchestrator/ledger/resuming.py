@@ -52,11 +52,9 @@ class Resuming(Starting):
         changes = self._changes(run_id, staged) if staged else StepChanges()
         front = self._resumed_front(run_id, resume_id, resets, again, gone, staged, changes)
         pages = self._stage_front(run_id, resume_id, front)
+        steps = {"again": again, "gone": gone, "new": changes.new, "rewired": changes.rewired}
         resumed = {
-            "again": list(again),
-            "gone": list(gone),
-            "new": changes.new,
-            "rewired": changes.rewired,
+            **{name: list(names) for name, names in steps.items()},
             "reset": len(resets),
             **(detail or {}),
         }

@@ -67,12 +67,15 @@ class RunLists:
         ]
         return [run_id for run_id, state in self._states_of_runs(listed) if state]
 
-    def unwatched_runs(self) -> list[str]:
-        """Return runs that have not ended, but that coordinators do not know of, as far as
-        RUNS_TENDED."""
-        states = self._states_of_runs(self._listed_runs(0, RUNS_TENDED))
+    def unwatched_runs(self, before: str = "") -> tuple[list[str], str]:
+        """Return runs that have not ended, but that coordinators do not know of, of the RUNS_TENDED
+        newest that are older than the run `before`; and the run from which to go on, "" behind the
+        oldest one. Raises RunUnknown where `before` is not there."""
+        page = next(self._pages_of_runs(RUNS_TENDED, before), [])
+        states = self._states_of_runs(page)
         is_open = [run_id for run_id, state in states if state and not RunState(state).is_ended]
-        return sorted(set(is_open) - set(self.active_runs()))
+        found = sorted(set(is_open) - set(self.active_runs()))
+        return found, page[-1] if len(page) >= RUNS_TENDED else ""
 
     def _listed_runs(self, begin: int, limit: int) -> list[str]:
         return cast(

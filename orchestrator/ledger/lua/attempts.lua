@@ -45,10 +45,13 @@ function ops.claim()
   secrets = secrets and (call('GET', SECRET) or 'null') or ''
   local reply = {1, tonumber(token), call('HGET', SPEC, step), params, import_path or '',
     pipeline, uncounted, code_id or '',
-    secrets, call('HEXISTS', INPUTS, step .. '\0002')}
+    secrets, 0}
   local inputs = call('HGET', INPUTS, step)
-  if inputs and reply[10] == 0 then
-    for _, source in ipairs(cjson.decode(inputs)) do
+  local sources = inputs and cjson.decode(inputs) or {}
+  if #sources >= PAGE and call('HEXISTS', INPUTS, step .. '\0002') == 1 then
+    reply[#reply] = 1
+  else
+    for _, source in ipairs(sources) do
       reply[#reply + 1] = source
       reply[#reply + 1] = call('HGET', OUTPUT, source) or ''
     end

@@ -10,7 +10,8 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orchestrator.attempt_id import AttemptId
-from orchestrator.coordinator.coordinator import Coordinator
+from orchestrator.coordinator.coordinator import Coordinator, UnwatchedRuns
+from orchestrator.ledger import run_lists
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, announce_worker, present_workers
@@ -186,6 +187,24 @@ def test_a_run_that_no_coordinator_knows_of_is_found(ledger, app, quick) -> None
     Coordinator(ledger, app, quick).round()
 
     assert ledger.active_runs() == [run_id]
+
+
+def test_every_run_that_no_coordinator_knows_of_is_found_however_old_it_is(
+    ledger, monkeypatch
+) -> None:
+    monkeypatch.setattr(run_lists, "RUNS_TENDED", 2)
+    run_ids = [start_graph(ledger, {"a": ""}) for _ in range(9)]
+    ledger.client.delete(f"{ledger.prefix}:active")
+    duty = UnwatchedRuns(ledger)
+
+    for _ in range(2):
+        duty.do(0.0)
+    assert duty._older_than == run_ids[4]
+    ledger.client.zrem(f"{ledger.prefix}:runs", run_ids[4])
+    for _ in range(6):
+        duty.do(0.0)
+
+    assert set(ledger.active_runs()) == set(run_ids)
 
 
 def test_a_run_that_somebody_deleted_is_no_trouble_for_the_others(
