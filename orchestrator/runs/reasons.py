@@ -16,6 +16,7 @@ from orchestrator.ledger.values import RunUnknown
 from orchestrator.messages.queues import messages_ahead, queue_length
 from orchestrator.record.run import AttemptRecord, RunRecord, StepRecord
 from orchestrator.runs.awaited import awaited_steps, roots_of
+from orchestrator.runs.between_pages import between_pages
 from orchestrator.runs.surroundings import (
     Surroundings,
     hindrance_text,
@@ -42,7 +43,10 @@ def brief(record: RunRecord, name: str, around: Surroundings) -> str:
     step = record.steps[name]
     match step.state:
         case StepState.WAITING:
-            return f"waits for {_listed(awaited_steps(record, step))}"
+            awaited = awaited_steps(record, step)
+            return (
+                f"waits for {_listed(awaited)}" if awaited else "about to be queued"
+            )
         case StepState.QUEUED:
             serving = around.serving(step.queue)
             if serving:
@@ -85,7 +89,9 @@ def explain(
 def _waiting(ledger: Ledger, record: RunRecord, name: str, around: Surroundings) -> Explanation:
     step = record.steps[name]
     awaited = awaited_steps(record, step)
-    sentences = [f"{name} waits for {_described(record, awaited, around)}."]
+    between = between_pages(ledger, record.run_id, name, awaited)
+    sentences = [f"{name} waits for {_described(record, awaited, around)}."] if awaited else []
+    sentences += [between] if between else []
     direct = set(awaited)
     roots = [root for root in roots_of(record, awaited) if root not in direct]
     if roots:
@@ -122,6 +128,8 @@ def _queued(
         f"{name} is queued{number} for pool {step.pool} since {clock_text(last.queued_at_us)}"
         f" ({span_text(waited_us)})."
     ]
+    if between := between_pages(ledger, record.run_id, name, None):
+        sentences.append(between)
     serving, hindered = around.serving(step.queue), around.hindered(step.queue)
     sentences += _served_sentences(step, serving, hindered, around)
     lists = settings.list_of(step.queue)

@@ -20,8 +20,11 @@ from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import Refusal, Reused, RunNotEnded
 from orchestrator.record.run import read_record
 from orchestrator.record.verification import verify_run
+from orchestrator.runs.reasons import explain
+from orchestrator.runs.surroundings import look_around
 from tests.support.paged_runs import PagedRun
 from tests.support.runs import (
+    SETTINGS,
     all_ready,
     begin,
     counts_in,
@@ -332,3 +335,25 @@ def check_wide(ledger: Ledger, seed: int, width: int) -> None:
         assert verify_run(ledger, run.run_id).violations == ()
     run.cancel_whole()
     assert verify_run(ledger, run.run_id).violations == ()
+
+
+def reasons(ledger: Ledger, run_id: str, step: str) -> str:
+    record, around = read_record(ledger, run_id), look_around(ledger, run_id)
+    return " ".join(explain(ledger, SETTINGS, record, step, around).sentences)
+
+
+def test_why_knows_what_is_still_to_be_written(paged: Ledger) -> None:
+    run_id = begun_fan(paged)
+    assert "All that s19 waits for has ended; it is told so" in reasons(paged, run_id, "s19")
+
+    cancel_page(paged, run_id, "one")
+    still = [step for step, state in states_of(paged, run_id).items() if state == "queued"]
+    for step in (*still, "end"):
+        assert "The run is being cancelled (why)" in reasons(paged, run_id, step)
+
+    paged.cancel(run_id, "why")
+    resets = [(step, 1) for step in NAMES] + [("end", 0)]
+    ready = paged.resume(run_id, resets)
+    assert "The run is being resumed" in reasons(paged, run_id, "s19")
+    all_ready(paged, run_id, ready)
+    assert "being resumed" not in reasons(paged, run_id, "end")
