@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Collection, Iterator
 from typing import cast
 
@@ -63,8 +64,10 @@ def messages_ahead(client: redis.Redis, queue: str, level: int, attempt: Attempt
     for other in PRIORITY_LEVELS:
         if other < level:
             before += client.llen(list_key(queue, other))
+    # its headers name run and step: few messages of a long queue need to be parsed
+    said = max(re.findall("[A-Za-z0-9_]*", attempt.step), key=len)
     for place, message in enumerate(_from_the_head(client, list_key(queue, level))):
-        if attempt.run_id in message and attempt_in(message) == attempt:
+        if attempt.run_id in message and said in message and attempt_in(message) == attempt:
             return before + place
     return None
 

@@ -39,6 +39,21 @@ def test_messages_are_counted_from_the_one_that_is_taken_next(
         assert messages_ahead(redis_client, queue, 3, missing) is None
 
 
+ODD_NAMES = ["größe", "a'b", 'a"b', "x[1][{'k': 2}]", "工程", "a\\b c", "s" * 3000, "é[1]"]
+
+
+def test_only_messages_that_name_the_step_are_parsed(app, redis_client, queue, monkeypatch) -> None:
+    send(app, queue, *(f"s{number:03}" for number in range(100)), *ODD_NAMES)
+    parsed = []
+    monkeypatch.setattr(queues, "attempt_in", lambda text: parsed.append(0) or attempt_in(text))
+
+    ahead = [messages_ahead(redis_client, queue, 3, AttemptId("run", "s099", 1))]
+    assert len(parsed) == 1
+    ahead += [messages_ahead(redis_client, queue, 3, AttemptId("run", it, 1)) for it in ODD_NAMES]
+
+    assert ahead == list(range(99, 100 + len(ODD_NAMES)))
+
+
 def test_messages_are_found_wherever_they_lie_in_their_list(
     app, redis_client, queue, monkeypatch
 ) -> None:
