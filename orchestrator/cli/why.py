@@ -10,7 +10,6 @@ from orchestrator.cli.answer import answer, json_option
 from orchestrator.cli.completion import run_argument, step_argument
 from orchestrator.errors import RunNotFound, names_hint
 from orchestrator.installation import open_installation
-from orchestrator.record.run import read_record
 from orchestrator.runs.finding import find_run
 
 
@@ -20,17 +19,18 @@ from orchestrator.runs.finding import find_run
 @json_option()
 def why(run_text: str, step: str, as_json: bool) -> None:
     """Explain what a step waits for, or how it ended."""
-    from orchestrator.runs.reasons import explain
+    from orchestrator.runs.one_step import read_around
+    from orchestrator.runs.reasons import NAMED_STEPS, explain
     from orchestrator.runs.surroundings import look_around
 
     with open_installation() as installation:
-        record = read_record(installation.ledger, find_run(installation.ledger, run_text))
+        ledger = installation.ledger
+        record = read_around(ledger, find_run(ledger, run_text), step, NAMED_STEPS)
         if step not in record.steps:
-            raise RunNotFound(
-                f"run {record.run_id} has no step {step!r}.{names_hint(step, record.steps)}"
-            )
-        around = look_around(installation.ledger, record.run_id)
-        explanation = explain(installation.ledger, installation.settings, record, step, around)
+            hint = names_hint(step, ledger.entries(record.run_id))
+            raise RunNotFound(f"run {record.run_id} has no step {step!r}.{hint}")
+        around = look_around(ledger, record.run_id)
+        explanation = explain(ledger, installation.settings, record, step, around)
     if as_json:
         named = {"run_id": record.run_id, "step": step, "state": explanation.state.value}
         answer(json.dumps({**named, "reasons": list(explanation.sentences), **explanation.facts}))

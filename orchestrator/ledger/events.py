@@ -155,6 +155,9 @@ DETAILS: Mapping[EventKind, type[Detail]] = {
 }
 """What each event says beside its name."""
 
+QUEUE_TIMEOUT = "QueueTimeout"
+"""The type of the error of a step that has waited too long for a worker."""
+
 ADDED = ("lost", "budget", "due_at", "token")
 _OF_TIMEOUTS = ("waited_s", "queue")
 _FIELDS = {"event", "at", "step", "attempt", "detail"}
@@ -237,7 +240,7 @@ def _add_reason(said: dict[str, Any], raw: Mapping[str, str]) -> None:
     """Say why a step failed that has no error of its own, or none that says all of it."""
     if "waited_s" in raw:
         said["error"] = ErrorCard(
-            "QueueTimeout",
+            QUEUE_TIMEOUT,
             f"it waited {float(raw['waited_s']):g} s for a worker of queue {raw['queue']},"
             " which is as long as it may",
         ).to_json()

@@ -3,10 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from orchestrator.ledger.entries import StepEntry
 from orchestrator.ledger.states import StepState
 from orchestrator.ledger.values import Reused
+
+_STATES = {state.value: state for state in StepState}
+
+
+@dataclass(frozen=True, slots=True)
+class StepStanding:
+    """Where a step stands: since `at_us` it is in its state. `token` is that of the last attempt
+    that began, 0 while another one is queued; `holder` has the attempt that runs or is to be
+    stopped, as "worker claim_id"."""
+
+    state: StepState = StepState.WAITING
+    attempt: int = 0
+    token: int = 0
+    at_us: int = 0
+    holder: str = "-"
+
+
+def standing_in(text: str | None) -> StepStanding:
+    """Return where a step stands, by its value in a state hash; it waits if it has none."""
+    if not text:
+        return StepStanding()
+    state, attempt, token, at, holder = text.split(" ", 4)
+    return StepStanding(_STATES[state], int(attempt), int(token), int(at), holder)
+
+
+def state_in(text: str | None) -> StepState:
+    """Return the state of a step, by its value in a state hash; it waits if it has none."""
+    return _STATES[text.partition(" ")[0]] if text else StepState.WAITING
 
 
 def states_in(raw: Mapping[str, str]) -> dict[str, tuple[StepState, int]]:

@@ -18,9 +18,9 @@ from orchestrator.ledger.front import Front
 from orchestrator.ledger.pages import PAGE, list_field, list_in
 from orchestrator.ledger.parsing import entries_in, reused_in, since_in, states_in, token_in
 from orchestrator.ledger.past import Past
-from orchestrator.ledger.run_lists import RunLists
 from orchestrator.ledger.standing import Standing
 from orchestrator.ledger.states import StepState
+from orchestrator.ledger.step_reads import StepReads
 from orchestrator.ledger.values import AttemptLog, LeasedAttempt, Reused, RunUnknown, StagedStep
 
 EVENTS_PAGE = 5000
@@ -40,7 +40,7 @@ MEASURED_PARTS = (
 )
 
 
-class LedgerReads(RunLists):
+class LedgerReads(StepReads):
     """Runs in one Redis, to be read. Safe to share between threads, as the client is; not across a
     fork."""
 
@@ -73,20 +73,10 @@ class LedgerReads(RunLists):
         raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "graph")))
         return entries_in(raw)
 
-    def entry(self, run_id: str, step: str) -> StepEntry | None:
-        """Return one step's entry in the graph, None if there is no such step."""
-        text = cast(str | None, self.client.hget(self.key(run_id, "graph"), step))
-        return StepEntry.from_json(text) if text else None
-
     def specs(self, run_id: str) -> dict[str, StepSpec]:
         """Return every step's call and options, as the worker gets them."""
         raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "spec")))
         return {step: StepSpec.from_json(text) for step, text in raw.items()}
-
-    def spec(self, run_id: str, step: str) -> StepSpec | None:
-        """Return one step's call and options, None if there is no such step."""
-        text = cast(str | None, self.client.hget(self.key(run_id, "spec"), step))
-        return StepSpec.from_json(text) if text else None
 
     def states(self, run_id: str) -> dict[str, tuple[StepState, int]]:
         """Return state and current attempt of every step that has left `waiting`."""

@@ -281,8 +281,9 @@ class RunRecord:
         """Return what a step has used of its retries in the time since the last resume."""
         attempts = self.steps[step].attempts
         last = attempts[-1] if attempts else None
-        received = self.received(step, last) if last else None
-        spec = received.spec if received else self.specs.get(step)
+        spec = self.specs.get(step)
+        if spec and last and last.began_place is not None:
+            spec = self.past.spec_at(step, last.resumes) or spec
         since = [attempt for attempt in attempts if attempt.resumes == self.resumes]
         return Tries(
             sum(attempt.outcome not in _UNCOUNTED for attempt in since),
@@ -376,7 +377,7 @@ def read_skeleton(source: EventSource, run_id: str) -> RunRecord:
 
 def read_record(source: EventSource, run_id: str) -> RunRecord:
     """Return the record of a run as it stands. Raises RunUnknown."""
-    with _no_collections():
+    with no_collections():
         record = read_skeleton(source, run_id)
         record.apply(source.events(run_id))
         record.outputs = source.outputs(run_id)
@@ -385,7 +386,7 @@ def read_record(source: EventSource, run_id: str) -> RunRecord:
 
 
 @contextmanager
-def _no_collections() -> Iterator[None]:
+def no_collections() -> Iterator[None]:
     """Leave garbage alone inside the block: what is made there stays, and to look through it again
     and again takes as long as reading it."""
     was_enabled = gc.isenabled()

@@ -13,7 +13,8 @@ from orchestrator.ledger.values import BackOff, OwnedAttempt
 from orchestrator.messages.queues import queue_keys
 from orchestrator.record.run import read_record
 from orchestrator.runs import reasons
-from orchestrator.runs.reasons import Explanation, brief, explain
+from orchestrator.runs.one_step import read_around
+from orchestrator.runs.reasons import NAMED_STEPS, Explanation, brief, explain
 from orchestrator.runs.submission import submit
 from orchestrator.runs.surroundings import look_around
 from orchestrator.settings.model import Settings
@@ -38,7 +39,10 @@ def run_id(ledger, app, chosen) -> str:
 def why(ledger, chosen, run_id):
     def say(step: str, settings: Settings | None = None) -> Explanation:
         around = look_around(ledger, run_id)
-        return explain(ledger, settings or chosen, read_record(ledger, run_id), step, around)
+        told = explain(ledger, settings or chosen, read_record(ledger, run_id), step, around)
+        little = read_around(ledger, run_id, step, NAMED_STEPS)
+        assert explain(ledger, settings or chosen, little, step, around) == told
+        return told
 
     return say
 
