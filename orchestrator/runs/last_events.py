@@ -110,6 +110,8 @@ class LastEvents:
     def _stopped_since(self, step: str, standing: StepStanding) -> list[Event]:
         """Return the event that says how the attempt of a step went that was stopped because the
         step was cancelled; none if none says so yet."""
+        if self.ledger.due_at(self.run_id, step) is not None:
+            return []  # it is still being stopped
         for entry in self.ledger.entries_back(self.run_id):
             if entry[1].get("at") == str(standing.at_us):
                 break

@@ -28,6 +28,8 @@ def read_around(ledger: Ledger, run_id: str, name: str, most_named: int) -> RunR
     run is read. Raises RunUnknown.
     """
     fields = ledger.run_fields(run_id)
+    if fields["state"] == RunState.RESUMING:  # its steps stand as before, some of them
+        return read_record(ledger, run_id)
     record = _run_alone(run_id, fields)
     reading = _Reading(ledger, record, LastEvents(ledger, run_id, fields))
     try:
