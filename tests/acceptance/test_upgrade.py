@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from orchestrator.ledger.entries import FORMAT
+
 OLD_WORKER = "cpu@old-host"
 PIPELINE = "steps: {a: {run: 'true'}}\n"
 
@@ -54,5 +56,5 @@ def test_nothing_starts_beside_a_worker_of_version_0_1(
 def test_once_it_has_stopped_they_start(upgraded, redis_client) -> None:
     run_id = upgraded.call("submit", "p.yaml").out.strip()
 
-    assert redis_client.hget(f"upgraded:{{{run_id}}}:run", "v") == "1"
+    assert redis_client.hget(f"upgraded:{{{run_id}}}:run", "v") == str(FORMAT)
     assert upgraded.call("cancel", run_id).code == 0

@@ -27,9 +27,9 @@
 --                                   are secret), labels (JSON: name -> text), v (format), said
 --                                   (JSON [id, [[step, attempt], ...]]: what the call of that id
 --                                   has queued), front_at (when something was last left in the
---                                   front, or done of it; absent = it is empty), resumed_at, and
---                                   while it is being cancelled cancel_final (the state that it
---                                   will end in) and cancel_from (n:cancelled before)
+--                                   front, or done of it; absent = it is empty), resumed_at,
+--                                   cancel_final (while it is being cancelled: the state that it
+--                                   will end in), cancel_from (n:cancelled before that)
 --   {prefix}:{RUN}:graph    hash    step -> JSON: x place in the user's order, u upstreams (count,
 --                                   absent = 0), n next step of its chain, t trigger rule (absent =
 --                                   all_success), q queue, p priority, s level of the broker's list

@@ -17,6 +17,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.presence import WorkerCard, announce_worker, present_workers
 from orchestrator.ledger.values import RunUnknown
 from orchestrator.messages.queues import attempt_in, list_key
+from orchestrator.repair.messages import SETTLED_S
 from orchestrator.repair.repair import Repair
 from orchestrator.runs.submission import submit
 from orchestrator.runs.visiting import Visitor
@@ -167,13 +168,16 @@ def test_thousands_of_lost_messages_are_sent_again_together(ledger, app, quick, 
     run_id = submit(graph({f"s{number}": "" for number in range(1500)}).plan(), ledger, app, quick)
     key = list_key(quick.queue_of(), 3)
     ledger.client.delete(key)
-    visitor = Visitor(ledger, app, quick)
+    sent_us, visitor = ledger.now_us(), Visitor(ledger, app, quick)
+    wait_until(lambda: ledger.now_us() > sent_us + 1.1 * SETTLED_S * 1e6)
 
     def lengths():
         visitor.visit(run_id)
         return ledger.client.llen(key)
 
-    wait_until(lambda: lengths() == 1500)
+    wait_until(lengths)
+
+    assert ledger.client.llen(key) == 1500
 
 
 def test_a_run_that_no_coordinator_knows_of_is_found(ledger, app, quick) -> None:
