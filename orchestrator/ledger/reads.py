@@ -12,7 +12,13 @@ from redis import ResponseError
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.errors import FormatUnknown
-from orchestrator.ledger.entries import FORMAT, StepEntry, StepSpec, parsed_json
+from orchestrator.ledger.entries import (
+    FORMAT,
+    StepEntry,
+    StepSpec,
+    StepSpecs,
+    parsed_json,
+)
 from orchestrator.ledger.events import Event, event_in, event_place
 from orchestrator.ledger.front import Front
 from orchestrator.ledger.pages import PAGE, list_field, list_in
@@ -73,10 +79,9 @@ class LedgerReads(StepReads):
         raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "graph")))
         return entries_in(raw)
 
-    def specs(self, run_id: str) -> dict[str, StepSpec]:
+    def specs(self, run_id: str) -> StepSpecs:
         """Return every step's call and options, as the worker gets them."""
-        raw = cast(dict[str, str], self.client.hgetall(self.key(run_id, "spec")))
-        return {step: StepSpec.from_json(text) for step, text in raw.items()}
+        return StepSpecs(cast(dict[str, str], self.client.hgetall(self.key(run_id, "spec"))))
 
     def states(self, run_id: str) -> dict[str, tuple[StepState, int]]:
         """Return state and current attempt of every step that has left `waiting`."""

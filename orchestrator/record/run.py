@@ -3,10 +3,8 @@ error."""
 
 from __future__ import annotations
 
-import gc
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,8 +33,10 @@ from orchestrator.ledger.events import (
 from orchestrator.ledger.past import Past
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import Reused
+from orchestrator.record.garbage import no_collections
 from orchestrator.record.received import Received, Source, reads_of
 from orchestrator.record.source import EventSource
+from orchestrator.record.tries import UNCOUNTED, Tries
 
 _ENDINGS = {
     EventKind.STEP_SUCCEEDED,
@@ -44,13 +44,7 @@ _ENDINGS = {
     EventKind.STEP_RETRYING,
     EventKind.STEP_CANCELLED,
 }
-# no matter for the retries
-_UNCOUNTED = {
-    Outcome.LOST,
-    Outcome.HANDED_OVER,
-    Outcome.PUT_BACK,
-    Outcome.CANCELLED,
-}
+_OUTCOMES: Mapping[str, Outcome] = {outcome.value: outcome for outcome in Outcome}
 
 
 @dataclass(slots=True)
@@ -156,22 +150,24 @@ class StepRecord:
         )
 
     def _apply_change(self, event: Event, place: int, resumes: int) -> None:
-        self.state, self.due_at_us = STEP_STATES[event.kind], None
+        kind = event.kind
+        self.state, self.due_at_us = STEP_STATES[kind], None
+        if kind is EventKind.STEP_QUEUED:
+            self.attempts.append(AttemptRecord(event.attempt, event.at_us, resumes=resumes))
+            return
         match event.detail:
+            case Ended() as ended:
+                self.due_at_us = ended.due_at
+            case Started(worker):
+                last = self.attempts[-1]
+                last.started_at_us, last.began_place, last.worker = event.at_us, place, worker
             case TakenOver(run, attempt):
                 self.reused = Reused(run, attempt)
             case Decided(because):
                 self.because = because
             case Willed(reason):
                 self.cancel_reason = reason
-            case Started(worker):
-                last = self.attempts[-1]
-                last.started_at_us, last.began_place, last.worker = event.at_us, place, worker
-            case Ended() as ended:
-                self.due_at_us = ended.due_at
-        if event.kind is EventKind.STEP_QUEUED:
-            self.attempts.append(AttemptRecord(event.attempt, event.at_us, resumes=resumes))
-        elif event.kind in _ENDINGS:
+        if kind in _ENDINGS:
             self._end_attempt(event, place)
 
     def _end_attempt(self, event: Event, place: int) -> None:
@@ -180,29 +176,15 @@ class StepRecord:
         last = self.attempts[-1]
         last.ended_at_us, last.ended_place = event.at_us, place
         match event.detail:
-            case Ended() as ended:
-                last.outcome, last.error, last.code = _outcome(ended), ended.error, ended.code
-            case Lost() as lost:
-                last.outcome, last.error = _outcome(lost), lost.error
-            case HandedOver() | PutBack() as returned:
-                last.outcome, last.reason = _outcome(returned), returned.reason
+            case Ended(said, error, code):
+                last.error, last.code = error, code
+            case Lost(said, error):
+                last.error = error
+            case HandedOver(said, reason) | PutBack(said, reason):
+                last.reason = reason
             case _:
-                last.outcome = Outcome.CANCELLED
-
-
-def _outcome(detail: Ended | Lost | HandedOver | PutBack) -> Outcome | None:
-    said = detail.outcome or Outcome.CANCELLED
-    return Outcome(said) if said in tuple(Outcome) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Tries:
-    """Attempts since the last resume that count against the retries, and how many there may be;
-    `is_resumed` if the step had attempts before that."""
-
-    made: int
-    allowed: int
-    is_resumed: bool
+                said = None
+        last.outcome = _OUTCOMES.get(said or Outcome.CANCELLED)
 
 
 @dataclass(slots=True)
@@ -228,6 +210,7 @@ class RunRecord:
     # steps that a resume has taken away
     gone: dict[str, StepRecord] = field(default_factory=dict, repr=False)
     events: int = 0
+    last_event_id: str = "0"
     rerun_of: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -237,8 +220,11 @@ class RunRecord:
         event."""
         for event in events:
             self.events += 1
-            with suppress(AttributeError, IndexError, KeyError, TypeError, ValueError):
+            self.last_event_id = event.id
+            try:
                 self._take(event)
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+                continue
 
     def _take(self, event: Event) -> None:
         if event.kind in REPAIRS:
@@ -286,7 +272,7 @@ class RunRecord:
             spec = self.past.spec_at(step, last.resumes) or spec
         since = [attempt for attempt in attempts if attempt.resumes == self.resumes]
         return Tries(
-            sum(attempt.outcome not in _UNCOUNTED for attempt in since),
+            sum(attempt.outcome not in UNCOUNTED for attempt in since),
             (spec.options.get("retries", 0) if spec else 0) + 1,
             len(since) < len(attempts),
         )
@@ -350,7 +336,9 @@ def drift_text(code: Mapping[str, Any] | None) -> str:
 def read_skeleton(source: EventSource, run_id: str) -> RunRecord:
     """Return the record of a run before its first event: what was submitted. Raises RunUnknown."""
     fields = source.run_fields(run_id)
-    entries, specs = source.entries(run_id), source.specs(run_id)
+    # the entries are gone before the specs come: of many steps both are large
+    queues = {step: entry.queue for step, entry in source.entries(run_id).items()}
+    specs = source.specs(run_id)
     return RunRecord(
         run_id=run_id,
         pipeline=fields["pipeline"],
@@ -360,14 +348,7 @@ def read_skeleton(source: EventSource, run_id: str) -> RunRecord:
         started_at_us=None,
         ended_at_us=None,
         cancel_reason=None,
-        steps={
-            step: StepRecord(
-                upstream=tuple(specs[step].upstream),
-                pool=specs[step].pool,
-                queue=entry.queue,
-            )
-            for step, entry in entries.items()
-        },
+        steps=_waiting_steps(queues, specs),
         outputs={},
         specs=specs,
         rerun_of=fields.get("rerun_of"),
@@ -375,24 +356,34 @@ def read_skeleton(source: EventSource, run_id: str) -> RunRecord:
     )
 
 
+def _waiting_steps(
+    queues: Mapping[str, str], specs: Mapping[str, StepSpec]
+) -> dict[str, StepRecord]:
+    """Return the steps of a run before its first event. Texts that many of them have are kept
+    once, as the keys of `specs` if they are names."""
+    names, steps = {step: step for step in specs}, dict[str, StepRecord]()
+    texts, upstreams = dict[str, str](), dict[tuple[str, ...], tuple[str, ...]]()
+    for step, queue in queues.items():
+        spec = specs[step]
+        upstream = tuple([names.get(up, up) for up in spec.upstream])
+        steps[names[step]] = StepRecord(
+            upstream=upstreams.setdefault(upstream, upstream),
+            pool=texts.setdefault(spec.pool, spec.pool),
+            queue=texts.setdefault(queue, queue),
+        )
+    return steps
+
+
 def read_record(source: EventSource, run_id: str) -> RunRecord:
     """Return the record of a run as it stands. Raises RunUnknown."""
     with no_collections():
         record = read_skeleton(source, run_id)
-        record.apply(source.events(run_id))
-        record.outputs = source.outputs(run_id)
-        record.past = source.past(run_id)
+        complete(source, record)
     return record
 
 
-@contextmanager
-def no_collections() -> Iterator[None]:
-    """Leave garbage alone inside the block: what is made there stays, and to look through it again
-    and again takes as long as reading it."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+def complete(source: EventSource, record: RunRecord) -> None:
+    """Bring a record that knows the first events of its run to where the run stands."""
+    record.apply(source.events(record.run_id, record.last_event_id))
+    record.outputs = source.outputs(record.run_id)
+    record.past = source.past(record.run_id)

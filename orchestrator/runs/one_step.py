@@ -11,7 +11,8 @@ from orchestrator.ledger.events import EventKind
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.parsing import StepStanding
 from orchestrator.ledger.states import ENDED_STEP_STATES, RunState, StepState
-from orchestrator.record.run import RunRecord, StepRecord, no_collections, read_record
+from orchestrator.record.garbage import no_collections
+from orchestrator.record.run import RunRecord, StepRecord, read_record
 from orchestrator.runs.awaited import awaited_steps, roots_of
 from orchestrator.runs.last_events import LastEvents
 

@@ -15,7 +15,7 @@ from orchestrator.ledger import reads as reads_module
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import RunUnknown
-from orchestrator.record.run import read_record, read_skeleton
+from orchestrator.record.run import complete, read_record, read_skeleton
 from orchestrator.times import rfc3339
 from tests.support.runs import begin, graph, start, start_graph
 
@@ -127,6 +127,41 @@ def test_a_record_told_bit_by_bit_is_the_record_read_at_once(ledger: Ledger) -> 
 
     assert told == read_record(ledger, run_id)
     assert ledger.wait_for_events(run_id, last, 0.001) == []
+
+
+def test_a_record_that_knows_the_first_events_is_completed(ledger: Ledger) -> None:
+    run_id = start_graph(ledger, {"a": "", "b": "a"})
+    told = read_skeleton(ledger, run_id)
+    complete(ledger, told)
+    assert told.steps["a"].state is StepState.QUEUED
+    for step in "ab":
+        ledger.commit(
+            AttemptId(run_id, step, 1),
+            begin(ledger, run_id, step),
+            "w",
+            Outcome.SUCCEEDED,
+            output="[1]",
+        )
+
+    complete(ledger, told)
+
+    assert told.outputs == {"a": "[1]", "b": "[1]"}
+    assert told == read_record(ledger, run_id)
+    complete(ledger, told)
+    assert told == read_record(ledger, run_id)
+
+
+def test_what_many_steps_say_is_kept_once(ledger: Ledger) -> None:
+    wide = {f"w{number}": "root other" for number in range(100)}
+    record = read_skeleton(ledger, start_graph(ledger, {"root": "", "other": "", **wide}))
+    steps = [record.steps[step] for step in wide]
+
+    assert len({id(step.upstream) for step in steps}) == 1
+    assert len({id(text) for step in steps for text in (step.pool, step.queue)}) <= 2
+    assert {id(name) for name in steps[0].upstream} <= {id(name) for name in record.steps}
+    assert {*record.specs} == {*record.steps}
+    assert record.specs["w1"].upstream == ["root", "other"]
+    assert "nothing" not in record.specs
 
 
 def test_waiting_for_events_ends_with_the_first_one(ledger: Ledger) -> None:
