@@ -27,7 +27,7 @@ from orchestrator.ledger.values import OwnedAttempt
 from orchestrator.local.worker import LocalWorker
 from orchestrator.processes.dispositions import heeded
 from orchestrator.record.as_json import record_json
-from orchestrator.record.run import RunRecord, read_record, read_skeleton
+from orchestrator.record.run import RunRecord, complete, read_record, read_skeleton
 from orchestrator.runs.cancelling import unwatch_if_over
 from orchestrator.runs.following import finish_alerts, follow
 from orchestrator.runs.log_following import LogFollower
@@ -114,7 +114,7 @@ def follow_to_the_end(
     Ctrl-C cancels it in the ledger first; then what runs is stopped with grace, and at last our own
     workers.
     """
-    ledger = installation.ledger
+    ledger, record = installation.ledger, None
     try:
         begin()
         record = read_skeleton(ledger, run_id)
@@ -125,6 +125,7 @@ def follow_to_the_end(
         _end_workers(installation, local, run_id, stop_requests)
         code = 0 if record.state is RunState.SUCCEEDED else NOT_SUCCEEDED
     except KeyboardInterrupt:
+        record = None  # it may have taken in half an event
         _cancel(installation, run_id, local, stop_requests)
         code = INTERRUPTED
     except BrokenPipeError:
@@ -137,7 +138,10 @@ def follow_to_the_end(
         _end_workers(installation, local, run_id, stop_requests, is_waiting=False)
         unwatch_if_over(installation, run_id)
         code = NOT_SUCCEEDED
-    record = read_record(ledger, run_id)
+    if record is None:
+        record = read_record(ledger, run_id)
+    else:
+        complete(ledger, record)
     last_lines = {
         name: ledger.log_lines(AttemptId(run_id, name, step.attempts[-1].attempt))
         for name, step in record.steps.items()

@@ -112,15 +112,13 @@ def _results(record: RunRecord) -> list[str]:
     """Return the outputs that no later step made another output of; an alert or a clean-up makes
     none."""
     waited_for = {name for giver in record.outputs for name in record.steps[giver].upstream}
-    shown = [
+    ends = [name for name in record.steps if name in record.outputs and name not in waited_for]
+    lines = [
         f"  {name} gave {json.dumps(shown_output(record.outputs[name]), ensure_ascii=False)}"
-        for name in record.steps
-        if name in record.outputs and name not in waited_for
+        for name in ends[:RESULTS]
     ]
-    more = [f"  …{and_more(len(shown) - RESULTS, 'results')}"] if len(shown) > RESULTS else []
-    return [
-        line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]}…" for line in shown[:RESULTS]
-    ] + more
+    more = [f"  …{and_more(len(ends) - RESULTS, 'results')}"] if len(ends) > RESULTS else []
+    return [line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]}…" for line in lines] + more
 
 
 def _failure(record: RunRecord, name: str, log: Sequence[str]) -> list[str]:
