@@ -171,6 +171,8 @@ def run_with_one_failure(ledger, app, chosen, count: int) -> tuple[str, str, Pla
                     "",
                 )
             pipe.execute()
+    while ledger.go_on(run_id).has_more:
+        pass
     states = [state for state, _ in ledger.states(run_id).values()]
     assert states.count(StepState.FAILED) == 1
     assert states.count(StepState.SUCCEEDED) > 0.9 * count
