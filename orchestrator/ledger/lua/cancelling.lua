@@ -134,6 +134,8 @@ function ops.cancel_steps()
   local v, run_state = unpack(call('HMGET', RUN, 'v', 'state'))
   local other = unknown_format(v, run_state)
   if other then return redis.error_reply(other) end
+  -- which steps there are, and how they stand, is known when it is done
+  if run_state == 'resuming' then return redis.error_reply('RESUMING') end
   local detail, worklist = cjson.encode({reason = ARGS[2]}), {}
   for index = 4, #ARGS do
     if call('HEXISTS', GRAPH, ARGS[index]) == 0 then
@@ -149,7 +151,6 @@ function ops.cancel_steps()
     return with_workers({tonumber(before), chains_of(still_queued(below))})
   end
   if run_state == 'cancelling' then return {0, {0}} end
-  if run_state == 'resuming' then return redis.error_reply('RESUMING') end
   for index = 4, #ARGS do
     local step = ARGS[index]
     if cancel_step(step, detail) then worklist[#worklist + 1] = {step, 'bad', step} end

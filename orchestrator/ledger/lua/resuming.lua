@@ -111,6 +111,7 @@ function ops.resume()
     call('HSET', PAST, 'params ' .. number, params)
   end
   take_front(resume_id, pages)
+  keep_staged(resume_id)
   for _, name in ipairs(call('HKEYS', RUN)) do
     if string.sub(name, 1, 2) == 'n:' then call('HDEL', RUN, name) end
   end

@@ -26,6 +26,11 @@ local function take_staged(stage_id, count)
   end
 end
 
+-- Keeps what was staged under that id until its turn has come to be taken, however late that is.
+local function keep_staged(stage_id)
+  for _, key in ipairs(staged_keys(stage_id)) do call('PERSIST', key) end
+end
+
 -- Takes the front that was staged under that id, of so many pages, for the run's own.
 local function take_front(stage_id, pages)
   if pages == 0 then return end

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from orchestrator.attempt_id import AttemptId
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.staging import staged_steps
 from orchestrator.ledger.states import Outcome, RunState, StepState
 from orchestrator.ledger.values import Refusal, Reused, RunNotEnded
 from orchestrator.record.run import read_record
@@ -274,6 +275,38 @@ def test_a_step_that_is_cancelled_during_a_resume_is_reset_before(paged: Ledger)
     assert count == 1
     assert [chain.links[0].step for chain in all_ready(paged, run_id, ready)] == ["root"]
     assert states_of(paged, run_id)["s19"] == "cancelled"
+    assert verify_run(paged, run_id).violations == ()
+
+
+def test_a_resume_with_another_plan_is_finished_however_late_somebody_goes_on(
+    paged: Ledger,
+) -> None:
+    """What it has staged stays until its turn has come, and its new steps are known then."""
+    run_id, tried = begun_fan(paged, running=8), NAMES[:8]
+    paged.cancel(run_id, "why")
+    for step in tried:
+        paged.report_lost(AttemptId(run_id, step, 1), {}, owner="w")
+    other = graph(FAN | {"extra": ""}, options={step: {"timeout": 5.0} for step in tried}).plan()
+    resets = [(step, 1) for step in NAMES] + [("end", 0), ("extra", 0)]
+    paged.resume(run_id, resets, staged=list(staged_steps(other, SETTINGS)))
+
+    staged = list(paged.client.scan_iter(f"{paged.prefix}:{{{run_id}}}:*~*"))
+    assert staged
+    assert {paged.client.ttl(key) for key in staged} == {-1}
+    assert "extra" not in paged.entries(run_id)
+    assert verify_run(paged, run_id).violations == ()
+
+    count, ready = paged.cancel_steps(run_id, ["extra"], "enough")
+    all_ready(paged, run_id, ready)
+
+    assert count == 1
+    assert counts_in(paged.run_fields(run_id)) == {
+        "succeeded": 1,
+        "queued": 20,
+        "waiting": 1,
+        "cancelled": 1,
+    }
+    assert not any(map(paged.client.exists, staged))
     assert verify_run(paged, run_id).violations == ()
 
 
