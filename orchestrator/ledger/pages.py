@@ -15,7 +15,7 @@ from typing import TypeVar
 from orchestrator.ledger.entries import json_text, parsed_json
 
 PAGE = 100
-"""Steps that a call looks at, and names in a list: 100 take 1 to 4 ms of the server's time. Part of
+"""Steps that a call looks at, and names in a list; docs/benchmarks.md has what calls take. Part of
 the format of a run: a list whose page is not full has no further one."""
 
 T = TypeVar("T")

@@ -44,7 +44,7 @@ def brief(record: RunRecord, name: str, around: Surroundings) -> str:
     match step.state:
         case StepState.WAITING:
             awaited = awaited_steps(record, step)
-            return f"waits for {_listed(awaited)}" if awaited else "about to be queued"
+            return f"waits for {_listed(awaited)}" if awaited else "its upstreams have ended"
         case StepState.QUEUED:
             serving = around.serving(step.queue)
             if serving:

@@ -23,7 +23,7 @@ end
 -- {1 when there is more in the front to go on with, else 0; chain, ...}. Links are counted as work,
 -- too: of many chains each is given a part of them, and goes on with a message of its own.
 local function chains_of(queued)
-  if left then call('HSET', RUN, 'front_at', now) end
+  note_front()
   local answer = {left and 1 or 0}
   if #queued == 0 then return answer end
   local max_links, pipeline = unpack(call('HMGET', RUN, 'max_links', 'pipeline'))

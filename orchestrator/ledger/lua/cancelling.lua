@@ -48,6 +48,12 @@ function WORK.cancel(what)
   cancel_page(what[1], what[2])
 end
 
+local function go_on_cancelling()
+  go_on({})  -- which queues nothing
+  settle()
+  note_front()
+end
+
 -- Decides that the run ends in the state `final`, and does a page of what that takes: nothing is
 -- claimed or queued from now on. What was to be told in the front before is dropped when it is
 -- reached, but what a resume still has to reset is reset first.
@@ -60,9 +66,7 @@ local function begin_cancelling(final, reason)
   end
   cancel_page('due', 0)
   later('cancel', {'graph', 0})
-  go_on({})
-  settle()
-  if left then call('HSET', RUN, 'front_at', now) end
+  go_on_cancelling()
 end
 
 -- A run that is being cancelled and has no front was changed by somebody else, or by a fault of
@@ -118,9 +122,7 @@ function ops.cancel()
     before = cancelled_by(cancel_id)
   elseif before == '*' then
     cancel_again_if_lost()
-    go_on({})
-    settle()
-    if left then call('HSET', RUN, 'front_at', now) end
+    go_on_cancelling()
     before = cancelled_by(cancel_id)
   end
   return with_workers({tonumber(before) or 0, before == '*' and 1 or 0})

@@ -105,10 +105,9 @@ end
 -- has waited too long for a worker, ends a run that missed its deadline. Leases that have run out
 -- and queues to look into are returned to the caller, which knows what became of worker and
 -- message. A front that nobody goes on with is said to have more. Returns {run state or '', next
--- due time or '', now, {more, chain, ...}, {JSON [step, attempt,
--- holder, since when the lease is over, state], ...}, JSON [[queue, level, oldest sent at], ...],
--- alert_at or '', the last step of the clock that the run was shifted by, 1 if times were judged}.
--- Nothing is judged by a clock that does not show what the caller expects, nor before the run is
+-- due time or '', now, {more, chain, ...}, {JSON [step, attempt, holder, since when the lease is
+-- over, state], ...}, JSON [[queue, level, oldest sent at], ...], alert_at or '', the last step of
+-- the clock that the run was shifted by, 1 if times were judged}. Nothing is judged by a clock that does not show what the caller expects, nor before the run is
 -- shifted by the steps that it knows.
 function ops.advance_due()
   local run_state, lists, clock_step, v =

@@ -17,6 +17,11 @@ local function later(kind, what)
   left = true
 end
 
+-- Notes when something was left in the front: what nobody goes on with from then on is found.
+local function note_front()
+  if left then call('HSET', RUN, 'front_at', now) end
+end
+
 -- Does what stands in the front, as far as the budget of this call goes.
 local function go_on(queued)
   while budget > 0 do

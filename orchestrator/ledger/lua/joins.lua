@@ -63,7 +63,8 @@ local function propagate(worklist, queued)
     if #children >= PAGE then worklist[#worklist + 1] = {parent, kind, cause, page + 1} end
     head = head + 1
   end
-  -- in pages, and what ended by this before the rest of whom it waits for: the front stays short
+  -- In pages; and steps that ended by this come before further pages of a parent, so that the
+  -- front of a wide failure stays short.
   for first = head, #worklist, PAGE do
     later('told', {unpack(worklist, first, math.min(first + PAGE - 1, #worklist))})
   end

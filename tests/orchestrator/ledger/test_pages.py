@@ -326,7 +326,7 @@ def test_a_run_ends_after_its_front_is_empty(paged: Ledger) -> None:
     assert counts_in(paged.run_fields(run_id)) == {"failed": 1, "upstream_failed": 21}
 
 
-def interleavings(ledger: Ledger, rng: Random, paged_run: PagedRun, acts: int) -> Iterator[None]:
+def interleavings(rng: Random, paged_run: PagedRun, acts: int) -> Iterator[None]:
     for _ in range(acts):
         paged_run.act(rng)
         yield
@@ -343,7 +343,7 @@ def test_whatever_comes_between_two_pages_the_record_is_right_after_each_call(
     ledger = Ledger(any_ledger.client, any_ledger.prefix, page=rng.randint(1, 4))
     run = PagedRun(ledger, random_graph(rng, 12, other_rules=other_rules), rng)
 
-    for _ in interleavings(ledger, rng, run, rng.randint(0, 60)):
+    for _ in interleavings(rng, run, rng.randint(0, 60)):
         assert verify_run(ledger, run.run_id).violations == ()
     assert RunState(run_state(ledger, run.run_id)).is_ended
 
