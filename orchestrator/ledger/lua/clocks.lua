@@ -107,8 +107,8 @@ end
 -- message. A front that nobody goes on with is said to have more. Returns {run state or '', next
 -- due time or '', now, {more, chain, ...}, {JSON [step, attempt, holder, since when the lease is
 -- over, state], ...}, JSON [[queue, level, oldest sent at], ...], alert_at or '', the last step of
--- the clock that the run was shifted by, 1 if times were judged}. Nothing is judged by a clock that does not show what the caller expects, nor before the run is
--- shifted by the steps that it knows.
+-- the clock that the run was shifted by, 1 if times were judged}. Nothing is judged by a clock that
+-- does not show what the caller expects, nor before the run is shifted by the steps that it knows.
 function ops.advance_due()
   local run_state, lists, clock_step, v =
     unpack(call('HMGET', RUN, 'state', 'lists', 'clock_step', 'v'))
