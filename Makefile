@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test check bench bench-large chaos clean
+.PHONY: help demo test check bench large chaos clean
 
 help: ## Show these lines.
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,7 @@ bench: $(STAMP) ## Measure against plain Celery; table on the screen, JSON in bu
 	@mkdir -p build
 	@$(BIN)/python tests/benchmarks/run.py --json build/benchmarks.json
 
-bench-large: $(STAMP) ## Measure what a run of 100,000 steps costs the server, and the runs beside it (some minutes).
+large: $(STAMP) ## Measure what a run of 100,000 steps costs the server, and the runs beside it (some minutes).
 	@$(BIN)/python tests/benchmarks/large.py
 
 chaos: $(STAMP) ## Kill, halt, cut and drop at random under 3 x 200 pipelines, then time recoveries; ARGS='--seeds 7'.
